@@ -1,0 +1,1 @@
+"""rosbag2 in and out: messages, reader, writer, recovery, pairs, quality."""

@@ -1,0 +1,1 @@
+"""Bags and shards in, training samples out: alignment, windows, augmentation, shards."""

@@ -1,0 +1,1 @@
+"""Backbones (teacher, student), heads and checkpoints."""

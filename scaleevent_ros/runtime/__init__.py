@@ -1,0 +1,1 @@
+"""A checkpoint becomes a fast callable: eager, compiled, CUDA graph, ONNX, TensorRT."""

@@ -1,0 +1,1 @@
+"""Everything else that holds events becomes a bag: recordings, data sets, videos."""

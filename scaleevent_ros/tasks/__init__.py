@@ -1,0 +1,1 @@
+"""Segmentation, depth, flow: head, loss and metrics for each."""

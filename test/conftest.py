@@ -1,0 +1,26 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the working copy."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Return the folder of real recordings, or skip the test that wants it."""
+    default = REPOSITORY.parent / "shared" / "data"
+    folder = Path(os.environ.get("SCALEEVENT_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no recordings in {folder}; set SCALEEVENT_TEST_DATA to their folder")
+    return folder
