@@ -1,0 +1,17 @@
+"""Errors of the sources layer."""
+
+from __future__ import annotations
+
+from scaleevent_ros.errors import ScaleEventError
+
+
+class SourceError(ScaleEventError):
+    """A recording cannot be read as what it should be: the message names the file and the place."""
+
+
+class UnknownFormatError(SourceError):
+    """Nothing that is known lies at a path."""
+
+
+class ConversionError(SourceError):
+    """A conversion, or a shard, cannot go where it was told to go."""
