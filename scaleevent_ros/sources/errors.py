@@ -15,3 +15,15 @@ class UnknownFormatError(SourceError):
 
 class ConversionError(SourceError):
     """A conversion, or a shard, cannot go where it was told to go."""
+
+
+class SimulationError(SourceError):
+    """Events cannot be simulated from these frames, or with these options."""
+
+
+class CalibrationError(SourceError):
+    """A calibration file is wrong, or does not fit the cameras it is used for."""
+
+
+class AlignmentError(SourceError):
+    """How frames map into the event image cannot be told from this data."""
