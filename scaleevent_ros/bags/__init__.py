@@ -1,1 +1,27 @@
-"""rosbag2 in and out: messages, reader, writer, recovery, pairs, quality."""
+"""rosbag2 in and out: messages, reader, writer, recovery, pairs, quality.
+
+In come the bags of `ros2 bag record` and of our own recorder, in any storage and state; out go
+views of their messages, pairs of frames and events on one clock, and a report on their quality.
+"""
+
+from __future__ import annotations
+
+from scaleevent_ros.bags.errors import (
+    BagError,
+    BagExistsError,
+    DiskFullError,
+    ImageError,
+    MessageError,
+)
+from scaleevent_ros.bags.metadata import Qos
+from scaleevent_ros.bags.writer import BagWriter
+
+__all__ = [
+    "BagError",
+    "BagExistsError",
+    "BagWriter",
+    "DiskFullError",
+    "ImageError",
+    "MessageError",
+    "Qos",
+]

@@ -1,0 +1,50 @@
+"""The compressions of rosbag2 and MCAP by name."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import lz4.frame
+
+from scaleevent_ros.bags.errors import BagError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    from scaleevent_ros.bags.messages import BytesLike
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+COMPRESSIONS = ("zstd", "lz4")
+
+
+def compress(data: BytesLike, compression: str) -> BytesLike:
+    """Compress a chunk, at the fastest level; `""` leaves it as it is."""
+    if compression == "zstd":
+        return zstd.compress(data, level=1)
+    if compression == "lz4":
+        return bytes(lz4.frame.compress(data))
+    return data
+
+
+def decompress(data: BytesLike, compression: str) -> BytesLike:
+    """Undo `compress`.
+
+    Raises:
+        BagError: If the compression is unknown or the data are damaged.
+    """
+    try:
+        if compression == "zstd":
+            return zstd.decompress(data)
+        if compression == "lz4":
+            return bytes(lz4.frame.decompress(data))
+    except (zstd.ZstdError, RuntimeError) as error:
+        msg = f"{compression} data are damaged: {error}"
+        raise BagError(msg) from None
+    if compression:
+        msg = f"compression {compression!r} is unknown; known are {', '.join(COMPRESSIONS)}"
+        raise BagError(msg)
+    return data

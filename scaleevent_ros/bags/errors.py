@@ -1,0 +1,25 @@
+"""Errors of the bag layer."""
+
+from __future__ import annotations
+
+from scaleevent_ros.errors import ScaleEventError
+
+
+class BagError(ScaleEventError):
+    """A bag, or what was asked of it, cannot be right."""
+
+
+class BagExistsError(BagError):
+    """A bag was to be written where something lies already; nothing is ever overwritten."""
+
+
+class DiskFullError(BagError):
+    """No space is left: what was written so far stays readable."""
+
+
+class MessageError(BagError):
+    """The bytes of one message are not what its type says."""
+
+
+class ImageError(BagError):
+    """An image's encoding is unknown, or its size does not fit its data."""

@@ -1,0 +1,235 @@
+"""The records of an MCAP file (https://mcap.dev/spec), as bytes and as tuples.
+
+A file is a magic, records of a one-byte kind, an eight-byte length and a content, and the magic
+again. Integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAGIC = b"\x89MCAP0\r\n"
+RECORD_HEADER = struct.Struct("<BQ")
+MESSAGE_HEADER = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both headers of a message in one
+CHUNK_TIMES = struct.Struct("<QQQI")  # start, end, size of the records, their CRC (0: none)
+FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, CRC (0: none)
+
+
+class Op(IntEnum):
+    """Kinds of records."""
+
+    HEADER = 0x01
+    FOOTER = 0x02
+    SCHEMA = 0x03
+    CHANNEL = 0x04
+    MESSAGE = 0x05
+    CHUNK = 0x06
+    MESSAGE_INDEX = 0x07
+    CHUNK_INDEX = 0x08
+    STATISTICS = 0x0B
+    METADATA = 0x0C
+    METADATA_INDEX = 0x0D
+    SUMMARY_OFFSET = 0x0E
+    DATA_END = 0x0F
+
+
+class Schema(NamedTuple):
+    """A message type."""
+
+    id: int
+    name: str
+    encoding: str
+    text: str
+
+
+class Channel(NamedTuple):
+    """A topic."""
+
+    id: int
+    schema_id: int
+    topic: str
+    message_encoding: str
+    metadata: Mapping[str, str]
+
+
+class ChunkIndex(NamedTuple):
+    """Where a chunk lies in the file, and what it holds."""
+
+    start_time: int
+    end_time: int
+    offset: int
+    length: int
+    message_index_offsets: Mapping[int, int]
+    message_index_length: int
+    compression: str
+    compressed_size: int
+    uncompressed_size: int
+
+
+class Statistics(NamedTuple):
+    """What a whole file holds."""
+
+    start_time: int
+    end_time: int
+    chunk_count: int
+    schema_count: int
+    metadata_count: int
+    message_counts: Mapping[int, int]
+
+
+def record(op: Op, content: bytes) -> bytes:
+    """Put the header of a record before its content."""
+    return RECORD_HEADER.pack(op, len(content)) + content
+
+
+def string(text: str) -> bytes:
+    """Encode a string."""
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def string_map(items: Mapping[str, str]) -> bytes:
+    """Encode a map from strings to strings."""
+    data = b"".join(string(key) + string(value) for key, value in items.items())
+    return struct.pack("<I", len(data)) + data
+
+
+def count_map(items: Mapping[int, int]) -> bytes:
+    """Encode a map from channels to counts or offsets."""
+    data = b"".join(struct.pack("<HQ", key, value) for key, value in items.items())
+    return struct.pack("<I", len(data)) + data
+
+
+def header(library: str) -> bytes:
+    """Encode the first record of a file."""
+    return record(Op.HEADER, string("ros2") + string(library))
+
+
+def schema(value: Schema) -> bytes:
+    """Encode a schema."""
+    return record(
+        Op.SCHEMA,
+        struct.pack("<H", value.id)
+        + string(value.name)
+        + string(value.encoding)
+        + string(value.text),
+    )
+
+
+def channel(value: Channel) -> bytes:
+    """Encode a channel."""
+    return record(
+        Op.CHANNEL,
+        struct.pack("<HH", value.id, value.schema_id)
+        + string(value.topic)
+        + string(value.message_encoding)
+        + string_map(value.metadata),
+    )
+
+
+def chunk_header(
+    start_time: int, end_time: int, uncompressed_size: int, compression: str, records_size: int
+) -> bytes:
+    """Encode what comes before the records of a chunk, the header of its record included."""
+    content = (
+        CHUNK_TIMES.pack(start_time, end_time, uncompressed_size, 0)
+        + string(compression)
+        + struct.pack("<Q", records_size)
+    )
+    return RECORD_HEADER.pack(Op.CHUNK, len(content) + records_size) + content
+
+
+def message_index(channel_id: int, entries: list[int]) -> bytes:
+    """Encode the index of one channel of a chunk; entries are times and offsets in turn."""
+    return record(
+        Op.MESSAGE_INDEX,
+        struct.pack(f"<HI{len(entries)}Q", channel_id, len(entries) * 8, *entries),
+    )
+
+
+def chunk_index(value: ChunkIndex) -> bytes:
+    """Encode the index of a chunk."""
+    return record(
+        Op.CHUNK_INDEX,
+        struct.pack("<4Q", value.start_time, value.end_time, value.offset, value.length)
+        + count_map(value.message_index_offsets)
+        + struct.pack("<Q", value.message_index_length)
+        + string(value.compression)
+        + struct.pack("<QQ", value.compressed_size, value.uncompressed_size),
+    )
+
+
+def metadata(name: str, items: Mapping[str, str]) -> bytes:
+    """Encode free metadata."""
+    return record(Op.METADATA, string(name) + string_map(items))
+
+
+def summary(
+    start: int,
+    schemas: list[Schema],
+    channels: list[Channel],
+    chunks: list[ChunkIndex],
+    metadata_indexes: list[bytes],
+    statistics: Statistics,
+) -> bytes:
+    """Encode the end of a file: all that a reader wants to know before it reads the data.
+
+    Args:
+        start: Where in the file the summary begins.
+        schemas: Of all channels.
+        channels: All of the file.
+        chunks: Their indexes, in the order of the file.
+        metadata_indexes: Contents of the metadata index records.
+        statistics: Of the whole file.
+
+    Returns:
+        The summary, the footer, and the closing magic.
+    """
+    groups = [
+        (Op.SCHEMA, b"".join(map(schema, schemas))),
+        (Op.CHANNEL, b"".join(map(channel, channels))),
+        (Op.STATISTICS, _statistics(statistics, len(channels))),
+        (Op.CHUNK_INDEX, b"".join(map(chunk_index, chunks))),
+        (
+            Op.METADATA_INDEX,
+            b"".join(record(Op.METADATA_INDEX, content) for content in metadata_indexes),
+        ),
+    ]
+    data = b""
+    offsets = b""
+    for op, group in groups:
+        if group:
+            content = struct.pack("<BQQ", op, start + len(data), len(group))
+            offsets += record(Op.SUMMARY_OFFSET, content)
+            data += group
+    footer = record(Op.FOOTER, FOOTER.pack(start, start + len(data), 0))
+    return data + offsets + footer + MAGIC
+
+
+def metadata_index(offset: int, length: int, name: str) -> bytes:
+    """Encode the content of the index record of a metadata record."""
+    return struct.pack("<QQ", offset, length) + string(name)
+
+
+def _statistics(value: Statistics, channel_count: int) -> bytes:
+    return record(
+        Op.STATISTICS,
+        struct.pack(
+            "<QHIIIIQQ",
+            sum(value.message_counts.values()),
+            value.schema_count,
+            channel_count,
+            0,
+            value.metadata_count,
+            value.chunk_count,
+            value.start_time,
+            value.end_time,
+        )
+        + count_map(value.message_counts),
+    )

@@ -1,0 +1,186 @@
+"""The `metadata.yaml` of a bag, as rosbag2 reads and writes it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from scaleevent_ros.bags.messages import TypeDefinition
+
+METADATA_NAME = "metadata.yaml"
+
+_FOREVER = {"sec": 9_223_372_036, "nsec": 854_775_807}
+_NEVER = 2**63 - 1
+# Version 8 (Humble, Iron) holds the numbers of `rmw/types.h`, version 9 (Jazzy) the names.
+_RMW_NUMBERS = {
+    "history": {"system_default": 0, "keep_last": 1, "keep_all": 2, "unknown": 3},
+    "reliability": {"system_default": 0, "reliable": 1, "best_effort": 2, "unknown": 3},
+    "durability": {"system_default": 0, "transient_local": 1, "volatile": 2, "unknown": 3},
+}
+
+
+@dataclass(frozen=True)
+class Qos:
+    """The quality of service that a topic's publisher offered, by the names of rosbag2.
+
+    Attributes:
+        reliability: `reliable`, `best_effort`, `system_default` or `unknown`.
+        durability: `volatile`, `transient_local`, `system_default` or `unknown`.
+        history: `keep_last`, `keep_all`, `system_default` or `unknown`.
+        depth: Of the queue, with `keep_last`.
+    """
+
+    reliability: str = "reliable"
+    durability: str = "volatile"
+    history: str = "keep_last"
+    depth: int = 10
+
+
+@dataclass(frozen=True)
+class Topic:
+    """A topic of a bag.
+
+    Attributes:
+        name: For example `/event_camera/events`.
+        msgtype: For example `event_camera_msgs/msg/EventPacket`.
+        qos: As offered by its publisher.
+        definition: Of the message type.
+    """
+
+    name: str
+    msgtype: str
+    qos: Qos
+    definition: TypeDefinition
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """What one file of a bag holds.
+
+    Attributes:
+        name: Of the file, within the bag's folder.
+        start_ns: Record time of the earliest message.
+        end_ns: Record time of the latest message.
+        counts: Messages by topic; where there is none, the times mean nothing.
+    """
+
+    name: str
+    start_ns: int
+    end_ns: int
+    counts: Mapping[str, int]
+
+    @property
+    def message_count(self) -> int:
+        """Count the messages of all topics."""
+        return sum(self.counts.values())
+
+
+def dump_qos(qos: Qos, version: int) -> str:
+    """Write a topic's QoS as the YAML that MCAP channels hold, and `metadata.yaml` in version 8."""
+    return yaml.safe_dump([_qos_dict(qos, version)], sort_keys=False).strip()
+
+
+def build_metadata(
+    files: Sequence[FileSpan], topics: Sequence[Topic], *, version: int
+) -> dict[str, Any]:
+    """Describe an MCAP bag.
+
+    Args:
+        files: In the order of recording.
+        topics: All of the bag.
+        version: 9 for Jazzy and later, 8 for Humble and Iron.
+
+    Returns:
+        What stands under `rosbag2_bagfile_information`.
+    """
+    filled = [file for file in files if file.message_count]
+    start = min((file.start_ns for file in filled), default=_NEVER)
+    end = max((file.end_ns for file in filled), default=_NEVER)
+    return {
+        "version": version,
+        "storage_identifier": "mcap",
+        "duration": {"nanoseconds": end - start},
+        "starting_time": {"nanoseconds_since_epoch": start},
+        "message_count": sum(file.message_count for file in files),
+        "topics_with_message_count": [
+            {
+                "topic_metadata": {
+                    "name": topic.name,
+                    "type": topic.msgtype,
+                    "serialization_format": "cdr",
+                    "offered_qos_profiles": (
+                        [_qos_dict(topic.qos, version)]
+                        if version >= 9
+                        else dump_qos(topic.qos, version)
+                    ),
+                    "type_description_hash": topic.definition.hash,
+                },
+                "message_count": sum(file.counts.get(topic.name, 0) for file in files),
+            }
+            for topic in topics
+        ],
+        "compression_format": "",
+        "compression_mode": "",
+        "relative_file_paths": [file.name for file in files],
+        "files": [
+            {
+                "path": file.name,
+                "starting_time": {
+                    "nanoseconds_since_epoch": file.start_ns if file.message_count else _NEVER
+                },
+                "duration": {
+                    "nanoseconds": file.end_ns - file.start_ns if file.message_count else 0
+                },
+                "message_count": file.message_count,
+            }
+            for file in files
+        ],
+        "custom_data": None,
+        "ros_distro": os.environ.get("ROS_DISTRO", ""),
+    }
+
+
+def dump_metadata(information: Mapping[str, Any]) -> str:
+    """Write what `build_metadata` returned as YAML."""
+    return yaml.safe_dump(dict(information), sort_keys=False)
+
+
+def write_metadata(folder: Path, information: Mapping[str, Any]) -> None:
+    """Write `metadata.yaml` so that at any moment either the old or the new one is there.
+
+    Raises:
+        OSError: If it cannot be written; the old one stays.
+    """
+    text = yaml.safe_dump({"rosbag2_bagfile_information": dict(information)}, sort_keys=False)
+    temporary = folder / f".{METADATA_NAME}.tmp"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / METADATA_NAME)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _qos_dict(qos: Qos, version: int) -> dict[str, Any]:
+    policies: dict[str, Any] = {
+        "history": qos.history,
+        "depth": qos.depth,
+        "reliability": qos.reliability,
+        "durability": qos.durability,
+        "deadline": dict(_FOREVER),
+        "lifespan": dict(_FOREVER),
+        "liveliness": "automatic",
+        "liveliness_lease_duration": dict(_FOREVER),
+        "avoid_ros_namespace_conventions": False,
+    }
+    if version < 9:
+        for policy, numbers in _RMW_NUMBERS.items():
+            policies[policy] = numbers[policies[policy]]
+        policies["liveliness"] = 1  # automatic
+    return policies

@@ -1,0 +1,262 @@
+"""Bags out: a folder of MCAP files with its `metadata.yaml`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.bags import mcap_format as mcap
+from scaleevent_ros.bags.compression import COMPRESSIONS
+from scaleevent_ros.bags.errors import BagError, BagExistsError
+from scaleevent_ros.bags.mcap_writer import McapWriter, write_error
+from scaleevent_ros.bags.messages import type_definition
+from scaleevent_ros.bags.metadata import (
+    FileSpan,
+    Qos,
+    Topic,
+    build_metadata,
+    dump_metadata,
+    dump_qos,
+    write_metadata,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from scaleevent_ros.bags.messages import BytesLike, TypeDefinition
+
+METADATA_VERSIONS = (8, 9)
+
+_IDL_START = "=" * 80 + "\nIDL: "
+
+
+class BagWriter:
+    """Writes one new bag; for one thread at a time, and a context manager that closes it.
+
+    The bag is complete up to the last message at every moment, whatever ends the process; only
+    with compression the last `flush_interval_s` of messages are in memory. A bag that was not
+    closed lacks its index: `BagReader` reads it all the same, and `scaleevent recover` restores it
+    for `ros2 bag`.
+
+    Args:
+        path: Of the bag, a folder that must not exist. Its files are `NAME_0.mcap` and so on.
+        metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
+        compression: Of the chunks: `zstd`, `lz4`, or none.
+        max_bytes: Start another file before one grows larger; 0 for no limit.
+        max_duration_ns: Start another file before one spans more record time; 0 for no limit.
+        flush_interval_s: With compression, how old a message may become in memory. Call `flush`
+            as often where messages may pause.
+
+    Raises:
+        BagExistsError: If there is something at `path`.
+        DiskFullError: If no space is left, here and in every method that writes.
+        BagError: If an option is unknown or the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        metadata_version: int = 9,
+        compression: str | None = None,
+        max_bytes: int = 0,
+        max_duration_ns: int = 0,
+        flush_interval_s: float = 0.5,
+    ) -> None:
+        if metadata_version not in METADATA_VERSIONS:
+            msg = f"metadata version {metadata_version} is neither 8 (Humble) nor 9 (Jazzy)"
+            raise BagError(msg)
+        if compression and compression not in COMPRESSIONS:
+            msg = f"compression {compression!r} is none of {', '.join(COMPRESSIONS)}"
+            raise BagError(msg)
+        self.path = Path(path)
+        self._version = metadata_version
+        self._compression = compression or ""
+        self._max_bytes = max_bytes
+        self._max_duration_ns = max_duration_ns
+        self._flush_interval_s = flush_interval_s
+        self._channels: dict[str, tuple[int, Topic]] = {}
+        self._schema_ids: dict[str, int] = {}
+        self._files: list[FileSpan] = []
+        self._closed = False
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            msg = f"{self.path} exists already and is not overwritten"
+            raise BagExistsError(msg) from None
+        except OSError as error:
+            raise write_error(self.path, error) from None
+        self._file = self._open_file()
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Message types by topic."""
+        return {name: topic.msgtype for name, (_, topic) in self._channels.items()}
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Count the messages by topic."""
+        counts = Counter(dict.fromkeys(self._channels, 0))
+        for file in self._files:
+            counts.update(file.counts)
+        if not self._closed:
+            counts.update(self._current_file().counts)
+        return counts
+
+    @property
+    def file_path(self) -> Path:
+        """The file that is being written, or was last."""
+        return self._file.path
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of that file so far."""
+        return self._file.size
+
+    def add_topic(
+        self,
+        name: str,
+        msgtype: str,
+        *,
+        qos: Qos | None = None,
+        definition: TypeDefinition | None = None,
+    ) -> None:
+        """Declare a topic before its first message; at any time, but once.
+
+        Args:
+            name: For example `/event_camera/events`.
+            msgtype: For example `event_camera_msgs/msg/EventPacket`.
+            qos: As its publisher offers it, for the replay.
+            definition: Of the type, if it is not one that `messages.type_definition` knows.
+
+        Raises:
+            BagError: If there is such a topic already.
+        """
+        if name in self._channels:
+            msg = f"topic {name} is in the bag {self.path} already"
+            raise BagError(msg)
+        topic = Topic(name, msgtype, qos or Qos(), definition or type_definition(msgtype))
+        self._channels[name] = len(self._channels) + 1, topic
+        self._declare(topic)
+        self._write_metadata()
+
+    def write(
+        self,
+        topic: str,
+        record_time_ns: int,
+        cdr: BytesLike,
+        *,
+        publish_time_ns: int | None = None,
+    ) -> None:
+        """Write one message.
+
+        Args:
+            topic: Declared before.
+            record_time_ns: When it was received, in ns of ROS time.
+            cdr: The serialized message; the caller may reuse a buffer afterwards.
+            publish_time_ns: When it was sent, if known; otherwise the record time.
+
+        Raises:
+            BagError: If the topic is unknown.
+        """
+        if topic not in self._channels:
+            msg = f"topic {topic} was not added to the bag {self.path}"
+            raise BagError(msg)
+        if self._is_due(record_time_ns, len(cdr)):
+            self.split()
+        channel_id, _ = self._channels[topic]
+        if publish_time_ns is None:
+            publish_time_ns = record_time_ns
+        self._file.write(channel_id, record_time_ns, publish_time_ns, cdr)
+
+    def flush(self) -> None:
+        """Hand all messages to the operating system, where they survive this process."""
+        self._file.flush()
+
+    def split(self) -> None:
+        """Close the current file and start another."""
+        self._close_file()
+        self._file = self._open_file()
+        for _, topic in self._channels.values():
+            self._declare(topic)
+        self._write_metadata()
+
+    def close(self) -> None:
+        """Write the index and the metadata; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._close_file()
+        self._write_metadata()
+
+    def __enter__(self) -> BagWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _is_due(self, record_time_ns: int, length: int) -> bool:
+        file = self._file
+        if file.is_empty:
+            return False
+        return bool(
+            (self._max_bytes and file.size + length > self._max_bytes)
+            or (self._max_duration_ns and record_time_ns - file.start_ns >= self._max_duration_ns)
+        )
+
+    def _open_file(self) -> McapWriter:
+        self._schema_ids.clear()
+        return McapWriter(
+            self.path / f"{self.path.name}_{len(self._files)}.mcap",
+            compression=self._compression,
+            flush_interval_s=self._flush_interval_s,
+        )
+
+    def _close_file(self) -> None:
+        span = self._current_file()
+        self._files.append(span)
+        topics = [topic for _, topic in self._channels.values()]
+        self._file.close(dump_metadata(build_metadata([span], topics, version=self._version)))
+
+    def _current_file(self) -> FileSpan:
+        counts = self._file.counts
+        return FileSpan(
+            self._file.path.name,
+            self._file.start_ns,
+            self._file.end_ns,
+            {name: counts[channel_id] for name, (channel_id, _) in self._channels.items()},
+        )
+
+    def _declare(self, topic: Topic) -> None:
+        schema_id = self._schema_ids.get(topic.msgtype)
+        if schema_id is None:
+            schema_id = self._schema_ids[topic.msgtype] = len(self._schema_ids) + 1
+            text = topic.definition.text
+            encoding = "ros2idl" if text.startswith(_IDL_START) else "ros2msg"
+            self._file.add_schema(mcap.Schema(schema_id, topic.msgtype, encoding, text))
+        self._file.add_channel(
+            mcap.Channel(
+                self._channels[topic.name][0],
+                schema_id,
+                topic.name,
+                "cdr",
+                {
+                    "offered_qos_profiles": dump_qos(topic.qos, self._version),
+                    "topic_type_hash": topic.definition.hash,
+                },
+            )
+        )
+
+    def _write_metadata(self) -> None:
+        files = self._files if self._closed else [*self._files, self._current_file()]
+        topics = [topic for _, topic in self._channels.values()]
+        try:
+            write_metadata(self.path, build_metadata(files, topics, version=self._version))
+        except OSError as error:
+            raise write_error(self.path, error) from None
