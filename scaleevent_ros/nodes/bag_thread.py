@@ -1,0 +1,130 @@
+"""A bag that is written on a thread of its own, from a queue that is bounded in bytes."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter, deque
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from scaleevent_ros.errors import ScaleEventError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scaleevent_ros.bags.metadata import Qos
+    from scaleevent_ros.bags.writer import BagWriter
+
+logger = logging.getLogger(__name__)
+
+FLUSH_INTERVAL_S = 0.5
+
+
+class _Job(NamedTuple):
+    """Something to do on the thread; a message has a topic and a size."""
+
+    run: Callable[[], None]
+    topic: str = ""
+    size: int = 0
+
+
+class BagThread:
+    """Writes messages in the order in which they are put, and never makes who puts them wait.
+
+    A message that does not fit into the queue is dropped and counted. So is every message after an
+    error of the writer, which `error` holds from then on.
+
+    Args:
+        writer: Of the bag; this object closes it.
+        queue_bytes: How much may wait for the disk.
+    """
+
+    def __init__(self, writer: BagWriter, queue_bytes: int) -> None:
+        self._writer = writer
+        self._limit = queue_bytes
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self.path = writer.path
+        self.error: Exception | None = None
+        self.queued_bytes = 0
+        self.queued: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.written = 0
+        self.written_bytes = 0
+        self._thread = threading.Thread(target=self._work, name="bag")
+        self._thread.start()
+
+    def add_topic(self, name: str, msgtype: str, qos: Qos) -> None:
+        """Declare a topic before its first message."""
+        self._put(_Job(partial(self._writer.add_topic, name, msgtype, qos=qos)))
+
+    def put(self, topic: str, record_time_ns: int, cdr: bytes) -> None:
+        """Queue a message, or drop it where the queue is full."""
+        size = len(cdr)
+        with self._changed:
+            if self.error or self.queued_bytes + size > self._limit:
+                self.dropped[topic] += 1
+                return
+            self.queued_bytes += size
+            self.queued[topic] += 1
+            self._jobs.append(
+                _Job(partial(self._writer.write, topic, record_time_ns, cdr), topic, size)
+            )
+            self._changed.notify()
+
+    def split(self) -> None:
+        """Start another file behind the messages that are queued now."""
+        self._put(_Job(self._writer.split))
+
+    def close(self) -> None:
+        """Write what is queued and close the bag. `error` says what went wrong, if anything."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, job: _Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._jobs and not self._closing:
+                    self._changed.wait(FLUSH_INTERVAL_S)
+                job = self._jobs.popleft() if self._jobs else None
+                if job is None and self._closing:
+                    break
+            if job is None:
+                self._try(self._writer.flush)
+                continue
+            self._try(job.run)
+            if job.topic:
+                self._settle(job)
+        # The bag is closed whatever happened before: that makes what was written readable.
+        self._try(self._writer.close, even_after_error=True)
+
+    def _settle(self, job: _Job) -> None:
+        with self._changed:
+            self.queued_bytes -= job.size
+            self.queued[job.topic] -= 1
+            if self.error:
+                self.dropped[job.topic] += 1
+            else:
+                self.written += 1
+                self.written_bytes += job.size
+
+    def _try(self, run: Callable[[], None], *, even_after_error: bool = False) -> None:
+        """Run something and keep its error, which must not end the thread."""
+        if self.error and not even_after_error:
+            return
+        try:
+            run()
+        except ScaleEventError as error:
+            self.error = self.error or error
+        except Exception as error:
+            logger.exception("defect while writing %s", self.path)
+            self.error = self.error or error
