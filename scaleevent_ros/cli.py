@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -20,6 +22,22 @@ app = typer.Typer(
 @app.callback()
 def _root() -> None:
     """Keep `scaleevent COMMAND` the form, however many commands there are."""
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where you would record to.")] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Look at this machine and say what is wrong, each with its mend."""
+    from scaleevent_ros import doctor as examination
+
+    findings = examination.examine(folder.resolve())
+    if json:
+        typer.echo(examination.to_json(findings))
+    else:
+        examination.print_table(findings)
+    raise typer.Exit(0 if examination.main_job_can_run(findings) else 1)
 
 
 def main() -> None:

@@ -1,0 +1,30 @@
+# `make test` sets up and runs all checks and tests; `make demo` sets up and runs the main job.
+PYTHON ?= python3
+PYTEST_ARGUMENTS ?=
+PATHS = scaleevent_ros training benchmarks test launch tools
+IN = . ./env.sh &&
+
+.PHONY: help setup test lint format demo bench docs clean
+
+help:
+	@echo "make setup   create the environment .venv (also done by every other target)"
+	@echo "make test    lint, types and all tests          PYTEST_ARGUMENTS='-m slow' for the long ones"
+	@echo "make demo    the whole journey: record, pretrain, perceive"
+	@echo "make lint    ruff and mypy            make format   let ruff rewrite"
+	@echo "make bench   every benchmark          make docs     build the documentation site"
+	@echo "make clean   remove the environment and everything that was built"
+
+setup:
+	@$(PYTHON) tools/setup/setup_environment.py
+
+lint: setup
+	@$(IN) ruff format --check . && ruff check . && mypy $(PATHS)
+
+format: setup
+	@$(IN) ruff check --fix .; ruff format .
+
+test: lint
+	@$(IN) python -m pytest $(PYTEST_ARGUMENTS)
+
+clean:
+	rm -rf .venv .venv.lock build install log site *.egg-info .mypy_cache .ruff_cache .pytest_cache

