@@ -1,0 +1,134 @@
+"""Streaming encoders of event packets: for simulators, converters and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaleevent_ros.events import evt2, evt3
+from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from scaleevent_ros.events.batch import EventBatch
+
+MAX_GAP = 24 * 3600 * 10**9
+"""The longest silence (ns) that is encoded, as roll-overs of the clock: 20 kB of EVT3 a day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How events of one encoding are written.
+
+    Attributes:
+        encode: The kernel.
+        dtype: Of its words.
+        words_per_event: At most, roll-overs apart.
+        max_side: Of the sensor, in pixels.
+        high_unit: Of the time that TIME_HIGH counts, in ns.
+        epoch: The time (ns) after which TIME_HIGH starts again.
+    """
+
+    encode: Callable[..., int]
+    dtype: np.dtype[Any]
+    words_per_event: int
+    max_side: int
+    high_unit: int
+    epoch: int
+
+
+FORMATS = {
+    "evt3": Format(
+        evt3.encode_evt3_words, np.dtype("<u2"), 4, evt3.MAX_SIDE, 1000 << 12, evt3.EPOCH
+    ),
+    "evt2": Format(
+        evt2.encode_evt2_words, np.dtype("<u4"), 2, evt2.MAX_SIDE, 1000 << 6, evt2.EPOCH
+    ),
+}
+
+
+class Encoder:
+    """Encodes the batches of one stream, in order; made by `make_encoder`.
+
+    Each packet starts with the full time and address, so that a decoder may join at any. A decoder
+    that reads all of them follows the clock over its roll-overs, silent ones too.
+    """
+
+    def __init__(self, form: Format, origin: int) -> None:
+        self._format = form
+        self._origin = origin
+        self._last = origin
+
+    def encode(self, batch: EventBatch) -> bytes:
+        """Encode a batch.
+
+        Args:
+            batch: Not earlier than the batch before, nor than the origin. Times are cut to µs.
+
+        Returns:
+            Whole words; none for no events.
+
+        Raises:
+            EventsError: If the batch is not valid (see `EventBatch.validate`), starts before the
+                end of the one before, or holds what the encoding cannot: a sensor of more than
+                2048 pixels a side, a silence of more than a day.
+        """
+        form = self._format
+        self._check(batch)
+        if not len(batch):
+            return b""
+        roll_overs = (int(batch.t[-1]) - self._last) // form.epoch + 2
+        words = np.empty(form.words_per_event * len(batch) + 2 * roll_overs, form.dtype)
+        high = (self._last - self._origin) // form.high_unit
+        arrays = (batch.x, batch.y, batch.t, batch.p)
+        count = form.encode(arrays, self._origin, high, words)
+        self._last = int(batch.t[-1])
+        return words[:count].tobytes()
+
+    def _check(self, batch: EventBatch) -> None:
+        side = self._format.max_side
+        if max(batch.width, batch.height) > side:
+            msg = f"a sensor of {batch.width}x{batch.height} pixels: addresses end at {side - 1}"
+            raise EventsError(msg)
+        batch.validate()
+        if not len(batch):
+            return
+        if batch.t[0] < self._last:
+            msg = f"events from {batch.t[0]} ns follow {self._last} ns: encode them in order"
+            raise EventsError(msg)
+        gap = max(int(batch.t[0]) - self._last, int(np.diff(batch.t).max(initial=0)))
+        if gap > MAX_GAP:
+            msg = (
+                f"{gap / 1e9:.0f} s without events cannot be encoded: give an origin near the "
+                "first event"
+            )
+            raise EventsError(msg)
+
+
+def make_encoder(encoding: str, origin: int = 0) -> Encoder:
+    """Make an encoder for a stream of event packets.
+
+    Args:
+        encoding: ``evt3`` (with vector words where they are shorter) or ``evt2``.
+        origin: The time (ns) that is zero on the wire: no more than a day before the first event.
+
+    Raises:
+        UnknownEncodingError: If it is neither.
+    """
+    if encoding not in FORMATS:
+        msg = f"cannot encode {encoding!r}: known are {', '.join(FORMATS)}"
+        raise UnknownEncodingError(msg)
+    return Encoder(FORMATS[encoding], origin)
+
+
+def encode_evt3(batch: EventBatch) -> bytes:
+    """Encode one batch on its own (see `Encoder.encode`), its times counted from 0."""
+    return make_encoder("evt3").encode(batch)
+
+
+def encode_evt2(batch: EventBatch) -> bytes:
+    """Encode one batch on its own (see `Encoder.encode`), its times counted from 0."""
+    return make_encoder("evt2").encode(batch)
