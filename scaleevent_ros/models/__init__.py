@@ -1,1 +1,36 @@
-"""Backbones (teacher, student), heads and checkpoints."""
+"""Backbones (teacher, student), heads and checkpoints.
+
+In: names of timm models, files of weights. Out: a frozen `Teacher` that turns frames into dense
+features, a `Student` that turns event tensors into dense features, and checkpoints that say in
+their header all that is needed to run them.
+"""
+
+from __future__ import annotations
+
+from scaleevent_ros.models.backbone import Backbone, tokens
+from scaleevent_ros.models.checkpoints import (
+    Header,
+    read_checkpoint,
+    read_header,
+    write_checkpoint,
+)
+from scaleevent_ros.models.errors import CheckpointError, ModelError
+from scaleevent_ros.models.student import Student, build_student, load_student, save_student
+from scaleevent_ros.models.teacher import Teacher, build_teacher
+
+__all__ = [
+    "Backbone",
+    "CheckpointError",
+    "Header",
+    "ModelError",
+    "Student",
+    "Teacher",
+    "build_student",
+    "build_teacher",
+    "load_student",
+    "read_checkpoint",
+    "read_header",
+    "save_student",
+    "tokens",
+    "write_checkpoint",
+]

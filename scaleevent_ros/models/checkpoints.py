@@ -1,0 +1,196 @@
+"""Our checkpoints: safetensors with a JSON header that says all that is needed to run them.
+
+The header sits in the file's safetensors metadata under the key ``scaleevent`` and is read without
+touching a tensor. Nothing in such a file can execute code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from scaleevent_ros.models.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+METADATA_KEY = "scaleevent"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a student is and what it must be fed.
+
+    Attributes:
+        architecture: timm's name of the network.
+        bins: Channels of the input tensor.
+        architecture_options: Arguments of timm's model that differ from the named one's.
+        stride: The student was cut at the deepest features of at most this stride; None for the
+            deepest of all.
+        projection: Width of the teacher that a linear layer maps the features to; None where the
+            widths agree and there is no such layer.
+        representation: Name of the event representation that fills the bins.
+        normalization: How the tensor is normalized, as the representation's argument
+            ``normalize`` takes it; None if unknown.
+        window_ns: Length of the event window in nanoseconds; None if it is not fixed.
+        teacher: Name of the teacher; None if there was none.
+        classes: Names of the classes that a segmentation head tells apart, by id.
+        heads: The task heads in the file, and how to build each.
+        git_revision: Of the code that wrote the file.
+        extra: Anything else worth keeping, such as the training's configuration and step.
+    """
+
+    architecture: str
+    bins: int
+    architecture_options: dict[str, Any] = field(default_factory=dict)
+    stride: int | None = None
+    projection: int | None = None
+    representation: str = "voxel"
+    normalization: str | None = None
+    window_ns: int | None = None
+    teacher: str | None = None
+    classes: list[str] = field(default_factory=list)
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    git_revision: str = "unknown"
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> None:
+    """Write a checkpoint so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: The file; its folder is made if it is not there.
+        tensors: By name; copied to the CPU and made contiguous.
+        header: Described above; its values must be JSON.
+
+    Raises:
+        CheckpointError: If the header holds what JSON cannot say, or the file cannot be written.
+    """
+    path = Path(path)
+    try:
+        text = json.dumps({"version": FORMAT_VERSION, **asdict(header)}, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        msg = f"{path}: the header cannot be written as JSON: {error}"
+        raise CheckpointError(msg) from error
+    plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            save_file(plain, temporary, metadata={METADATA_KEY: text})
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"{path} cannot be written: {error}"
+        raise CheckpointError(msg) from error
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Tell whether a file is a checkpoint of ours, by its metadata."""
+    try:
+        with safe_open(path, "pt") as file:
+            return METADATA_KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False
+
+
+def read_header(path: str | Path) -> Header:
+    """Read what a checkpoint says of itself, without its tensors.
+
+    Raises:
+        CheckpointError: If there is no such file, it is damaged, not ours, or of a later version.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        msg = f"no checkpoint at {path}"
+        raise CheckpointError(msg) from None
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} is damaged or not a safetensors file: {error}"
+        raise CheckpointError(msg) from error
+    if METADATA_KEY not in metadata:
+        msg = f"{path} is a safetensors file without the header of a scaleevent checkpoint"
+        raise CheckpointError(msg)
+    try:
+        content = json.loads(metadata[METADATA_KEY])
+    except json.JSONDecodeError as error:
+        msg = f"{path}: the header is not JSON: {error}"
+        raise CheckpointError(msg) from error
+    return _parse(content, path)
+
+
+def _parse(content: object, path: str | Path) -> Header:
+    if not isinstance(content, dict) or content.pop("version", None) != FORMAT_VERSION:
+        msg = f"{path}: the header is not of version {FORMAT_VERSION}, which this release reads"
+        raise CheckpointError(msg)
+    known = {item.name for item in fields(Header)}
+    for name in content:
+        if name not in known:
+            msg = f"{path}: the header holds {name!r}, which this release does not know"
+            raise CheckpointError(msg)
+    for name, kind in get_type_hints(Header).items():
+        if name in {"architecture", "bins"} and name not in content:
+            msg = f"{path}: the header does not give {name!r}"
+            raise CheckpointError(msg)
+        if name in content and not _is_a(content[name], kind):
+            msg = f"{path}: the header's {name!r} is {content[name]!r}, not of type {kind}"
+            raise CheckpointError(msg)
+    return Header(**content)
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Check a JSON value against one of the plain types of `Header`."""
+    options = getattr(kind, "__args__", ()) if "|" in str(kind) else (kind,)
+    return any(
+        isinstance(value, getattr(option, "__origin__", option)) and not isinstance(value, bool)
+        for option in options
+    )
+
+
+def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
+    """Read a checkpoint of ours: its header and its tensors, on the CPU.
+
+    Raises:
+        CheckpointError: As `read_header`.
+    """
+    header = read_header(path)
+    try:
+        return header, load_file(path)
+    except (OSError, SafetensorError) as error:
+        msg = f"{path} is damaged: {error}"
+        raise CheckpointError(msg) from error
+
+
+def git_revision() -> str:
+    """Name the commit of the code that runs, or ``unknown`` where it runs from no repository."""
+    folder = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 - any git will do
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,255 @@
+"""The student: a network that sees event tensors, its beginnings, and its files."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+from scaleevent_ros.models.backbone import Backbone, build_network
+from scaleevent_ros.models.checkpoints import (
+    Header,
+    git_revision,
+    is_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from scaleevent_ros.models.errors import CheckpointError, ModelError
+from scaleevent_ros.models.released import build_released, is_dinov3
+from scaleevent_ros.models.teacher import load_image_network
+from scaleevent_ros.models.weights import load_exactly, read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from scaleevent_ros.models.teacher import Teacher
+
+HEADS = "heads."
+
+
+class Student(nn.Module):
+    """A backbone for event tensors, and the linear layer that maps it to the teacher's width.
+
+    Attributes:
+        backbone: The network.
+        projection: A 1x1 convolution to the teacher's width; the identity where widths agree. It
+            serves training alone.
+        header: What the student is and what it must be fed.
+        width: Channels D of the features.
+        stride: Pixels per feature.
+    """
+
+    def __init__(self, backbone: Backbone, header: Header) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.header = header
+        self.width = backbone.width
+        self.stride = backbone.stride
+        self.projection: nn.Module = (
+            nn.Identity()
+            if header.projection is None
+            else nn.Conv2d(backbone.width, header.projection, kernel_size=1)
+        )
+
+    def forward(self, events: Tensor, project: bool = False) -> Tensor:
+        """Compute dense features of event tensors.
+
+        Args:
+            events: ``[B, bins, H, W]``, built and normalized as the header says.
+            project: Map the features to the teacher's width, for the loss.
+
+        Returns:
+            ``[B, D, ceil(H / s), ceil(W / s)]``.
+        """
+        features = cast("Tensor", self.backbone(events))
+        return cast("Tensor", self.projection(features)) if project else features
+
+
+def build_student(
+    name: str,
+    bins: int,
+    init: str | Path = "teacher",
+    *,
+    teacher: Teacher | None = None,
+    stride: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Student:
+    """Build a student for event tensors of ``bins`` channels.
+
+    Args:
+        name: timm's name of any ViT or ConvNeXt.
+        bins: Channels of the event tensor.
+        init: ``teacher``: the teacher's weights where one is given, else the weights that the
+            name has on the hub. ``random``. Or the path of a checkpoint of ours, of a file of
+            image weights, or of an event encoder that the paper released.
+        teacher: Who will teach: sets the width to project to.
+        stride: Take the deepest features of at most this stride; the deepest of all if None.
+        options: Arguments of timm's model.
+
+    Raises:
+        ModelError: If the model is unknown, its weights cannot be had, or the teacher is another
+            network than the student that should start from it.
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    if bins < 1:
+        msg = f"a student needs at least one bin, not {bins}"
+        raise ModelError(msg)
+    header = Header(
+        architecture=name.partition(".")[0],
+        bins=bins,
+        architecture_options=dict(options or {}),
+        stride=stride,
+        teacher=teacher.name if teacher else None,
+    )
+    if init == "random":
+        return _with_projection(_empty_backbone(header), header, teacher)
+    if init == "teacher" and teacher is not None:
+        return _from_teacher(header, teacher)
+    if init != "teacher" and is_checkpoint(init):
+        return _from_checkpoint(header, Path(init), teacher)
+    image = load_image_network(name, None if init == "teacher" else init, options=options)
+    header = replace(
+        header, architecture=image.architecture, architecture_options=dict(image.options)
+    )
+    adapt_input(image.network, bins)
+    return _with_projection(Backbone(image.network, stride), header, teacher)
+
+
+def _empty_backbone(header: Header) -> Backbone:
+    network = build_network(
+        header.architecture, header.architecture_options, in_chans=header.bins, num_classes=0
+    )
+    return Backbone(network, header.stride)
+
+
+def _with_projection(backbone: Backbone, header: Header, teacher: Teacher | None) -> Student:
+    width = teacher.width if teacher is not None and teacher.width != backbone.width else None
+    return Student(backbone, replace(header, projection=width))
+
+
+def _from_teacher(header: Header, teacher: Teacher) -> Student:
+    if _family(header.architecture) != _family(teacher.architecture):
+        msg = (
+            f"a student {header.architecture} cannot start from the teacher {teacher.name}: choose "
+            "init 'random', a file of weights, or the same network for both"
+        )
+        raise ModelError(msg)
+    if header.architecture_options and header.architecture_options != teacher.options:
+        msg = f"the student's options {header.architecture_options} are not {teacher.options}"
+        raise ModelError(msg)
+    if header.stride is not None and header.stride != teacher.backbone.stride:
+        msg = f"a student that starts from its teacher has its stride, {teacher.backbone.stride}"
+        raise ModelError(msg)
+    backbone = copy.deepcopy(teacher.backbone).requires_grad_(requires_grad=True).train()
+    adapt_input(backbone.model, header.bins)
+    header = replace(
+        header,
+        architecture=teacher.architecture,
+        architecture_options=dict(teacher.options),
+        stride=backbone.stride,
+    )
+    return Student(backbone, header)
+
+
+def _family(architecture: str) -> str:
+    """Name a network without its weights and without timm's mark for biases of the queries."""
+    return architecture.partition(".")[0].removesuffix("_qkvb")
+
+
+def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Student:
+    start = load_student(path)
+    if start.header.architecture != header.architecture:
+        msg = f"{path} holds a {start.header.architecture}, not a {header.architecture}"
+        raise CheckpointError(msg)
+    adapt_input(start.backbone.model, header.bins)
+    header = replace(start.header, bins=header.bins, teacher=header.teacher)
+    student = _with_projection(start.backbone, header, teacher)
+    if student.header.projection == start.header.projection:
+        student.projection = start.projection
+    return student
+
+
+def adapt_input(network: nn.Module, bins: int) -> None:
+    """Let a network trained on other channels see ``bins`` of them.
+
+    The filters of the old channels are summed and shared out equally:
+    ``w_new[b] = sum_c w_old[c] / bins``. A tensor whose bins all hold the same picture then gives
+    the tokens that a grey image of that picture gave, whatever the number of bins. A network that
+    has ``bins`` channels already is left as it is: three bins take the places of red, green and
+    blue, as in the paper.
+    """
+    first = cast("dict[str, Any]", network.pretrained_cfg)["first_conv"]
+    convolution = cast("nn.Conv2d", network.get_submodule(first))
+    if convolution.in_channels == bins:
+        return
+    shared = convolution.weight.detach().sum(1, keepdim=True) / bins
+    convolution.weight = nn.Parameter(shared.repeat(1, bins, 1, 1))
+    convolution.in_channels = bins
+
+
+def save_student(
+    path: str | Path, student: Student, heads: Mapping[str, nn.Module] | None = None
+) -> None:
+    """Write a student, its header and its task heads, atomically.
+
+    The header is the student's own (``student.header``, which `dataclasses.replace` changes), with
+    the git revision of the code that writes it.
+
+    Args:
+        path: Ends in ``.safetensors``.
+        student: Wherever it is; tensors are copied to the CPU.
+        heads: Task heads by the names under which ``student.header.heads`` describes them.
+
+    Raises:
+        CheckpointError: If a head is not described, or the file cannot be written.
+    """
+    tensors: dict[str, Tensor] = dict(student.state_dict())
+    for name, head in (heads or {}).items():
+        if name not in student.header.heads:
+            msg = f"{path}: the header does not describe the head {name!r}"
+            raise CheckpointError(msg)
+        tensors |= {f"{HEADS}{name}.{key}": value for key, value in head.state_dict().items()}
+    write_checkpoint(path, tensors, replace(student.header, git_revision=git_revision()))
+
+
+def load_student(path: str | Path) -> Student:
+    """Load a student from a checkpoint of ours, the paper's release, or Meta's DINOv3 files.
+
+    Args:
+        path: Of a ``.safetensors`` or PyTorch file.
+
+    Returns:
+        The student on the CPU in eval mode, its header as ``.header``. A file of the paper's or
+        Meta's says nothing of its input: the header then knows only the architecture and the
+        channels, and holds the file's name under ``extra["source"]``.
+
+    Raises:
+        CheckpointError: If the file is damaged or wrong, naming the first thing that does not fit.
+    """
+    if is_checkpoint(path):
+        header, tensors = read_checkpoint(path)
+        student = Student(_empty_backbone(header), header)
+        kept = {name: value for name, value in tensors.items() if not name.startswith(HEADS)}
+        load_exactly(student, kept, str(path))
+        return student.eval()
+    tensors = read_tensors(path)
+    if not is_dinov3(tensors):
+        first = next(iter(tensors))
+        msg = (
+            f"{path} is neither a checkpoint of ours nor a DINOv3 encoder: it holds {first} and "
+            "lacks rope_embed.periods"
+        )
+        raise CheckpointError(msg)
+    image = build_released(tensors, str(path))
+    header = Header(
+        architecture=image.architecture,
+        bins=image.channels,
+        architecture_options=image.options,
+        extra={"source": Path(path).name},
+    )
+    return Student(Backbone(image.network), header).eval()

@@ -1,0 +1,213 @@
+"""The teacher: a frozen image network that sees frames and hands out dense features."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional
+
+from scaleevent_ros.models.backbone import Backbone, build_network
+from scaleevent_ros.models.errors import CheckpointError, ModelError
+from scaleevent_ros.models.packaged_weights import (
+    PACKAGE_TAG,
+    PACKAGED_MEAN,
+    PACKAGED_STD,
+    load_packaged,
+)
+from scaleevent_ros.models.released import ImageNetwork, build_released, is_dinov3
+from scaleevent_ros.models.weights import fetch_from_hub, read_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+class Teacher(nn.Module):
+    """A frozen network with its own normalization of frames.
+
+    It is always in eval mode, its parameters never require a gradient, and it runs under
+    `torch.inference_mode`.
+
+    Attributes:
+        name: As it was asked for.
+        architecture: timm's name of the network that was built for it.
+        options: Arguments of timm's model that make it another than the named one.
+        backbone: The network.
+        scale: The teacher sees frames at ``scale`` times the resolution of the student's input.
+        width: Channels D of its features.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        image: ImageNetwork,
+        mean: Sequence[float],
+        std: Sequence[float],
+        *,
+        scale: int = 1,
+        stride: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.architecture = image.architecture
+        self.options = image.options
+        self.backbone = backbone = Backbone(image.network, stride)
+        self.scale = scale
+        self.width = backbone.width
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Stay in eval mode, whatever the trainer asks of the modules that hold this one."""
+        del mode
+        return cast("Teacher", super().train(mode=False))
+
+    def forward(
+        self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int] | None = None
+    ) -> Tensor:
+        """Compute the features that the student should have.
+
+        Frames are resized to ``scale`` times ``size``, rounded to a multiple of the teacher's
+        stride, so that none of a frame is cut off or padded. Frames that come larger than the
+        student's input keep their detail.
+
+        Args:
+            frames: ``[B, 3, H, W]``, RGB; uint8, or floating from 0 to 1.
+            grid: Height and width of the student's features; the teacher's are resampled to it.
+            size: Height and width of the student's input; that of the frames if None.
+
+        Returns:
+            ``[B, D, *grid]``, an ordinary tensor that a loss may save for its backward pass.
+        """
+        with torch.inference_mode():
+            image = frames.to(self.mean.dtype)
+            if frames.dtype == torch.uint8:
+                image = image / 255
+            stride = self.backbone.stride
+            height, width = (
+                max(stride, round(side * self.scale / stride) * stride)
+                for side in (size or image.shape[-2:])
+            )
+            image = _resample(image, (height, width))
+            features = _resample(self.backbone((image - self.mean) / self.std), grid)
+        return features.clone()
+
+
+def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize ``[B, C, H, W]`` bilinearly, averaging over what falls together."""
+    if image.shape[-2:] == size:
+        return image
+    return functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def build_teacher(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    scale: int = 1,
+    stride: int | None = None,
+    options: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+) -> Teacher:
+    """Build a teacher with its weights and its normalization.
+
+    Args:
+        name: timm's name with its tag, such as ``vit_base_patch16_dinov3.lvd1689m``; or
+            ``tf_efficientnet_lite0.package`` and ``tf_efficientnet_lite2.package``, whose weights
+            come in a Python package.
+        checkpoint: A local file instead of the hub: timm's, the authors' that timm can convert,
+            or Meta's DINOv3 ``.pth``.
+        scale: 1, 2 or 4: how much finer than the student it sees.
+        stride: Take its deepest features of at most this stride; the deepest of all if None.
+        options: Arguments of timm's model.
+        pretrained: False for random weights, which teach nothing but test everything.
+
+    Raises:
+        ModelError: If the model is unknown or its weights cannot be had.
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    if scale not in {1, 2, 4}:
+        msg = f"a teacher's scale is 1, 2 or 4, not {scale}"
+        raise ModelError(msg)
+    image = load_image_network(name, checkpoint, options=options, pretrained=pretrained)
+    mean, std = _normalization(image.network, name)
+    return Teacher(name, image, mean, std, scale=scale, stride=stride)
+
+
+def _normalization(network: nn.Module, name: str) -> tuple[Sequence[float], Sequence[float]]:
+    if name.endswith(f".{PACKAGE_TAG}"):
+        return PACKAGED_MEAN, PACKAGED_STD
+    described = cast("dict[str, Any]", getattr(network, "pretrained_cfg", {}))
+    return (
+        described.get("mean", timm.data.IMAGENET_DEFAULT_MEAN),
+        described.get("std", timm.data.IMAGENET_DEFAULT_STD),
+    )
+
+
+def load_image_network(
+    name: str,
+    checkpoint: str | Path | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    pretrained: bool = True,
+) -> ImageNetwork:
+    """Build a timm network for images, three channels, with its pretrained weights.
+
+    Raises:
+        ModelError: If the model is unknown or its weights cannot be had.
+        CheckpointError: If the file is damaged or does not fit.
+    """
+    architecture, _, tag = name.partition(".")
+    packaged = tag == PACKAGE_TAG
+    if checkpoint is None and packaged and pretrained:
+        network = build_network(architecture, options)
+        load_packaged(network, architecture)
+        return ImageNetwork(network, architecture, dict(options or {}))
+    timm_name = architecture if packaged else name
+    if checkpoint is None:
+        network = build_network(timm_name, options, num_classes=0)
+        if not pretrained:
+            return ImageNetwork(network, architecture, dict(options or {}))
+        checkpoint = _hub_file(name, network)
+    tensors = read_tensors(checkpoint)
+    if is_dinov3(tensors):
+        return build_released(tensors, str(checkpoint), timm_name, options)
+    network = _build_from(tensors, str(checkpoint), timm_name, options)
+    return ImageNetwork(network, architecture, dict(options or {}))
+
+
+def _hub_file(name: str, network: nn.Module) -> Path:
+    described = cast("dict[str, Any]", network.pretrained_cfg)
+    repository = described.get("hf_hub_id")
+    if not repository:
+        msg = f"timm knows no weights of {name}: name a file with the option `checkpoint`"
+        raise ModelError(msg)
+    return fetch_from_hub(name, repository, described.get("hf_hub_filename") or "model.safetensors")
+
+
+def _build_from(
+    tensors: dict[str, Tensor], source: str, name: str, options: Mapping[str, Any] | None
+) -> nn.Module:
+    """Let timm convert the authors' names to its own, and build the network from that."""
+    try:
+        return build_network(
+            name,
+            options,
+            num_classes=0,
+            pretrained=True,
+            pretrained_cfg_overlay={"state_dict": tensors},
+        )
+    except (RuntimeError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        msg = f"{source} does not fit {name}: {' '.join(lines[:2])[:300]}"
+        raise CheckpointError(msg) from error
