@@ -1,0 +1,153 @@
+"""AEDAT4, as iniVation's DV software and cameras (DAVIS346, DVXplorer) write it.
+
+Container: https://docs.inivation.com/software/software-advanced-usage/file-formats/aedat-4.0.html
+(``#!AER-DAT4.0``, then compressed flatbuffers packets of events, frames, IMU samples and triggers,
+all stamped in µs of one clock since 1970). Read with the `aedat` package. Each kind is read in a
+pass of its own over the file, so that no kind has to wait in memory for another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import aedat
+import numpy as np
+
+from scaleevent_ros.events import Triggers
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.recording import (
+    FRAMES_TOPIC,
+    ClockStatement,
+    ImuSample,
+    Picture,
+    PictureStream,
+    ReadOptions,
+    Recording,
+    event_batch,
+    nanoseconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scaleevent_ros.events import EventBatch
+
+# dv-processing's `TriggerType`: rising edge, falling edge and pulse on the external input. The
+# other types mark frames and exposures, which frames say themselves.
+_EXTERNAL_TYPES = (1, 2, 3)
+_FALLING = 2
+_METRES_PER_S2_IN_G = 9.80665
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open an AEDAT4 file: events, frames at the middle of their exposure, IMU, external triggers.
+
+    Raises:
+        SourceError: If the file cannot be read or has no stream of events.
+    """
+    streams = _streams(path)
+    sizes = [(s["width"], s["height"]) for s in streams.values() if s["type"] == "events"]
+    if not sizes:
+        kinds = ", ".join(str(s["type"]) for s in streams.values()) or "nothing"
+        msg = f"{path}: has no stream of events, but {kinds}"
+        raise SourceError(msg)
+    width, height = sizes[0] if options.width is None else options.geometry(path)
+    present = {stream["type"] for stream in streams.values()}
+
+    def events(t_start: int) -> Iterator[EventBatch]:
+        first, after = 0, None
+        for columns in _packets(path, "events"):
+            batch = event_batch(
+                columns["x"],
+                columns["y"],
+                nanoseconds(columns["t"], "us"),
+                columns["on"],
+                width,
+                height,
+                place=str(path),
+                first=first,
+                after=after,
+            )
+            if not len(batch):
+                continue
+            first, after = first + len(batch), int(batch.t[-1])
+            if after >= t_start:
+                yield batch.between(t_start, after + 1)
+
+    pictures: tuple[PictureStream, ...] = ()
+    if "frame" in present:
+        pictures = (PictureStream(FRAMES_TOPIC, str(path), lambda t: _frames(path, t)),)
+    return Recording(
+        path,
+        "aedat4",
+        width,
+        height,
+        events,
+        ClockStatement(
+            "sensor_time", "One device stamps events and frames; frames at mid-exposure.", 0.0
+        ),
+        pictures,
+        triggers=(lambda t: _triggers(path, t)) if "triggers" in present else None,
+        imu=(lambda t: _imu(path, t)) if "imus" in present else None,
+    )
+
+
+def _streams(path: Path) -> dict[int, dict[str, Any]]:
+    try:
+        streams: dict[int, dict[str, Any]] = aedat.Decoder(path).id_to_stream()
+    except (RuntimeError, OSError) as error:
+        msg = f"{path}: cannot be read as AEDAT4: {error}"
+        raise SourceError(msg) from error
+    return streams
+
+
+def _packets(path: Path, kind: str) -> Iterator[Any]:
+    """Yield what the packets of the first stream of one kind hold."""
+    wanted = None
+    count = 0
+    try:
+        for packet in aedat.Decoder(path):
+            if kind in packet:
+                wanted = packet["stream_id"] if wanted is None else wanted
+                if packet["stream_id"] == wanted:
+                    yield packet[kind]
+            count += 1
+    except RuntimeError as error:
+        msg = f"{path}: is cut off or damaged after packet {count}: {error}"
+        raise SourceError(msg) from error
+
+
+def _frames(path: Path, t_start: int) -> Iterator[Picture]:
+    for frame in _packets(path, "frame"):
+        begin, end = int(frame["exposure_begin_t"]), int(frame["exposure_end_t"])
+        t = (begin + end) // 2 * 1000 if begin and end else int(frame["t"]) * 1000
+        if t < t_start:
+            continue
+        pixels = frame["pixels"]
+        yield Picture(t, pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3]))
+
+
+def _triggers(path: Path, t_start: int) -> Iterator[Triggers]:
+    for triggers in _packets(path, "triggers"):
+        t = nanoseconds(triggers["t"], "us")
+        kept = np.isin(triggers["source"], _EXTERNAL_TYPES) & (t >= t_start)
+        if kept.any():
+            edge = (triggers["source"][kept] != _FALLING).astype(np.uint8)
+            yield Triggers(t[kept], np.zeros(len(edge), np.uint8), edge)
+
+
+def _imu(path: Path, t_start: int) -> Iterator[ImuSample]:
+    for samples in _packets(path, "imus"):
+        for sample in samples[nanoseconds(samples["t"], "us") >= t_start]:
+            yield ImuSample(
+                int(sample["t"]) * 1000,
+                _vector(sample, "accelerometer", _METRES_PER_S2_IN_G),
+                _vector(sample, "gyroscope", math.pi / 180),
+            )
+
+
+def _vector(sample: Any, name: str, scale: float) -> tuple[float, float, float]:
+    x, y, z = (float(sample[f"{name}_{axis}"]) * scale for axis in "xyz")
+    return x, y, z

@@ -1,0 +1,208 @@
+"""DDD17 and DDD20: DAVIS driving recordings, cAER packets in HDF5.
+
+Layout: github.com/SensorsINI/ddd20-utils (``datasets.py``, ``interfaces/caer.py``); Binas et al.,
+ICML 2017 workshops, and Hu et al., ITSC 2020. Each row of ``dvs/data`` holds three byte strings:
+the host's time, a packet header of 28 bytes and the packet's events, as libcaer lays them out
+(docs.inivation.com, AEDAT 3.1): polarity events of 8 bytes (valid bit 0, polarity bit 1, y bits 2
+to 16, x bits 17 to 31, then µs), frames with 36 bytes of header and 16-bit pixels, special events.
+Rows beyond the end of the recording are empty. ``dvs/timestamp`` holds the host's µs since 1970.
+
+The sensor's 31-bit clock is joined with the header's overflow count. It starts anew at a reset;
+every stretch is then put where the host saw it begin.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.hdf5 import dataset, open_hdf5
+from scaleevent_ros.sources.recording import (
+    FRAMES_TOPIC,
+    ClockStatement,
+    Picture,
+    PictureStream,
+    ReadOptions,
+    Recording,
+    event_batch,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import h5py
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch
+
+WIDTH, HEIGHT = 346, 260
+
+_HEADER = struct.Struct("<hhiiiiii")
+_SPECIAL, _POLARITY, _FRAME = 0, 1, 2
+_TIMESTAMP_RESET = 1
+_FRAME_HEADER_BYTES = 36
+_ROWS = 128  # the recorder's own chunk
+
+
+class _Header(NamedTuple):
+    """Of one packet: its kind, bytes of one event, clock overflows of 2^31 µs, events."""
+
+    kind: int
+    size: int
+    overflow: int
+    events: int
+
+
+class _Stretch(NamedTuple):
+    """Rows from ``first_row`` on are on a clock that ``offset_us`` moves to the host's."""
+
+    first_row: int
+    offset_us: int
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a recording: events, and frames at the middle of their exposure.
+
+    Raises:
+        SourceError: If the file is not laid out like that, or holds no events.
+    """
+    with open_hdf5(path) as file:
+        rows = int(np.count_nonzero(dataset(file, "dvs/timestamp")[:]))
+        shape = dataset(file, "dvs/data").shape
+        if shape[1:] != (3,) or rows > shape[0]:
+            msg = f"{path}: dvs/data is {shape}, not [N, 3] with N of at least {rows}"
+            raise SourceError(msg)
+    reader = _Reader(path, rows, flip=options.rotate_180)
+    return Recording(
+        path,
+        "ddd17",
+        WIDTH,
+        HEIGHT,
+        reader.events,
+        ClockStatement(
+            "sensor_time", "One DAVIS346 stamps both, frames at mid-exposure; host time by packets."
+        ),
+        (PictureStream(FRAMES_TOPIC, str(path), reader.frames),),
+    )
+
+
+class _Reader:
+    """Reads packets of one file, each kind in a pass of its own."""
+
+    def __init__(self, path: Path, rows: int, *, flip: bool) -> None:
+        self._path = path
+        self._rows = rows
+        self._flip = flip
+        self._stretches = self._find_stretches()
+
+    def events(self, t_start: int) -> Iterator[EventBatch]:
+        """Stream the valid events from a time (ns) on."""
+        first, after = 0, None
+        for row, words, t in self._packets(_POLARITY):
+            data = words[:, 0]
+            valid = (data & 1) == 1
+            x, y = data[valid] >> 17, data[valid] >> 2 & 0x7FFF
+            if self._flip:
+                x, y = WIDTH - 1 - x.astype(np.int64), HEIGHT - 1 - y.astype(np.int64)
+            batch = event_batch(
+                x,
+                y,
+                t[valid] * 1000,
+                data[valid] >> 1 & 1,
+                WIDTH,
+                HEIGHT,
+                place=f"{self._path}: packet {row}",
+                first=first,
+                after=after,
+            )
+            if not len(batch):
+                continue
+            first, after = first + len(batch), int(batch.t[-1])
+            if after >= t_start:
+                yield batch.between(t_start, after + 1)
+
+    def frames(self, t_start: int) -> Iterator[Picture]:
+        """Stream the frames from a time (ns) on, the upper 8 bits of each pixel."""
+        for row, words, t in self._packets(_FRAME):
+            for index, frame in enumerate(words):
+                exposure = frame[3:5].astype(np.int64) + (t[index] - int(frame[2]))
+                stamp = int(exposure.sum()) // 2 * 1000
+                width, height = int(frame[5]), int(frame[6])
+                pixels = frame[_FRAME_HEADER_BYTES // 4 :].view(np.uint16)
+                if width * height > len(pixels):
+                    msg = f"{self._path}: packet {row}: a frame of {width}x{height} is cut off"
+                    raise SourceError(msg)
+                if stamp < t_start:
+                    continue
+                grey = (pixels[: width * height].reshape(height, width) >> 8).astype(np.uint8)
+                yield Picture(stamp, np.ascontiguousarray(grey[::-1, ::-1]) if self._flip else grey)
+
+    def _find_stretches(self) -> list[_Stretch]:
+        """Find where the sensor's clock starts anew, reading little but headers."""
+        stretches: list[_Stretch] = []
+        start: int | None = 0
+        last: tuple[int, _Header] | None = None
+        with open_hdf5(self._path) as file:
+            host = file["dvs/timestamp"][: self._rows].astype(np.int64)
+            for row, header in self._headers(file):
+                if header.kind == _SPECIAL:
+                    types = self._words(file, row, header)[:, 0] >> 1 & 0x7F
+                    if (types == _TIMESTAMP_RESET).any():
+                        start = row
+                elif header.kind == _POLARITY and header.events:
+                    if start is not None:
+                        t = self._times(self._words(file, row, header), header)
+                        offset = int(host[row]) - int(t[-1])
+                        if last is not None:
+                            end = int(self._times(self._words(file, *last), last[1])[-1])
+                            offset = max(offset, end + stretches[-1].offset_us - int(t[0]))
+                        stretches.append(_Stretch(start, offset))
+                        start = None
+                    last = row, header
+        if not stretches:
+            msg = f"{self._path}: holds no events"
+            raise SourceError(msg)
+        return stretches
+
+    def _packets(self, kind: int) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.int64]]]:
+        """Yield of each packet of a kind its row, words [count, size/4] and times [count] in µs."""
+        following = iter(self._stretches)
+        stretch = next(following)
+        upcoming = next(following, None)
+        with open_hdf5(self._path) as file:
+            for row, header in self._headers(file):
+                if upcoming is not None and row >= upcoming.first_row:
+                    stretch, upcoming = upcoming, next(following, None)
+                if header.kind == kind and header.events:
+                    words = self._words(file, row, header)
+                    yield row, words, self._times(words, header) + stretch.offset_us
+
+    def _headers(self, file: h5py.File) -> Iterator[tuple[int, _Header]]:
+        for start in range(0, self._rows, _ROWS):
+            stop = min(start + _ROWS, self._rows)
+            for row, packed in enumerate(file["dvs/data"][start:stop, 1], start):
+                if len(packed) != _HEADER.size:
+                    msg = f"{self._path}: packet {row}: its header has {len(packed)} bytes, not 28"
+                    raise SourceError(msg)
+                kind, _, size, _, overflow, _, count, _ = _HEADER.unpack(packed.tobytes())
+                yield row, _Header(kind, size, overflow, count)
+
+    def _words(self, file: h5py.File, row: int, header: _Header) -> NDArray[np.uint32]:
+        packed: NDArray[np.uint8] = file["dvs/data"][row, 2]
+        length = header.size * header.events
+        if header.size < 8 or header.size % 4 or length > len(packed):
+            msg = (
+                f"{self._path}: packet {row}: {header.events} events of {header.size} bytes "
+                f"do not fit its {len(packed)} bytes"
+            )
+            raise SourceError(msg)
+        return packed[:length].view(np.uint32).reshape(header.events, header.size // 4)
+
+    def _times(self, words: NDArray[np.uint32], header: _Header) -> NDArray[np.int64]:
+        """Give the sensor's µs: of a frame, when its read-out ended, as the recorder's tools do."""
+        column = 2 if header.kind == _FRAME else 1
+        return words[:, column].astype(np.int64) + (header.overflow << 31)

@@ -1,0 +1,202 @@
+"""DSEC: a stereo event camera data set for driving scenarios, a folder for each sequence.
+
+Layout: https://dsec.ifi.uzh.ch/data-format/ and github.com/uzh-rpg/DSEC; Gehrig et al., RA-L 2021.
+``events/left/events.h5`` (640x480; ``events/{x,y,t,p}``, t in µs before ``t_offset``),
+``events/left/rectify_map.h5`` [480, 640, 2], ``images/left/rectified/*.png`` (1440x1080) with
+``images/timestamps.txt`` (µs, middle of the exposure), ``disparity/event/*.png`` (256 for a pixel,
+0 unknown), ``flow/forward/*.png`` (2^15 + 128 for a pixel, third channel valid) and, from
+DSEC-Semantic (Sun et al., ECCV 2022, github.com/uzh-rpg/ess),
+``semantic/left/11classes/data/*.png`` (440 rows: the hood below is left out; 255 unknown) with
+``semantic/timestamps.txt``.
+
+Truth lives in the rectified view of the left event camera, so events are moved there too, to the
+nearest pixel; those that leave the picture are dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from scaleevent_ros.events import EventBatch
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5
+from scaleevent_ros.sources.pictures import (
+    file_stream,
+    pictures_in,
+    read_integers,
+    read_raster,
+)
+from scaleevent_ros.sources.recording import (
+    DISPARITY_TOPIC,
+    EVENTS_INFO_TOPIC,
+    FLOW_TOPIC,
+    FRAMES_INFO_TOPIC,
+    FRAMES_TOPIC,
+    LABELS_TOPIC,
+    CameraCalibration,
+    ClockStatement,
+    ReadOptions,
+    Recording,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.sources.recording import PictureStream
+
+WIDTH, HEIGHT = 640, 480
+
+CLASSES_11 = (
+    "background",
+    "building",
+    "fence",
+    "person",
+    "pole",
+    "road",
+    "sidewalk",
+    "vegetation",
+    "car",
+    "wall",
+    "traffic sign",
+)
+
+# Rectified cameras in `cam_to_cam.yaml`: 0 and 3 are the event cameras, 1 and 2 the frame cameras.
+_CAMERAS = {"left": ("camRect0", "camRect1"), "right": ("camRect3", "camRect2")}
+
+
+def is_sequence(folder: Path) -> bool:
+    """Say whether a folder is a sequence of DSEC."""
+    return any((folder / f"events/{side}/events.h5").is_file() for side in _CAMERAS)
+
+
+def open_recording(folder: Path, options: ReadOptions) -> Recording:
+    """Open a sequence: events, and of frames, disparity, flow and labels what is there.
+
+    Raises:
+        SourceError: If something is not laid out like that, or ``rectify_map.h5`` is missing.
+    """
+    side = options.camera
+    path = folder / f"events/{side}/events.h5"
+    with open_hdf5(path) as file:
+        offset_us = int(dataset(file, "t_offset")[()])
+    events = EventColumns(
+        path,
+        ("events/x", "events/y", "events/t", "events/p"),
+        "us",
+        offset_ns=offset_us * 1000,
+    )
+    rectified = _rectified_addresses(path.with_name("rectify_map.h5"))
+
+    def batches(t_start: int) -> Iterator[EventBatch]:
+        for batch in events.batches(WIDTH, HEIGHT, t_start):
+            yield _rectify(batch, rectified)
+
+    pictures = []
+    frames = folder / f"images/{side}/rectified"
+    if frames.is_dir():
+        times = read_integers(folder / "images/timestamps.txt", 1)[:, 0] * 1000
+        pictures.append(file_stream(frames, FRAMES_TOPIC, pictures_in(frames), times))
+    if side == "left":
+        pictures += _truth(folder)
+    return Recording(
+        folder,
+        "dsec",
+        WIDTH,
+        HEIGHT,
+        batches,
+        ClockStatement(
+            "hardware_trigger", "One microcontroller triggers all cameras; frames at mid-exposure."
+        ),
+        tuple(pictures),
+        _cameras(folder / "calibration/cam_to_cam.yaml", side),
+        span_ns=events.span_ns,
+        labels=CLASSES_11,
+    )
+
+
+def _rectified_addresses(path: Path) -> NDArray[np.int32]:
+    """Read where each pixel [480, 640] goes, as y·640 + x; -1 outside the picture."""
+    if not path.is_file():
+        msg = f"{path}: is missing; it comes with the events, and truth and frames need it"
+        raise SourceError(msg)
+    with open_hdf5(path) as file:
+        moved = np.rint(dataset(file, "rectify_map")[:]).astype(np.int32)
+    if moved.shape != (HEIGHT, WIDTH, 2):
+        msg = f"{path}: rectify_map is {moved.shape}, not {(HEIGHT, WIDTH, 2)}"
+        raise SourceError(msg)
+    x, y = moved[..., 0], moved[..., 1]
+    inside = (x >= 0) & (x < WIDTH) & (y >= 0) & (y < HEIGHT)
+    return np.where(inside, y * WIDTH + x, -1)
+
+
+def _rectify(batch: EventBatch, rectified: NDArray[np.int32]) -> EventBatch:
+    address = rectified[batch.y, batch.x]
+    inside = address >= 0
+    y, x = np.divmod(address[inside], WIDTH)
+    return EventBatch(
+        x.astype(np.uint16), y.astype(np.uint16), batch.t[inside], batch.p[inside], WIDTH, HEIGHT
+    )
+
+
+def _truth(folder: Path) -> list[PictureStream]:
+    streams = []
+    for topic, pictures, times, columns, load in (
+        (DISPARITY_TOPIC, "disparity/event", "disparity/timestamps.txt", 1, _disparity),
+        (FLOW_TOPIC, "flow/forward", "flow/forward_timestamps.txt", 2, _flow),
+        (LABELS_TOPIC, "semantic/left/11classes/data", "semantic/timestamps.txt", 1, _labels),
+        (LABELS_TOPIC, "semantic/11classes/data", "semantic/timestamps.txt", 1, _labels),
+    ):
+        if (folder / pictures).is_dir():
+            stamps = read_integers(folder / times, columns)[:, 0] * 1000
+            files = pictures_in(folder / pictures)
+            streams.append(file_stream(folder / pictures, topic, files, stamps, load))
+    return streams
+
+
+def _disparity(path: Path) -> NDArray[Any]:
+    stored = read_raster(path)
+    disparity = stored.astype(np.float32) / 256
+    disparity[stored == 0] = np.nan
+    return disparity
+
+
+def _flow(path: Path) -> NDArray[Any]:
+    stored = read_raster(path)
+    if stored.dtype != np.uint16 or stored.ndim != 3:
+        msg = f"{path}: is {stored.dtype} {stored.shape}, not 16-bit with three channels"
+        raise SourceError(msg)
+    # OpenCV reads blue first: valid, y, x.
+    flow = (stored[..., :0:-1].astype(np.float32) - 2**15) / 128
+    flow[stored[..., 0] == 0] = np.nan
+    return flow
+
+
+def _labels(path: Path) -> NDArray[Any]:
+    labels = read_raster(path)
+    hood = HEIGHT - labels.shape[0]
+    return np.pad(labels, ((0, max(hood, 0)), (0, 0)), constant_values=255)
+
+
+def _cameras(path: Path, side: str) -> tuple[CameraCalibration, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        intrinsics = yaml.safe_load(path.read_text())["intrinsics"]
+        cameras = []
+        for topic, name in zip((EVENTS_INFO_TOPIC, FRAMES_INFO_TOPIC), _CAMERAS[side], strict=True):
+            width, height = (int(value) for value in intrinsics[name]["resolution"])
+            fx, fy, cx, cy = (float(value) for value in intrinsics[name]["camera_matrix"])
+            none = (0.0,) * 5  # rectified
+            cameras.append(
+                CameraCalibration(topic, width, height, "plumb_bob", (fx, fy, cx, cy), none)
+            )
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        msg = f"{path}: is not the cam_to_cam.yaml of DSEC: {error!r}"
+        raise SourceError(msg) from error
+    return tuple(cameras)

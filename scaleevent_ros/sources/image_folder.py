@@ -1,0 +1,152 @@
+"""A folder of pictures beside a file of events: the layout of the IJRR data set, and its kin.
+
+Layout: https://rpg.ifi.uzh.ch/davis_data.html; Mueggler et al., "The Event-Camera Dataset and
+Simulator", IJRR 2017 (DAVIS240C). ``events.txt`` (t x y p), ``images.txt`` (t and the name of a
+picture), ``images/``, ``calib.txt`` (fx fy cx cy k1 k2 p1 p2 k3), ``imu.txt`` (t, acceleration in
+m/s², turning rate in rad/s); all times in seconds of one clock.
+
+Read too, where those are not there: ``events.csv``, ``events.h5`` and ``events.hdf5`` (see
+`event_hdf5`), and ``timestamps.txt`` or ``images/timestamps.txt``, a time for each picture by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_hdf5 import event_source
+from scaleevent_ros.sources.event_text import event_batches
+from scaleevent_ros.sources.pictures import file_stream, pictures_in, read_raster
+from scaleevent_ros.sources.recording import (
+    EVENTS_INFO_TOPIC,
+    FRAMES_TOPIC,
+    CameraCalibration,
+    ClockStatement,
+    ImuSample,
+    ReadOptions,
+    Recording,
+    nanoseconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.recording import PictureStream
+
+TEXT_NAMES = ("events.txt", "events.csv")
+HDF5_NAMES = ("events.h5", "events.hdf5")
+
+
+def is_recording(folder: Path) -> bool:
+    """Say whether a folder holds a file of events by one of the known names."""
+    return any((folder / name).is_file() for name in (*TEXT_NAMES, *HDF5_NAMES))
+
+
+def open_recording(folder: Path, options: ReadOptions) -> Recording:
+    """Open a folder: events, and of pictures, calibration and IMU what is there.
+
+    The sensor is as large as the pictures, unless the options or the file of events say otherwise.
+
+    Raises:
+        SourceError: If something is not laid out like that, or pictures have no times.
+    """
+    images = folder / "images"
+    pictures = (_pictures(images, options),) if images.is_dir() else ()
+    path = next(folder / name for name in (*TEXT_NAMES, *HDF5_NAMES) if (folder / name).is_file())
+    events: Callable[[int], Iterator[EventBatch]]
+    span = None
+    if path.name in HDF5_NAMES:
+        columns, (width, height) = event_source(path, _sized(options, images))
+        span = columns.span_ns
+
+        def events(t_start: int) -> Iterator[EventBatch]:
+            return columns.batches(width, height, t_start)
+    else:
+        width, height = _sized(options, images).geometry(path)
+
+        def events(t_start: int) -> Iterator[EventBatch]:
+            return event_batches(path, width, height, t_start, options.time_unit)
+
+    imu = folder / "imu.txt"
+    return Recording(
+        folder,
+        "image_folder",
+        width,
+        height,
+        events,
+        ClockStatement("sensor_time", "As the files stamp both; one sensor, if a DAVIS made them."),
+        pictures,
+        _cameras(folder / "calib.txt", width, height),
+        imu=(lambda t_start: _imu(imu, t_start)) if imu.is_file() else None,
+        span_ns=span,
+    )
+
+
+def _sized(options: ReadOptions, images: Path) -> ReadOptions:
+    if options.width is not None or not images.is_dir():
+        return options
+    height, width = read_raster(pictures_in(images)[0]).shape[:2]
+    return replace(options, width=width, height=height)
+
+
+def _pictures(images: Path, options: ReadOptions) -> PictureStream:
+    listing = images.parent / "images.txt"
+    if listing.is_file():
+        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        if any(len(row) != 2 for row in rows):
+            number = next(i for i, row in enumerate(rows, 1) if len(row) != 2)
+            msg = f"{listing}: entry {number} is {' '.join(rows[number - 1])!r}, not 'time name'"
+            raise SourceError(msg)
+        times = _times(listing, [row[0] for row in rows], options)
+        return file_stream(images, FRAMES_TOPIC, [images.parent / row[1] for row in rows], times)
+    for path in (images.parent / "timestamps.txt", images / "timestamps.txt"):
+        if path.is_file():
+            times = _times(path, path.read_text().split(), options)
+            return file_stream(images, FRAMES_TOPIC, pictures_in(images), times)
+    msg = f"{images}: nothing says when its pictures were taken: no images.txt, no timestamps.txt"
+    raise SourceError(msg)
+
+
+def _times(path: Path, texts: list[str], options: ReadOptions) -> NDArray[np.int64]:
+    """Read times: with a decimal point seconds, without one microseconds, unless options say."""
+    decimal = any("." in text for text in texts)
+    try:
+        times = np.array([float(t) if decimal else int(t) for t in texts])
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise SourceError(msg) from None
+    return nanoseconds(times, options.time_unit or ("s" if decimal else "us"))
+
+
+def _numbers(path: Path, columns: int) -> NDArray[np.float64]:
+    try:
+        return np.loadtxt(path, np.float64, ndmin=2, usecols=range(columns))
+    except ValueError as error:
+        msg = f"{path}: {error}"
+        raise SourceError(msg) from None
+
+
+def _cameras(path: Path, width: int, height: int) -> tuple[CameraCalibration, ...]:
+    if not path.is_file():
+        return ()
+    fx, fy, cx, cy, *distortion = _numbers(path, 9)[0].tolist()
+    return (
+        CameraCalibration(
+            EVENTS_INFO_TOPIC, width, height, "plumb_bob", (fx, fy, cx, cy), tuple(distortion)
+        ),
+    )
+
+
+def _imu(path: Path, t_start: int) -> Iterator[ImuSample]:
+    rows = _numbers(path, 7)
+    times = nanoseconds(rows[:, 0], "s")
+    for index in range(int(np.searchsorted(times, t_start)), len(rows)):
+        ax, ay, az, gx, gy, gz = rows[index, 1:].tolist()
+        yield ImuSample(int(times[index]), (ax, ay, az), (gx, gy, gz))

@@ -1,0 +1,124 @@
+"""M3ED: the Multi-Robot, Multi-Sensor, Multi-Environment Event Dataset, as HDF5.
+
+Layout: https://m3ed.io/data_overview/datafiles/ and github.com/daniilidis-group/m3ed
+(``build_system``); Chaney et al., CVPR 2023 workshops. ``NAME_data.h5`` holds
+``prophesee/{left,right}/{x,y,t,p}`` (1280x720, t in µs), ``ovc/rgb/data`` and ``ovc/ts``
+(1280x800, triggered by one board, µs of the same clock), and a ``calib`` group for each camera, as
+Kalibr names. Beside it ``NAME_depth_gt.h5``: ``depth/prophesee/left`` (m, infinite where unknown)
+and ``ts``; and ``NAME_semantics.h5``: ``predictions`` (classes of Cityscapes, 255 where unknown)
+and ``warped_image``, the colour frames moved into the left event camera's view, both at ``ts``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5, picture_stream
+from scaleevent_ros.sources.recording import (
+    DEPTH_TOPIC,
+    EVENTS_INFO_TOPIC,
+    FRAMES_INFO_TOPIC,
+    FRAMES_TOPIC,
+    LABELS_TOPIC,
+    WARPED_TOPIC,
+    CameraCalibration,
+    ClockStatement,
+    ReadOptions,
+    Recording,
+    nanoseconds,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import h5py
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.sources.recording import PictureStream
+
+WIDTH, HEIGHT = 1280, 720
+_DISTORTION_MODELS = {"radtan": "plumb_bob", "equidistant": "equidistant"}
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open ``NAME_data.h5``, with depth and semantics where they lie beside it.
+
+    Truth exists for the left event camera alone, so the right one comes with frames only.
+
+    Raises:
+        SourceError: If a file is not laid out like that.
+    """
+    group = f"prophesee/{options.camera}"
+    names = (f"{group}/x", f"{group}/y", f"{group}/t", f"{group}/p")
+    events = EventColumns(path, names, "us")
+    cameras = []
+    with open_hdf5(path) as file:
+        frame_times = _times(file, "ovc/ts")
+        for key, topic in ((group, EVENTS_INFO_TOPIC), ("ovc/rgb", FRAMES_INFO_TOPIC)):
+            if f"{key}/calib" in file:
+                cameras.append(_calibration(file[f"{key}/calib"], topic))
+    pictures = [picture_stream(path, FRAMES_TOPIC, "ovc/rgb/data", frame_times, _photograph)]
+    if options.camera == "left":
+        pictures += _truth(path)
+    return Recording(
+        path,
+        "m3ed",
+        WIDTH,
+        HEIGHT,
+        lambda t_start: events.batches(WIDTH, HEIGHT, t_start),
+        ClockStatement("hardware_trigger", "One board triggers all cameras; times are exposures'."),
+        tuple(pictures),
+        tuple(cameras),
+        span_ns=events.span_ns,
+    )
+
+
+def _truth(path: Path) -> list[PictureStream]:
+    streams = []
+    for suffix, topic, name, prepare in (
+        ("depth_gt", DEPTH_TOPIC, "depth/prophesee/left", _depth),
+        ("semantics", LABELS_TOPIC, "predictions", _labels),
+        ("semantics", WARPED_TOPIC, "warped_image", _photograph),
+    ):
+        beside = path.with_name(path.name.replace("_data.", f"_{suffix}."))
+        if beside != path and beside.exists():
+            with open_hdf5(beside) as file:
+                times = _times(file, "ts")
+            streams.append(picture_stream(beside, topic, name, times, prepare))
+    return streams
+
+
+def _times(file: h5py.File, name: str) -> NDArray[np.int64]:
+    return nanoseconds(dataset(file, name)[:], "us")
+
+
+def _photograph(row: NDArray[Any]) -> NDArray[Any]:
+    return row[..., 0] if row.shape[-1] == 1 else row
+
+
+def _labels(row: NDArray[Any]) -> NDArray[Any]:
+    return row.reshape(row.shape[:2])
+
+
+def _depth(row: NDArray[Any]) -> NDArray[Any]:
+    depth = row.astype(np.float32)
+    depth[~np.isfinite(depth)] = np.nan
+    return depth
+
+
+def _calibration(group: h5py.Group, topic: str) -> CameraCalibration:
+    said = dataset(group, "distortion_model")[()]
+    model = said.decode() if isinstance(said, bytes) else str(said)
+    if model not in _DISTORTION_MODELS:
+        known = ", ".join(_DISTORTION_MODELS)
+        msg = f"{group.file.filename}: {group.name}: distortion model {model!r} is none of {known}"
+        raise SourceError(msg)
+    fx, fy, cx, cy = (float(value) for value in dataset(group, "intrinsics")[:])
+    width, height = (int(value) for value in dataset(group, "resolution")[:])
+    distortion = tuple(float(value) for value in dataset(group, "distortion_coeffs")[:])
+    return CameraCalibration(
+        topic, width, height, _DISTORTION_MODELS[model], (fx, fy, cx, cy), distortion
+    )

@@ -1,0 +1,110 @@
+"""Folders of numbered or timestamped pictures, and files of timestamps beside them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.recording import Picture, PictureStream, ordered_times
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """List the pictures in a folder, sorted by name.
+
+    Raises:
+        SourceError: If there are none.
+    """
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+    if not files:
+        msg = f"{folder}: holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))})"
+        raise SourceError(msg)
+    return files
+
+
+def read_photograph(path: Path) -> NDArray[Any]:
+    """Read a picture as uint8 grey [H, W], uint8 red-green-blue [H, W, 3], or uint16 grey [H, W].
+
+    Raises:
+        SourceError: If it cannot be decoded.
+    """
+    pixels = read_raster(path)
+    if pixels.ndim == 2:
+        return pixels
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    code = cv2.COLOR_BGRA2RGB if pixels.shape[2] == 4 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(pixels, code))
+
+
+def read_raster(path: Path) -> NDArray[Any]:
+    """Read a picture as it is stored: any depth, channels in OpenCV's order.
+
+    Raises:
+        SourceError: If it cannot be decoded.
+    """
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        msg = f"{path}: cannot be read as a picture; it may be missing, cut off or damaged"
+        raise SourceError(msg)
+    return np.asarray(pixels)
+
+
+def read_integers(path: Path, columns: int) -> NDArray[np.int64]:
+    """Read a text file of integers, `columns` in each line; commas and ``#`` comments may occur.
+
+    Raises:
+        SourceError: Naming the line that is something else.
+    """
+    rows = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        fields = line.partition("#")[0].replace(",", " ").split()
+        if not fields:
+            continue
+        if len(fields) != columns or not all(field.lstrip("-").isdigit() for field in fields):
+            msg = f"{path}: line {number} is {line.strip()!r}, not {columns} integers"
+            raise SourceError(msg)
+        rows.append([int(field) for field in fields])
+    return np.array(rows, np.int64).reshape(-1, columns)
+
+
+def file_stream(
+    folder: Path,
+    topic: str,
+    files: Sequence[Path],
+    times: NDArray[np.int64],
+    load: Callable[[Path], NDArray[Any]] = read_photograph,
+) -> PictureStream:
+    """Stream files as pictures.
+
+    Args:
+        folder: Where they lie, for errors.
+        topic: Where a bag holds them.
+        files: In order.
+        times: One for each, int64, in ns.
+        load: Makes the pixels of a `Picture` of a file.
+
+    Raises:
+        SourceError: If there are not as many times as files, or times do not increase.
+    """
+    if len(files) != len(times):
+        msg = f"{folder}: holds {len(files)} pictures but {len(times)} timestamps"
+        raise SourceError(msg)
+    ordered_times(times, str(folder))
+
+    def read(t_start: int) -> Iterator[Picture]:
+        for index in range(int(np.searchsorted(times, t_start)), len(files)):
+            yield Picture(int(times[index]), load(files[index]))
+
+    span = (int(times[0]), int(times[-1])) if len(times) else None
+    return PictureStream(topic, str(folder), read, span)

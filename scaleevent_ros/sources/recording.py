@@ -1,0 +1,264 @@
+"""One recording, whatever its format: what every reader returns and the converter takes.
+
+All times are int64 nanoseconds on one clock, which `ClockStatement` names. Every stream starts
+from a time that is asked for, so that an interrupted conversion goes on where it stopped, and
+yields one thing after another, so that a recording of any size fits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from scaleevent_ros.events import EventBatch, Triggers
+from scaleevent_ros.sources.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+# Topics of bags. Those below /event_camera show its view, the others that of a camera beside it.
+EVENTS_TOPIC = "/event_camera/events"
+EVENTS_INFO_TOPIC = "/event_camera/camera_info"
+IMU_TOPIC = "/event_camera/imu"
+FRAMES_TOPIC = "/camera/image_raw"
+FRAMES_INFO_TOPIC = "/camera/camera_info"
+WARPED_TOPIC = "/event_camera/image_warped"
+LABELS_TOPIC = "/event_camera/labels"
+DEPTH_TOPIC = "/event_camera/depth"
+DISPARITY_TOPIC = "/event_camera/disparity"
+FLOW_TOPIC = "/event_camera/flow"
+
+CHUNK_EVENTS = 1 << 20
+"""Readers yield about this many events at a time: 13 MB in an `EventBatch`."""
+
+TIME_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
+"""Nanoseconds in each unit of time."""
+
+ClockMethod = Literal["hardware_trigger", "sensor_time", "header_stamps", "estimated"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClockStatement:
+    """How frames and events came to share a clock.
+
+    Attributes:
+        method: ``sensor_time`` if one device stamped both, ``hardware_trigger`` if a signal joined
+            two devices, ``header_stamps`` if each was stamped on arrival, else ``estimated``.
+        detail: One sentence, for a reader.
+        residual_ms: What is left between the two, where the data set's authors say it.
+    """
+
+    method: ClockMethod
+    detail: str
+    residual_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """A frame, a label map, a depth map or a flow field.
+
+    Attributes:
+        t: When: the middle of a frame's exposure where that is known, in ns.
+        pixels: uint8 [H, W] grey or class ids, uint8 [H, W, 3] red-green-blue, uint16 [H, W],
+            float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y). Float
+            pixels that are not known are NaN; 255 is a class that is not known.
+    """
+
+    t: int
+    pixels: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PictureStream:
+    """Pictures of one kind.
+
+    Attributes:
+        topic: Where a bag holds them.
+        place: The file or folder that they are read from, for errors.
+        read: From a time in ns on, in order.
+        span_ns: The first and the last time, where that is cheap to know.
+    """
+
+    topic: str
+    place: str
+    read: Callable[[int], Iterator[Picture]]
+    span_ns: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImuSample:
+    """One reading: acceleration [3] in m/s², turning rate [3] in rad/s, at ``t`` ns."""
+
+    t: int
+    acceleration: tuple[float, float, float]
+    angular_velocity: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class CameraCalibration:
+    """What `sensor_msgs/CameraInfo` says of one camera.
+
+    Attributes:
+        topic: Where a bag holds it.
+        width: In pixels.
+        height: In pixels.
+        model: ``plumb_bob`` (4 or 5 coefficients) or ``equidistant`` (4).
+        matrix: fx, fy, cx, cy, in pixels.
+        distortion: In the model's own order.
+    """
+
+    topic: str
+    width: int
+    height: int
+    model: str
+    matrix: tuple[float, float, float, float]
+    distortion: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Recording:
+    """What one recording holds, and how to stream it.
+
+    Attributes:
+        source: Its file or folder.
+        format: The name of its format.
+        width: Of the event sensor, in pixels.
+        height: Of the event sensor, in pixels.
+        events: From a time in ns on, batches in order.
+        clock: How its frames and events share a clock.
+        pictures: Frames, labels, depth, flow.
+        cameras: Calibrations.
+        triggers: From a time in ns on; None where the format has none.
+        imu: From a time in ns on; None where the format has none.
+        span_ns: First and last event, where that is cheap to know; for a progress bar.
+        labels: Class names by id, for pictures on `LABELS_TOPIC`.
+    """
+
+    source: Path
+    format: str
+    width: int
+    height: int
+    events: Callable[[int], Iterator[EventBatch]]
+    clock: ClockStatement
+    pictures: tuple[PictureStream, ...] = ()
+    cameras: tuple[CameraCalibration, ...] = ()
+    triggers: Callable[[int], Iterator[Triggers]] | None = None
+    imu: Callable[[int], Iterator[ImuSample]] | None = None
+    span_ns: tuple[int, int] | None = None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a user says of a recording that does not say it itself.
+
+    Attributes:
+        width: Of the event sensor, where the file does not say it.
+        height: Of the event sensor, where the file does not say it.
+        time_unit: A key of `TIME_UNITS`, where the file does not say it.
+        camera: Which of a stereo pair.
+        rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
+    """
+
+    width: int | None = None
+    height: int | None = None
+    time_unit: str | None = None
+    camera: Literal["left", "right"] = "left"
+    rotate_180: bool = False
+
+    def geometry(self, source: Path) -> tuple[int, int]:
+        """Give width and height, for a format that does not know them.
+
+        Raises:
+            SourceError: If the user has not said them either.
+        """
+        if self.width is None or self.height is None:
+            msg = f"{source}: does not say how large its sensor is; give --width and --height"
+            raise SourceError(msg)
+        return self.width, self.height
+
+
+def event_batch(
+    x: NDArray[Any],
+    y: NDArray[Any],
+    t: NDArray[np.int64],
+    p: NDArray[Any],
+    width: int,
+    height: int,
+    *,
+    place: str,
+    first: int = 0,
+    after: int | None = None,
+) -> EventBatch:
+    """Check columns as they come from a file, and make a batch of them.
+
+    Args:
+        x: Columns [N], any integer or float dtype.
+        y: Rows [N], any integer or float dtype.
+        t: Times [N] in ns.
+        p: Polarities [N]: 1 and 0, 1 and -1, or bool.
+        width: Of the sensor.
+        height: Of the sensor.
+        place: What the columns were read from, for the error.
+        first: Index of the first event there, for the error.
+        after: Time of the event before them, in ns.
+
+    Raises:
+        SourceError: Naming the place and the first event that is outside the sensor, earlier than
+            the one before it, before zero, or of no polarity.
+    """
+    before = t[:1] if after is None or not len(t) else np.array([after])
+    wrong = (
+        ("x", x, (x < 0) | (x >= width), f"outside the sensor's {width}x{height}"),
+        ("y", y, (y < 0) | (y >= height), f"outside the sensor's {width}x{height}"),
+        ("t", t, np.diff(t, prepend=before) < 0, "ns, earlier than the event before it"),
+        ("t", t, t < 0, "ns, before zero, which ROS time cannot hold"),
+        ("p", p, (p != 1) & (p != 0) & (p != -1), "not a polarity"),
+    )
+    for name, values, bad, what in wrong:
+        if bad.any():
+            index = int(bad.argmax())
+            msg = f"{place}: event {first + index:,}: {name} = {values[index]} is {what}"
+            if name in {"x", "y"}:
+                msg += "; if that geometry is wrong, give --width and --height"
+            raise SourceError(msg)
+    return EventBatch(
+        np.ascontiguousarray(x, np.uint16),
+        np.ascontiguousarray(y, np.uint16),
+        np.ascontiguousarray(t, np.int64),
+        np.ascontiguousarray(p > 0).view(np.uint8),
+        width,
+        height,
+    )
+
+
+def nanoseconds(times: NDArray[Any], unit: str) -> NDArray[np.int64]:
+    """Turn times of a unit (a key of `TIME_UNITS`) into int64 ns; fractions go to the nearest µs.
+
+    A microsecond is what event cameras, and the EVT3 encoding of bags, resolve.
+    """
+    scale = TIME_UNITS[unit]
+    if np.issubdtype(times.dtype, np.integer):
+        return times.astype(np.int64) * scale
+    return np.rint(times.astype(np.float64) * (scale / 1000)).astype(np.int64) * 1000
+
+
+def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
+    """Pass the times of pictures (ns) through, if they increase and are not before zero.
+
+    Raises:
+        SourceError: Naming the place and the first time that is wrong.
+    """
+    wrong = (np.diff(times, prepend=times[:1] - 1) <= 0) | (times < 0)
+    if wrong.any():
+        index = int(wrong.argmax())
+        msg = (
+            f"{place}: time {index} is {times[index]} ns: times must increase, and not be negative"
+        )
+        raise SourceError(msg)
+    return times
