@@ -88,6 +88,35 @@ class Encoder:
         self._last = int(batch.t[-1])
         return words[:count].tobytes()
 
+    def encode_trigger(self, t: int, channel: int, edge: int) -> bytes:
+        """Encode an edge on an external input, between the batches before and after it.
+
+        Args:
+            t: Its time (ns), not earlier than the batch before.
+            channel: Of the input, 0 to 15.
+            edge: 1 rising, 0 falling.
+
+        Returns:
+            Whole words.
+
+        Raises:
+            EventsError: If the encoding is not EVT3, or the time is out of order.
+        """
+        if self._format is not FORMATS["evt3"]:
+            msg = "triggers are encoded as evt3 alone"
+            raise EventsError(msg)
+        if t < self._last:
+            msg = f"a trigger at {t} ns follows {self._last} ns: encode them in order"
+            raise EventsError(msg)
+        now = (t - self._origin) // 1000
+        before = (self._last - self._origin) // self._format.high_unit
+        words = np.empty(2 * ((t - self._last) // evt3.EPOCH + 2) + 2, np.dtype("<u2"))
+        n = evt3.write_high(now >> 12, before, words, 0)
+        words[n] = evt3.TIME_LOW << 12 | now & 0xFFF
+        words[n + 1] = evt3.EXT_TRIGGER << 12 | channel << 8 | edge
+        self._last = t
+        return words[: n + 2].tobytes()
+
     def _check(self, batch: EventBatch) -> None:
         side = self._format.max_side
         if max(batch.width, batch.height) > side:
