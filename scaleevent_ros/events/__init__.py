@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+from scaleevent_ros.events.activity import (
+    activity_mask,
+    event_counts,
+    patch_counts,
+    resize_batch,
+    resize_counts,
+)
 from scaleevent_ros.events.batch import EventBatch, Triggers
 from scaleevent_ros.events.decoder import Decoder, DecoderStats, make_decoder
 from scaleevent_ros.events.encoder import Encoder, encode_evt2, encode_evt3, make_encoder
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
+from scaleevent_ros.events.normalization import NORMALIZATIONS, normalize_tensor
+from scaleevent_ros.events.representations import (
+    REPRESENTATIONS,
+    channel_count,
+    histogram,
+    represent,
+    stacked_histogram,
+    time_surface,
+    voxel_grid,
+)
 
 __all__ = [
+    "NORMALIZATIONS",
+    "REPRESENTATIONS",
     "Decoder",
     "DecoderStats",
     "Encoder",
@@ -15,8 +34,20 @@ __all__ = [
     "EventsError",
     "Triggers",
     "UnknownEncodingError",
+    "activity_mask",
+    "channel_count",
     "encode_evt2",
     "encode_evt3",
+    "event_counts",
+    "histogram",
     "make_decoder",
     "make_encoder",
+    "normalize_tensor",
+    "patch_counts",
+    "represent",
+    "resize_batch",
+    "resize_counts",
+    "stacked_histogram",
+    "time_surface",
+    "voxel_grid",
 ]

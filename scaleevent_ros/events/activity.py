@@ -1,0 +1,208 @@
+"""Where something happens: counts of events by pixel and patch, and the mask of active patches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, overload
+
+import numpy as np
+
+from scaleevent_ros.events.batch import EventBatch
+from scaleevent_ros.events.compile import kernel
+from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.representations import check_values
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import torch
+    from numpy.typing import NDArray
+
+PATCH = 16
+THRESHOLD = 64
+
+
+@overload
+def activity_mask(
+    events: EventBatch | NDArray[Any], patch: int = ..., threshold: int = ...
+) -> NDArray[np.bool_]: ...
+@overload
+def activity_mask(events: torch.Tensor, patch: int = ..., threshold: int = ...) -> torch.Tensor: ...
+def activity_mask(
+    events: EventBatch | NDArray[Any] | torch.Tensor,
+    patch: int = PATCH,
+    threshold: int = THRESHOLD,
+) -> NDArray[np.bool_] | torch.Tensor:
+    """Mark the patches in which at least ``threshold`` events fell, of either polarity.
+
+    The activation mask of ScaleEvent (arXiv 2603.03969): ``M = (D >= tau)`` with ``D`` the number
+    of a patch's events in the window, ``tau`` = 64 for 16x16 patches. It counts events and never
+    reads a picture, in which one event cannot be told from ten.
+
+    Args:
+        events: The window's events, or their counts by pixel (see `patch_counts`).
+        patch: The side of a patch in pixels; those on the right and lower edge may be cut.
+        threshold: The number of events that makes a patch active.
+
+    Returns:
+        bool [ceil(height / patch), ceil(width / patch)]; for counts with leading dimensions, and
+        for a tensor, the same with those, on its device.
+
+    Raises:
+        EventsError: As `patch_counts` does.
+    """
+    if isinstance(events, EventBatch):
+        return patch_counts(events, patch) >= threshold
+    return patch_counts(events, patch) >= threshold
+
+
+@overload
+def patch_counts(events: EventBatch | NDArray[Any], patch: int = ...) -> NDArray[np.int64]: ...
+@overload
+def patch_counts(events: torch.Tensor, patch: int = ...) -> torch.Tensor: ...
+def patch_counts(
+    events: EventBatch | NDArray[Any] | torch.Tensor, patch: int = PATCH
+) -> NDArray[np.int64] | torch.Tensor:
+    """Count the events in each patch.
+
+    Args:
+        events: Events; or counts by pixel, whole numbers [..., height, width] in any dtype, as an
+            array or a tensor.
+        patch: The side of a patch in pixels; those on the right and lower edge may be cut.
+
+    Returns:
+        int64 [..., ceil(height / patch), ceil(width / patch)].
+
+    Raises:
+        EventsError: If the patch has no size, counts have no height and width or are negative or
+            not whole, or an event lies off the sensor.
+    """
+    if patch < 1:
+        msg = f"a patch has a side of at least 1 pixel, not {patch}"
+        raise EventsError(msg)
+    if isinstance(events, EventBatch):
+        check_values(events)
+        columns, rows = patch_index(events.width, patch), patch_index(events.height, patch)
+        counts = np.zeros((-(-events.height // patch), -(-events.width // patch)), np.int64)
+        count_patches(events.x, events.y, columns, rows, counts.shape[1], counts.reshape(-1))
+        return counts
+    if events.ndim < 2:
+        msg = f"counts by pixel need a height and a width, not the shape {tuple(events.shape)}"
+        raise EventsError(msg)
+    if not isinstance(events, np.ndarray):
+        from scaleevent_ros.events import device
+
+        return device.patch_counts(events, patch)
+    whole = events.astype(np.int64)
+    if not np.array_equal(whole, events) or whole.min(initial=0) < 0:
+        msg = "counts by pixel must be whole numbers of events, not a normalized or signed tensor"
+        raise EventsError(msg)
+    by_row = np.add.reduceat(whole, np.arange(0, whole.shape[-2], patch), axis=-2)
+    return np.add.reduceat(by_row, np.arange(0, whole.shape[-1], patch), axis=-1)
+
+
+def event_counts(batch: EventBatch) -> NDArray[np.int32]:
+    """Count the events of each pixel, of either polarity, int32 [height, width].
+
+    Raises:
+        EventsError: If an event lies off the sensor.
+    """
+    check_values(batch)
+    counts = np.zeros((batch.height, batch.width), np.int32)
+    _count_pixels(batch.x, batch.y, batch.width, counts.reshape(-1))
+    return counts
+
+
+def resize_batch(batch: EventBatch, width: int, height: int) -> EventBatch:
+    """Move events to another resolution: none is lost, none is made up.
+
+    A pixel moves to ``floor(x * width / batch.width)``, and its row likewise, so that counts over
+    any region that both resolutions share stay what they are. Upwards, pixels in between stay
+    empty; downwards, the events of several pixels fall together.
+
+    Args:
+        batch: The events.
+        width: The new width in pixels.
+        height: The new height in pixels.
+
+    Returns:
+        The events with new coordinates; times and polarities are shared with the old batch.
+
+    Raises:
+        EventsError: If the new size is not 1 to 65536 pixels each way, or an event is off the
+            sensor.
+    """
+    columns, rows = _resized_index(batch.width, width), _resized_index(batch.height, height)
+    check_values(batch)
+    return EventBatch(columns[batch.x], rows[batch.y], batch.t, batch.p, width, height)
+
+
+def resize_counts(counts: NDArray[Any], width: int, height: int) -> NDArray[Any]:
+    """Move counts by pixel to another resolution, as `resize_batch` moves events.
+
+    Args:
+        counts: Of any numeric dtype, [..., height, width].
+        width: The new width in pixels.
+        height: The new height in pixels.
+
+    Returns:
+        The same dtype, [..., new height, new width], with the same sum.
+
+    Raises:
+        EventsError: If either size has no pixel, or the new one more than 65536 each way.
+    """
+    if counts.ndim < 2 or not counts.size:
+        msg = f"counts by pixel need a height and a width, not the shape {counts.shape}"
+        raise EventsError(msg)
+    for axis, size in ((-2, height), (-1, width)):
+        index = _resized_index(counts.shape[axis], size)
+        # Where several old pixels share a new one they are neighbours, as the index only grows.
+        used, starts = np.unique(index, return_index=True)
+        resized = np.zeros((*counts.shape[:-2], *_replaced(counts.shape[-2:], axis, size)),
+                           counts.dtype)  # fmt: skip
+        summed = np.add.reduceat(counts, starts, axis=axis)
+        resized[(..., used, slice(None)) if axis == -2 else (..., used)] = summed
+        counts = resized
+    return counts
+
+
+def patch_index(size: int, patch: int) -> NDArray[np.uint16]:
+    """Say for each of ``size`` pixels in which patch it lies, uint16 [size]."""
+    return (np.arange(size) // patch).astype(np.uint16)
+
+
+@kernel
+def count_patches(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    columns: NDArray[np.uint16],
+    rows: NDArray[np.uint16],
+    width: int,
+    counts: NDArray[np.int64],
+) -> None:
+    """Add each event to its patch, in a grid ``width`` patches wide."""
+    stride = np.uint64(width)
+    for i in range(np.uint64(x.shape[0])):
+        patch = np.uint64(rows[np.uint64(y[i])]) * stride + np.uint64(columns[np.uint64(x[i])])
+        counts[patch] += 1
+
+
+@kernel
+def _count_pixels(
+    x: NDArray[np.uint16], y: NDArray[np.uint16], width: int, counts: NDArray[np.int32]
+) -> None:
+    columns = np.uint64(width)
+    for i in range(np.uint64(x.shape[0])):
+        counts[np.uint64(y[i]) * columns + np.uint64(x[i])] += 1
+
+
+def _resized_index(old: int, new: int) -> NDArray[np.uint16]:
+    if not 1 <= new <= 1 << 16:
+        msg = f"cannot resize events to {new} pixels: 1 to 65536 is possible"
+        raise EventsError(msg)
+    return (np.arange(old) * new // old).astype(np.uint16)
+
+
+def _replaced(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    sizes = list(shape)
+    sizes[axis] = size
+    return tuple(sizes)

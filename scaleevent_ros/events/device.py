@@ -1,0 +1,249 @@
+"""Events on a torch device, and their representations there.
+
+The definitions, and the functions to call, are in `representations`, `normalization` and
+`activity`; here is how torch computes them. Nothing waits for the device: windows are masked
+rather than cut, and every sum is one scattered integer addition an event, which commutes, so that
+a GPU's results repeat from run to run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.normalization import IMAGENET_MEAN, IMAGENET_STD, PERCENT
+from scaleevent_ros.events.representations import (
+    BLOCK,
+    COUNT_BITS,
+    check_values,
+    time_scale,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scaleevent_ros.events.batch import EventBatch
+
+EVENT_BYTES = 13  # t 8, x 2, y 2, p 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceEvents:
+    """The arrays of an `EventBatch` as tensors on one device.
+
+    Attributes:
+        x: Columns, int16 [N].
+        y: Rows, int16 [N].
+        t: Times, int64 [N], ns on the sensor's clock.
+        p: Polarities, uint8 [N]: 1 brighter, 0 darker.
+        width: Of the sensor, in pixels.
+        height: Of the sensor, in pixels.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    t: torch.Tensor
+    p: torch.Tensor
+    width: int
+    height: int
+
+    def __len__(self) -> int:
+        """Count the events."""
+        return len(self.t)
+
+    def __getitem__(self, index: slice) -> DeviceEvents:
+        """Take a range of events, as views."""
+        return DeviceEvents(
+            self.x[index], self.y[index], self.t[index], self.p[index], self.width, self.height
+        )
+
+
+class EventUploader:
+    """Copies batches to a device while the device computes.
+
+    A batch goes through pinned memory and a stream of its own; the stream that is current when
+    `upload` is called waits for it, the calling thread does not. Two batches can be under way:
+    a third waits for the first.
+
+    Args:
+        device: Where to; to any but a CUDA device batches are copied at once.
+        capacity: The most events of a batch that the pinned memory has room for at first; it
+            grows where a batch is larger.
+    """
+
+    def __init__(self, device: torch.device | str, capacity: int = 1 << 20) -> None:
+        self.device = torch.device(device)
+        self._cuda = self.device.type == "cuda"
+        if self._cuda:
+            self._stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's
+            self._staging = [self._pinned(capacity) for _ in range(2)]
+            self._copied = [torch.cuda.Event() for _ in range(2)]  # type: ignore[no-untyped-call]
+            self._turn = 0
+
+    def upload(self, batch: EventBatch) -> DeviceEvents:
+        """Start copying a batch, and return its events for use on the current stream.
+
+        Raises:
+            EventsError: If an event lies off the sensor, or the sensor is larger than 32767
+                pixels each way.
+        """
+        check_values(batch)
+        if max(batch.width, batch.height) > np.iinfo(np.int16).max:
+            msg = f"a sensor of {batch.width}x{batch.height} does not fit 16-bit coordinates"
+            raise EventsError(msg)
+        arrays = (batch.t, batch.x.view(np.int16), batch.y.view(np.int16), batch.p)
+        if not self._cuda:
+            t, x, y, p = (torch.tensor(array).to(self.device) for array in arrays)
+            return DeviceEvents(x, y, t, p, batch.width, batch.height)
+        slot, self._turn = self._turn, 1 - self._turn
+        self._copied[slot].synchronize()
+        size = len(batch) * EVENT_BYTES
+        if len(self._staging[slot]) < size:
+            self._staging[slot] = self._pinned(len(batch))
+        staging = self._staging[slot][:size]
+        for part, array in zip(_parts(staging), arrays, strict=True):
+            part.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+        current = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._stream):
+            target = staging.to(self.device, non_blocking=True)
+            self._copied[slot].record(self._stream)
+        current.wait_event(self._copied[slot])
+        target.record_stream(current)
+        t, x, y, p = _parts(target)
+        return DeviceEvents(x, y, t, p, batch.width, batch.height)
+
+    @staticmethod
+    def _pinned(events: int) -> torch.Tensor:
+        return torch.empty(events * EVENT_BYTES, dtype=torch.uint8, pin_memory=True)
+
+
+def to_device(batch: EventBatch, device: torch.device | str) -> DeviceEvents:
+    """Copy one batch to a device; for a stream of them see `EventUploader`.
+
+    Raises:
+        EventsError: As `EventUploader.upload` does.
+    """
+    return EventUploader(device, len(batch)).upload(batch)
+
+
+def voxel_grid(events: DeviceEvents, t_start: int, t_end: int, bins: int) -> torch.Tensor:
+    """Compute `representations.voxel_grid`, float32 [bins, height, width]."""
+    pixels = events.width * events.height
+    intervals, span = max(bins - 1, 1), t_end - t_start
+    shift, scale = time_scale(span)
+    half = (1 << shift) >> 1
+    device = events.t.device
+    grid = torch.zeros(bins, pixels, device=device)
+    factor = float(np.float32(scale))
+    for block in _blocks(events):
+        inside, interval, time = _locate(block, t_start, t_end, bins - 1, intervals)
+        value = (((time + half) >> shift) << COUNT_BITS) + 1
+        value = value * (block.p.to(torch.int64) * 2 - 1) * inside
+        cells = torch.zeros(intervals * pixels, dtype=torch.int64, device=device)
+        cells.index_add_(0, interval * pixels + _pixel(block), value)
+        count = (cells << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
+        late = (((cells - count) >> COUNT_BITS).to(torch.float32) * factor).view(intervals, pixels)
+        early = count.to(torch.float32).view(intervals, pixels) - late
+        grid[:intervals] += early
+        grid[bins - intervals :] += late
+    return grid.view(bins, events.height, events.width)
+
+
+def stacked_histogram(events: DeviceEvents, t_start: int, t_end: int, bins: int) -> torch.Tensor:
+    """Compute `representations.stacked_histogram`, float32 [2 * bins, height, width]."""
+    pixels = events.width * events.height
+    counts = torch.zeros(2 * bins * pixels, dtype=torch.int32, device=events.t.device)
+    for block in _blocks(events):
+        inside, interval, _ = _locate(block, t_start, t_end, bins, bins)
+        channel = block.p.to(torch.int64) * bins + interval
+        counts.index_add_(0, channel * pixels + _pixel(block), inside.to(torch.int32))
+    return counts.to(torch.float32).view(2 * bins, events.height, events.width)
+
+
+def time_surface(events: DeviceEvents, t_start: int, t_end: int, decay: int) -> torch.Tensor:
+    """Compute `representations.time_surface`, float32 [2, height, width]."""
+    pixels = events.width * events.height
+    last = torch.zeros(2 * pixels, dtype=torch.int64, device=events.t.device)
+    for block in _blocks(events):
+        inside = (block.t >= t_start) & (block.t < t_end)
+        cell = block.p.to(torch.int64) * pixels + _pixel(block)
+        last.scatter_reduce_(0, cell, (block.t - (t_start - 1)) * inside, "amax")
+    age = ((t_end - t_start + 1 - last).to(torch.float64) * (1.0 / decay)).to(torch.float32)
+    return (torch.exp(-age) * (last > 0)).view(2, events.height, events.width)
+
+
+def normalize(tensor: torch.Tensor, how: str) -> torch.Tensor:
+    """Compute `normalization.normalize_tensor` for any but ``none``."""
+    if how == "scaleevent_picture":
+        return _picture(tensor)
+    active = tensor != 0
+    count = active.sum()
+    if how == "percentile":
+        rank = tensor.numel() - count + (count * PERCENT + 99) // 100 - 1
+        ordered = tensor.abs().flatten().sort().values
+        scale = ordered.index_select(0, rank.reshape(1))
+        return tensor / torch.where(scale > 0, scale, 1)
+    total = count.clamp(min=1)
+    mean = tensor.sum(dtype=torch.float64) / total
+    deviation = ((tensor - mean) * active).square().sum(dtype=torch.float64) / total
+    scale = torch.where(deviation > 0, deviation.rsqrt(), 1)
+    return (tensor - mean.to(torch.float32)) * scale.to(torch.float32) * active
+
+
+def patch_counts(counts: torch.Tensor, patch: int) -> torch.Tensor:
+    """Compute `activity.patch_counts` of counts by pixel, int64 [..., rows, columns].
+
+    Whether counts are whole and not negative is not checked: it would wait for the device.
+    """
+    height, width = counts.shape[-2:]
+    rows, columns = -(-height // patch), -(-width // patch)
+    padded = functional.pad(
+        counts.to(torch.int64), (0, columns * patch - width, 0, rows * patch - height)
+    )
+    return padded.view(*counts.shape[:-2], rows, patch, columns, patch).sum((-3, -1))
+
+
+def _picture(grid: torch.Tensor) -> torch.Tensor:
+    low, high = grid.min(), grid.max()
+    span = (high - low).to(torch.float64)
+    scale = (255 / span).to(torch.float32)
+    picture = torch.where(span > 0, torch.floor((grid - low) * scale), 127) / 255
+    mean, std = (grid.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return (picture - mean) / std
+
+
+def _blocks(events: DeviceEvents) -> Iterator[DeviceEvents]:
+    """Cut events into blocks small enough for cells that hold two sums, and for a GPU's cache."""
+    for start in range(0, len(events), BLOCK):
+        yield events[start : start + BLOCK]
+
+
+def _locate(
+    events: DeviceEvents, t_start: int, t_end: int, factor: int, intervals: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Find events in a window's intervals, in units of the span / ``factor``.
+
+    Returns:
+        Whether each is inside; its interval, valid for all; its time since the interval's start.
+    """
+    span = t_end - t_start
+    inside = (events.t >= t_start) & (events.t < t_end)
+    time = (events.t - t_start) * factor
+    interval = torch.div(time, span, rounding_mode="floor").clamp(0, intervals - 1)
+    return inside, interval, time - interval * span
+
+
+def _pixel(events: DeviceEvents) -> torch.Tensor:
+    return events.y.to(torch.int64) * events.width + events.x
+
+
+def _parts(memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Lay times, columns, rows and polarities out in bytes, the widest first for alignment."""
+    events = len(memory) // EVENT_BYTES
+    t, x, y, p = (memory[a * events : b * events] for a, b in ((0, 8), (8, 10), (10, 12), (12, 13)))
+    return t.view(torch.int64), x.view(torch.int16), y.view(torch.int16), p

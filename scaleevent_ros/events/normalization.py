@@ -1,0 +1,108 @@
+"""What to do with an event tensor's values before a network sees them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import numpy as np
+
+from scaleevent_ros.events.errors import EventsError
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float32]
+
+NORMALIZATIONS = ("none", "mean_std", "percentile", "scaleevent_picture")
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PERCENT = 99
+
+Tensor = TypeVar("Tensor", "NDArray[np.float32]", "torch.Tensor")
+
+
+def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
+    """Normalize the values of one event tensor, float32 [channels, height, width].
+
+    Active values are those that are not zero; inactive ones stay zero, but in a picture.
+
+    - ``none``: as they are.
+    - ``mean_std``: ``(x - mean) / std`` of the active values, over all channels together; where
+      they are all equal, the mean alone is taken off (Rebecq et al., E2VID, TPAMI 2019).
+    - ``percentile``: divided by the 99th percentile of the active values' magnitudes, the
+      smallest that at least 99 % of them do not exceed, so that hot pixels do not set the scale.
+    - ``scaleevent_picture``: see `scaleevent_picture`, with ImageNet's mean and standard
+      deviation.
+
+    Args:
+        tensor: A numpy array, or a torch tensor on any device. It is not changed.
+        how: One of `NORMALIZATIONS`.
+
+    Returns:
+        float32, of the same shape, kind and device; the tensor itself for ``none``.
+
+    Raises:
+        EventsError: If the normalization is unknown, or a picture is asked of other than 3 bins.
+    """
+    if how == "none":
+        return tensor
+    if how not in NORMALIZATIONS:
+        msg = f"unknown normalization {how!r}; known: {', '.join(NORMALIZATIONS)}"
+        raise EventsError(msg)
+    if how == "scaleevent_picture" and (tensor.ndim != 3 or tensor.shape[0] != 3):
+        msg = f"a picture needs 3 bins [3, height, width], not {tuple(tensor.shape)}"
+        raise EventsError(msg)
+    if not isinstance(tensor, np.ndarray):
+        from scaleevent_ros.events import device
+
+        return device.normalize(tensor, how)
+    if how == "scaleevent_picture":
+        mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        picture = scaleevent_picture(tensor).astype(np.float32) / np.float32(255)
+        return cast("Floats", (picture - mean) / std)
+    active = tensor[tensor != 0]
+    if not len(active):
+        return tensor
+    if how == "percentile":
+        rank = percentile_rank(len(active))
+        return cast("Floats", tensor / np.partition(np.abs(active), rank)[rank])
+    mean, std = active.mean(dtype=np.float64), active.std(dtype=np.float64)
+    scale = np.float32(1 / std if std > 0 else 1)
+    return cast("Floats", np.where(tensor != 0, (tensor - np.float32(mean)) * scale, np.float32(0)))
+
+
+def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
+    """Render a voxel grid of three bins as the 8-bit picture that ScaleEvent's encoders read.
+
+    The grid's smallest value becomes 0 and its largest 255, over all bins together, fractions
+    cut off; a grid of one value becomes mid-grey. The bins are the channels red, green, blue.
+
+    Public: the released training code (github.com/zhiwen-xdu/ScaleEvent) reads three-channel
+    8-bit JPEGs named ``voxel``, as RGB, resizes them, divides by 255 and applies ImageNet's mean
+    and standard deviation; and the same authors' statement on the voxel pictures of EventSAM
+    (issue 20 of github.com/zhiwen-xdu/EventSAM), that the voxel grid of Zhu et al. is scaled
+    "from smallest to largest to 0-255". Inferred: that ScaleEvent's pictures were made as
+    EventSAM's; that bins map to channels in order of time; that the whole grid, not each bin,
+    shares one scale. The loss of the JPEG itself is not imitated.
+
+    Args:
+        grid: float32 [3, height, width], from `voxel_grid` without normalization.
+
+    Returns:
+        uint8 [3, height, width].
+    """
+    low, high = float(grid.min()), float(grid.max())
+    if high <= low:
+        return np.full(grid.shape, 127, np.uint8)
+    scaled: Floats = (grid - np.float32(low)) * np.float32(255 / (high - low))
+    return scaled.astype(np.uint8)
+
+
+def percentile_rank(count: int) -> int:
+    """Return the index of the 99th percentile among ``count`` sorted values (1 or more)."""
+    return math.ceil(count * PERCENT / 100) - 1

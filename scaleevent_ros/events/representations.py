@@ -1,0 +1,450 @@
+"""Event tensors: voxel grids, histograms and time surfaces of a window of events.
+
+Every representation has one definition, which the CPU path here (numba) and the torch path
+(`scaleevent_ros.events.device`) both compute, from an `EventBatch` or from `DeviceEvents`. Sums
+are formed in integers, so a result does not depend on the order of the additions, and both paths
+agree to the last few bits of a float32.
+
+A window is ``[t_start, t_end)`` in ns on the sensor's clock; events outside it are not counted.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast, overload
+
+import numpy as np
+
+from scaleevent_ros.events.batch import EventBatch
+from scaleevent_ros.events.compile import kernel
+from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.normalization import normalize_tensor
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import torch
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events.device import DeviceEvents
+
+    Floats: TypeAlias = NDArray[np.float32]
+
+REPRESENTATIONS = ("voxel", "histogram", "stacked_histogram", "time_surface")
+
+# One int64 a pixel holds two sums of a block of events: the signed count in the low bits, the
+# signed times above it. One addition an event serves both, and they part again exactly as long as
+# a block has fewer than 2 ** 21 events and times are at most 2 ** 20.
+COUNT_BITS = 22
+TIME_BITS = 20
+BLOCK = (1 << 21) - 1
+
+
+@overload
+def voxel_grid(
+    batch: EventBatch, t_start: int, t_end: int, bins: int, normalize: str = ...
+) -> Floats: ...
+@overload
+def voxel_grid(
+    batch: DeviceEvents, t_start: int, t_end: int, bins: int, normalize: str = ...
+) -> torch.Tensor: ...
+def voxel_grid(
+    batch: EventBatch | DeviceEvents,
+    t_start: int,
+    t_end: int,
+    bins: int,
+    normalize: str = "none",
+) -> Floats | torch.Tensor:
+    """Sum polarities into time bins, bilinear in time.
+
+    ``V[b, y, x] = sum of s_i * max(0, 1 - |b - t*_i|)`` over the pixel's events, with the sign
+    ``s_i`` +1 for brighter and -1 for darker and ``t* = (bins - 1) (t - t_start) / (t_end -
+    t_start)``: Zhu et al., "Unsupervised Event-based Learning of Optical Flow, Depth, and
+    Egomotion", CVPR 2019, with the window's bounds in the place of the first and last event, so
+    that a silent start or end of the window shifts nothing. With one bin it is the sum of signs.
+    Times enter the weights rounded to 2 ** -20 of a bin.
+
+    Args:
+        batch: The events; those outside the window are left out.
+        t_start: The window's start, ns, included.
+        t_end: The window's end, ns, excluded.
+        bins: How many, 1 or more.
+        normalize: What to do with the values (see `normalize_tensor`).
+
+    Returns:
+        float32 [bins, height, width], a tensor on the events' device for `DeviceEvents`.
+
+    Raises:
+        EventsError: If the window is empty or there is no bin, or an event lies off the sensor.
+    """
+    check_window(t_start, t_end, bins)
+    if not isinstance(batch, EventBatch):
+        from scaleevent_ros.events import device
+
+        return normalize_tensor(device.voxel_grid(batch, t_start, t_end, bins), normalize)
+    check_values(batch)
+    pixels = batch.width * batch.height
+    grid = np.zeros((bins, pixels), np.float32)
+    cells = np.zeros(pixels, np.int64)
+    intervals = max(bins - 1, 1)
+    span = t_end - t_start
+    shift, scale = time_scale(span)
+    starts = np.searchsorted(batch.t, window_knots(t_start, t_end, intervals))
+    for interval in range(intervals):
+        end = int(starts[interval + 1])
+        for start in range(int(starts[interval]), end, BLOCK):
+            block = batch[start : min(start + BLOCK, end)]
+            # In units of span / (bins - 1), an event's time in its interval is a whole number.
+            add_signed_moments(
+                block.x, block.y, block.t, block.p, batch.width,
+                t_start, bins - 1, interval * span, shift, cells,
+            )  # fmt: skip
+            spread_moments(cells, scale, grid[interval], grid[min(interval + 1, bins - 1)])
+    return normalize_tensor(grid.reshape(bins, batch.height, batch.width), normalize)
+
+
+@overload
+def stacked_histogram(
+    batch: EventBatch, t_start: int, t_end: int, bins: int, normalize: str = ...
+) -> Floats: ...
+@overload
+def stacked_histogram(
+    batch: DeviceEvents, t_start: int, t_end: int, bins: int, normalize: str = ...
+) -> torch.Tensor: ...
+def stacked_histogram(
+    batch: EventBatch | DeviceEvents,
+    t_start: int,
+    t_end: int,
+    bins: int,
+    normalize: str = "none",
+) -> Floats | torch.Tensor:
+    """Count events by polarity and time bin.
+
+    Channel ``p * bins + b`` counts the pixel's events of polarity ``p`` with ``b = floor(bins *
+    (t - t_start) / (t_end - t_start))``: Gehrig and Scaramuzza, "Recurrent Vision Transformers
+    for Object Detection with Event Cameras", CVPR 2023, without their cut at 10 events. Counts
+    are exact up to 2 ** 24 a cell, where float32 ends.
+
+    Args:
+        batch: The events; those outside the window are left out.
+        t_start: The window's start, ns, included.
+        t_end: The window's end, ns, excluded.
+        bins: How many for each polarity, 1 or more.
+        normalize: What to do with the values (see `normalize_tensor`).
+
+    Returns:
+        float32 [2 * bins, height, width]: the bins of the darker events, then of the brighter.
+
+    Raises:
+        EventsError: If the window is empty or there is no bin, or an event lies off the sensor.
+    """
+    check_window(t_start, t_end, bins)
+    if not isinstance(batch, EventBatch):
+        from scaleevent_ros.events import device
+
+        return normalize_tensor(device.stacked_histogram(batch, t_start, t_end, bins), normalize)
+    check_values(batch)
+    pixels = batch.width * batch.height
+    counts = np.zeros((2, bins, pixels), np.float32)
+    cells = np.zeros(2 * pixels, np.uint8)
+    starts = np.searchsorted(batch.t, window_knots(t_start, t_end, bins))
+    for index in range(bins):
+        part = batch[int(starts[index]) : int(starts[index + 1])]
+        if len(part):
+            off, on = counts[0, index], counts[1, index]
+            _count(part.x, part.y, part.p, batch.width, pixels, cells, off, on)
+            _drain(cells[:pixels], off)
+            _drain(cells[pixels:], on)
+    return normalize_tensor(counts.reshape(2 * bins, batch.height, batch.width), normalize)
+
+
+@overload
+def histogram(batch: EventBatch, t_start: int, t_end: int, normalize: str = ...) -> Floats: ...
+@overload
+def histogram(
+    batch: DeviceEvents, t_start: int, t_end: int, normalize: str = ...
+) -> torch.Tensor: ...
+def histogram(
+    batch: EventBatch | DeviceEvents, t_start: int, t_end: int, normalize: str = "none"
+) -> Floats | torch.Tensor:
+    """Count events by polarity.
+
+    Maqueda et al., "Event-based Vision meets Deep Learning on Steering Prediction for
+    Self-driving Cars", CVPR 2018: the stacked histogram of one bin.
+
+    Args:
+        batch: The events; those outside the window are left out.
+        t_start: The window's start, ns, included.
+        t_end: The window's end, ns, excluded.
+        normalize: What to do with the values (see `normalize_tensor`).
+
+    Returns:
+        float32 [2, height, width]: counts of the darker events, then of the brighter.
+
+    Raises:
+        EventsError: If the window is empty, or an event lies off the sensor.
+    """
+    return stacked_histogram(batch, t_start, t_end, 1, normalize)
+
+
+@overload
+def time_surface(
+    batch: EventBatch,
+    t_start: int,
+    t_end: int,
+    decay: int | None = ...,
+    normalize: str = ...,
+) -> Floats: ...
+@overload
+def time_surface(
+    batch: DeviceEvents,
+    t_start: int,
+    t_end: int,
+    decay: int | None = ...,
+    normalize: str = ...,
+) -> torch.Tensor: ...
+def time_surface(
+    batch: EventBatch | DeviceEvents,
+    t_start: int,
+    t_end: int,
+    decay: int | None = None,
+    normalize: str = "none",
+) -> Floats | torch.Tensor:
+    """Show how long ago each pixel last fired, by polarity.
+
+    ``S[p, y, x] = exp(-(t_end - t_last) / decay)`` with the time of the pixel's last event of
+    that polarity in the window, 0 where there is none: Lagorce et al., "HOTS: A Hierarchy of
+    Event-Based Time-Surfaces for Pattern Recognition", TPAMI 2017.
+
+    Args:
+        batch: The events; those outside the window are left out.
+        t_start: The window's start, ns, included.
+        t_end: The window's end, ns, excluded.
+        decay: The time constant, ns; the window's length if None, so that an event at its start
+            still counts exp(-1).
+        normalize: What to do with the values (see `normalize_tensor`).
+
+    Returns:
+        float32 [2, height, width]: of the darker events, then of the brighter.
+
+    Raises:
+        EventsError: If the window is empty, the decay not positive, or an event off the sensor.
+    """
+    check_window(t_start, t_end)
+    decay = t_end - t_start if decay is None else decay
+    if decay <= 0:
+        msg = f"a time surface needs a positive decay in ns, not {decay}"
+        raise EventsError(msg)
+    if not isinstance(batch, EventBatch):
+        from scaleevent_ros.events import device
+
+        return normalize_tensor(device.time_surface(batch, t_start, t_end, decay), normalize)
+    check_values(batch)
+    part = batch.between(t_start, t_end)
+    # Held as ns since the window's start, plus one: 0 is a pixel that never fired.
+    last = np.zeros(2 * batch.width * batch.height, np.int64)
+    _keep_last(part.x, part.y, part.t, part.p, batch.width, batch.width * batch.height,
+               t_start - 1, last)  # fmt: skip
+    surface = np.empty(len(last), np.float32)
+    _fade(last, t_end - t_start + 1, 1.0 / decay, surface)
+    return normalize_tensor(surface.reshape(2, batch.height, batch.width), normalize)
+
+
+@overload
+def represent(
+    name: str,
+    batch: EventBatch,
+    t_start: int,
+    t_end: int,
+    bins: int = ...,
+    normalize: str = ...,
+) -> Floats: ...
+@overload
+def represent(
+    name: str,
+    batch: DeviceEvents,
+    t_start: int,
+    t_end: int,
+    bins: int = ...,
+    normalize: str = ...,
+) -> torch.Tensor: ...
+def represent(
+    name: str,
+    batch: EventBatch | DeviceEvents,
+    t_start: int,
+    t_end: int,
+    bins: int = 5,
+    normalize: str = "none",
+) -> Floats | torch.Tensor:
+    """Make the representation of that name.
+
+    Args:
+        name: One of `REPRESENTATIONS`.
+        batch: The events; those outside the window are left out.
+        t_start: The window's start, ns, included.
+        t_end: The window's end, ns, excluded.
+        bins: For the representations that have bins.
+        normalize: What to do with the values (see `normalize_tensor`).
+
+    Returns:
+        float32 [`channel_count` (name, bins), height, width].
+
+    Raises:
+        EventsError: If the name is unknown, or as the representation's own function does.
+    """
+    # The overloads of each function say that the array's kind follows the batch's.
+    events = cast("EventBatch", batch)
+    if name == "voxel":
+        return voxel_grid(events, t_start, t_end, bins, normalize)
+    if name == "histogram":
+        return histogram(events, t_start, t_end, normalize)
+    if name == "stacked_histogram":
+        return stacked_histogram(events, t_start, t_end, bins, normalize)
+    if name == "time_surface":
+        return time_surface(events, t_start, t_end, None, normalize)
+    raise _unknown(name)
+
+
+def channel_count(name: str, bins: int) -> int:
+    """Count the channels of a representation.
+
+    Raises:
+        EventsError: If the name is unknown.
+    """
+    counts = {"voxel": bins, "histogram": 2, "stacked_histogram": 2 * bins, "time_surface": 2}
+    if name not in counts:
+        raise _unknown(name)
+    return counts[name]
+
+
+def check_window(t_start: int, t_end: int, bins: int = 1) -> None:
+    """Refuse a window without duration, one too long for the arithmetic, and less than one bin."""
+    if t_end <= t_start:
+        msg = f"the window [{t_start}, {t_end}) ns is empty: its end must be after its start"
+        raise EventsError(msg)
+    if bins < 1:
+        msg = f"a representation needs at least 1 bin, not {bins}"
+        raise EventsError(msg)
+    if (t_end - t_start) * bins >= 1 << 62:
+        msg = f"the window [{t_start}, {t_end}) ns with {bins} bins is too long; are these ns?"
+        raise EventsError(msg)
+
+
+def check_values(batch: EventBatch) -> None:
+    """Refuse events off the sensor, at a fraction of a ns an event; `validate` names the first."""
+    if len(batch) and (
+        batch.x.max() >= batch.width or batch.y.max() >= batch.height or batch.p.max() > 1
+    ):
+        batch.validate()
+
+
+def window_knots(t_start: int, t_end: int, intervals: int) -> NDArray[np.int64]:
+    """Cut a window into equal intervals: the first ns of each, and the end, [intervals + 1]."""
+    span = t_end - t_start
+    return np.array([t_start - (-i * span // intervals) for i in range(intervals + 1)], np.int64)
+
+
+def time_scale(span: int) -> tuple[int, float]:
+    """Choose the bits to drop from times below ``span``, and the factor that makes them 0 to 1."""
+    shift = max(0, span.bit_length() - TIME_BITS)
+    return shift, (1 << shift) / span
+
+
+@kernel
+def add_signed_moments(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    t: NDArray[np.int64],
+    p: NDArray[np.uint8],
+    width: int,
+    origin: int,
+    factor: int,
+    base: int,
+    shift: int,
+    cells: NDArray[np.int64],
+) -> None:
+    """Add each event's sign and sign times time, ``(t - origin) * factor - base``, to its pixel.
+
+    Both sums share the pixel's int64 cell, which is why events in order of time need only one
+    plane at a time, small enough for a core's cache.
+    """
+    columns = np.uint64(width)
+    half = (np.int64(1) << shift) >> 1
+    for i in range(np.uint64(x.shape[0])):
+        time = ((t[i] - origin) * factor - base + half) >> shift
+        value = (time << COUNT_BITS) + 1
+        sign = np.int64(p[i]) - 1  # 0 or all ones: negates without a branch
+        cells[np.uint64(y[i]) * columns + np.uint64(x[i])] += (value ^ sign) - sign
+
+
+@kernel
+def spread_moments(cells: NDArray[np.int64], scale: float, low: Floats, high: Floats) -> None:
+    """Part each cell's sums, add them to the two bins they lie between, and clear the cell."""
+    factor = np.float32(scale)
+    for i in range(np.uint64(cells.shape[0])):
+        cell = cells[i]
+        cells[i] = 0
+        count = (cell << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
+        late = np.float32((cell - count) >> COUNT_BITS) * factor
+        low[i] += np.float32(count) - late
+        high[i] += late
+
+
+@kernel
+def _count(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    p: NDArray[np.uint8],
+    width: int,
+    pixels: int,
+    cells: NDArray[np.uint8],
+    off: Floats,
+    on: Floats,
+) -> None:
+    """Count in bytes, which stay in the cache, and carry every 256 events over to the result."""
+    columns, plane = np.uint64(width), np.uint64(pixels)
+    for i in range(np.uint64(x.shape[0])):
+        pixel = np.uint64(y[i]) * columns + np.uint64(x[i])
+        cell = np.uint64(p[i]) * plane + pixel
+        count = np.uint8(cells[cell] + np.uint8(1))
+        cells[cell] = count
+        if count == 0:
+            if p[i]:
+                on[pixel] += np.float32(256)
+            else:
+                off[pixel] += np.float32(256)
+
+
+@kernel
+def _drain(cells: NDArray[np.uint8], counts: Floats) -> None:
+    """Add what the bytes hold to the counts, and clear them."""
+    for i in range(np.uint64(cells.shape[0])):
+        counts[i] += np.float32(cells[i])
+        cells[i] = 0
+
+
+@kernel
+def _keep_last(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    t: NDArray[np.int64],
+    p: NDArray[np.uint8],
+    width: int,
+    pixels: int,
+    origin: int,
+    last: NDArray[np.int64],
+) -> None:
+    columns, plane = np.uint64(width), np.uint64(pixels)
+    for i in range(np.uint64(x.shape[0])):
+        last[np.uint64(p[i]) * plane + np.uint64(y[i]) * columns + np.uint64(x[i])] = t[i] - origin
+
+
+@kernel
+def _fade(last: NDArray[np.int64], end: int, rate: float, surface: Floats) -> None:
+    for i in range(np.uint64(last.shape[0])):
+        age = np.float32((end - last[i]) * rate)
+        surface[i] = np.exp(-age) if last[i] else np.float32(0)
+
+
+def _unknown(name: str) -> EventsError:
+    msg = f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}"
+    return EventsError(msg)
