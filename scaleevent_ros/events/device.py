@@ -210,9 +210,8 @@ def patch_counts(counts: torch.Tensor, patch: int) -> torch.Tensor:
 
 def _picture(grid: torch.Tensor) -> torch.Tensor:
     low, high = grid.min(), grid.max()
-    span = (high - low).to(torch.float64)
-    scale = (255 / span).to(torch.float32)
-    picture = torch.where(span > 0, torch.floor((grid - low) * scale), 127) / 255
+    picture = torch.floor((grid - low) / (high - low) * 255)
+    picture = torch.where(high > low, picture, 127) / 255
     mean, std = (grid.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (picture - mean) / std
 

@@ -96,10 +96,11 @@ def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
     Returns:
         uint8 [3, height, width].
     """
-    low, high = float(grid.min()), float(grid.max())
-    if high <= low:
+    low, high = grid.min(), grid.max()
+    if high == low:
         return np.full(grid.shape, 127, np.uint8)
-    scaled: Floats = (grid - np.float32(low)) * np.float32(255 / (high - low))
+    # Divided first, so that the largest value is exactly 255 and not cut to 254.
+    scaled: Floats = (grid - low) / (high - low) * np.float32(255)
     return scaled.astype(np.uint8)
 
 
