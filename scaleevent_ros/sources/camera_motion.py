@@ -25,7 +25,7 @@ _WAVES = 3  # of each degree of freedom
 _SLOWEST_HZ, _FASTEST_HZ = 0.2, 1.5
 # At strength 1, the root mean square of: pitch, yaw and roll in rad; the position right, down and
 # forward as a fraction of the distance to the picture.
-_EXTENT = np.array([0.03, 0.03, 0.04, 0.03, 0.03, 0.05])
+_EXTENT = np.array([0.012, 0.012, 0.016, 0.012, 0.012, 0.02])
 # Standard deviation of the logarithm of a motion's extent: pictures are seen at many speeds.
 _SPREAD = 0.5
 
