@@ -3,7 +3,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 PACKAGE = "scaleevent_ros"
-HERE = Path(__file__).parent
+# Resolved, since `colcon build --symlink-install` runs a link to this file.
+HERE = Path(__file__).resolve().parent
 
 
 def version() -> str:
@@ -51,6 +52,7 @@ extras["dev"] = [
     "mypy",
     "types-PyYAML",
     "mkdocs-material>=9.5",
+    "colcon-bash",
     "colcon-core",
     "colcon-ros",
     "colcon-cmake",

@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("receive", "send"))
     parser.add_argument("topic")
-    parser.add_argument("--patience", type=float, default=6.0, help="seconds")
+    parser.add_argument("--patience", type=float, default=15.0, help="seconds")
     arguments = parser.parse_args()
     rclpy.init(args=[])
     role = receive if arguments.role == "receive" else send

@@ -32,6 +32,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = REPOSITORY / "tools" / "setup"
 VENV = REPOSITORY / ".venv"
 PYTHON = VENV / "bin" / "python"
+# The interpreter behind whatever environment is active, this project's own included.
+BASE_PYTHON = str(Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}").resolve())
 STATE = VENV / "setup-state.json"
 UV = "uv==0.13.9"
 OLDEST, NEWEST = (3, 10), (3, 14)
@@ -112,17 +114,17 @@ def system_ros() -> str | None:
     if not distribution:
         return None
     found = subprocess.run(
-        [sys.executable, "-c", "import rclpy"], capture_output=True, check=False
+        [BASE_PYTHON, "-c", "import rclpy"], capture_output=True, check=False
     ).returncode
     if found:
         msg = (
-            f"ROS_DISTRO is {distribution}, but {sys.executable} cannot import rclpy: run "
+            f"ROS_DISTRO is {distribution}, but {BASE_PYTHON} cannot import rclpy: run "
             "`make setup PYTHON=/usr/bin/python3`, or use a shell without ROS to get it as wheels"
         )
         raise SetupError(msg)
     for package in (*INTERFACES, "cv_bridge"):
         missing = subprocess.run(
-            [sys.executable, "-c", f"import {package}"], capture_output=True, check=False
+            [BASE_PYTHON, "-c", f"import {package}"], capture_output=True, check=False
         ).returncode
         if missing:
             say(
@@ -172,7 +174,7 @@ def digest(*parts: str | Path) -> str:
 def system_numpy_is_1() -> bool:
     """Tell whether the system's numpy, for which its ROS was compiled, is of the first major."""
     code = "import numpy, sys; sys.exit(numpy.__version__.split('.')[0] != '1')"
-    return subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    return subprocess.run([BASE_PYTHON, "-c", code], check=False).returncode == 0
 
 
 def system_torch_for_jetson() -> bool:
@@ -184,9 +186,9 @@ def system_torch_for_jetson() -> bool:
     if not Path("/etc/nv_tegra_release").is_file():
         return False
     code = "import torch, torchvision"
-    if subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode:
+    if subprocess.run([BASE_PYTHON, "-c", code], capture_output=True, check=False).returncode:
         msg = (
-            f"{sys.executable} has no PyTorch for this Jetson: install NVIDIA's torch and "
+            f"{BASE_PYTHON} has no PyTorch for this Jetson: install NVIDIA's torch and "
             "torchvision for your JetPack first (docs/installation.md)"
         )
         raise SetupError(msg)
@@ -235,7 +237,7 @@ def make_venv(ros: str | None) -> None:
     """Create the environment anew, with the installer that the other stages use."""
     shutil.rmtree(VENV, ignore_errors=True)
     options = ["--system-site-packages"] if ros else []
-    run(sys.executable, "-m", "venv", *options, VENV)
+    run(BASE_PYTHON, "-m", "venv", *options, VENV)
     run(PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", UV)
 
 
@@ -363,7 +365,7 @@ def set_up() -> None:
 
     ros_files = (HERE / "requirements-ros.txt", HERE / "interfaces")
     shared_files = [REPOSITORY / name for name in ("launch", "config", "resource", "package.xml")]
-    base = digest(sys.version, sys.executable, ros or "wheels", Path(__file__).resolve())
+    base = digest(sys.version, BASE_PYTHON, ros or "wheels", Path(__file__).resolve())
     pinned = digest(base, constraints)
     declared = digest(pinned, REPOSITORY / "setup.py")
     stages = [

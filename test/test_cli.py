@@ -1,0 +1,109 @@
+"""The command line as a whole; each command is tested beside what it calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scaleevent_ros import doctor
+from scaleevent_ros.doctor import Finding, Verdict
+
+
+def scaleevent(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = Path(sys.executable).parent / "scaleevent"
+    return subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_names_every_command() -> None:
+    done = scaleevent("--help")
+    assert done.returncode == 0
+    assert "doctor" in done.stdout
+
+
+def test_an_unknown_command_is_refused() -> None:
+    assert scaleevent("no-such-command").returncode == 2
+
+
+def test_doctor_reports_every_part_as_json() -> None:
+    done = scaleevent("doctor", "--json")
+    report = json.loads(done.stdout)
+    parts = {finding["part"]: finding for finding in report["findings"]}
+    assert {"Python", "PyTorch", "ROS 2", "large messages", "disk", "model hub"} <= set(parts)
+    assert parts["ROS 2"]["verdict"] == "ok", parts["ROS 2"]
+    assert parts["event_camera_msgs/EventPacket"]["verdict"] == "ok"
+    assert parts["large messages"]["verdict"] == "ok", parts["large messages"]
+    assert all(finding["mend"] for finding in report["findings"] if finding["verdict"] != "ok")
+    assert report["main_job_can_run"] is True
+    assert done.returncode == 0
+
+
+def test_doctor_sees_the_middleware_as_it_comes_lose_large_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in doctor.PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    finding = doctor.check_transport("rmw_fastrtps_cpp")
+    assert finding.verdict is Verdict.PROBLEM
+    assert "fastdds_large_messages.xml" in finding.mend
+
+
+def test_doctor_sees_a_message_of_another_version() -> None:
+    finding = doctor.check_interface("std_msgs.msg.Header", {"stamp": "float64"})
+    assert finding.verdict is Verdict.PROBLEM
+    assert "another version" in finding.found
+
+
+def test_doctor_sees_a_missing_message_package() -> None:
+    finding = doctor.check_interface("no_such_msgs.msg.Thing", {})
+    assert finding.verdict is Verdict.PROBLEM
+    assert "no_such_msgs" in finding.found
+
+
+def test_doctor_sees_a_broken_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('libcudart.so.99: not found')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (finding,) = doctor.check_torch()
+    assert finding.verdict is Verdict.PROBLEM
+    assert "libcudart" in finding.found
+
+
+def test_doctor_sees_a_hub_that_does_not_answer() -> None:
+    code = (
+        "from scaleevent_ros import doctor; finding = doctor.check_hub(); "
+        "print(finding.verdict.value, finding.mend)"
+    )
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.startswith("warning give weights as local files")
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "can_run"),
+    [(["ok", "warning"], True), (["ok", "problem", "warning"], False), ([], True)],
+)
+def test_only_problems_stop_the_main_job(verdicts: list[str], *, can_run: bool) -> None:
+    findings = [Finding("part", Verdict(verdict), "found", "mend") for verdict in verdicts]
+    assert doctor.main_job_can_run(findings) is can_run
+    assert json.loads(doctor.to_json(findings))["main_job_can_run"] is can_run
+
+
+def test_disk_is_judged_by_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    verdicts = []
+    for free in (100 << 30, 5 << 30, 1 << 20):
+        usage = (200 << 30, 100 << 30, free)
+        monkeypatch.setattr("shutil.disk_usage", lambda _, usage=usage: Usage(*usage))
+        verdicts.append(doctor.check_disk(tmp_path).verdict)
+    assert verdicts == [Verdict.OK, Verdict.WARNING, Verdict.PROBLEM]
+
+
+class Usage:
+    """What `shutil.disk_usage` returns."""
+
+    def __init__(self, total: int, used: int, free: int) -> None:
+        self.total, self.used, self.free = total, used, free

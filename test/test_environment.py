@@ -1,0 +1,342 @@
+"""The set-up, `env.sh`, and the package as colcon and pip build it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import unittest.mock
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import scaleevent_ros
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BUILT = ("build", "install", "log")
+
+
+@pytest.fixture
+def setup_environment() -> ModuleType:
+    path = REPOSITORY / "tools" / "setup" / "setup_environment.py"
+    specification = importlib.util.spec_from_file_location("setup_environment", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what is tracked or could be, as a fresh clone has it."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    target = tmp_path / "checkout"
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, target / name)
+    return target
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """A new user's environment, without what the test run itself needed."""
+    keep = {name: os.environ[name] for name in ("HOME", "LANG") if name in os.environ}
+    keep |= {n: v for n, v in os.environ.items() if n.startswith(("PIP_", "UV_", "SSL_"))}
+    return {"PATH": "/usr/local/bin:/usr/bin:/bin", **keep, **variables}
+
+
+def test_versions_and_licences_agree() -> None:
+    package = ET.parse(REPOSITORY / "package.xml").getroot()
+    assert package.get("format") == "3"
+    assert package.findtext("version") == scaleevent_ros.__version__
+    assert package.findtext("license") == "Apache-2.0"
+    assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
+
+
+def test_every_requirement_is_pinned() -> None:
+    setup = runpy_setup()
+    declared = {*setup["install_requires"], *setup["extras_require"]["dev"]}
+    names = {re.split(r"[^A-Za-z0-9._-]", requirement)[0].lower() for requirement in declared}
+    for file in ("constraints.txt", "constraints-numpy1.txt"):
+        lines = (REPOSITORY / "tools" / "setup" / file).read_text().splitlines()
+        assert names <= {line.split("==")[0] for line in lines}
+
+
+def runpy_setup() -> dict[str, Any]:
+    """Return the arguments with which setup.py calls `setup`."""
+    caught: dict[str, Any] = {}
+    with unittest.mock.patch("setuptools.setup", caught.update):
+        runpy.run_path(str(REPOSITORY / "setup.py"))
+    return caught
+
+
+@pytest.mark.parametrize("shell", ["bash", "dash", "zsh"])
+def test_env_sh_adds_and_loses_nothing(shell: str, tmp_path: Path) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"no {shell} here")
+    profile = tmp_path / "mine.xml"
+    script = ". ./env.sh && . ./env.sh && env"
+    done = subprocess.run(
+        [shell, "-c", script],
+        cwd=REPOSITORY,
+        env={
+            "PATH": "/mine/bin:/usr/bin:/bin",
+            "AMENT_PREFIX_PATH": "/mine/workspace",
+            "PYTHONPATH": "/mine/python",
+            "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    assert variables["PATH"] == f"{REPOSITORY}/.venv/bin:/mine/bin:/usr/bin:/bin"
+    assert variables["AMENT_PREFIX_PATH"] == f"{REPOSITORY}/.venv:/mine/workspace"
+    assert variables["PYTHONPATH"] == "/mine/python"
+    assert variables["FASTDDS_DEFAULT_PROFILES_FILE"] == str(profile)
+
+
+def test_env_sh_offers_the_transport_profile() -> None:
+    script = 'cd / && . "$1/env.sh" && printf %s "$FASTDDS_DEFAULT_PROFILES_FILE"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", REPOSITORY],
+        env={"PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert Path(done.stdout) == REPOSITORY / "config" / "fastdds_large_messages.xml"
+    assert Path(done.stdout).is_file()
+
+
+def test_env_sh_without_set_up_says_what_to_do(checkout: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", ". ./env.sh"], cwd=checkout, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "run `make setup` first" in done.stderr
+
+
+def test_a_package_that_was_cut_off_is_installed_again(
+    setup_environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(setup_environment, "VENV", tmp_path)
+    for name, files in (
+        ("whole-1.0", ("METADATA", "INSTALLER", "RECORD")),
+        ("torn-1.0", ("METADATA", "RECORD")),
+        ("torn_too-1.0", ("METADATA", "INSTALLER")),
+    ):
+        folder = setup_environment.site_packages() / f"{name}.dist-info"
+        folder.mkdir(parents=True)
+        for file in files:
+            (folder / file).touch()
+    setup_environment.purge_torn_packages()
+    assert [path.name for path in setup_environment.site_packages().iterdir()] == [
+        "whole-1.0.dist-info"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "accepted"), [((3, 9), False), ((3, 10), True), ((3, 14), True), ((3, 15), False)]
+)
+def test_an_unsupported_python_is_named(
+    setup_environment: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    version: tuple[int, int],
+    *,
+    accepted: bool,
+) -> None:
+    monkeypatch.setattr(sys, "version_info", (*version, 0, "final", 0))
+    if accepted:
+        setup_environment.check_python()
+    else:
+        with pytest.raises(
+            setup_environment.SetupError, match=rf"Python {version[0]}\.{version[1]}"
+        ):
+            setup_environment.check_python()
+
+
+@pytest.mark.parametrize(
+    ("present", "named"),
+    [
+        ([], "build-essential"),
+        (["cc"], "build-essential"),
+        (["cc", "c++"], "cmake"),
+    ],
+)
+def test_a_missing_tool_is_named(
+    setup_environment: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    present: list[str],
+    named: str,
+) -> None:
+    for name in present:
+        (tmp_path / name).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(setup_environment.SetupError, match=named) as error:
+        setup_environment.check_build_tools()
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_python_header_is_named(
+    setup_environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        setup_environment.sysconfig, "get_paths", lambda: {"include": str(tmp_path)}
+    )
+    with pytest.raises(setup_environment.SetupError, match=r"Python\.h.*-dev"):
+        setup_environment.check_build_tools()
+
+
+def test_a_sourced_ros_that_python_cannot_import_is_named(
+    setup_environment: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "rclpy.py").write_text("raise ImportError('built for another Python')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("ROS_DISTRO", "jazzy")
+    with pytest.raises(setup_environment.SetupError, match="PYTHON=/usr/bin/python3"):
+        setup_environment.system_ros()
+
+
+@pytest.mark.parametrize("options", [[], ["--symlink-install"]])
+def test_colcon_builds_a_package_whose_files_are_found(
+    checkout: Path, tmp_path: Path, options: list[str]
+) -> None:
+    bases = [f"--{name}-base={tmp_path / name}" for name in ("build", "install")]
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "colcon",
+            f"--log-base={tmp_path / 'log'}",
+            "build",
+            *bases,
+            *options,
+        ],
+        cwd=checkout,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    code = """
+import os
+from ament_index_python.packages import get_package_share_directory
+share = get_package_share_directory("scaleevent_ros")
+print(share)
+for folder, _, files in os.walk(share):
+    for name in files:
+        print(os.path.relpath(os.path.join(folder, name), share))
+import scaleevent_ros
+print(scaleevent_ros.__file__)
+"""
+    script = f'. "{tmp_path}/install/setup.bash" && exec "{sys.executable}" -c "$1"'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", code],
+        cwd=tmp_path,
+        env=environment(PATH=os.environ["PATH"]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    share, *files, module = done.stdout.split()
+    assert Path(share) == tmp_path / "install" / "scaleevent_ros" / "share" / "scaleevent_ros"
+    expected = {
+        str(path.relative_to(checkout))
+        for folder in ("launch", "config")
+        for path in (checkout / folder).rglob("*")
+        if path.is_file()
+    }
+    assert expected | {"package.xml"} <= set(files)
+    assert module.startswith(str(tmp_path))
+    executables = tmp_path / "install" / "scaleevent_ros" / "lib" / "scaleevent_ros"
+    assert {"scaleevent", "scaleevent_recorder"} <= {path.name for path in executables.iterdir()}
+
+
+@pytest.mark.slow
+def test_pip_installs_into_a_plain_environment(checkout: Path, tmp_path: Path) -> None:
+    target = tmp_path / "plain"
+    subprocess.run(["python3", "-m", "venv", target], env=environment(), check=True)
+    uv = Path(sys.executable).parent / "uv"
+    constraints = checkout / "tools" / "setup" / "constraints.txt"
+    subprocess.run(
+        [
+            uv,
+            "pip",
+            "install",
+            "--quiet",
+            "--python",
+            target,
+            "--constraint",
+            constraints,
+            checkout,
+        ],
+        env=environment(),
+        check=True,
+    )
+    help_text = subprocess.run(
+        [target / "bin" / "scaleevent", "--help"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    ).stdout
+    assert "doctor" in help_text
+    code = "import scaleevent_ros.events, importlib.util as u; assert not u.find_spec('rclpy')"
+    subprocess.run([target / "bin" / "python", "-c", code], env=environment(), check=True)
+    assert (target / "share" / "scaleevent_ros" / "config").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_set_up_survives_being_killed_at_any_moment(checkout: Path) -> None:
+    """Kill the set-up and all that it started, later each time, until it finishes."""
+    seconds = 2.0
+    while True:
+        process = subprocess.Popen(
+            ["make", "setup"], cwd=checkout, env=environment(), start_new_session=True
+        )
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            seconds *= 1.4
+            continue
+        assert code == 0
+        break
+    started = time.monotonic()
+    subprocess.run(["make", "setup"], cwd=checkout, env=environment(), check=True)
+    assert time.monotonic() - started < 5
+    subprocess.run(
+        ["bash", "-c", ". ./env.sh && scaleevent doctor"],
+        cwd=checkout,
+        env=environment(),
+        check=True,
+    )
+    check = subprocess.run(
+        [checkout / ".venv" / "bin" / "uv", "pip", "check", "--python", checkout / ".venv"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "incompatible" not in check.stdout, check.stderr
