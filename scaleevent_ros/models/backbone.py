@@ -45,7 +45,7 @@ class Backbone(nn.Module):
             ModelError: If the network offers no dense features, or none so fine.
         """
         super().__init__()
-        stages = [dict(stage) for stage in cast("Any", model).feature_info]
+        stages: list[dict[str, Any]] = list(cast("Any", model).feature_info)
         fitting = [i for i, s in enumerate(stages) if stride is None or s["reduction"] <= stride]
         if not fitting:
             finest = min(stage["reduction"] for stage in stages)
@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         """Move and cast as any module, but keep the RoPE periods in float32."""
         rope = getattr(self.model, "rope", None)
         periods = getattr(rope, "periods", None)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] - torch gives it no types
         if rope is not None and periods is not None:
             moved = rope.periods
             if moved.device != torch.device("meta") and periods.device != torch.device("meta"):
@@ -172,4 +172,4 @@ def build_network(name: str, options: Mapping[str, Any] | None = None, **more: A
     if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
         msg = f"{name} offers no dense features (timm's forward_intermediates)"
         raise ModelError(msg)
-    return cast("nn.Module", model)
+    return model

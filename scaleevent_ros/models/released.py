@@ -114,7 +114,8 @@ def build_released(
     channels = plain["patch_embed.proj.weight"].shape[1]
     network = build_network(architecture, arguments, num_classes=0, in_chans=channels)
     load_exactly(network, _rename_vit(plain, source), source)
-    periods, own = plain[_PERIODS].float(), network.rope.periods
+    periods = plain[_PERIODS].float()
+    own = getattr(getattr(network, "rope", None), "periods", None)
     if not isinstance(own, torch.Tensor) or periods.shape != own.shape:
         msg = f"{source}: {_PERIODS} is {tuple(periods.shape)}, which does not fit {architecture}"
         raise CheckpointError(msg)

@@ -70,7 +70,7 @@ class Teacher(nn.Module):
     def train(self, mode: bool = True) -> Teacher:
         """Stay in eval mode, whatever the trainer asks of the modules that hold this one."""
         del mode
-        return cast("Teacher", super().train(mode=False))
+        return super().train(mode=False)
 
     def forward(
         self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int] | None = None
