@@ -14,11 +14,13 @@ from scaleevent_ros.bags.errors import (
     MessageError,
 )
 from scaleevent_ros.bags.metadata import Qos
+from scaleevent_ros.bags.reader import BagReader
 from scaleevent_ros.bags.writer import BagWriter
 
 __all__ = [
     "BagError",
     "BagExistsError",
+    "BagReader",
     "BagWriter",
     "DiskFullError",
     "ImageError",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,11 @@ else:
     from backports import zstd
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from scaleevent_ros.bags.messages import BytesLike
+
+logger = logging.getLogger(__name__)
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 COMPRESSIONS = ("zstd", "lz4")
@@ -48,3 +54,36 @@ def decompress(data: BytesLike, compression: str) -> BytesLike:
         msg = f"compression {compression!r} is unknown; known are {', '.join(COMPRESSIONS)}"
         raise BagError(msg)
     return data
+
+
+def decompress_prefix(data: BytesLike, compression: str) -> BytesLike:
+    """Decompress as much as there is of data whose end is missing.
+
+    Raises:
+        BagError: If the compression is unknown.
+    """
+    try:
+        if compression == "zstd":
+            return bytes(zstd.ZstdDecompressor().decompress(data))
+        if compression == "lz4":
+            return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data))
+    except (zstd.ZstdError, RuntimeError):
+        return b""
+    return decompress(data, compression)
+
+
+def decompress_file(source: Path, target: Path) -> None:
+    """Undo the zstd compression of a whole file, piece by piece, as far as the file goes.
+
+    Raises:
+        BagError: If the data are damaged.
+        OSError: If a file cannot be read or written.
+    """
+    try:
+        with zstd.open(source, "rb") as compressed, target.open("wb") as plain:
+            shutil.copyfileobj(compressed, plain, 2**20)
+    except EOFError:
+        logger.warning("%s is cut off: reading what there is", source)
+    except zstd.ZstdError as error:
+        msg = f"{source} is damaged: {error}"
+        raise BagError(msg) from None

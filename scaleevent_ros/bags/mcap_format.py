@@ -20,6 +20,9 @@ MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both headers of a message in one
 CHUNK_TIMES = struct.Struct("<QQQI")  # start, end, size of the records, their CRC (0: none)
 FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, CRC (0: none)
 
+# Messages; schemas, channels, attachments, metadata, chunks; earliest and latest time.
+_STATISTICS = struct.Struct("<QHIIIIQQ")
+
 
 class Op(IntEnum):
     """Kinds of records."""
@@ -81,6 +84,20 @@ class Statistics(NamedTuple):
     schema_count: int
     metadata_count: int
     message_counts: Mapping[int, int]
+
+
+class ChunkHeader(NamedTuple):
+    """What stands before the records of a chunk.
+
+    Attributes:
+        compression: Of the records.
+        records_size: In the file.
+        records_offset: From the start of the content of the chunk's record.
+    """
+
+    compression: str
+    records_size: int
+    records_offset: int
 
 
 def record(op: Op, content: bytes) -> bytes:
@@ -212,6 +229,66 @@ def summary(
     return data + offsets + footer + MAGIC
 
 
+def parse_schema(content: memoryview) -> Schema:
+    """Decode a schema; like its siblings, raises what `struct` and `bytes.decode` raise."""
+    (schema_id,) = struct.unpack_from("<H", content)
+    name, position = _parse_string(content, 2)
+    encoding, position = _parse_string(content, position)
+    text, _ = _parse_string(content, position)
+    return Schema(schema_id, name, encoding, text)
+
+
+def parse_channel(content: memoryview) -> Channel:
+    """Decode a channel."""
+    channel_id, schema_id = struct.unpack_from("<HH", content)
+    topic, position = _parse_string(content, 4)
+    message_encoding, position = _parse_string(content, position)
+    (size,) = struct.unpack_from("<I", content, position)
+    position += 4
+    end = position + size
+    items = {}
+    while position < end:
+        key, position = _parse_string(content, position)
+        items[key], position = _parse_string(content, position)
+    return Channel(channel_id, schema_id, topic, message_encoding, items)
+
+
+def parse_chunk_header(content: memoryview) -> ChunkHeader:
+    """Decode what stands before the records of a chunk."""
+    compression, position = _parse_string(content, CHUNK_TIMES.size)
+    (records_size,) = struct.unpack_from("<Q", content, position)
+    return ChunkHeader(compression, records_size, position + 8)
+
+
+def parse_chunk_index(content: memoryview) -> ChunkIndex:
+    """Decode the index of a chunk."""
+    start_time, end_time, offset, length = struct.unpack_from("<4Q", content)
+    offsets, position = _parse_count_map(content, 32)
+    (message_index_length,) = struct.unpack_from("<Q", content, position)
+    compression, position = _parse_string(content, position + 8)
+    compressed_size, uncompressed_size = struct.unpack_from("<QQ", content, position)
+    return ChunkIndex(
+        start_time,
+        end_time,
+        offset,
+        length,
+        offsets,
+        message_index_length,
+        compression,
+        compressed_size,
+        uncompressed_size,
+    )
+
+
+def parse_statistics(content: memoryview) -> Statistics:
+    """Decode the statistics."""
+    _, schema_count, _, _, metadata_count, chunk_count, start_time, end_time = (
+        _STATISTICS.unpack_from(content)
+    )
+    counts, _ = _parse_count_map(content, _STATISTICS.size)
+    return Statistics(start_time, end_time, chunk_count, schema_count, metadata_count, counts)
+
+
 def metadata_index(offset: int, length: int, name: str) -> bytes:
     """Encode the content of the index record of a metadata record."""
     return struct.pack("<QQ", offset, length) + string(name)
@@ -220,8 +297,7 @@ def metadata_index(offset: int, length: int, name: str) -> bytes:
 def _statistics(value: Statistics, channel_count: int) -> bytes:
     return record(
         Op.STATISTICS,
-        struct.pack(
-            "<QHIIIIQQ",
+        _STATISTICS.pack(
             sum(value.message_counts.values()),
             value.schema_count,
             channel_count,
@@ -233,3 +309,20 @@ def _statistics(value: Statistics, channel_count: int) -> bytes:
         )
         + count_map(value.message_counts),
     )
+
+
+def _parse_string(data: memoryview, position: int) -> tuple[str, int]:
+    """Decode a string; return it and the position behind it."""
+    (length,) = struct.unpack_from("<I", data, position)
+    end = position + 4 + length
+    if end > len(data):
+        msg = "a string is longer than its record"
+        raise struct.error(msg)
+    return str(data[position + 4 : end], "utf-8"), end
+
+
+def _parse_count_map(data: memoryview, position: int) -> tuple[dict[int, int], int]:
+    """Decode a map from channels to numbers; return it and the position behind it."""
+    (size,) = struct.unpack_from("<I", data, position)
+    end = position + 4 + size
+    return dict(struct.iter_unpack("<HQ", data[position + 4 : end])), end

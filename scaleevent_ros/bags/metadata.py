@@ -87,6 +87,38 @@ def dump_qos(qos: Qos, version: int) -> str:
     return yaml.safe_dump([_qos_dict(qos, version)], sort_keys=False).strip()
 
 
+def parse_qos(profiles: object) -> Qos | None:
+    """Read the first of a topic's QoS profiles, written by whatever version of rosbag2.
+
+    Args:
+        profiles: A list of dictionaries, or the YAML of one.
+
+    Returns:
+        The QoS; none where it is not known.
+    """
+    if isinstance(profiles, str):
+        try:
+            profiles = yaml.safe_load(profiles)
+        except yaml.YAMLError:
+            return None
+    if not isinstance(profiles, list) or not profiles or not isinstance(profiles[0], dict):
+        return None
+    first = profiles[0]
+    depth = first.get("depth", 0)
+    policies = {
+        policy: _policy_name(policy, first.get(policy, "unknown")) for policy in _RMW_NUMBERS
+    }
+    return Qos(depth=depth if isinstance(depth, int) else 0, **policies)
+
+
+def _policy_name(policy: str, value: object) -> str:
+    """Translate the number or the name of a policy into its name."""
+    for name, number in _RMW_NUMBERS[policy].items():
+        if value in (name, number):
+            return name
+    return "unknown"
+
+
 def build_metadata(
     files: Sequence[FileSpan], topics: Sequence[Topic], *, version: int
 ) -> dict[str, Any]:

@@ -1,0 +1,186 @@
+"""Images of messages as arrays, without ROS."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, cast
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.bags.errors import ImageError
+from scaleevent_ros.bags.messages import CompressedImageView, ImageView
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+# Encodings of sensor_msgs/image_encodings.hpp by name: type and number of channels.
+_NAMED = {
+    "rgb8": (np.uint8, 3),
+    "rgba8": (np.uint8, 4),
+    "rgb16": (np.uint16, 3),
+    "rgba16": (np.uint16, 4),
+    "bgr8": (np.uint8, 3),
+    "bgra8": (np.uint8, 4),
+    "bgr16": (np.uint16, 3),
+    "bgra16": (np.uint16, 4),
+    "mono8": (np.uint8, 1),
+    "mono16": (np.uint16, 1),
+    "bayer_rggb8": (np.uint8, 1),
+    "bayer_bggr8": (np.uint8, 1),
+    "bayer_gbrg8": (np.uint8, 1),
+    "bayer_grbg8": (np.uint8, 1),
+    "bayer_rggb16": (np.uint16, 1),
+    "bayer_bggr16": (np.uint16, 1),
+    "bayer_gbrg16": (np.uint16, 1),
+    "bayer_grbg16": (np.uint16, 1),
+    "yuv422": (np.uint8, 2),
+    "uyvy": (np.uint8, 2),
+    "yuv422_yuy2": (np.uint8, 2),
+    "yuyv": (np.uint8, 2),
+}
+_NUMBERED_TYPES = {
+    "8U": np.uint8,
+    "8S": np.int8,
+    "16U": np.uint16,
+    "16S": np.int16,
+    "32S": np.int32,
+    "32F": np.float32,
+    "64F": np.float64,
+}
+_NUMBERED = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C?(\d*)")
+
+# To RGB; OpenCV names a Bayer pattern by its second row and column, ROS by the first.
+_TO_RGB = {
+    "rgba": cv2.COLOR_RGBA2RGB,
+    "bgr": cv2.COLOR_BGR2RGB,
+    "8UC3": cv2.COLOR_BGR2RGB,  # OpenCV's own order
+    "mono": cv2.COLOR_GRAY2RGB,
+    "8UC1": cv2.COLOR_GRAY2RGB,
+    "bgra": cv2.COLOR_BGRA2RGB,
+    "bayer_rggb": cv2.COLOR_BayerBG2RGB,
+    "bayer_bggr": cv2.COLOR_BayerRG2RGB,
+    "bayer_gbrg": cv2.COLOR_BayerGR2RGB,
+    "bayer_grbg": cv2.COLOR_BayerGB2RGB,
+    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
+    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
+    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
+    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
+}
+
+
+def encoding_type(encoding: str) -> tuple[np.dtype[Any], int]:
+    """Look up the type and the number of channels of an image encoding.
+
+    Args:
+        encoding: `rgb8`, `mono16`, `bayer_rggb8`, `yuv422_yuy2`, `8UC3`, `32FC128`, …
+
+    Raises:
+        ImageError: If the encoding is unknown.
+    """
+    if encoding in _NAMED:
+        scalar, channels = _NAMED[encoding]
+        return np.dtype(scalar), channels
+    if match := _NUMBERED.fullmatch(encoding):
+        return np.dtype(_NUMBERED_TYPES[match[1]]), int(match[2] or 1)
+    msg = (
+        f"image encoding {encoding!r} is unknown; known are {', '.join(_NAMED)}, and forms like "
+        "8UC3 and 32FC1"
+    )
+    raise ImageError(msg)
+
+
+def image_array(image: ImageView) -> NDArray[Any]:
+    """View an image's pixels as they are, whatever its row step.
+
+    Args:
+        image: The message.
+
+    Returns:
+        [H, W] or [H, W, C] of the encoding's type, in native byte order; a view of the message's
+        bytes unless those must be swapped.
+
+    Raises:
+        ImageError: If the encoding is unknown, or size, step and data do not fit.
+    """
+    dtype, channels = encoding_type(image.encoding)
+    pixel = channels * dtype.itemsize
+    needed = (image.height - 1) * image.step + image.width * pixel
+    is_empty = not image.width * image.height * channels
+    if is_empty or image.step < image.width * pixel or len(image.data) < needed:
+        msg = (
+            f"an image of {image.width}x{image.height} {image.encoding} with {image.step} bytes a "
+            f"row does not fit its {len(image.data)} bytes"
+        )
+        raise ImageError(msg)
+    array: NDArray[Any] = np.ndarray(
+        (image.height, image.width, channels),
+        dtype.newbyteorder(">" if image.is_bigendian else "<"),
+        image.data,
+        strides=(image.step, pixel, dtype.itemsize),
+    )
+    array = array.astype(dtype, copy=False)
+    return array[..., 0] if channels == 1 else array
+
+
+def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
+    """Turn an image into what teachers see.
+
+    Of 16-bit images the high byte is taken; grey becomes three equal channels.
+
+    Args:
+        image: The message.
+
+    Returns:
+        uint8 [H, W, 3], red first; a view of the message's bytes where they are that already.
+
+    Raises:
+        ImageError: If it cannot be read, or its encoding does not say how to see it (`32FC1`).
+    """
+    if isinstance(image, CompressedImageView):
+        return _decompress(image, cv2.IMREAD_COLOR)[..., ::-1]
+    array = image_array(image)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    color = image.encoding.removesuffix("16").removesuffix("8")
+    if color == "rgb":
+        return array
+    if color in _TO_RGB:
+        return cast("NDArray[np.uint8]", cv2.cvtColor(array, _TO_RGB[color]))
+    msg = f"an image of encoding {image.encoding!r} is no picture: it does not say its colors"
+    raise ImageError(msg)
+
+
+def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
+    """Turn an image into a grey one of half its size, for measuring it at speed.
+
+    Args:
+        image: The message.
+
+    Returns:
+        uint8 [H / 2, W / 2].
+
+    Raises:
+        ImageError: As `image_rgb`.
+    """
+    if isinstance(image, CompressedImageView):
+        return _decompress(image, cv2.IMREAD_REDUCED_GRAYSCALE_2)
+    if image.encoding in {"mono8", "8UC1"}:
+        grey = image_array(image)
+    else:
+        grey = cv2.cvtColor(image_rgb(image), cv2.COLOR_RGB2GRAY)
+    height, width = grey.shape
+    size = (max(width // 2, 1), max(height // 2, 1))
+    return cast("NDArray[np.uint8]", cv2.resize(grey, size, interpolation=cv2.INTER_AREA))
+
+
+def _decompress(image: CompressedImageView, mode: int) -> NDArray[np.uint8]:
+    array = None
+    if len(image.data):
+        array = cv2.imdecode(np.frombuffer(image.data, np.uint8), mode)
+    if array is None:
+        msg = f"a compressed image of format {image.format!r} cannot be decoded"
+        raise ImageError(msg)
+    return cast("NDArray[np.uint8]", array)

@@ -1,0 +1,374 @@
+"""One MCAP file, by its index or, where that is missing or wrong, by a walk over its records."""
+
+from __future__ import annotations
+
+import os
+import struct
+from bisect import bisect_left
+from collections import Counter
+from contextlib import contextmanager
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from scaleevent_ros.bags import mcap_format as mcap
+from scaleevent_ros.bags.compression import decompress, decompress_prefix
+from scaleevent_ros.bags.errors import BagError
+from scaleevent_ros.bags.mcap_format import Op
+from scaleevent_ros.bags.messages import TypeDefinition
+from scaleevent_ros.bags.metadata import parse_qos
+from scaleevent_ros.bags.storage import BLOCK_BYTES, StoredMessage, StoredTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from scaleevent_ros.bags.messages import BytesLike
+
+# Records without interest to the walk: known ones, and from 0x80 on, private ones.
+_SKIPPED = frozenset({Op.HEADER, *range(Op.MESSAGE_INDEX, Op.DATA_END), *range(0x80, 0x100)})
+_END = frozenset({Op.DATA_END, Op.FOOTER})
+_HEADER_LENGTH = mcap.RECORD_HEADER.size
+_MESSAGE_LENGTH = mcap.MESSAGE_RECORD.size
+_FOOTER_LENGTH = _HEADER_LENGTH + mcap.FOOTER.size + len(mcap.MAGIC)
+_LATEST = 2**63 - 1
+_WINDOW_BYTES = 16 * 2**10
+_CHUNK_HEADER_LIMIT = 256
+
+
+class _Block(NamedTuple):
+    """Records that lie together in the file and are read together.
+
+    Attributes:
+        offset: Of the first record in the file.
+        size: Of all of them in the file.
+        compression: Of all of them together.
+        start_ns: Record time of the earliest message.
+        end_ns: Record time of the latest message.
+        is_cut: Whether the end is missing.
+    """
+
+    offset: int
+    size: int
+    compression: str
+    start_ns: int
+    end_ns: int
+    is_cut: bool
+
+
+class _Contents:
+    """What a file holds, as it becomes known."""
+
+    def __init__(self) -> None:
+        self.schemas: dict[int, mcap.Schema] = {}
+        self.channels: dict[int, mcap.Channel] = {}
+        self.blocks: list[_Block] = []
+        self.counts: Counter[int] = Counter()
+        self.start_ns = _LATEST
+        self.end_ns = 0
+        self.damage = ""
+
+    def take(self, op: int, content: memoryview) -> None:
+        """Note a schema or a channel."""
+        if op == Op.SCHEMA:
+            schema = mcap.parse_schema(content)
+            self.schemas[schema.id] = schema
+        elif op == Op.CHANNEL:
+            channel = mcap.parse_channel(content)
+            self.channels[channel.id] = channel
+
+
+class McapFile:
+    """An MCAP file of which no more than a block is ever in memory.
+
+    A file without an index, or with a wrong one, is walked through once; then it is read like any
+    other. Attributes are those of `StoredFile`.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        BagError: If it is not an MCAP file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with _open(path) as file:
+            size = os.fstat(file).st_size
+            if os.pread(file, len(mcap.MAGIC), 0) != mcap.MAGIC:
+                msg = f"{path} is not an MCAP file: it does not start as one"
+                raise BagError(msg)
+            contents = _read_index(file, size) or _Walk(file, size).run()
+        self._blocks = sorted(contents.blocks, key=attrgetter("start_ns"))
+        self.damage = contents.damage
+        self.counts = contents.counts
+        self.start_ns = contents.start_ns
+        self.end_ns = contents.end_ns
+        self.topics = {
+            channel.id: _topic(channel, contents.schemas.get(channel.schema_id))
+            for channel in contents.channels.values()
+        }
+
+    def messages(
+        self, topic_ids: Collection[int], start_ns: int, end_ns: int
+    ) -> Iterator[StoredMessage]:
+        """Read messages with `start_ns <= time < end_ns` in order of record time.
+
+        Raises:
+            BagError: If a block is damaged.
+        """
+        wanted = frozenset(topic_ids)
+        blocks = [
+            block for block in self._blocks if block.start_ns < end_ns and block.end_ns >= start_ns
+        ]
+        ready: list[StoredMessage] = []
+        with _open(self.path) as file:
+            for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+                ready += (
+                    message
+                    for message in self._read_block(file, block)
+                    if message.topic_id in wanted and start_ns <= message.time_ns < end_ns
+                )
+                ready.sort(key=attrgetter("time_ns"))
+                complete = (
+                    bisect_left(ready, following.start_ns, key=attrgetter("time_ns"))
+                    if following
+                    else len(ready)
+                )
+                yield from ready[:complete]
+                del ready[:complete]
+
+    def _read_block(self, file: int, block: _Block) -> Iterator[StoredMessage]:
+        try:
+            view = memoryview(_load(file, block))
+            for op, start, end in _records(view, allow_cut=block.is_cut):
+                if op == Op.MESSAGE:
+                    _, _, channel_id, _, time_ns, publish_time_ns = mcap.MESSAGE_RECORD.unpack_from(
+                        view, start
+                    )
+                    data = view[start + _MESSAGE_LENGTH : end]
+                    yield StoredMessage(time_ns, publish_time_ns, channel_id, data)
+        except (BagError, struct.error) as error:
+            msg = f"{self.path} is damaged at byte {block.offset} ({error}): use scaleevent recover"
+            raise BagError(msg) from None
+
+
+def _topic(channel: mcap.Channel, schema: mcap.Schema | None) -> StoredTopic:
+    text, name = (schema.text, schema.name) if schema else ("", "")
+    return StoredTopic(
+        channel.topic,
+        name,
+        TypeDefinition(text, channel.metadata.get("topic_type_hash", "")),
+        parse_qos(channel.metadata.get("offered_qos_profiles", "")),
+    )
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[int]:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise BagError(msg) from None
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _load(file: int, block: _Block) -> BytesLike:
+    """Read the records of a block."""
+    data = os.pread(file, block.size, block.offset)
+    if block.is_cut:
+        return decompress_prefix(data, block.compression)
+    return decompress(data, block.compression)
+
+
+def _records(data: memoryview, *, allow_cut: bool) -> Iterator[tuple[int, int, int]]:
+    """Yield kind, start and end of each record, of those within uncompressed chunks as well."""
+    position = 0
+    while position < len(data):
+        if position + _HEADER_LENGTH > len(data):
+            if allow_cut:
+                return
+            msg = "a record is cut off"
+            raise BagError(msg)
+        op, length = mcap.RECORD_HEADER.unpack_from(data, position)
+        end = position + _HEADER_LENGTH + length
+        if op == Op.CHUNK:
+            chunk = mcap.parse_chunk_header(data[position + _HEADER_LENGTH :])
+            if not chunk.compression:
+                position += _HEADER_LENGTH + chunk.records_offset
+                continue
+        if end > len(data):
+            if allow_cut:
+                return
+            msg = f"a record claims {length} bytes where {len(data) - position} are left"
+            raise BagError(msg)
+        yield op, position, end
+        position = end
+
+
+def _read_index(file: int, size: int) -> _Contents | None:
+    """Read the summary; none where it is missing, incomplete, or points outside the file."""
+    tail = os.pread(file, _FOOTER_LENGTH, max(size - _FOOTER_LENGTH, 0))
+    if len(tail) < _FOOTER_LENGTH or not tail.endswith(mcap.MAGIC) or tail[0] != Op.FOOTER:
+        return None
+    summary_start, _, _ = mcap.FOOTER.unpack_from(tail, _HEADER_LENGTH)
+    if not 0 < summary_start < size - _FOOTER_LENGTH:
+        return None
+    data = memoryview(os.pread(file, size - _FOOTER_LENGTH - summary_start, summary_start))
+    contents = _Contents()
+    statistics = None
+    try:
+        for op, start, end in _records(data, allow_cut=False):
+            content = data[start + _HEADER_LENGTH : end]
+            contents.take(op, content)
+            if op == Op.STATISTICS:
+                statistics = mcap.parse_statistics(content)
+            elif op == Op.CHUNK_INDEX:
+                index = mcap.parse_chunk_index(content)
+                offset = index.offset + index.length - index.compressed_size
+                if not 0 < offset <= offset + index.compressed_size <= summary_start:
+                    return None
+                contents.blocks.append(
+                    _Block(
+                        offset,
+                        index.compressed_size,
+                        index.compression,
+                        index.start_time,
+                        index.end_time,
+                        is_cut=False,
+                    )
+                )
+    except (BagError, struct.error, UnicodeDecodeError):
+        return None
+    if statistics is None or statistics.chunk_count != len(contents.blocks):
+        return None
+    contents.counts.update(statistics.message_counts)
+    contents.start_ns, contents.end_ns = statistics.start_time, statistics.end_time
+    if contents.counts.total() and (
+        not contents.blocks or not contents.counts.keys() <= contents.channels.keys()
+    ):
+        return None
+    return contents
+
+
+class _Walk:
+    """Reads a file from record to record, up to where it is cut or makes no sense any more.
+
+    The records of an uncompressed chunk are walked as if they lay outside it, so that a chunk that
+    is cut gives what it has. Damage inside a chunk costs no more than the rest of that chunk.
+    """
+
+    def __init__(self, file: int, size: int) -> None:
+        self._file = file
+        self._size = size
+        self._contents = _Contents()
+        self._window = b""
+        self._window_start = 0
+        self._chunk_end = 0
+        self._block: _Block | None = None
+
+    def run(self) -> _Contents:
+        """Walk to the end."""
+        position = len(mcap.MAGIC)
+        contents = self._contents
+        while position < self._size:
+            position = self._step_or_skip(position)
+        self._close_block()
+        ending = os.pread(self._file, len(mcap.MAGIC), max(self._size - len(mcap.MAGIC), 0))
+        if not contents.damage and (ending != mcap.MAGIC or self._size == len(mcap.MAGIC)):
+            contents.damage = "it ends without an index"
+        for unknown in contents.counts.keys() - contents.channels.keys():
+            del contents.counts[unknown]
+        return contents
+
+    def _step_or_skip(self, position: int) -> int:
+        """Take a step; from damage, go on behind the chunk or end."""
+        try:
+            return self._step(position)
+        except (BagError, struct.error, UnicodeDecodeError) as error:
+            self._close_block()
+            self._contents.damage = f"byte {position}: {error}"
+            return self._chunk_end if position < self._chunk_end <= self._size else self._size
+
+    def _step(self, position: int) -> int:
+        """Take the record at a position and return the position of the next."""
+        op, length = mcap.RECORD_HEADER.unpack(self._read(position, _HEADER_LENGTH))
+        content = position + _HEADER_LENGTH
+        end = content + length
+        if op in _END:
+            return self._size
+        if op == Op.CHUNK:
+            return self._enter_chunk(content, end)
+        if end > self._size:
+            msg = "the file ends inside a record"
+            raise BagError(msg)
+        if op == Op.MESSAGE:
+            header = self._read(content, mcap.MESSAGE_HEADER.size)
+            channel_id, _, time_ns, _ = mcap.MESSAGE_HEADER.unpack(header)
+            self._add_message(position, end, channel_id, time_ns)
+        elif op in {Op.SCHEMA, Op.CHANNEL} and length <= BLOCK_BYTES:
+            self._contents.take(op, memoryview(self._read(content, length)))
+        elif op not in _SKIPPED:
+            msg = f"no record of a bag starts with {op:#04x}"
+            raise BagError(msg)
+        return int(end)
+
+    def _enter_chunk(self, content: int, end: int) -> int:
+        """Go inside an uncompressed chunk, or take a compressed one as a block."""
+        head = os.pread(self._file, _CHUNK_HEADER_LIMIT, content)
+        chunk = mcap.parse_chunk_header(memoryview(head))
+        records = content + chunk.records_offset
+        self._chunk_end = end
+        if not chunk.compression:
+            return records
+        self._close_block()
+        is_cut = end > self._size
+        size = min(end, self._size) - records
+        block = _Block(records, size, chunk.compression, _LATEST, 0, is_cut)
+        view = memoryview(_load(self._file, block))
+        for op, start, stop in _records(view, allow_cut=is_cut):
+            if op == Op.MESSAGE:
+                _, _, channel_id, _, time_ns, _ = mcap.MESSAGE_RECORD.unpack_from(view, start)
+                block = self._count(block, channel_id, time_ns)
+            else:
+                self._contents.take(op, view[start + _HEADER_LENGTH : stop])
+        self._contents.blocks.append(block)
+        if is_cut:
+            msg = "the file ends inside a chunk"
+            raise BagError(msg)
+        return end
+
+    def _add_message(self, start: int, end: int, channel_id: int, time_ns: int) -> None:
+        block = self._block or _Block(start, 0, "", _LATEST, 0, is_cut=False)
+        block = self._count(block, channel_id, time_ns)._replace(size=end - block.offset)
+        self._block = block
+        if block.size >= BLOCK_BYTES:
+            self._close_block()
+
+    def _count(self, block: _Block, channel_id: int, time_ns: int) -> _Block:
+        contents = self._contents
+        contents.counts[channel_id] += 1
+        contents.start_ns = min(contents.start_ns, time_ns)
+        contents.end_ns = max(contents.end_ns, time_ns)
+        return block._replace(
+            start_ns=min(block.start_ns, time_ns), end_ns=max(block.end_ns, time_ns)
+        )
+
+    def _close_block(self) -> None:
+        if self._block:
+            self._contents.blocks.append(self._block)
+            self._block = None
+
+    def _read(self, position: int, length: int) -> bytes:
+        start = position - self._window_start
+        if start < 0 or start + length > len(self._window):
+            self._window = os.pread(self._file, max(length, _WINDOW_BYTES), position)
+            self._window_start = position
+            start = 0
+        data = self._window[start : start + length]
+        if len(data) < length:
+            msg = "the file ends inside a record"
+            raise BagError(msg)
+        return data

@@ -1,0 +1,393 @@
+"""Bags in: whatever `ros2 bag record`, a crash, or our own recorder left."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import re
+import tempfile
+import weakref
+from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from scaleevent_ros.bags import mcap_format as mcap
+from scaleevent_ros.bags.compression import ZSTD_MAGIC, decompress, decompress_file
+from scaleevent_ros.bags.errors import BagError, MessageError
+from scaleevent_ros.bags.images import image_rgb
+from scaleevent_ros.bags.mcap_reader import McapFile
+from scaleevent_ros.bags.messages import (
+    COMPRESSED_IMAGE,
+    EVENT_PACKET,
+    IMAGE,
+    TypeDefinition,
+    parse_compressed_image,
+    parse_event_packet,
+    parse_image,
+)
+from scaleevent_ros.bags.metadata import METADATA_NAME
+from scaleevent_ros.bags.sqlite_reader import MAGIC as SQLITE_MAGIC
+from scaleevent_ros.bags.sqlite_reader import SqliteFile
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.messages import (
+        BytesLike,
+        CompressedImageView,
+        EventPacketView,
+        ImageView,
+    )
+    from scaleevent_ros.bags.metadata import Qos
+    from scaleevent_ros.bags.storage import StoredFile
+
+logger = logging.getLogger(__name__)
+
+IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+
+_LATEST = 2**63 - 1
+_DIGITS = re.compile(r"(\d+)")
+_NUMBER = re.compile(r"_\d+(?=\.\w+$)")
+_COMPRESSED_SUFFIX = ".zstd"
+_SUFFIXES = (".mcap", ".db3")
+
+
+@dataclass(frozen=True)
+class TopicInfo:
+    """A topic of a bag.
+
+    Attributes:
+        msgtype: For example `sensor_msgs/msg/Image`.
+        count: Of its messages.
+        qos: As its publisher offered it; none where the bag does not say.
+        definition: Of the message type; empty where the bag does not say.
+    """
+
+    msgtype: str
+    count: int
+    qos: Qos | None
+    definition: TypeDefinition
+
+
+class RawMessage(NamedTuple):
+    """A message as it was recorded.
+
+    Attributes:
+        topic: Its topic.
+        record_time_ns: When it was recorded, in ns.
+        publish_time_ns: When it was sent, or the record time where the bag does not say.
+        data: Its CDR bytes, a view of the file's block where possible.
+    """
+
+    topic: str
+    record_time_ns: int
+    publish_time_ns: int
+    data: BytesLike
+
+
+class Frame(NamedTuple):
+    """A picture of a camera.
+
+    Attributes:
+        stamp_ns: Of its header.
+        image: uint8 [H, W, 3], red first.
+    """
+
+    stamp_ns: int
+    image: NDArray[np.uint8]
+
+
+class BagReader:
+    """Reads any rosbag2: MCAP or sqlite3, split, compressed, without metadata, or torn.
+
+    What the files themselves say counts; `metadata.yaml` only names them. No more than a block of
+    a file (some MB, or what the file's writer made of it) is in memory. A bag whose files are
+    compressed as a whole is decompressed into a temporary folder (`TMPDIR`) at first.
+
+    Attributes:
+        path: Of the bag.
+        topics: By name.
+        start_ns: Record time of the earliest message; 0 where there is none.
+        end_ns: Record time of the latest message; 0 where there is none.
+        damage: By file, what is missing or wrong; empty for a sound bag.
+
+    Args:
+        path: A bag's folder, or one file of it.
+
+    Raises:
+        BagError: If there is no bag, or one that cannot be read at all.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.name == METADATA_NAME:
+            self.path = self.path.parent
+        if not self.path.exists():
+            msg = f"there is no bag at {self.path}"
+            raise BagError(msg)
+        self.damage: dict[str, str] = {}
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        metadata = self._read_metadata()
+        self._files = [
+            file for path in self._find_files(metadata) if (file := self._open_file(path))
+        ]
+        filled = [file for file in self._files if any(file.counts.values())]
+        self.start_ns = min((file.start_ns for file in filled), default=0)
+        self.end_ns = max((file.end_ns for file in filled), default=0)
+        self.topics = self._merge_topics()
+
+    def messages(
+        self, topics: Collection[str] | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
+    ) -> Iterator[RawMessage]:
+        """Read messages as they were recorded, in order of record time.
+
+        Args:
+            topics: Their names; all if not given.
+            start_ns: Earliest record time; what lies before is not read from the disk.
+            end_ns: Record time before which to stop.
+
+        Raises:
+            BagError: If a topic is not in the bag, or a file is damaged where it had seemed sound.
+        """
+        for topic in topics or ():
+            self._require(topic)
+        for group in _overlapping(self._files):
+            parts = [_read_file(file, topics, start_ns, end_ns) for file in group]
+            yield from heapq.merge(*parts, key=attrgetter("record_time_ns"))
+
+    def events(
+        self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
+    ) -> Iterator[tuple[int, EventPacketView]]:
+        """Read event packets, in order of record time.
+
+        Args:
+            topic: May be left out where there is one event topic.
+            start_ns: Earliest record time.
+            end_ns: Record time before which to stop.
+
+        Yields:
+            Header stamp in ns, and the packet, whose payload is a view.
+
+        Raises:
+            BagError: If the topic is not in the bag, is not one of events, or is not clear.
+            MessageError: If a message is no event packet.
+        """
+        name = self.event_topic(topic)
+        for message in self.messages([name], start_ns=start_ns, end_ns=end_ns):
+            try:
+                packet = parse_event_packet(message.data)
+            except MessageError as error:
+                raise self._message_error(message, error) from None
+            yield packet.stamp_ns, packet
+
+    def images(
+        self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
+    ) -> Iterator[tuple[int, ImageView | CompressedImageView]]:
+        """Read images without decoding them, in order of record time.
+
+        Args:
+            topic: May be left out where there is one topic of (compressed) images.
+            start_ns: Earliest record time.
+            end_ns: Record time before which to stop.
+
+        Yields:
+            Header stamp in ns, and the image, whose data are a view.
+
+        Raises:
+            BagError: If the topic is not in the bag, is not one of images, or is not clear.
+            MessageError: If a message is no image.
+        """
+        name = self.image_topic(topic)
+        parse = parse_image if self.topics[name].msgtype == IMAGE else parse_compressed_image
+        for message in self.messages([name], start_ns=start_ns, end_ns=end_ns):
+            try:
+                image = parse(message.data)
+            except MessageError as error:
+                raise self._message_error(message, error) from None
+            yield image.stamp_ns, image
+
+    def frames(
+        self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
+    ) -> Iterator[Frame]:
+        """Read images as pictures, in order of record time; arguments and errors as of `images`.
+
+        Raises:
+            ImageError: If an image cannot be decoded or seen as a picture.
+        """
+        for stamp_ns, image in self.images(topic, start_ns=start_ns, end_ns=end_ns):
+            yield Frame(stamp_ns, image_rgb(image))
+
+    def event_topic(self, topic: str | None = None) -> str:
+        """Return the topic of event packets: the given one, checked, or the only one.
+
+        Raises:
+            BagError: If it is not in the bag or of another type; if there is none; if there are
+                several and none is given.
+        """
+        return self._choose(topic, (EVENT_PACKET,), "event")
+
+    def image_topic(self, topic: str | None = None) -> str:
+        """Return the topic of images; arguments and errors as of `event_topic`."""
+        return self._choose(topic, IMAGE_TYPES, "image")
+
+    def _choose(self, topic: str | None, msgtypes: tuple[str, ...], kind: str) -> str:
+        if topic is not None:
+            self._require(topic)
+            if self.topics[topic].msgtype not in msgtypes:
+                msg = f"topic {topic} of {self.path} holds {self.topics[topic].msgtype}, no {kind}s"
+                raise BagError(msg)
+            return topic
+        names = [name for name, info in self.topics.items() if info.msgtype in msgtypes]
+        if not names:
+            has = ", ".join(self.topics) or "no topics at all"
+            msg = f"{self.path} has no {kind} topic; it has {has}"
+            raise BagError(msg)
+        if len(names) > 1:
+            msg = f"{self.path} has {len(names)} {kind} topics, name one: {', '.join(names)}"
+            raise BagError(msg)
+        return names[0]
+
+    def _require(self, topic: str) -> None:
+        if topic not in self.topics:
+            msg = f"{self.path} has no topic {topic}; it has {', '.join(self.topics) or 'none'}"
+            raise BagError(msg)
+
+    def _message_error(self, message: RawMessage, error: MessageError) -> MessageError:
+        return MessageError(
+            f"{self.path}: the message of {message.topic} recorded at {message.record_time_ns} ns "
+            f"is wrong: {error}"
+        )
+
+    def _read_metadata(self) -> dict[str, Any]:
+        path = self.path / METADATA_NAME
+        if not path.is_file():
+            return {}
+        try:
+            content = yaml.safe_load(path.read_bytes())
+            information = content["rosbag2_bagfile_information"]
+            [Path(name) for name in information["relative_file_paths"]]
+        except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+            self.damage[METADATA_NAME] = "it cannot be read"
+            return {}
+        return dict(information)
+
+    def _find_files(self, metadata: dict[str, Any]) -> list[Path]:
+        """List the bag's files in the order of their numbers."""
+        if self.path.is_file():
+            return [self.path]
+        present = {
+            path.name.removesuffix(_COMPRESSED_SUFFIX): path
+            # Sorted so that of a file and its compressed self, of which a crash leaves both, the
+            # plain one is taken.
+            for path in sorted(self.path.iterdir(), reverse=True)
+            if Path(path.name.removesuffix(_COMPRESSED_SUFFIX)).suffix in _SUFFIXES
+        }
+        listed = [
+            Path(name).name.removesuffix(_COMPRESSED_SUFFIX)
+            for name in metadata.get("relative_file_paths", ())
+        ]
+        for name in listed:
+            if name not in present:
+                self.damage[name] = "it is missing"
+        if listed:
+            series = {_series(name) for name in listed}
+            names = [name for name in present if name in listed or _series(name) in series]
+        else:
+            names = list(present)
+        if not present:
+            msg = f"{self.path} is not a bag: there is no .mcap or .db3 file in it"
+            raise BagError(msg)
+        if not metadata:
+            self.damage.setdefault(METADATA_NAME, "it is missing")
+        return [present[name] for name in sorted(names, key=_natural_order)]
+
+    def _open_file(self, path: Path) -> McapFile | SqliteFile | None:
+        """Open a file of whatever format its first bytes say; none if it is empty."""
+        try:
+            with path.open("rb") as stream:
+                head = stream.read(16)
+            if head.startswith(ZSTD_MAGIC):
+                return self._open_file(self._decompress(path))
+        except OSError as error:
+            msg = f"cannot read {path}: {error.strerror}"
+            raise BagError(msg) from None
+        file: McapFile | SqliteFile
+        if head.startswith(mcap.MAGIC):
+            file = McapFile(path)
+        elif head == SQLITE_MAGIC:
+            file = SqliteFile(path)
+        elif not head.strip(b"\0"):
+            self.damage[path.name] = "it is empty"
+            return None
+        else:
+            msg = f"{path} is not a bag: it is neither MCAP nor sqlite3"
+            raise BagError(msg)
+        if file.damage:
+            self.damage[path.name] = file.damage
+        return file
+
+    def _decompress(self, path: Path) -> Path:
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="scaleevent_")
+            weakref.finalize(self, self._temporary.cleanup)
+        target = Path(self._temporary.name, path.name.removesuffix(_COMPRESSED_SUFFIX))
+        decompress_file(path, target)
+        return target
+
+    def _merge_topics(self) -> dict[str, TopicInfo]:
+        topics: dict[str, TopicInfo] = {}
+        for file in self._files:
+            for topic_id, stored in file.topics.items():
+                count = file.counts[topic_id]
+                known = topics.get(stored.name)
+                topics[stored.name] = (
+                    replace(known, count=known.count + count)
+                    if known
+                    else TopicInfo(stored.msgtype, count, stored.qos, stored.definition)
+                )
+        return topics
+
+
+def _read_file(
+    file: StoredFile, topics: Collection[str] | None, start_ns: int, end_ns: int
+) -> Iterator[RawMessage]:
+    names = {
+        topic_id: topic.name
+        for topic_id, topic in file.topics.items()
+        if topics is None or topic.name in topics
+    }
+    for time_ns, publish_time_ns, topic_id, data in file.messages(names, start_ns, end_ns):
+        # CDR starts with a zero, so that message compression shows without metadata.
+        if bytes(data[:4]) == ZSTD_MAGIC:
+            data = decompress(data, "zstd")  # noqa: PLW2901
+        yield RawMessage(names[topic_id], time_ns, publish_time_ns, data)
+
+
+def _overlapping(files: Collection[StoredFile]) -> Iterator[list[StoredFile]]:
+    """Group files that overlap in time, in the order of time; split recordings do not overlap."""
+    group: list[StoredFile] = []
+    end_ns = 0
+    for file in sorted(files, key=attrgetter("start_ns")):
+        if group and file.start_ns > end_ns:
+            yield group
+            group = []
+        group.append(file)
+        end_ns = max(end_ns, file.end_ns)
+    if group:
+        yield group
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Sort `bag_10` behind `bag_9`."""
+    return [(int(part or 0), "") if part.isdigit() else (0, part) for part in _DIGITS.split(name)]
+
+
+def _series(name: str) -> str:
+    """Return what the files of one recording have in common: the name without its number."""
+    return _NUMBER.sub("", name)

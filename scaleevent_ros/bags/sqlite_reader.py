@@ -1,0 +1,166 @@
+"""One sqlite3 file of a bag."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import struct
+import tempfile
+import weakref
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from scaleevent_ros.bags.errors import BagError
+from scaleevent_ros.bags.messages import TypeDefinition
+from scaleevent_ros.bags.metadata import parse_qos
+from scaleevent_ros.bags.storage import StoredMessage, StoredTopic
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+logger = logging.getLogger(__name__)
+
+MAGIC = b"SQLite format 3\0"
+
+
+class SqliteFile:
+    """A sqlite3 file of which a row at a time is in memory.
+
+    Nothing is ever written to the file or beside it: a transaction that a crash left unfinished is
+    rolled back, and a file that is cut is made readable, in a temporary copy. Attributes are those
+    of `StoredFile`.
+
+    Args:
+        path: Of the file.
+
+    Raises:
+        BagError: If it is no bag, or too damaged to know its topics.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damage = ""
+        self.counts: Counter[int] = Counter()
+        self.start_ns = 2**63 - 1
+        self.end_ns = 0
+        try:
+            self._readable = self._make_readable()
+            with closing(self._connect()) as database:
+                self.topics = _read_topics(database)
+                self._take_stock(database)
+        except (sqlite3.Error, OSError) as error:
+            msg = f"{path} cannot be read as a bag: {error}"
+            raise BagError(msg) from None
+
+    def messages(
+        self, topic_ids: Collection[int], start_ns: int, end_ns: int
+    ) -> Iterator[StoredMessage]:
+        """Read messages with `start_ns <= time < end_ns` in order of record time.
+
+        Of a file that is cut, they come in the order of recording, up to the cut.
+        """
+        ids = ",".join(str(topic_id) for topic_id in topic_ids)
+        table = "messages NOT INDEXED" if self._is_cut else "messages"
+        order = "id" if self._is_cut else "timestamp, id"
+        query = (  # Numbers and fixed words only, no text from outside.
+            f"SELECT timestamp, topic_id, data FROM {table} WHERE timestamp >= {start_ns:d} "  # noqa: S608
+            f"AND timestamp < {end_ns:d} AND topic_id IN ({ids}) ORDER BY {order}"
+        )
+        with closing(self._connect()) as database:
+            for time_ns, topic_id, data in self._rows(database, query):
+                yield StoredMessage(time_ns, time_ns, topic_id, data)
+
+    def _make_readable(self) -> Path:
+        """Return the path of the file, or of a copy where the file needs mending."""
+        with self.path.open("rb") as file:
+            head = file.read(100)
+        if not head.startswith(MAGIC) or len(head) < 100:
+            msg = "it does not start as a sqlite3 file"
+            raise sqlite3.DatabaseError(msg)
+        page_size, changes, page_count = struct.unpack_from(">H6xII", head, 16)
+        (changes_when_counted,) = struct.unpack_from(">I", head, 92)
+        expected_size = (65536 if page_size == 1 else page_size) * page_count
+        if changes != changes_when_counted:  # Then the count of pages means nothing.
+            expected_size = 0
+        self._is_cut = self.path.stat().st_size < expected_size
+        journals = [
+            journal
+            for suffix in ("-wal", "-journal")
+            if (journal := self.path.with_name(self.path.name + suffix)).exists()
+            and journal.stat().st_size
+        ]
+        if not self._is_cut and not journals:
+            return self.path
+        self.damage = "it is cut off" if self._is_cut else "it was not closed"
+        logger.info("%s: %s; a temporary copy is read", self.path, self.damage)
+        folder = tempfile.TemporaryDirectory(prefix="scaleevent_")
+        weakref.finalize(self, folder.cleanup)
+        for source in (self.path, *journals):
+            shutil.copyfile(source, Path(folder.name, source.name))
+        copy = Path(folder.name, self.path.name)
+        with copy.open("r+b") as file:
+            file.truncate(max(expected_size, copy.stat().st_size))
+        # Reads the journal, which a read-only connection may not do.
+        with closing(sqlite3.connect(copy)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return copy
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"file:{quote(str(self._readable.absolute()))}?mode=ro&immutable=1",
+            uri=True,
+            check_same_thread=False,
+        )
+
+    def _take_stock(self, database: sqlite3.Connection) -> None:
+        """Count the messages and find the first and the last."""
+        if self._is_cut:
+            query = "SELECT topic_id, 1, timestamp, timestamp FROM messages NOT INDEXED"
+        else:
+            query = (
+                "SELECT topic_id, count(*), min(timestamp), max(timestamp) "
+                "FROM messages GROUP BY topic_id"
+            )
+        for topic_id, count, start_ns, end_ns in self._rows(database, query):
+            self.counts[topic_id] += count
+            self.start_ns = min(self.start_ns, start_ns)
+            self.end_ns = max(self.end_ns, end_ns)
+
+    def _rows(self, database: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield what a query finds; of a file that is cut, up to the cut."""
+        try:
+            yield from database.execute(query)
+        except sqlite3.DatabaseError as error:
+            if not self._is_cut:
+                msg = f"{self.path} is damaged: {error}"
+                raise BagError(msg) from None
+
+
+def _read_topics(database: sqlite3.Connection) -> dict[int, StoredTopic]:
+    """Read the topics, whatever the version of the database's layout."""
+    definitions = {}
+    if _columns(database, "message_definitions"):
+        definitions = dict(
+            database.execute(
+                "SELECT topic_type, encoded_message_definition FROM message_definitions"
+            )
+        )
+    columns = _columns(database, "topics")
+    topics = {}
+    for values in database.execute("SELECT * FROM topics"):
+        row = dict(zip(columns, values, strict=True))
+        topics[row["id"]] = StoredTopic(
+            row["name"],
+            row["type"],
+            TypeDefinition(definitions.get(row["type"], ""), row.get("type_description_hash", "")),
+            parse_qos(row.get("offered_qos_profiles", "")),
+        )
+    return topics
+
+
+def _columns(database: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]

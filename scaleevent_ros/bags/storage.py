@@ -1,0 +1,61 @@
+"""What every file of a bag offers, whatever its format."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from scaleevent_ros.bags.messages import BytesLike, TypeDefinition
+    from scaleevent_ros.bags.metadata import Qos
+
+# A block of messages that are read at once, where the file does not say how large its own are.
+BLOCK_BYTES = 4 * 2**20
+
+
+class StoredTopic(NamedTuple):
+    """A topic as one file knows it."""
+
+    name: str
+    msgtype: str
+    definition: TypeDefinition
+    qos: Qos | None
+
+
+class StoredMessage(NamedTuple):
+    """A message as one file holds it."""
+
+    time_ns: int
+    publish_time_ns: int
+    topic_id: int
+    data: BytesLike
+
+
+class StoredFile(Protocol):
+    """One file of a bag, whose contents are known and whose messages can be read."""
+
+    @property
+    def topics(self) -> Mapping[int, StoredTopic]:
+        """Topics by their ids within the file."""
+
+    @property
+    def counts(self) -> Mapping[int, int]:
+        """Messages by id."""
+
+    @property
+    def start_ns(self) -> int:
+        """Record time of the earliest message; without messages it means nothing."""
+
+    @property
+    def end_ns(self) -> int:
+        """Record time of the latest message."""
+
+    @property
+    def damage(self) -> str:
+        """What is missing or wrong about the file, in words; empty if nothing."""
+
+    def messages(
+        self, topic_ids: Collection[int], start_ns: int, end_ns: int
+    ) -> Iterator[StoredMessage]:
+        """Read messages with `start_ns <= time < end_ns` in order of record time."""
