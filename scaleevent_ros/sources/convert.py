@@ -1,0 +1,323 @@
+"""Recordings of any known format become bags.
+
+A recording is converted in stretches of 30 s. Each becomes one file of the bag, and is noted in
+``OUT.partial/conversion.json`` when it is whole. A conversion that was interrupted, or that met an
+error, leaves ``OUT.partial``; the next one with the same arguments goes on behind the last whole
+stretch. ``OUT`` appears at the end, complete.
+
+Event packets hold at most 5 ms and carry the time of their first event; times are those of the
+recording's own clock, cut to µs. ``OUT/conversion.json``, and ``custom_data`` in ``metadata.yaml``,
+say how frames and events share that clock.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+from scaleevent_ros.bags.messages import type_definition
+from scaleevent_ros.bags.metadata import FileSpan, Topic, build_metadata, write_metadata
+from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.sources.errors import ConversionError, SourceError
+from scaleevent_ros.sources.formats import find_recordings
+from scaleevent_ros.sources.recording import EVENTS_TOPIC, ReadOptions
+from scaleevent_ros.sources.streams import Position, messages, topics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from rich.progress import TaskID
+
+    from scaleevent_ros.sources.recording import Recording
+    from scaleevent_ros.sources.streams import Message
+
+STRETCH_NS = 30_000_000_000
+STATE_NAME = "conversion.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How bags are written.
+
+    Attributes:
+        read: What the user says of recordings.
+        image_codec: ``jpeg`` or ``png`` for frames as `sensor_msgs/CompressedImage`; None for
+            `sensor_msgs/Image`. Truth stays `sensor_msgs/Image`.
+        compression: Of the bag's chunks: ``zstd``, ``lz4`` or None.
+        metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
+        stretch_ns: How much recording time one file of a bag holds.
+    """
+
+    read: ReadOptions = field(default_factory=ReadOptions)
+    image_codec: str | None = None
+    compression: str | None = None
+    metadata_version: int = 9
+    stretch_ns: int = STRETCH_NS
+
+    def __post_init__(self) -> None:
+        """Check what nobody else checks."""
+        if self.image_codec not in {None, "jpeg", "png"}:
+            msg = f"frames cannot be stored as {self.image_codec!r}: known are jpeg and png"
+            raise ConversionError(msg)
+
+
+@dataclass(slots=True)
+class State:
+    """How far a conversion is, as `conversion.json` holds it.
+
+    Attributes:
+        arguments: What it was started with; one with others may not go on with it.
+        clock: The recording's `ClockStatement`.
+        status: ``partial`` or ``complete``.
+        parts: The stretches that are whole, each a file of the bag.
+        next_ns: Where the next stretch begins.
+        error: What ended the last run, if it was an error.
+    """
+
+    arguments: dict[str, Any]
+    clock: dict[str, Any]
+    status: str = "partial"
+    parts: list[Part] = field(default_factory=list)
+    next_ns: int = 0
+    error: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Write it so that at any moment either the old or the new one is there."""
+        temporary = folder / f".{STATE_NAME}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        temporary.replace(folder / STATE_NAME)
+
+
+@dataclass(slots=True)
+class Part:
+    """What one file of a bag holds.
+
+    Attributes:
+        counts: Messages by topic.
+        spans_ns: By topic, the times of the first and the last message.
+        events: How many there are.
+        last_event_ns: The time of the last event or trigger; None if there is none.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    spans_ns: dict[str, tuple[int, int]] = field(default_factory=dict)
+    events: int = 0
+    last_event_ns: int | None = None
+
+    def add(self, message: Message) -> None:
+        """Count a message."""
+        topic, t = message.topic, message.stamp_ns
+        self.counts[topic] = self.counts.get(topic, 0) + 1
+        self.spans_ns[topic] = (self.spans_ns.get(topic, (t, t))[0], t)
+        self.events += message.events
+        self.last_event_ns = message.last_ns or self.last_event_ns
+
+
+def convert(
+    source: Path, out: Path, options: ConvertOptions, *, show_progress: bool = False
+) -> list[Path]:
+    """Convert a recording, or every recording below a folder.
+
+    Args:
+        source: A file or a folder.
+        out: The bag to write; if recordings lie below `source`, a folder of bags that are named and
+            nested like them. Bags that are complete stay as they are.
+        options: How.
+        show_progress: Draw a bar for each recording.
+
+    Returns:
+        The bags, in order.
+
+    Raises:
+        SourceError: If recordings could not be converted; all others were.
+        BagError: If a bag cannot be written.
+    """
+    bags: list[Path] = []
+    failures: list[SourceError] = []
+    columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, disable=not show_progress) as bars:
+        for found in find_recordings(source):
+            bag = out / found.name
+            bar = bars.add_task(bag.name, total=None)
+            try:
+                recording = found.open(options.read)
+                convert_recording(recording, bag, options, _bar_mover(bars, bar, recording))
+                bags.append(bag)
+            except SourceError as error:
+                failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        listed = "\n  ".join(map(str, failures))
+        msg = f"{len(failures)} recordings were not converted:\n  {listed}"
+        raise SourceError(msg)
+    return bags
+
+
+def _bar_mover(bars: Progress, bar: TaskID, recording: Recording) -> Callable[[int], None]:
+    """Give a function that moves a progress bar to a time (ns) of a recording."""
+    if recording.span_ns is None:
+        return lambda _: bars.advance(bar)
+    first, last = recording.span_ns
+    bars.update(bar, total=last - first)
+    return lambda stamp_ns: bars.update(bar, completed=stamp_ns - first)
+
+
+def convert_recording(
+    recording: Recording,
+    bag: Path,
+    options: ConvertOptions,
+    report: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Convert one recording, or go on where an earlier call stopped.
+
+    Args:
+        recording: What to convert.
+        bag: Where to; if it was converted to there already, nothing happens.
+        options: How.
+        report: Called now and then with the time (ns) that was reached.
+
+    Raises:
+        SourceError: If the recording is wrong; `BAG.partial` says so and keeps what was whole.
+        ConversionError: If there is something else at `bag` or at `BAG.partial`.
+        BagError: If the bag cannot be written.
+    """
+    arguments = {
+        "source": str(recording.source.resolve()),
+        "format": recording.format,
+        "options": asdict(options),
+    }
+    if bag.exists():
+        _load(bag, arguments)
+        return
+    work = bag.with_name(f"{bag.name}.partial")
+    if work.exists():
+        state = _load(work, arguments)
+        state.error = None
+    else:
+        state = State(arguments, asdict(recording.clock))
+        work.mkdir(parents=True)
+    state.save(work)
+    try:
+        _write_parts(recording, work, state, options, report)
+        _check_spans(recording, state.parts)
+    except SourceError as error:
+        state.error = str(error)
+        state.save(work)
+        raise
+    _assemble(recording, bag, work, state, options)
+
+
+def _load(folder: Path, arguments: dict[str, Any]) -> State:
+    path = folder / STATE_NAME
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        state = State(**said)
+        state.parts = [Part(**part) for part in said["parts"]]
+    except (OSError, ValueError, TypeError):
+        msg = f"{folder} exists already and is no conversion; nothing is overwritten"
+        raise ConversionError(msg) from None
+    if state.arguments != arguments:
+        msg = (
+            f"{folder} was converted from another recording, or with other options; see {path}, "
+            "and remove the folder to convert anew"
+        )
+        raise ConversionError(msg)
+    return state
+
+
+def _write_parts(
+    recording: Recording,
+    work: Path,
+    state: State,
+    options: ConvertOptions,
+    report: Callable[[int], None],
+) -> None:
+    filled = topics(recording, options.image_codec)
+    start = Position(
+        state.next_ns,
+        sum(part.counts.get(EVENTS_TOPIC, 0) for part in state.parts),
+        next((p.last_event_ns for p in reversed(state.parts) if p.last_event_ns), None),
+    )
+    stream = messages(recording, options.image_codec, start)
+    for stretch, group in groupby(stream, lambda m: m.stamp_ns // options.stretch_ns):
+        folder = _part_folder(work, len(state.parts))
+        if folder.exists():  # half written by a run that was interrupted
+            shutil.rmtree(folder)
+        part = Part()
+        with BagWriter(
+            folder, metadata_version=options.metadata_version, compression=options.compression
+        ) as writer:
+            for name, (msgtype, qos) in filled.items():
+                writer.add_topic(name, msgtype, qos=qos)
+            for message in group:
+                writer.write(message.topic, message.stamp_ns, message.cdr)
+                part.add(message)
+                report(message.stamp_ns)
+        state.parts.append(part)
+        state.next_ns = (stretch + 1) * options.stretch_ns
+        state.save(work)
+
+
+def _part_folder(work: Path, index: int) -> Path:
+    return work / f"part_{index}"
+
+
+def _check_spans(recording: Recording, parts: list[Part]) -> None:
+    """Check what only the whole recording shows: that there are events, and that clocks overlap."""
+    spans: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        for topic, (first, last) in part.spans_ns.items():
+            spans[topic] = (spans.get(topic, (first, last))[0], last)
+    if not sum(part.events for part in parts):
+        msg = f"{recording.source}: holds no events"
+        raise SourceError(msg)
+    first, last = spans[EVENTS_TOPIC]
+    for topic, (start, end) in spans.items():
+        if start > last or end < first:
+            msg = (
+                f"{recording.source}: clocks do not overlap: {topic} is from {start} to {end} ns, "
+                f"events from {first} to {last} ns"
+            )
+            raise SourceError(msg)
+
+
+def _assemble(
+    recording: Recording, bag: Path, work: Path, state: State, options: ConvertOptions
+) -> None:
+    """Put the parts into one bag, which appears as a whole."""
+    whole = work / "bag"
+    whole.mkdir(exist_ok=True)
+    files = []
+    for index, part in enumerate(state.parts):
+        name = f"{bag.name}_{index}.mcap"
+        folder = _part_folder(work, index)
+        if folder.exists():  # not moved by a run that was interrupted here
+            (folder / f"{folder.name}_0.mcap").replace(whole / name)
+            shutil.rmtree(folder)
+        starts, ends = zip(*part.spans_ns.values(), strict=True)
+        files.append(FileSpan(name, min(starts), max(ends), part.counts))
+    declared = [
+        Topic(name, msgtype, qos, type_definition(msgtype))
+        for name, (msgtype, qos) in topics(recording, options.image_codec).items()
+    ]
+    metadata = build_metadata(files, declared, version=options.metadata_version)
+    metadata["custom_data"] = {
+        "source": str(recording.source),
+        "format": recording.format,
+        "clock_method": recording.clock.method,
+        "clock_detail": recording.clock.detail,
+    }
+    if recording.clock.residual_ms is not None:
+        metadata["custom_data"]["clock_residual_ms"] = str(recording.clock.residual_ms)
+    write_metadata(whole, metadata)
+    state.status = "complete"
+    state.save(whole)
+    whole.replace(bag)
+    shutil.rmtree(work)

@@ -1,0 +1,103 @@
+"""A recording's events and triggers as `EventPacket` payloads in EVT3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scaleevent_ros.events import EventBatch, make_encoder
+from scaleevent_ros.events.evt3 import EPOCH
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from scaleevent_ros.events import Triggers
+
+PACKET_NS = 5_000_000
+"""A packet holds the events of one such stretch of time at most, counted from time zero."""
+
+PACKET_EVENTS = 1 << 16
+"""A packet holds no more events."""
+
+
+class Packet(NamedTuple):
+    """One packet.
+
+    Attributes:
+        stamp_ns: The time of its first event or trigger, cut to µs, as EVT3 cuts it too.
+        last_ns: The time of its last.
+        events: How many events it holds.
+        payload: In EVT3.
+    """
+
+    stamp_ns: int
+    last_ns: int
+    events: int
+    payload: bytes
+
+
+class Edge(NamedTuple):
+    """A trigger edge: its time in ns, its channel, 1 if it rises."""
+
+    t: int
+    channel: int
+    edge: int
+
+
+def encode_packets(
+    batches: Iterable[EventBatch], triggers: Iterable[Triggers], after_ns: int | None = None
+) -> Iterator[Packet]:
+    """Encode a stream of events, with the triggers in their places.
+
+    Args:
+        batches: In order.
+        triggers: In order.
+        after_ns: The time of the last event or trigger that was encoded before, if the stream goes
+            on from there: wire times then continue those.
+    """
+    origin = None if after_ns is None else after_ns // EPOCH * EPOCH
+    edges = _edges(triggers)
+    edge = next(edges, None)
+    encoder = None
+    for piece in _pieces(batches):
+        first, last = int(piece.t[0]), int(piece.t[-1])
+        if encoder is None:
+            start = first if edge is None else min(first, edge.t)
+            encoder = make_encoder("evt3", start // EPOCH * EPOCH if origin is None else origin)
+        while edge is not None and edge.t // PACKET_NS < first // PACKET_NS:
+            yield Packet(_cut(edge.t), edge.t, 0, encoder.encode_trigger(*edge))
+            edge = next(edges, None)
+        stamp = first if edge is None else min(first, edge.t)
+        parts = []
+        done = 0
+        while edge is not None and edge.t <= last:
+            upto = int(np.searchsorted(piece.t, edge.t))
+            parts += [encoder.encode(piece[done:upto]), encoder.encode_trigger(*edge)]
+            done = upto
+            edge = next(edges, None)
+        parts.append(encoder.encode(piece[done:]))
+        yield Packet(_cut(stamp), last, len(piece), b"".join(parts))
+    while edge is not None:
+        if encoder is None:
+            encoder = make_encoder("evt3", edge.t // EPOCH * EPOCH if origin is None else origin)
+        yield Packet(_cut(edge.t), edge.t, 0, encoder.encode_trigger(*edge))
+        edge = next(edges, None)
+
+
+def _cut(t: int) -> int:
+    return t // 1000 * 1000
+
+
+def _edges(triggers: Iterable[Triggers]) -> Iterator[Edge]:
+    for some in triggers:
+        yield from map(Edge, some.t.tolist(), some.id.tolist(), some.edge.tolist())
+
+
+def _pieces(batches: Iterable[EventBatch]) -> Iterator[EventBatch]:
+    """Cut batches so that each piece fits one packet."""
+    for batch in batches:
+        changes = np.flatnonzero(np.diff(batch.t // PACKET_NS)) + 1
+        for start, end in zip([0, *changes.tolist()], [*changes.tolist(), len(batch)], strict=True):
+            for first in range(start, end, PACKET_EVENTS):
+                yield batch[first : min(first + PACKET_EVENTS, end)]

@@ -1,0 +1,233 @@
+"""A recording as one stream of serialized ROS messages, in order of time."""
+
+from __future__ import annotations
+
+import heapq
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from scaleevent_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    EVENT_PACKET,
+    IMAGE,
+    IMU,
+    LABEL_INFO,
+    EventPacketView,
+    serialize_event_packet,
+)
+from scaleevent_ros.bags.metadata import Qos
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.packets import encode_packets
+from scaleevent_ros.sources.recording import (
+    DEPTH_TOPIC,
+    DISPARITY_TOPIC,
+    EVENTS_INFO_TOPIC,
+    EVENTS_TOPIC,
+    FLOW_TOPIC,
+    FRAMES_INFO_TOPIC,
+    FRAMES_TOPIC,
+    IMU_TOPIC,
+    LABEL_INFO_TOPIC,
+    LABELS_TOPIC,
+    WARPED_TOPIC,
+)
+from scaleevent_ros.sources.serialize import (
+    camera_info_message,
+    compressed_image_message,
+    image_message,
+    imu_message,
+    label_info_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scaleevent_ros.sources.recording import (
+        CameraCalibration,
+        Picture,
+        PictureStream,
+        Recording,
+    )
+
+EVENTS_FRAME_ID = "event_camera"
+FRAMES_FRAME_ID = "camera"
+
+_EVENT_VIEWS = (LABELS_TOPIC, DEPTH_TOPIC, DISPARITY_TOPIC, FLOW_TOPIC, WARPED_TOPIC)
+_PHOTOGRAPHS = (FRAMES_TOPIC, WARPED_TOPIC)
+_SECOND = 1_000_000_000
+_LATCHED = Qos(durability="transient_local", depth=1)
+_QUEUE = Qos(depth=1000)
+
+
+class Message(NamedTuple):
+    """One message.
+
+    Attributes:
+        stamp_ns: Of its header, and the time at which a bag holds it.
+        topic: Where it goes.
+        cdr: It, serialized.
+        events: How many events it holds.
+        last_ns: The time of the last event or trigger in it; 0 if it holds none.
+    """
+
+    stamp_ns: int
+    topic: str
+    cdr: bytes
+    events: int = 0
+    last_ns: int = 0
+
+
+class Position(NamedTuple):
+    """Where a stream goes on after an interruption.
+
+    Attributes:
+        t: Messages before this time (ns) are done.
+        packets: How many of them held events.
+        last_event_ns: The time of the last event among them; None if there is none.
+    """
+
+    t: int = 0
+    packets: int = 0
+    last_event_ns: int | None = None
+
+
+def topics(recording: Recording, image_codec: str | None) -> dict[str, tuple[str, Qos]]:
+    """List the topics that a recording fills: message type and quality of service of each."""
+    found = {EVENTS_TOPIC: (EVENT_PACKET, _QUEUE)}
+    for stream in recording.pictures:
+        if image_codec is not None and stream.topic in _PHOTOGRAPHS:
+            found[_compressed(stream.topic)] = (COMPRESSED_IMAGE, Qos())
+        else:
+            found[stream.topic] = (IMAGE, Qos())
+        if stream.topic == LABELS_TOPIC and recording.labels:
+            found[LABEL_INFO_TOPIC] = (LABEL_INFO, _LATCHED)
+    found.update({camera.topic: (CAMERA_INFO, Qos()) for camera in recording.cameras})
+    if recording.imu is not None:
+        found[IMU_TOPIC] = (IMU, _QUEUE)
+    return found
+
+
+def messages(recording: Recording, image_codec: str | None, start: Position) -> Iterator[Message]:
+    """Stream everything that a recording holds, from a position on.
+
+    Args:
+        recording: What to stream.
+        image_codec: ``jpeg`` or ``png`` for photographs as compressed images, or None.
+        start: Where to go on.
+
+    Raises:
+        SourceError: If its clocks do not overlap, a stream runs backwards, a picture's size changes
+            or does not fit the events, or the recording is damaged.
+    """
+    _check_clocks(recording)
+    cameras = {camera.topic: camera for camera in recording.cameras}
+    streams = [_events(recording, cameras.get(EVENTS_INFO_TOPIC), start)]
+    for stream in recording.pictures:
+        info = cameras.get(FRAMES_INFO_TOPIC) if stream.topic == FRAMES_TOPIC else None
+        streams.append(_pictures(recording, stream, info, image_codec, start.t))
+    if recording.imu is not None:
+        streams.append(_imu(recording, start.t))
+    return heapq.merge(*streams, key=attrgetter("stamp_ns"))
+
+
+def _compressed(topic: str) -> str:
+    return f"{topic}/compressed"
+
+
+def _check_clocks(recording: Recording) -> None:
+    if recording.span_ns is None:
+        return
+    first, last = recording.span_ns
+    for stream in recording.pictures:
+        if stream.span_ns is not None and (stream.span_ns[1] < first or stream.span_ns[0] > last):
+            msg = (
+                f"{stream.place}: clocks do not overlap: pictures are from {stream.span_ns[0]} to "
+                f"{stream.span_ns[1]} ns, events from {first} to {last} ns"
+            )
+            raise SourceError(msg)
+
+
+def _events(
+    recording: Recording, camera: CameraCalibration | None, start: Position
+) -> Iterator[Message]:
+    triggers = recording.triggers(start.t) if recording.triggers is not None else ()
+    packets = encode_packets(recording.events(start.t), triggers, start.last_event_ns)
+    second = -1
+    for seq, packet in enumerate(packets, start.packets):
+        if camera is not None and packet.stamp_ns // _SECOND != second:
+            second = packet.stamp_ns // _SECOND
+            info = camera_info_message(camera, packet.stamp_ns, EVENTS_FRAME_ID)
+            yield Message(packet.stamp_ns, EVENTS_INFO_TOPIC, info)
+        view = EventPacketView(
+            packet.stamp_ns,
+            EVENTS_FRAME_ID,
+            recording.height,
+            recording.width,
+            seq,
+            time_base=0,
+            encoding="evt3",
+            is_bigendian=False,
+            payload=packet.payload,
+        )
+        cdr = serialize_event_packet(view)
+        yield Message(packet.stamp_ns, EVENTS_TOPIC, cdr, packet.events, packet.last_ns)
+
+
+def _pictures(
+    recording: Recording,
+    stream: PictureStream,
+    camera: CameraCalibration | None,
+    image_codec: str | None,
+    t_start: int,
+) -> Iterator[Message]:
+    in_event_view = stream.topic in _EVENT_VIEWS
+    frame_id = EVENTS_FRAME_ID if in_event_view else FRAMES_FRAME_ID
+    size = (recording.height, recording.width) if in_event_view else None
+    compress = image_codec is not None and stream.topic in _PHOTOGRAPHS
+    topic = _compressed(stream.topic) if compress else stream.topic
+    before = t_start - 1
+    names_wanted = stream.topic == LABELS_TOPIC and bool(recording.labels)
+    for picture in stream.read(t_start):
+        size = _check_picture(stream, picture, size, before)
+        before = picture.t
+        if names_wanted:
+            names = label_info_message(recording.labels, picture.t, frame_id)
+            yield Message(picture.t, LABEL_INFO_TOPIC, names)
+            names_wanted = False
+        if camera is not None:
+            info = camera_info_message(camera, picture.t, frame_id)
+            yield Message(picture.t, FRAMES_INFO_TOPIC, info)
+        if compress and image_codec is not None:
+            cdr = compressed_image_message(picture.pixels, picture.t, frame_id, image_codec)
+        else:
+            cdr = image_message(picture.pixels, picture.t, frame_id)
+        yield Message(picture.t, topic, cdr)
+
+
+def _check_picture(
+    stream: PictureStream, picture: Picture, size: tuple[int, int] | None, before: int
+) -> tuple[int, int]:
+    """Check a picture against the size and the time that its stream asks for; return its size."""
+    height, width = picture.pixels.shape[:2]
+    if size is not None and size != (height, width):
+        msg = (
+            f"{stream.place}: the picture at {picture.t} ns is {width}x{height}, "
+            f"not {size[1]}x{size[0]}"
+        )
+        raise SourceError(msg)
+    if picture.t <= before:
+        msg = f"{stream.place}: the picture at {picture.t} ns is not later than {before} ns"
+        raise SourceError(msg)
+    return height, width
+
+
+def _imu(recording: Recording, t_start: int) -> Iterator[Message]:
+    assert recording.imu is not None
+    before = t_start
+    for sample in recording.imu(t_start):
+        if sample.t < before:
+            msg = f"{recording.source}: the IMU sample at {sample.t} ns comes after {before} ns"
+            raise SourceError(msg)
+        before = sample.t
+        yield Message(sample.t, IMU_TOPIC, imu_message(sample, EVENTS_FRAME_ID))
