@@ -26,5 +26,11 @@ format: setup
 test: lint
 	@$(IN) python -m pytest $(PYTEST_ARGUMENTS)
 
+bench: setup
+	@$(IN) for script in benchmarks/*.py; do echo "== $$script"; python "$$script" || exit 1; done
+
+docs: setup
+	@$(IN) python -m mkdocs build --strict
+
 clean:
 	rm -rf .venv .venv.lock build install log site *.egg-info .mypy_cache .ruff_cache .pytest_cache
