@@ -1,0 +1,245 @@
+"""Views of a pair, drawn at random: the same cut for frame and events, events moved as events."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events.compile import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """What is drawn at random for each sample. The defaults draw nothing.
+
+    Attributes:
+        zoom: Least and greatest magnification over the view that just fits, 1 or more.
+        crop: Put the view anywhere on the sensor instead of at its centre.
+        flip: Probability of a mirror image, left to right.
+        event_dropout: Greatest share of events that is left out; the share is drawn evenly.
+        polarity_flip: Probability that brighter and darker are swapped in the whole sample.
+        noise_hz: Greatest rate of added noise events per pixel, in Hz; the rate is drawn evenly.
+    """
+
+    zoom: tuple[float, float] = (1.0, 1.0)
+    crop: bool = False
+    flip: float = 0.0
+    event_dropout: float = 0.0
+    polarity_flip: float = 0.0
+    noise_hz: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check that each can be drawn."""
+        if not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
+            msg = f"augmentation: zoom is {self.zoom}, it must be two numbers from 1 to 16 in order"
+            raise DataError(msg)
+        for name in ("flip", "polarity_flip"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"augmentation: {name} is {getattr(self, name)}, a probability is 0 to 1"
+                raise DataError(msg)
+        if not 0 <= self.event_dropout < 1:
+            msg = f"augmentation: event_dropout is {self.event_dropout}, it must be 0 or more, below 1"
+            raise DataError(msg)
+        if not 0 <= self.noise_hz <= 1000:
+            msg = f"augmentation: noise_hz is {self.noise_hz}, it must be 0 to 1000"
+            raise DataError(msg)
+
+    @property
+    def moves(self) -> bool:
+        """Tell whether a pair is not always seen in the same view."""
+        return self.zoom != (1.0, 1.0) or self.crop or self.flip > 0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A rectangle of the sensor that fills the output, perhaps mirrored.
+
+    Attributes:
+        left: Of its edge, in pixels of the sensor; pixel ``i`` spans from ``i`` to ``i + 1``.
+        top: Of its edge.
+        width: In pixels of the sensor.
+        height: In pixels of the sensor.
+        output_width: In pixels.
+        output_height: In pixels.
+        flip: Mirror it, left to right.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    output_width: int
+    output_height: int
+    flip: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Tell whether the output is the sensor's own pixels from its corner on."""
+        return (
+            (self.left, self.top) == (0, 0)
+            and (self.width, self.height) == (self.output_width, self.output_height)
+            and not self.flip
+        )
+
+    def matrix(self, scale: int = 1) -> NDArray[np.float64]:
+        """Give the map from pixel centres of the sensor to those of the output.
+
+        Args:
+            scale: Of an output that is so many times finer.
+
+        Returns:
+            float64 [3, 3], for homogeneous ``(x, y, 1)`` with whole numbers at pixel centres.
+        """
+        sx = self.output_width * scale / self.width
+        sy = self.output_height * scale / self.height
+        tx, ty = (0.5 - self.left) * sx - 0.5, (0.5 - self.top) * sy - 0.5
+        if self.flip:
+            sx, tx = -sx, self.output_width * scale - 1 - tx
+        return np.array([[sx, 0, tx], [0, sy, ty], [0, 0, 1]])
+
+
+def choose_view(
+    size: tuple[int, int],
+    output: tuple[int, int],
+    options: AugmentationOptions,
+    rng: np.random.Generator,
+) -> View:
+    """Draw the view of one sample: the output's shape, as large as fits, then zoomed and placed.
+
+    Args:
+        size: Width and height of the sensor.
+        output: Width and height of the output.
+        options: See `AugmentationOptions`.
+        rng: Always draws the same count of numbers, so that options do not shift one another.
+    """
+    draws = rng.random(4)
+    low, high = options.zoom
+    zoom = low * (high / low) ** draws[0]
+    scale = min(size[0] / output[0], size[1] / output[1]) / zoom
+    width, height = output[0] * scale, output[1] * scale
+    place = draws[1:3] if options.crop else np.array([0.5, 0.5])
+    left, top = (size[0] - width) * place[0], (size[1] - height) * place[1]
+    if not options.crop and zoom == 1:
+        left, top = float(math.floor(left)), float(math.floor(top))
+    return View(
+        float(left), float(top), width, height, output[0], output[1], bool(draws[3] < options.flip)
+    )
+
+
+def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
+    """See events through a view: those outside are left out, the others get new pixels.
+
+    Where the view magnifies, a pixel becomes several, and each of its events falls into one of
+    them, drawn by hashing: counts over patches stay true, and no grid of empty pixels appears.
+    Where it shrinks, events of several pixels fall together. None is added or lost inside.
+
+    Args:
+        batch: The sensor's events.
+        view: Which part of the sensor, and the size of the output.
+        seed: Of the draws.
+
+    Returns:
+        Events of a sensor of the output's size.
+    """
+    if view.whole and (batch.width, batch.height) == (view.output_width, view.output_height):
+        return batch
+    x, y = np.empty_like(batch.x), np.empty_like(batch.y)
+    t, p = np.empty_like(batch.t), np.empty_like(batch.p)
+    count = _move(
+        batch.x, batch.y, batch.t, batch.p, view.left, view.top,
+        view.output_width / view.width, view.output_height / view.height,
+        view.output_width, view.output_height, view.flip, seed & 0x7FFFFFFF, x, y, t, p,
+    )  # fmt: skip
+    moved = EventBatch(x, y, t, p, view.output_width, view.output_height)
+    return moved[:count]
+
+
+def perturb_events(
+    batch: EventBatch,
+    t_start: int,
+    t_end: int,
+    options: AugmentationOptions,
+    rng: np.random.Generator,
+) -> EventBatch:
+    """Leave events out, swap polarities and add noise events, each as the options say.
+
+    Leaving out at random is the first of the three ways of EventDrop (Gu et al., IJCAI 2021).
+
+    Args:
+        batch: Events of the window.
+        t_start: The window's first ns.
+        t_end: The window's end, excluded: where noise may fall.
+        options: See `AugmentationOptions`.
+        rng: Of this sample.
+
+    Returns:
+        Events in order of time; the batch itself where nothing was drawn.
+    """
+    share, swap, rate = rng.random(3)
+    x, y, t, p = batch.x, batch.y, batch.t, batch.p
+    if options.event_dropout:
+        kept = rng.random(len(batch), np.float32) >= share * options.event_dropout
+        x, y, t, p = x[kept], y[kept], t[kept], p[kept]
+    if swap < options.polarity_flip:
+        p = 1 - p
+    if options.noise_hz:
+        seconds = (t_end - t_start) * 1e-9
+        pixels = batch.width * batch.height
+        count = rng.poisson(rate * options.noise_hz * pixels * seconds)
+        x = np.concatenate([x, rng.integers(batch.width, size=count, dtype=np.uint16)])
+        y = np.concatenate([y, rng.integers(batch.height, size=count, dtype=np.uint16)])
+        t = np.concatenate([t, rng.integers(t_start, t_end, size=count)])
+        p = np.concatenate([p, rng.integers(2, size=count, dtype=np.uint8)])
+        order = np.argsort(t, kind="stable")
+        x, y, t, p = x[order], y[order], t[order], p[order]
+    return EventBatch(x, y, t, p, batch.width, batch.height)
+
+
+@kernel
+def _move(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    t: NDArray[np.int64],
+    p: NDArray[np.uint8],
+    left: float,
+    top: float,
+    scale_x: float,
+    scale_y: float,
+    width: int,
+    height: int,
+    flip: bool,
+    seed: int,
+    new_x: NDArray[np.uint16],
+    new_y: NDArray[np.uint16],
+    new_t: NDArray[np.int64],
+    new_p: NDArray[np.uint8],
+) -> int:
+    """Move the events that a view shows, and return how many those are."""
+    count = 0
+    state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
+    for i in range(len(x)):
+        # SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): where in its pixel the event fell.
+        state += np.uint64(0x9E3779B97F4A7C15)
+        z = state
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+        u = np.float64(z >> np.uint64(32)) * 2.0**-32
+        v = np.float64(z & np.uint64(0xFFFFFFFF)) * 2.0**-32
+        column = math.floor((x[i] + u - left) * scale_x)
+        row = math.floor((y[i] + v - top) * scale_y)
+        if 0 <= column < width and 0 <= row < height:
+            new_x[count] = width - 1 - column if flip else column
+            new_y[count] = row
+            new_t[count] = t[i]
+            new_p[count] = p[i]
+            count += 1
+    return count

@@ -1,0 +1,182 @@
+"""Which pair comes when: a function of seed and step alone, for any number of processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scaleevent_ros.data.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+class Draw(NamedTuple):
+    """One sample to be made.
+
+    Attributes:
+        epoch: From 0 on.
+        position: In the epoch: with the seed and the epoch it seeds what is drawn at random.
+        index: Of the pair, over all recordings.
+    """
+
+    epoch: int
+    position: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The order of pairs through all epochs.
+
+    Each recording gets its share of an epoch: pairs times weight, so that with equal weights every
+    pair is as likely as every other, however long its recording. Within a recording, pairs come in
+    random order without repetition until all have come, across epochs. Nothing is remembered: the
+    order of an epoch follows from the seed and its number, which is why a run can go on at any step.
+
+    Attributes:
+        counts: Pairs of each recording.
+        weights: Of a pair of each recording.
+        pairs_per_epoch: How many are drawn; the sum of ``counts`` if None. It is rounded down to
+            whole batches.
+        batch_size: Of all processes together, for one step of the optimizer.
+        seed: Of the order.
+    """
+
+    counts: tuple[int, ...]
+    weights: tuple[float, ...]
+    batch_size: int
+    seed: int
+    pairs_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that there is something to draw."""
+        if len(self.weights) != len(self.counts):
+            msg = f"{len(self.counts)} recordings need as many weights, not {len(self.weights)}"
+            raise DataError(msg)
+        if any(weight < 0 for weight in self.weights) or not any(
+            w * n for w, n in zip(self.weights, self.counts, strict=True)
+        ):
+            msg = f"weights {list(self.weights)} over {list(self.counts)} pairs leave none to draw"
+            raise DataError(msg)
+        if self.steps_per_epoch < 1:
+            msg = (
+                f"an epoch of {self.pairs_per_epoch or sum(self.counts)} pairs does not fill one "
+                f"batch of {self.batch_size}"
+            )
+            raise DataError(msg)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Count the steps of the optimizer in an epoch."""
+        return (self.pairs_per_epoch or sum(self.counts)) // self.batch_size
+
+    def epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        """List the pairs of an epoch in order, int64 [steps_per_epoch * batch_size]."""
+        shares = np.stack([self._shares(number) for number in range(epoch + 1)])
+        lasts = shares.sum(axis=0)
+        firsts = lasts - shares[-1]
+        offsets = np.concatenate([[0], np.cumsum(self.counts)[:-1]])
+        drawn = [
+            offset + _walk(count, int(first), int(last), (self.seed, source))
+            for source, (count, first, last, offset) in enumerate(
+                zip(self.counts, firsts, lasts, offsets, strict=True)
+            )
+            if last > first
+        ]
+        order = np.concatenate(drawn)
+        np.random.default_rng((self.seed, epoch)).shuffle(order)
+        return order
+
+    def _shares(self, epoch: int) -> NDArray[np.int64]:
+        """Count the pairs that each recording gives to an epoch, int64 [recordings].
+
+        Systematic sampling: equidistant points with a random start, on a line where each recording
+        is as long as its pairs times their weight. So a recording too small for an epoch's whole
+        pair still comes as often as it should.
+        """
+        total = self.steps_per_epoch * self.batch_size
+        masses = np.multiply(self.weights, self.counts)
+        start = np.random.default_rng((self.seed, epoch, 0)).random()
+        ends = np.ceil(np.cumsum(masses) / masses.sum() * total - start).astype(np.int64)
+        ends[-1] = total
+        return np.diff(ends.clip(0, total), prepend=0)
+
+
+class BatchSampler:
+    """Lists of draws for one process, endless unless told: what a `DataLoader` takes.
+
+    A batch of the schedule is dealt to the processes in turns, and each process cuts its hand into
+    ``accumulate`` equal parts. All processes and parts together see the batch that one would see.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        steps: range,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        """Deal the steps in ``steps``.
+
+        Raises:
+            DataError: If the batch does not divide evenly.
+        """
+        if schedule.batch_size % (world * accumulate):
+            msg = (
+                f"a batch of {schedule.batch_size} does not divide over {world} processes times "
+                f"{accumulate} accumulated parts"
+            )
+            raise DataError(msg)
+        self._schedule = schedule
+        self._steps = steps
+        self._deal = rank, world, accumulate
+
+    def __len__(self) -> int:
+        """Count the lists."""
+        return len(self._steps) * self._deal[2]
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Give the lists in order."""
+        rank, world, accumulate = self._deal
+        size = self._schedule.batch_size
+        epoch, order = -1, np.empty(0, np.int64)
+        for step in self._steps:
+            if step // self._schedule.steps_per_epoch != epoch:
+                epoch = step // self._schedule.steps_per_epoch
+                order = self._schedule.epoch_order(epoch)
+            first = (step % self._schedule.steps_per_epoch) * size
+            hand = range(first + rank, first + size, world)
+            for part in range(accumulate):
+                yield [
+                    Draw(epoch, position, int(order[position]))
+                    for position in hand[part::accumulate]
+                ]
+
+
+def validation_batches(count: int, batch_size: int, rank: int, world: int) -> list[list[Draw]]:
+    """Deal every pair once, in order, to the processes in turns; the last lists may be shorter."""
+    mine: Sequence[int] = range(rank, count, world)
+    return [
+        [Draw(0, index, index) for index in mine[i : i + batch_size]]
+        for i in range(0, len(mine), batch_size)
+    ]
+
+
+def _walk(count: int, first: int, last: int, seed: tuple[int, int]) -> NDArray[np.int64]:
+    """Take places ``first`` to ``last`` of an endless row of permutations of ``count``."""
+    laps = range(first // count, (last - 1) // count + 1)
+    row = np.concatenate([_permutation(count, (*seed, lap)) for lap in laps])
+    skip = laps.start * count
+    return row[first - skip : last - skip]
+
+
+@lru_cache(maxsize=64)
+def _permutation(count: int, seed: tuple[int, int, int]) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).permutation(count)

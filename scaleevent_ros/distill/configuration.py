@@ -1,0 +1,404 @@
+"""The configuration of a run: typed dataclasses, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from scaleevent_ros.data.augmentation import AugmentationOptions
+from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.events.representations import channel_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Configuration = TypeVar("Configuration")
+
+Representation = Literal["voxel", "histogram", "stacked_histogram", "time_surface"]
+Normalization = Literal["none", "mean_std", "percentile", "scaleevent_picture"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which pairs to learn from.
+
+    Attributes:
+        train: Bags, shards, and folders or patterns of either.
+        validation: Likewise; if empty, the last part of each training recording is held out.
+        holdout: The share of each recording that is held out where ``validation`` is empty.
+        weights: How often a pair of each entry of ``train`` comes, relative to the others; all
+            alike if empty.
+        width: Of the event tensor, in pixels.
+        height: Of the event tensor, in pixels.
+        events_topic: In bags that hold more than one.
+        frames_topic: In bags that hold more than one.
+        clock: How frames and events of a bag are put on one clock; ``auto`` takes the best that
+            the bag supports.
+        calibration: How frames map into the event image: a ``calibration.yaml``. If none is given,
+            that of the bag, and where it has none either, frames are taken to be aligned.
+        workers: Processes that make samples, for each training process.
+        prefetch: Batches that each worker makes ahead.
+    """
+
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    holdout: float = 0.05
+    weights: list[float] = field(default_factory=list)
+    width: int = 640
+    height: int = 480
+    events_topic: str | None = None
+    frames_topic: str | None = None
+    clock: Literal["auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated"] = "auto"
+    calibration: str | None = None
+    workers: int = 4
+    prefetch: int = 4
+
+    def __post_init__(self) -> None:
+        """Check ranges; whether recordings exist is seen when they are opened."""
+        _require_between(self, "holdout", 0, 0.5)
+        _require_between(self, "width", 16, 8192)
+        _require_between(self, "height", 16, 8192)
+        _require_between(self, "workers", 0, 256)
+        _require_between(self, "prefetch", 1, 64)
+        if self.weights and len(self.weights) != len(self.train):
+            msg = f"data.weights has {len(self.weights)} entries, data.train {len(self.train)}"
+            raise ConfigurationError(msg)
+        if any(weight < 0 for weight in self.weights):
+            msg = f"data.weights is {self.weights}: a weight is 0 or more"
+            raise ConfigurationError(msg)
+
+
+@dataclass(frozen=True)
+class EventOptions:
+    """What the student sees of the events.
+
+    Attributes:
+        representation: Name of the event tensor.
+        bins: Time bins of a representation that has them.
+        normalization: What is done with the tensor's values.
+        window: How long a window is.
+        activity_threshold: Events that make a 16x16 patch active (the paper's tau); for features
+            of another stride it is scaled with the area.
+    """
+
+    representation: Representation = "voxel"
+    bins: int = 5
+    normalization: Normalization = "percentile"
+    window: WindowOptions = field(default_factory=WindowOptions)
+    activity_threshold: int = 64
+
+    def __post_init__(self) -> None:
+        """Check that such a tensor exists."""
+        _require_between(self, "bins", 1, 64)
+        _require_between(self, "activity_threshold", 1, 1_000_000)
+        if self.normalization == "scaleevent_picture" and self.channels != 3:
+            msg = (
+                "events.normalization scaleevent_picture needs 3 channels, "
+                f"{self.representation} with {self.bins} bins has {self.channels}"
+            )
+            raise ConfigurationError(msg)
+
+    @property
+    def channels(self) -> int:
+        """Count the channels of the tensor."""
+        return channel_count(self.representation, self.bins)
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Who teaches.
+
+    Attributes:
+        name: timm's name with its tag, or a packaged one such as ``tf_efficientnet_lite0.package``.
+        checkpoint: A local file instead of the hub.
+        scale: How much finer than the student it sees frames: 1, 2 or 4.
+        stride: Take its deepest features of at most this stride.
+        options: Arguments of timm's model.
+        pretrained: False for random weights, which teach nothing but test everything.
+        cache: Folder where its features are kept, so that each frame is seen once; only for data
+            without augmentation that moves frames.
+    """
+
+    name: str = "vit_base_patch16_dinov3.lvd1689m"
+    checkpoint: str | None = None
+    scale: Literal[1, 2, 4] = 1
+    stride: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    pretrained: bool = True
+    cache: str | None = None
+
+
+@dataclass(frozen=True)
+class StudentOptions:
+    """Who learns.
+
+    Attributes:
+        name: timm's name of a network; the teacher's if none is given.
+        init: ``teacher``, ``random``, or the path of a checkpoint.
+        stride: Take its deepest features of at most this stride.
+        options: Arguments of timm's model.
+    """
+
+    name: str | None = None
+    init: str = "teacher"
+    stride: int | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What is minimized.
+
+    Attributes:
+        name: Of the loss.
+        options: Its weights (``feature``, ``intra``, ``cross``) and other options.
+    """
+
+    name: str = "structure_active"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the loss exists and takes its options."""
+        if self.name not in LOSS_NAMES:
+            msg = f"loss.name is {self.name!r}; known: {', '.join(LOSS_NAMES)}"
+            raise ConfigurationError(msg)
+        try:
+            build_loss(self.name, **self.options)
+        except TypeError as error:
+            msg = f"loss.options {self.options}: {error}"
+            raise ConfigurationError(msg) from error
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that learn at a rate of their own.
+
+    Attributes:
+        pattern: Regular expression, searched for in a parameter's name; the first group that
+            fits counts.
+        multiplier: Of the learning rate; 0 keeps the parameters as they are.
+    """
+
+    pattern: str
+    multiplier: float
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """AdamW and its learning rate over time.
+
+    Attributes:
+        learning_rate: At its highest.
+        weight_decay: Of AdamW.
+        decay_all: Also decay biases, norms and other vectors, as the paper does.
+        betas: Of AdamW.
+        layer_decay: Multiplies the rate once for each block between a parameter and the output.
+        groups: Rates of their own for some parameters, on top of ``layer_decay``.
+        warmup_steps: In which the rate grows linearly from 0.
+        schedule: ``cosine`` to ``final`` at the last step; ``exponential``: times ``gamma`` at
+            the end of each epoch; or ``constant``.
+        final: Of ``cosine``, relative to the highest rate.
+        gamma: Of ``exponential``.
+        clip: Greatest norm of the gradient; 0 switches clipping off.
+    """
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    layer_decay: float = 1.0
+    groups: list[ParameterGroup] = field(default_factory=list)
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    final: float = 0.01
+    gamma: float = 0.9
+    clip: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_positive(self, "learning_rate")
+        for name in ("weight_decay", "clip", "warmup_steps"):
+            _require_between(self, name, 0, float("inf"))
+        _require_between(self, "layer_decay", 0.01, 1)
+        _require_between(self, "final", 0, 1)
+        _require_between(self, "gamma", 0.01, 1)
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How a run goes, whatever it trains.
+
+    Attributes:
+        output: Folder of the run: checkpoints, logs, pictures.
+        resume: Go on from the newest checkpoint in the folder, or start if there is none.
+        evaluate: Validate what the run would start from, and stop.
+        seed: Of everything that is drawn at random.
+        epochs: How many.
+        pairs_per_epoch: How many samples make an epoch; all there are if none is given.
+        batch_size: For one step, over all processes and accumulated parts.
+        accumulate: Parts of a step that are computed one after the other.
+        precision: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
+        accelerator: Where to compute.
+        strategy: ``ddp`` copies the model to each process, ``fsdp`` shards it; ``auto`` is
+            ``ddp`` where there are several processes.
+        checkpointing: Compute activations again in the backward pass instead of keeping them.
+        compile: Compile the model with `torch.compile`.
+        average: Decay of an exponential moving average of the weights, which is then what is
+            validated and handed out; 0 keeps none.
+        save_every: Steps between checkpoints.
+        keep: How many of the newest checkpoints are kept, besides the best.
+        validate_every: Steps between validations.
+        log_every: Steps between entries of the log.
+        pictures: Samples that are drawn at each validation.
+        tensorboard: Write TensorBoard's files.
+    """
+
+    output: str = "runs/pretrain"
+    resume: bool = False
+    evaluate: bool = False
+    seed: int = 0
+    epochs: int = 10
+    pairs_per_epoch: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    average: float = 0.0
+    save_every: int = 1000
+    keep: int = 2
+    validate_every: int = 1000
+    log_every: int = 10
+    pictures: int = 4
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        names = ("epochs", "batch_size", "accumulate", "save_every", "keep", "validate_every")
+        for name in (*names, "log_every"):
+            _require_between(self, name, 1, 1_000_000_000)
+        if self.pairs_per_epoch is not None:
+            _require_between(self, "pairs_per_epoch", 1, 1_000_000_000)
+        _require_between(self, "seed", 0, 2**31 - 1)
+        _require_between(self, "pictures", 0, 64)
+        _require_between(self, "average", 0, 0.999999)
+        if self.batch_size % self.accumulate:
+            msg = (
+                f"trainer.batch_size {self.batch_size} does not divide into "
+                f"{self.accumulate} accumulated parts"
+            )
+            raise ConfigurationError(msg)
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """A run that distils a teacher of frames into a student of events.
+
+    Attributes:
+        data: Which pairs to learn from.
+        events: What the student sees of the events.
+        augmentation: What is drawn at random for each sample.
+        teacher: Who teaches.
+        student: Who learns.
+        loss: What is minimized.
+        optimizer: AdamW and its learning rate.
+        trainer: How the run goes.
+    """
+
+    data: DataOptions = field(default_factory=DataOptions)
+    events: EventOptions = field(default_factory=EventOptions)
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    student: StudentOptions = field(default_factory=StudentOptions)
+    loss: LossOptions = field(default_factory=LossOptions)
+    optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
+    trainer: TrainerOptions = field(default_factory=TrainerOptions)
+
+    def __post_init__(self) -> None:
+        """Check what depends on more than one part."""
+        if self.teacher.cache is not None and self.augmentation.moves:
+            msg = (
+                "teacher.cache keeps features of whole frames: switch augmentation.zoom, "
+                "augmentation.crop and augmentation.flip off, or the cache"
+            )
+            raise ConfigurationError(msg)
+        if not self.data.validation and not self.data.holdout:
+            msg = "nothing to validate on: set data.validation or data.holdout"
+            raise ConfigurationError(msg)
+
+
+def parse_configuration(
+    kind: type[Configuration], arguments: Sequence[str], description: str
+) -> Configuration:
+    """Read a configuration from ``--config FILE.yaml`` and ``--any.field value``.
+
+    ``--help`` and ``--print_config`` print and exit.
+
+    Args:
+        kind: The dataclass to fill.
+        arguments: Of the command line.
+        description: Of the program, for its help.
+
+    Raises:
+        ConfigurationError: Naming the field that is unknown, of a wrong type or impossible.
+    """
+    import jsonargparse
+
+    parser = jsonargparse.ArgumentParser(description=description, exit_on_error=False)
+    parser.add_argument(
+        "--config", action="config", help="A YAML file; what follows on the line wins over it."
+    )
+    parser.add_class_arguments(kind, as_group=False)
+    try:
+        parsed = parser.parse_args(list(arguments))
+        made = parser.instantiate_classes(parsed)
+    except ScaleEventError as error:
+        raise ConfigurationError(str(error)) from error
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise ConfigurationError(_first_reason(error)) from error
+    return kind(**{item.name: made[item.name] for item in fields(kind)})  # type: ignore[arg-type]
+
+
+def plain(configuration: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
+    """Turn a configuration into plain JSON values."""
+    return {key: _listed(value) for key, value in asdict(configuration).items()}
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, dict):
+        return {key: _listed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_listed(item) for item in value]
+    return value
+
+
+def _first_reason(error: BaseException) -> str:
+    """Shorten a parser's message, which lists every alternative that it tried."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    reason = " ".join(lines[:3]) if lines else type(error).__name__
+    return reason.replace('Parser key "', "").replace('": Expected', ": expected").replace('": ', ": ")
+
+
+def _require_between(owner: object, name: str, low: float, high: float) -> None:
+    value = getattr(owner, name)
+    if not low <= value <= high:
+        limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
+        msg = f"{_section(owner)}.{name} is {value}, it must be {limits}"
+        raise ConfigurationError(msg)
+
+
+def _require_positive(owner: object, name: str) -> None:
+    value = getattr(owner, name)
+    if not 0 < value < float("inf"):
+        msg = f"{_section(owner)}.{name} is {value}, it must be above 0"
+        raise ConfigurationError(msg)
+
+
+def _section(owner: object) -> str:
+    return type(owner).__name__.removesuffix("Options").lower()
+

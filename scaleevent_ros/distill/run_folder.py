@@ -1,0 +1,138 @@
+"""The folder of a run: checkpoints that are there whole or not at all.
+
+``checkpoints/step-00001000/`` holds ``student.safetensors``, ready to use, and ``state.pt``, from
+which the run goes on. ``last.safetensors`` and ``best.safetensors`` beside them are the students
+of the newest checkpoint and of the best by validation.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
+
+import torch
+
+from scaleevent_ros.distill.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+STATE_VERSION = 1
+STATE_NAME = "state.pt"
+MODEL_NAME = "student.safetensors"
+_STEP = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run writes; only its first process does.
+
+    Attributes:
+        path: The folder.
+        keep: How many of the newest checkpoints are kept, besides the best.
+    """
+
+    path: Path
+    keep: int
+
+    def steps(self) -> list[int]:
+        """List the steps of whole checkpoints, ascending."""
+        found = (_STEP.fullmatch(entry.name) for entry in self._checkpoints.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def save(
+        self, step: int, state: dict[str, Any], write_model: Callable[[Path], None], best: int
+    ) -> None:
+        """Add the checkpoint of a step, and remove what is not to be kept.
+
+        Everything is written and flushed to the disk under another name first, so that whoever
+        looks, and whenever the power fails, a checkpoint is there whole or not at all.
+
+        Args:
+            step: How many were done.
+            state: Tensors, numbers, texts, and lists and dictionaries of them.
+            write_model: Writes the model that others load to a path.
+            best: The step of the best checkpoint so far.
+
+        Raises:
+            TrainingError: If it cannot be written.
+        """
+        target = self._folder(step)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            torch.save({"version": STATE_VERSION, "step": step, **state}, partial / STATE_NAME)
+            write_model(partial / MODEL_NAME)
+            for path in (partial / STATE_NAME, partial / MODEL_NAME, partial):
+                _flush(path)
+            shutil.rmtree(target, ignore_errors=True)  # of a run that went on from before it
+            partial.rename(target)
+            _flush(self._checkpoints)
+            self._link(step, "last")
+            if best == step:
+                self._link(step, "best")
+        except OSError as error:
+            msg = f"the checkpoint {target} cannot be written: {error}"
+            raise TrainingError(msg) from error
+        for old in self.steps()[: -self.keep]:
+            if old != best:
+                shutil.rmtree(self._folder(old))
+
+    def load_newest(self) -> dict[str, Any] | None:
+        """Load the state of the newest checkpoint that is whole, on the CPU; None if none is.
+
+        Raises:
+            TrainingError: If there are checkpoints, but none can be read.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            path = self._folder(step) / STATE_NAME
+            try:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+            except (OSError, RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
+                logger.warning("%s is damaged, looking for an older one: %s", path, error)
+                continue
+            if not isinstance(state, dict) or state.get("version") != STATE_VERSION:
+                msg = f"{path} is not a state of version {STATE_VERSION}, which this release reads"
+                raise TrainingError(msg)
+            return state
+        if steps:
+            msg = f"none of the {len(steps)} checkpoints in {self._checkpoints} can be read"
+            raise TrainingError(msg)
+        return None
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _folder(self, step: int) -> Path:
+        return self._checkpoints / f"step-{step:08d}"
+
+    def _link(self, step: int, name: str) -> None:
+        """Let a fixed name hold the model of a step, without a moment in which it holds none."""
+        source = self._folder(step) / MODEL_NAME
+        temporary = self.path / f".{name}.partial"
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(source)
+        except OSError:  # file systems without hard links
+            shutil.copyfile(source, temporary)
+        temporary.replace(self.path / f"{name}.safetensors")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
