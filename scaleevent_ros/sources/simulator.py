@@ -162,14 +162,14 @@ class EventSimulator:
         self._leak = (model.leak_rate * spread * self.threshold_on).astype(np.float32)
         self._level = np.zeros(shape, np.float32)
         self._lag = np.zeros(shape, np.float32)
-        self._ready = np.full(shape, np.iinfo(np.int64).min, np.int64)
+        self._ready = np.full(shape, -np.inf)
         self._noise_key = rng.integers(1 << 62)
         self._brightness, self._lowest, self._slots_per_unit = _slot_brightness(model.toe)
         self._change = np.empty(shape, np.float32)
         self._count = np.empty(shape, np.int32)
         self._frames = 0
         self._log: NDArray[np.float32] | None = None
-        self._time_us = 0
+        self._origin_us = self._time_us = 0
 
     def push(self, frame: Frame, t: int) -> EventBatch:
         """See the next frame.
@@ -216,6 +216,7 @@ class EventSimulator:
         self._log, self._time_us = log_frame, end_us
         self._frames += 1
         if before is None:
+            self._origin_us = end_us
             return EventBatch.empty(self.width, self.height)
         decay, hold = _low_pass(self._brightness, length_us * 1e-6, self.model.cutoff)
         _filter(
@@ -243,7 +244,7 @@ class EventSimulator:
         events = np.empty(bound + int(noise_mean + 10 * math.sqrt(noise_mean)) + 20, np.uint64)
         count = _emit(
             events,
-            start_us,
+            start_us - self._origin_us,
             length_us,
             self.model.refractory * 1e6 / length_us,
             self.threshold_on,
@@ -259,7 +260,7 @@ class EventSimulator:
                 count,
                 self._noise_key + self._frames,
                 noise,
-                start_us,
+                start_us - self._origin_us,
                 length_us,
                 self.model.refractory * 1e6,
                 log_frame,
@@ -387,7 +388,7 @@ def _emit(
     change: NDArray[np.float32],
     count: NDArray[np.int32],
     level: NDArray[np.float32],
-    ready: NDArray[np.int64],
+    ready: NDArray[np.float64],
 ) -> int:
     """Make the events of every pixel that `_advance` has marked, by rows.
 
@@ -397,7 +398,7 @@ def _emit(
 
     Args:
         events: Takes offset in µs << 32 | y << 17 | x << 1 | polarity.
-        start_us: Of the interval.
+        start_us: Of the interval, since the first frame.
         length_us: Of the interval.
         refractory: Dead time as a fraction of the interval.
         threshold_on: [H, W], as are the following.
@@ -405,7 +406,7 @@ def _emit(
         change: Of the signal over the interval.
         count: The most events that a pixel may make; 0 skips it.
         level: See `_advance`.
-        ready: When the pixel last left its reset, in µs.
+        ready: When the pixel last left its reset, in µs since the first frame.
 
     Returns:
         How many there are.
@@ -430,6 +431,7 @@ def _emit(
                 sign, polarity, threshold = -1.0, 0, np.float64(threshold_off[y, x])
             speed = abs(moved)
             first = (threshold - sign * before) / speed if speed > 0 else np.inf
+            first = max(first, (ready[y, x] - start_us) / length_us)  # after noise
             if first > 1:
                 level[y, x] = before + moved
                 continue
@@ -442,7 +444,7 @@ def _emit(
                 number += 1
             released = first + (made - 1) * period + refractory
             level[y, x] = moved * (1 - released) if released < 1 else np.nan
-            ready[y, x] = start_us + math.ceil(released * length_us)
+            ready[y, x] = start_us + released * length_us
     return number
 
 
@@ -483,7 +485,7 @@ def _add_shot_noise(
     threshold_on: NDArray[np.float32],
     threshold_off: NDArray[np.float32],
     level: NDArray[np.float32],
-    ready: NDArray[np.int64],
+    ready: NDArray[np.float64],
 ) -> int:
     """Append noise events: a Poisson process over all pixels.
 
@@ -497,7 +499,7 @@ def _add_shot_noise(
         number: Of events that are there already.
         key: Of this frame's random numbers.
         mean: Number of events of a black pixel.
-        start_us: Of the interval.
+        start_us: Of the interval, since the first frame.
         length_us: Of the interval.
         refractory_us: Dead time.
         log_frame: [H, W].
@@ -527,7 +529,7 @@ def _add_shot_noise(
         if kept and ready[y, x] <= start_us + offset:
             polarity = int(level[y, x] >= 0)
             level[y, x] += -threshold_on[y, x] if polarity else threshold_off[y, x]
-            ready[y, x] = start_us + offset + math.ceil(refractory_us)
+            ready[y, x] = start_us + offset + refractory_us
             events[number] = np.uint64(offset << 32 | y << 17 | x << 1 | polarity)
             number += 1
     return number

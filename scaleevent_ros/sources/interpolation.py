@@ -1,0 +1,164 @@
+"""Frames between frames, along the optical flow.
+
+A simulator that draws straight lines between two frames makes an edge that jumps by several pixels
+fade out here and fade in there. Moved along the flow, in steps below a pixel, it passes over the
+pixels between, and events get the times at which it does: Gehrig et al., "Video to Events:
+Recycling Video Datasets for Event Cameras", CVPR 2020. How flows and frames are combined follows
+Jiang et al., "Super SloMo", CVPR 2018, equations 1 to 4; a pixel counts as visible as far as the
+flows there and back agree. The flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using
+Dense Inverse Search", ECCV 2016.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.events.compile import kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+_FASTEST_PERCENTILE = 99.5  # of displacements: single wild vectors do not count
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Keep OpenCV on one thread: DIS cuts the picture by threads, and its flow depends on it."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def frames_between(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], max_steps: int = 64
+) -> Iterator[tuple[float, NDArray[np.float32]]]:
+    """Make frames between two frames, so many that nothing moves by much more than a pixel.
+
+    Args:
+        before: Grey, uint8 [H, W].
+        after: The next frame, alike.
+        max_steps: The most steps from one to the other, however fast the motion.
+
+    Yields:
+        Where each lies, as a fraction of the way, between 0 and 1, and its intensities, float32
+        [H, W]. None where nothing moves by more than a pixel.
+    """
+    # Made anew for each pair: it would start from the last flow's state otherwise.
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    with _one_opencv_thread():
+        forth = np.asarray(dis.calc(before, after, np.empty(0, np.float32)), np.float32)
+        back = np.asarray(dis.calc(after, before, np.empty(0, np.float32)), np.float32)
+    fastest = np.percentile(np.hypot(forth[..., 0], forth[..., 1]), _FASTEST_PERCENTILE)
+    steps = min(math.ceil(fastest), max_steps)
+    if steps < 2:
+        return
+    weighted_before = _weighted(before, _visibility(forth, back))
+    weighted_after = _weighted(after, _visibility(back, forth))
+    for step in range(1, steps):
+        fraction = step / steps
+        frame = _blend(np.float32(fraction), weighted_before, weighted_after, forth, back)
+        yield fraction, frame
+
+
+def _weighted(frame: NDArray[np.uint8], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Stack a frame's intensities, times their weights, with these: float32 [H, W, 2]."""
+    return np.stack([frame * weight, weight], axis=-1)
+
+
+@kernel
+def _corner(x: np.float32, y: np.float32, width: int, height: int) -> tuple[int, int, float, float]:
+    """Find the pixel left of and above a place inside the picture, and the place's offset in it."""
+    x = min(max(x, np.float32(0)), np.float32(width - 1))
+    y = min(max(y, np.float32(0)), np.float32(height - 1))
+    column, row = min(int(x), width - 2), min(int(y), height - 2)
+    return column, row, x - np.float32(column), y - np.float32(row)
+
+
+@kernel
+def _visibility(forth: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Weigh pixels: 1 where going there and back ends at the start, a half where it misses by one.
+
+    Args:
+        forth: Flow [H, W, 2] of the pixels that are weighed.
+        back: Flow from where they go.
+
+    Returns:
+        float32 [H, W].
+    """
+    height, width = forth.shape[:2]
+    weight = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            i, j, u, v = _corner(x + forth[y, x, 0], y + forth[y, x, 1], width, height)
+            squared = 0.0
+            for k in range(2):
+                top = back[j, i, k] * (1 - u) + back[j, i + 1, k] * u
+                bottom = back[j + 1, i, k] * (1 - u) + back[j + 1, i + 1, k] * u
+                squared += (forth[y, x, k] + top * (1 - v) + bottom * v) ** 2
+            weight[y, x] = 1 / (1 + squared)
+    return weight
+
+
+@kernel
+def _blend(
+    fraction: np.float32,
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    forth: NDArray[np.float32],
+    back: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Combine two frames as they look at a fraction of the way: each pixel from where it came.
+
+    Args:
+        fraction: From 0 at the first frame to 1 at the second.
+        before: The first frame's intensities times their weights, and the weights: [H, W, 2].
+        after: The second frame, alike.
+        forth: Flow [H, W, 2] from the first frame to the second.
+        back: Flow from the second to the first.
+
+    Returns:
+        float32 [H, W].
+    """
+    height, width = before.shape[:2]
+    one = np.float32(1)
+    rest = one - fraction
+    light = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            total = weight = np.float32(0)
+            for frame, share, flow_x, flow_y in (
+                (
+                    before,
+                    rest,
+                    fraction * back[y, x, 0] - rest * forth[y, x, 0],
+                    fraction * back[y, x, 1] - rest * forth[y, x, 1],
+                ),
+                (
+                    after,
+                    fraction,
+                    rest * forth[y, x, 0] - fraction * back[y, x, 0],
+                    rest * forth[y, x, 1] - fraction * back[y, x, 1],
+                ),
+            ):
+                reach = one - share
+                i, j, u, v = _corner(
+                    np.float32(x) + reach * flow_x, np.float32(y) + reach * flow_y, width, height
+                )
+                p, q = (one - u) * (one - v) * share, u * (one - v) * share
+                r, s = (one - u) * v * share, u * v * share
+                total += p * frame[j, i, 0] + q * frame[j, i + 1, 0]
+                total += r * frame[j + 1, i, 0] + s * frame[j + 1, i + 1, 0]
+                weight += p * frame[j, i, 1] + q * frame[j, i + 1, 1]
+                weight += r * frame[j + 1, i, 1] + s * frame[j + 1, i + 1, 1]
+            light[y, x] = total / weight
+    return light
