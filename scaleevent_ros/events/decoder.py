@@ -18,7 +18,6 @@ from scaleevent_ros.events.mono import decode_mono
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from numpy.typing import NDArray
 
 MAX_SIDE = 1 << 16
 """Coordinates are uint16."""
@@ -138,7 +137,6 @@ class Decoder:
         self._state[:] = state_of.new_state(width, height)
         self._state[state_of.WORD_ORDER] = self._word_order
         self._partial = b""
-        self._truncated_bytes = 0
 
     def flush(self) -> None:
         """Forget a word of which only the beginning has come (counted in `stats`).
@@ -146,10 +144,10 @@ class Decoder:
         For streams whose messages hold whole words: called between messages, it keeps a truncated
         one from shifting all that follow.
         """
-        self._truncated_bytes += len(self._partial)
+        self._state[state_of.TRUNCATED_BYTES] += len(self._partial)
         self._partial = b""
 
-    def decode(self, payload: Any, time_base: int = 0) -> EventBatch:  # noqa: ANN401 - any buffer
+    def decode(self, payload: Any, time_base: int = 0) -> EventBatch:
         """Decode the next bytes of the stream.
 
         Args:
@@ -187,8 +185,7 @@ class Decoder:
     @property
     def stats(self) -> DecoderStats:
         """What has been seen and dropped so far."""
-        counters = self._state[state_of.COUNTERS :].tolist()
-        return DecoderStats(*counters, self._truncated_bytes)
+        return DecoderStats(*self._state[state_of.COUNTERS :].tolist())
 
     def _start_packet(self, time_base: int) -> int:
         """Start from a packet's time base, unless it continues the one before."""
@@ -201,7 +198,7 @@ class Decoder:
             state[state_of.HIGH] = state[state_of.LOW] = 0
         return time_base
 
-    def _whole_words(self, payload: Any) -> bytes:  # noqa: ANN401
+    def _whole_words(self, payload: Any) -> bytes:
         """Put a kept beginning in front, and keep what does not fill a word."""
         data = self._partial + bytes(payload)
         whole = len(data) - len(data) % self._codec.word_bytes

@@ -26,8 +26,8 @@ LOW = 5
 HAS_HIGH = 6
 HAS_TIME = 7
 TIME_BASE = 8
-# The address that a codec keeps from word to word.
-ROW = 9
+# What a codec keeps from word to word: of an address, or (evt3) of a whole event.
+CONTEXT = 9
 COLUMN = 10
 BASE = 11
 POLARITY = 12
@@ -50,7 +50,8 @@ ROLL_OVERS = 25
 BACKWARD = 26
 RESETS = 27
 TRIGGERS_LOST = 28
-STATE_SIZE = 29
+TRUNCATED_BYTES = 29
+STATE_SIZE = 30
 
 LITTLE = 1
 LEGACY = 2
@@ -82,13 +83,42 @@ def settle(clock: int, last: int, state: NDArray[np.int64]) -> int:
     """
     t = clock + state[OFFSET]
     if t >= last:
-        return t
+        return int(t)
     if np.uint64(last) - np.uint64(t) > np.uint64(BACKWARD_TOLERANCE):
         state[OFFSET] += last - t
         state[RESETS] += 1
     else:
         state[BACKWARD] += 1
     return last
+
+
+@kernel
+def hold_back(t: NDArray[np.int64], state: NDArray[np.int64]) -> None:
+    """Hold times that are earlier than one before at that one (counted in ``BACKWARD``)."""
+    if not t.size:
+        return
+    last = state[LAST]
+    before, after = t[:-1], t[1:]
+    steps_back = int(t[0] < last)
+    for i in range(after.size):
+        steps_back += after[i] < before[i]
+    if steps_back:
+        for i in range(t.size):
+            state[BACKWARD] += t[i] < last
+            last = max(last, t[i])
+            t[i] = last
+    state[LAST] = t[t.size - 1]
+
+
+@kernel
+def count_bits(bits: int) -> int:
+    """Count the ones in 64 bits, in a way that compilers turn into one instruction."""
+    bits = np.uint64(bits)
+    bits -= bits >> np.uint64(1) & np.uint64(0x5555555555555555)
+    twos = np.uint64(0x3333333333333333)
+    bits = (bits & twos) + (bits >> np.uint64(2) & twos)
+    bits = bits + (bits >> np.uint64(4)) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return int(np.int64(bits * np.uint64(0x0101010101010101) >> np.uint64(56)))
 
 
 @kernel
@@ -103,8 +133,11 @@ def push_trigger(
     capacity = trigger_t.size
     start, count = state[TRIGGER_START], state[TRIGGER_COUNT]
     slot = np.uintp((start + count) % capacity)
-    state[LAST_TRIGGER] = max(t, state[LAST_TRIGGER])
-    trigger_t[slot] = state[LAST_TRIGGER]
+    if t < state[LAST_TRIGGER]:
+        t = state[LAST_TRIGGER]
+        state[BACKWARD] += 1
+    state[LAST_TRIGGER] = t
+    trigger_t[slot] = t
     trigger_code[slot] = code
     state[TRIGGERS] += 1
     if count < capacity:

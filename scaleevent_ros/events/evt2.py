@@ -7,8 +7,9 @@ An EVT2.1 word holds up to 32 events of one row; its two halves travel in either
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.decoder_state import (
@@ -31,9 +32,13 @@ from scaleevent_ros.events.decoder_state import (
     WORD_ORDER,
     WORDS,
     Arrays,
+    count_bits,
     push_trigger,
     settle,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 CD_OFF = 0
 CD_ON = 1
@@ -146,15 +151,6 @@ def find_word_order(halves: NDArray[np.uint32], state: NDArray[np.int64]) -> int
             state[WORD_ORDER] = LEGACY
             return i
     return count
-
-
-@kernel
-def count_bits(word: int) -> int:
-    """Count the ones in 32 bits."""
-    word -= word >> 1 & 0x55555555
-    word = (word & 0x33333333) + (word >> 2 & 0x33333333)
-    word = word + (word >> 4) & 0x0F0F0F0F
-    return (word * 0x01010101 & 0xFFFFFFFF) >> 24
 
 
 @kernel

@@ -8,34 +8,34 @@ As in the ROS drivers' decoder, a roll-over is a TIME_HIGH that drops by more th
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.decoder_state import (
-    BACKWARD,
-    BASE,
     BEFORE_TIME,
+    CONTEXT,
     EVENTS,
     HAS_HIGH,
     HAS_TIME,
     HEIGHT,
-    HIGH,
-    LAST,
-    LOW,
     OFFSET,
     OUT_OF_RANGE,
     PADDING,
-    POLARITY,
     ROLL_OVERS,
-    ROW,
     SKIPPED,
     UNKNOWN,
     WIDTH,
     WORDS,
     Arrays,
+    count_bits,
+    hold_back,
     push_trigger,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ADDR_Y = 0
 ADDR_X = 2
@@ -51,88 +51,211 @@ CONTINUED_12 = 15
 
 PADDING_WORD = 0x9999
 HIGH_NOISE = 10
+"""A TIME_HIGH that drops by no more is noise, not a roll-over."""
+
 EPOCH = (1 << 24) * 1000
 """The time (ns) after which the 24 bits on the wire start again."""
-LANES = 16
-"""Events that one vector word may write, whatever it holds: the slack at the end of arrays."""
+
+# While words are read, an event is one number: column and polarity in bits 0 to 11, row in 16 to
+# 27, time (µs) in 28 to 51. The context is the event that a vector word would make: the one before
+# with the changes since, bit 12 set once vector words have left the widest sensor.
+ROW_SHIFT = 16
+TIME_SHIFT = 28
+HIGH_SHIFT = 40
+BEYOND = 1 << 12
+LAST_COLUMN = 0x7FF
+LANES = 12
+
+SIMPLE = 1 << ADDR_Y | 1 << ADDR_X | 1 << VECT_BASE_X | 1 << TIME_LOW
+"""Types whose 12 bits replace a field of the context, as bits."""
 
 
-def _columns_of_masks() -> NDArray[np.uint16]:
-    """List, for each 12-bit mask, the numbers of its set bits: uint16 [4096, LANES]."""
-    bits = np.arange(4096)[:, None] >> np.arange(12) & 1
-    columns = np.zeros((4096, LANES), np.uint16)
-    columns[:, :12] = np.argsort(1 - bits, axis=1, kind="stable")
-    return columns
+def _fields() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Tabulate by type what a word keeps of the context and where its 12 bits go: [16] each."""
+    keep = np.full(16, (1 << 64) - 1, np.uint64)
+    shift = np.zeros(16, np.uint64)
+    for kind, start, end in (
+        (ADDR_X, 0, ROW_SHIFT),
+        (VECT_BASE_X, 0, ROW_SHIFT),
+        (ADDR_Y, ROW_SHIFT, TIME_SHIFT),
+        (TIME_LOW, TIME_SHIFT, HIGH_SHIFT),
+    ):
+        keep[kind] ^= np.uint64((1 << end) - (1 << start))
+        shift[kind] = start
+    return keep, shift
 
 
-COLUMNS = _columns_of_masks()
-SIZES = (np.arange(4096)[:, None] >> np.arange(12) & 1).sum(axis=1).astype(np.uint8)
+def _columns() -> NDArray[np.uint8]:
+    """List, for each mask of a vector word, its set bits first: uint8 [4096, LANES]."""
+    ones = np.arange(1 << LANES)[:, None] >> np.arange(LANES) & 1
+    return np.argsort(1 - ones, axis=1, kind="stable").astype(np.uint8)
+
+
+KEEP, SHIFT = _fields()
+COLUMNS = _columns()
+SIZES = np.array([bin(mask).count("1") for mask in range(1 << LANES)], np.uint8)
 
 
 @kernel
 def count_events(words: NDArray[np.uint16]) -> int:
-    """Count the events that words hold, inside the sensor or not."""
+    """Count the events that words hold, inside the sensor or not.
+
+    Four words at a time, in the lanes of one number, without a branch.
+    """
+    lane = np.uint64(0x0001000100010001)
+    fours = words[: words.size // 4 * 4].view(np.uint64)
     total = 0
-    for word in words:
+    for i in range(fours.size):
+        four = fours[i]
+        # The bits of the four types, at the bottom of each lane.
+        b12, b13 = four >> np.uint64(12), four >> np.uint64(13)
+        b14, b15 = four >> np.uint64(14), four >> np.uint64(15)
+        single = ~b15 & ~b14 & b13 & ~b12 & lane
+        vector = ~b15 & b14 & ~b13 & lane
+        short = vector & b12
+        # In each lane, ones where a vector word holds its mask: 12 of them, or 8.
+        mask = (vector << np.uint64(12)) - vector - (short << np.uint64(12))
+        mask += short << np.uint64(8)
+        total += count_bits(four & mask | single)
+    for word in words[fours.size * 4 :]:
         kind = word >> 12
         if kind == ADDR_X:
             total += 1
-        elif kind == VECT_12:
-            total += SIZES[word & 0xFFF]
-        elif kind == VECT_8:
-            total += SIZES[word & 0xFF]
+        elif kind in (VECT_12, VECT_8):
+            total += SIZES[word & (0xFFF if kind == VECT_12 else 0xFF)]
     return total
 
 
 @kernel
-def take_time_high(word: int, state: NDArray[np.int64]) -> None:
-    """Take the upper half of the clock from a TIME_HIGH word."""
-    high = word & 0xFFF
-    before = state[HIGH]
-    if high == before and state[HAS_HIGH]:
-        return
-    if before - high > HIGH_NOISE:
-        state[OFFSET] += EPOCH
-        state[ROLL_OVERS] += 1
-    state[HAS_HIGH] = 1
-    state[HIGH] = high
-    state[LOW] = 0
+def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> int:
+    """Find the first TIME_LOW after a TIME_HIGH, without which no event has a time.
+
+    Returns:
+        The number of the word behind it, or of words if there is none.
+    """
+    for i in range(words.size):
+        kind = words[i] >> 12
+        if kind == TIME_HIGH:
+            state[HAS_HIGH] = 1
+        elif kind == TIME_LOW and state[HAS_HIGH]:
+            state[HAS_TIME] = 1
+            return i + 1
+    return int(words.size)
 
 
 @kernel
-def clock(state: NDArray[np.int64]) -> int:
-    """Return the stream's time in ns."""
-    return state[OFFSET] + ((state[HIGH] << 12) + state[LOW]) * 1000
+def unpack(arrays: Arrays, start: int, end: int, state: NDArray[np.int64]) -> None:
+    """Part events, packed in ``t``, into columns, rows, polarities and times."""
+    x, y, t, p = arrays
+    offset = state[OFFSET]
+    for i in range(start, end):
+        event = t[i]
+        x[i] = event & 0x7FF
+        y[i] = event >> ROW_SHIFT & 0x7FF
+        p[i] = event >> 11 & 1
+        t[i] = offset + (event >> TIME_SHIFT) * 1000
 
 
 @kernel
-def take_other(word: int, state: NDArray[np.int64]) -> None:
-    """Count a word that carries neither time, address, event nor trigger."""
+def take_other(
+    word: int,
+    now: int,
+    state: NDArray[np.int64],
+    trigger_t: NDArray[np.int64],
+    trigger_code: NDArray[np.uint16],
+) -> None:
+    """Take a word that carries neither time, address nor event."""
     kind = word >> 12
     if word == PADDING_WORD:
         state[PADDING] += 1
     elif kind in (OTHERS, CONTINUED_4, CONTINUED_12):
         state[SKIPPED] += 1
-    else:
+    elif kind != EXT_TRIGGER:
         state[UNKNOWN] += 1
+    elif not state[HAS_TIME]:
+        state[BEFORE_TIME] += 1
+    else:
+        push_trigger(now, (word >> 8 & 0xF) << 1 | word & 1, state, trigger_t, trigger_code)
 
 
 @kernel
-def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> int:
-    """Skip words up to the first TIME_LOW after a TIME_HIGH, without which no event has a time.
+def read_words(
+    words: NDArray[np.uint16],
+    arrays: Arrays,
+    state: NDArray[np.int64],
+    trigger_t: NDArray[np.int64],
+    trigger_code: NDArray[np.uint16],
+) -> int:
+    """Read words into arrays that have room for their events and LANES more in ``t``.
 
     Returns:
-        How many words were skipped; the next one has a time.
+        How many events there are, inside the sensor or not.
     """
-    for i in range(words.size):
-        kind = words[i] >> 12
-        if kind == TIME_HIGH:
-            take_time_high(words[i], state)
-        elif kind == TIME_LOW and state[HAS_HIGH]:
-            state[LOW] = words[i] & 0xFFF
-            state[HAS_TIME] = 1
-            return i + 1
-    return words.size
+    packed = arrays[2]
+    context = np.uint64(state[CONTEXT])
+    n = np.uintp(0)
+    start = 0
+    for i in range(np.uintp(words.size)):
+        word = np.uint64(words[i])
+        kind = word >> np.uint64(12)
+        value = word & np.uint64(0xFFF)
+        if np.uint64(SIMPLE) >> kind & np.uint64(1):
+            # Without a branch: every such word writes an event, only ADDR_X counts it.
+            event = context & KEEP[kind] | value << SHIFT[kind]
+            packed[n] = np.int64(event)
+            is_event = kind == np.uint64(ADDR_X)
+            n += np.uintp(is_event)
+            context = context if is_event else event
+        elif kind == np.uint64(VECT_12) or kind == np.uint64(VECT_8):
+            lanes = np.uint64(LANES)
+            if kind == np.uint64(VECT_8):
+                lanes = np.uint64(8)
+                value &= np.uint64(0xFF)
+            column = context & np.uint64(BEYOND | LAST_COLUMN)
+            step = lanes
+            if column + lanes > np.uint64(LAST_COLUMN):
+                room = max(np.int64(LAST_COLUMN + 1) - np.int64(column), 0)
+                value &= (np.uint64(1) << np.uint64(min(room, LANES))) - np.uint64(1)
+                context |= np.uint64(BEYOND)
+                step = np.uint64(0)
+            # All lanes are written, those that hold events first.
+            for lane in range(LANES):
+                packed[n + np.uintp(lane)] = np.int64(context + np.uint64(COLUMNS[value, lane]))
+            n += np.uintp(SIZES[value])
+            context += step
+        elif kind == np.uint64(TIME_HIGH):
+            before = context >> np.uint64(HIGH_SHIFT)
+            if value != before:
+                if before > value + np.uint64(HIGH_NOISE):
+                    unpack(arrays, start, n, state)
+                    start = n
+                    state[OFFSET] += EPOCH
+                    state[ROLL_OVERS] += 1
+                context &= np.uint64((1 << TIME_SHIFT) - 1)
+                context |= value << np.uint64(HIGH_SHIFT)
+        else:
+            now = state[OFFSET] + np.int64(context >> np.uint64(TIME_SHIFT)) * 1000
+            take_other(np.int64(word), now, state, trigger_t, trigger_code)
+    unpack(arrays, start, n, state)
+    state[CONTEXT] = np.int64(context)
+    return int(n)
+
+
+@kernel
+def drop_outside(arrays: Arrays, n: int, width: int, height: int) -> int:
+    """Drop the events outside the sensor from the first `n`; return how many are left."""
+    x, y, t, p = arrays
+    last_column, last_row = np.uint16(width - 1), np.uint16(height - 1)
+    outside = 0
+    for i in range(n):
+        outside += (x[i] > last_column) | (y[i] > last_row)
+    if not outside:
+        return n
+    kept = 0
+    for i in range(n):
+        x[kept], y[kept], t[kept], p[kept] = x[i], y[i], t[i], p[i]
+        kept += (x[kept] <= last_column) & (y[kept] <= last_row)
+    return kept
 
 
 @kernel
@@ -145,64 +268,24 @@ def decode_evt3(
 ) -> Arrays:
     """Decode whole words (see `decoder_state` for the arguments)."""
     state[WORDS] += words.size
+    bound = count_events(words)
+    arrays = (
+        np.empty(bound, np.uint16),
+        np.empty(bound, np.uint16),
+        np.empty(bound + LANES, np.int64),
+        np.empty(bound, np.uint8),
+    )
     if not state[HAS_TIME]:
         start = find_time(words, state)
-        state[BEFORE_TIME] += count_events(words[:start])
+        timeless = count_events(words[:start])
+        read_words(words[:start], arrays, state, trigger_t, trigger_code)
+        state[BEFORE_TIME] += timeless
+        bound -= timeless
         words = words[start:]
-    bound = count_events(words)
-    size = bound + LANES
-    x = np.empty(size, np.uint16)
-    y = np.empty(size, np.uint16)
-    t = np.empty(size, np.int64)
-    p = np.empty(size, np.uint8)
-    width, height = state[WIDTH], state[HEIGHT]
-    row, base, polarity = state[ROW], state[BASE], state[POLARITY]
-    now = max(clock(state), state[LAST])
-    n = 0
-    for i in range(words.size):
-        word = np.int64(words[i])
-        kind = word >> 12
-        if kind == ADDR_X:
-            column = word & 0x7FF
-            if column < width and row < height:
-                x[n] = column
-                y[n] = row
-                t[n] = now
-                p[n] = word >> 11 & 1
-                n += 1
-        elif kind == ADDR_Y:
-            row = word & 0x7FF
-        elif kind in (TIME_LOW, TIME_HIGH):
-            if kind == TIME_LOW:
-                state[LOW] = word & 0xFFF
-            else:
-                take_time_high(word, state)
-            now = clock(state)
-            last = t[n - 1] if n else state[LAST]
-            if now < last:
-                state[BACKWARD] += 1
-                now = last
-        elif kind == VECT_BASE_X:
-            base = word & 0x7FF
-            polarity = word >> 11 & 1
-        elif kind in (VECT_12, VECT_8):
-            lanes = 12 if kind == VECT_12 else 8
-            mask = word & ((1 << lanes) - 1)
-            for bit in range(lanes):
-                if mask >> bit & 1 and base + bit < width and row < height:
-                    x[n] = base + bit
-                    y[n] = row
-                    t[n] = now
-                    p[n] = polarity
-                    n += 1
-            base += lanes
-        elif kind == EXT_TRIGGER:
-            push_trigger(now, (word >> 8 & 0xF) << 1 | word & 1, state, trigger_t, trigger_code)
-        else:
-            take_other(word, state)
-    if n:
-        state[LAST] = t[n - 1]
-    state[ROW], state[BASE], state[POLARITY] = row, base, polarity
+    n = read_words(words, arrays, state, trigger_t, trigger_code)
+    n = drop_outside(arrays, n, state[WIDTH], state[HEIGHT])
+    x, y, t, p = arrays
+    hold_back(t[:n], state)
     state[EVENTS] += n
     state[OUT_OF_RANGE] += bound - n
     return x[:n], y[:n], t[:n], p[:n]

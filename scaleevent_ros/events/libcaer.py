@@ -6,8 +6,9 @@ Source: ros-event-camera/event_camera_msgs, README, and its codecs.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.decoder_state import (
@@ -25,8 +26,12 @@ from scaleevent_ros.events.decoder_state import (
     WIDTH,
     WORDS,
     Arrays,
+    count_bits,
     settle,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TIME_HIGH = 0
 TIME_LOW = 1
@@ -37,14 +42,6 @@ VECT_8 = 5
 
 EPOCH = (1 << 31) * 1000
 """The time (ns) after which the 31 bits of an uncompressed event start again."""
-
-
-@kernel
-def count_bits(mask: int) -> int:
-    """Count the ones in 8 bits."""
-    mask -= mask >> 1 & 0x55
-    mask = (mask & 0x33) + (mask >> 2 & 0x33)
-    return (mask + (mask >> 4)) & 0x0F
 
 
 @kernel

@@ -5,8 +5,9 @@ Source: ros-event-camera/event_camera_msgs, README.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from numpy.typing import NDArray
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.decoder_state import (
@@ -19,6 +20,9 @@ from scaleevent_ros.events.decoder_state import (
     Arrays,
     settle,
 )
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @kernel
