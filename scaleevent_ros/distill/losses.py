@@ -197,10 +197,9 @@ def _active_terms(tokens: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
 def _superpixel_terms(
     tokens: ImageTokens, *, objective: str, count: int, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if tokens.regions is None:
+    regions = tokens.regions
+    if regions is None:
         regions = cluster_tokens(tokens.teacher, count)
-    else:
-        regions = tokens.regions
     kept = regions >= 0
     regions = torch.unique(regions[kept], return_inverse=True)[1]
     student = pool_regions(tokens.student[kept], regions)

@@ -77,13 +77,16 @@ class _Squared(Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         by_intra, by_cross = gradients
-        if ctx.pairwise:
-            student, teacher, intra, cross = ctx.saved_tensors
-            gradient = (4 * by_intra * intra) @ student
-            return gradient.addmm_(2 * by_cross * cross, teacher), None
-        student, delta, gram, mixed, moved = ctx.saved_tensors
-        gradient = student @ (4 * by_intra * (mixed + moved))
-        return gradient.addmm_(delta, 4 * by_intra * (gram + mixed.T) + 2 * by_cross * gram), None
+        # A backward pass may be called under autocast; its products must not be rounded.
+        with torch.autocast(by_intra.device.type, enabled=False):
+            if ctx.pairwise:
+                student, teacher, intra, cross = ctx.saved_tensors
+                gradient = (4 * by_intra * intra) @ student
+                return gradient.addmm_(2 * by_cross * cross, teacher), None
+            student, delta, gram, mixed, moved = ctx.saved_tensors
+            gradient = student @ (4 * by_intra * (mixed + moved))
+            by_delta = 4 * by_intra * (gram + mixed.T) + 2 * by_cross * gram
+            return gradient.addmm_(delta, by_delta), None
 
 
 def blocked_residuals(
@@ -141,6 +144,9 @@ class _Blocked(Function):
             target = teacher[block] @ teacher.T
             for i, keys, factor in jobs:
                 value, slope = _penalize(student[block] @ keys.T, target, penalty)
+                if keys is student:
+                    # A token's likeness to itself is 1 on both sides: the rest is rounding.
+                    slope.diagonal(start).zero_()
                 sums[i] += value
                 written = slopes[i]
                 if written is not None:

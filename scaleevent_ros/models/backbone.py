@@ -99,7 +99,7 @@ class Backbone(nn.Module):
         """Move and cast as any module, but keep the RoPE periods in float32."""
         rope = getattr(self.model, "rope", None)
         periods = getattr(rope, "periods", None)
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] - torch gives it no types
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch's own has no types
         if rope is not None and periods is not None:
             moved = rope.periods
             if moved.device != torch.device("meta") and periods.device != torch.device("meta"):
