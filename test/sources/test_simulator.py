@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from skimage import data
+from photographs import photograph
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.errors import SimulationError
@@ -93,8 +93,8 @@ def test_each_pixel_follows_its_signal(model: PixelModel, seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["standard", "ideal"])
 def test_integrated_events_are_the_log_change(name: str) -> None:
-    picture = data.astronaut()[..., 1]
-    frames = np.stack([picture[i : i + 240, 2 * i : 2 * i + 320] for i in range(0, 60)])
+    picture = photograph()[..., 1]
+    frames = np.stack([picture[i : i + 240, 2 * i : 2 * i + 320] for i in range(60)])
     simulator = EventSimulator(320, 240, PIXEL_MODELS[name], seed=3)
     change = np.zeros((240, 320))
     measured, expected = [], []
@@ -136,7 +136,7 @@ def test_low_pass_answers_a_step_as_a_first_order_filter(period: int, light: flo
     simulator.push(np.full((2, 2), light / 2), 0)
     simulator.push(np.full((2, 2), light), 1000)
     times = 1000 + period * np.arange(1, int(6e9 * tau / period))
-    events = EventBatch.concatenate([simulator.push(np.full((2, 2), light), t) for t in times])
+    events = EventBatch.concatenate([simulator.push(np.full((2, 2), light), int(t)) for t in times])
     mine = (events.x == 0) & (events.y == 0)
     assert (events.p == 1).all()
     for rise, t in zip(0.01 * np.arange(1, 60), events.t[mine][:59] * 1e-9, strict=True):

@@ -1,0 +1,104 @@
+"""Still pictures under a moving camera: what comes out belongs together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from photographs import photograph
+
+from scaleevent_ros.sources.camera_motion import see, see_labels
+from scaleevent_ros.sources.errors import SimulationError
+from scaleevent_ros.sources.simulator import PIXEL_MODELS, log_intensity
+from scaleevent_ros.sources.stills import StillOptions, StillSequence, simulate_still
+
+MS = 1_000_000
+FINE = replace(PIXEL_MODELS["ideal"], threshold_on=0.05, threshold_off=0.05)
+OPTIONS = StillOptions(frames=5, frame_rate=40, margin=0.05, strength=1.5, pixels=FINE)
+
+
+@pytest.fixture(scope="module")
+def picture() -> np.ndarray:
+    return photograph()[100:340, 60:380]
+
+
+@pytest.fixture(scope="module")
+def labels(picture: np.ndarray) -> np.ndarray:
+    return (picture[..., 0] // 64).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def sequence(picture: np.ndarray, labels: np.ndarray) -> StillSequence:
+    return simulate_still(picture, labels, options=OPTIONS, seed=7, start_ns=1_000_000_000)
+
+
+def test_times(sequence: StillSequence) -> None:
+    np.testing.assert_array_equal(sequence.stamps, 1_050_000_000 + 25 * MS * np.arange(5))
+    sequence.events.validate()
+    assert 1_000_000_000 <= sequence.events.t[0] < 1_005_000_000
+    assert 1_195_000_000 < sequence.events.t[-1] < 1_200_000_000
+
+
+def test_frames_and_labels_are_views_of_the_picture(
+    sequence: StillSequence, picture: np.ndarray, labels: np.ndarray
+) -> None:
+    assert sequence.labels is not None
+    assert sequence.frames.shape == (5, 240, 320, 3)
+    for frame, seen, homography in zip(
+        sequence.frames, sequence.labels, sequence.homographies, strict=True
+    ):
+        np.testing.assert_array_equal(frame, see(picture, homography))
+        np.testing.assert_array_equal(seen, see_labels(labels, homography))
+
+
+def test_events_between_frames_are_their_log_change(
+    sequence: StillSequence, picture: np.ndarray
+) -> None:
+    start, end = sequence.stamps[[0, -1]]
+    events = sequence.events.between(int(start), int(end))
+    change = np.zeros((240, 320))
+    np.add.at(change, (events.y, events.x), np.where(events.p == 1, 0.05, -0.05))
+    light = picture @ np.array([0.299, 0.587, 0.114])
+    first, last = (log_intensity(see(light, sequence.homographies[i]), 20) for i in (0, -1))
+    assert np.corrcoef(change.ravel(), (last - first).ravel())[0, 1] >= 0.98
+
+
+def test_flow_leads_from_frame_to_frame(sequence: StillSequence) -> None:
+    flow = sequence.flow(1)
+    assert flow.shape == (240, 320, 2)
+    y, x = 120, 150
+    here = sequence.homographies[1] @ [x, y, 1]
+    there = sequence.homographies[2] @ [x + flow[y, x, 0], y + flow[y, x, 1], 1]
+    np.testing.assert_allclose(here[:2] / here[2], there[:2] / there[2], atol=1e-3)
+
+
+def test_same_seed_same_sequence(picture: np.ndarray, sequence: StillSequence) -> None:
+    again = simulate_still(picture, options=OPTIONS, seed=7, start_ns=1_000_000_000)
+    other = simulate_still(picture, options=OPTIONS, seed=8, start_ns=1_000_000_000)
+    np.testing.assert_array_equal(again.events.t, sequence.events.t)
+    np.testing.assert_array_equal(again.events.x, sequence.events.x)
+    np.testing.assert_array_equal(again.frames, sequence.frames)
+    assert again.labels is None
+    assert np.abs(other.homographies - sequence.homographies).max() > 1e-3
+
+
+@pytest.mark.parametrize("size", [(160, 120), (100, 200), (400, 300)])
+def test_any_size_of_view(picture: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> None:
+    options = StillOptions(frames=2, margin=0.0, size=size)
+    sequence = simulate_still(picture[..., 1], labels, options=options)
+    assert sequence.labels is not None
+    assert sequence.frames.shape == sequence.labels.shape == (2, size[1], size[0])
+    assert (sequence.events.width, sequence.events.height) == size
+    assert len(sequence.events) > 0
+
+
+def test_wrong_input_is_refused(picture: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(SimulationError, match="labels"):
+        simulate_still(picture, labels[:-1])
+    with pytest.raises(SimulationError, match="float64"):
+        simulate_still(picture.astype(float))
+    with pytest.raises(SimulationError, match="0 frames"):
+        StillOptions(frames=0)
+    with pytest.raises(SimulationError, match="too small"):
+        StillOptions(size=(1, 100))
