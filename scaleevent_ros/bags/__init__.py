@@ -15,6 +15,7 @@ from scaleevent_ros.bags.errors import (
 )
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.bags.reader import BagReader
+from scaleevent_ros.bags.recover import Recovery, recover
 from scaleevent_ros.bags.writer import BagWriter
 
 __all__ = [
@@ -26,4 +27,6 @@ __all__ = [
     "ImageError",
     "MessageError",
     "Qos",
+    "Recovery",
+    "recover",
 ]

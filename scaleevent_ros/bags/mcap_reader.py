@@ -7,6 +7,7 @@ import struct
 from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
+from itertools import zip_longest
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -122,7 +123,7 @@ class McapFile:
         ]
         ready: list[StoredMessage] = []
         with _open(self.path) as file:
-            for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+            for block, following in zip_longest(blocks, blocks[1:]):
                 ready += (
                     message
                     for message in self._read_block(file, block)

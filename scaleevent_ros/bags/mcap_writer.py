@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 4 * 2**20
 
 _LATEST = 2**63 - 1
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MESSAGE_HEADER_LENGTH = mcap.MESSAGE_HEADER.size
 
 

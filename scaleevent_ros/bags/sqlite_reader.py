@@ -83,10 +83,10 @@ class SqliteFile:
             raise sqlite3.DatabaseError(msg)
         page_size, changes, page_count = struct.unpack_from(">H6xII", head, 16)
         (changes_when_counted,) = struct.unpack_from(">I", head, 92)
-        expected_size = (65536 if page_size == 1 else page_size) * page_count
-        if changes != changes_when_counted:  # Then the count of pages means nothing.
-            expected_size = 0
-        self._is_cut = self.path.stat().st_size < expected_size
+        page_size = 65536 if page_size == 1 else page_size
+        pages = self.path.stat().st_size // max(page_size, 1)
+        # Only then does the count of pages mean anything.
+        self._is_cut = changes == changes_when_counted and pages < page_count
         journals = [
             journal
             for suffix in ("-wal", "-journal")
@@ -102,8 +102,12 @@ class SqliteFile:
         for source in (self.path, *journals):
             shutil.copyfile(source, Path(folder.name, source.name))
         copy = Path(folder.name, self.path.name)
-        with copy.open("r+b") as file:
-            file.truncate(max(expected_size, copy.stat().st_size))
+        if self._is_cut:
+            # To a database that knows its size, what lies beyond is an error, and not zeros.
+            with copy.open("r+b") as file:
+                file.truncate(pages * page_size)
+                file.seek(28)
+                file.write(struct.pack(">I", pages))
         # Reads the journal, which a read-only connection may not do.
         with closing(sqlite3.connect(copy)) as database:
             database.execute("SELECT count(*) FROM sqlite_master").fetchone()

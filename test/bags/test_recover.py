@@ -1,0 +1,78 @@
+"""Torn bags become whole ones, beside the original."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from bag_files import EVENT_TOPIC, IMAGE_TOPIC, Message, example_messages, write_bag
+from rosbags.rosbag2 import Reader
+
+from scaleevent_ros.bags import BagError, BagExistsError, BagReader, BagWriter, recover
+from scaleevent_ros.bags.messages import EVENT_PACKET, IMAGE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MESSAGES = example_messages()
+
+
+def tear(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+
+
+def read_with_rosbags(path: Path) -> list[Message]:
+    with Reader(path) as reader:
+        return [
+            Message(connection.topic, time_ns, bytes(data))
+            for connection, time_ns, data in reader.messages()
+        ]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_torn_bag_is_restored_for_rosbag2(tmp_path: Path, storage: str) -> None:
+    bag = write_bag(tmp_path / "bag", MESSAGES, storage=storage)
+    (file,) = (path for path in bag.iterdir() if path.suffix != ".yaml")
+    tear(file, 0.7)
+    (bag / "metadata.yaml").unlink()
+    before = snapshot(bag)
+    recovery = recover(bag)
+    assert recovery.path == tmp_path / "bag_recovered"
+    found = read_with_rosbags(recovery.path)
+    assert found == MESSAGES[: len(found)]
+    assert len(found) > 0.6 * len(MESSAGES)
+    assert BagReader(recovery.path).damage == {}
+    assert set(recovery.damage) == {file.name, "metadata.yaml"}
+    assert snapshot(bag) == before
+
+
+def test_a_bag_of_ours_that_was_killed_is_restored_whole(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "bag", max_bytes=50_000)
+    writer.add_topic(EVENT_TOPIC, EVENT_PACKET)
+    writer.add_topic(IMAGE_TOPIC, IMAGE)
+    for message in MESSAGES:
+        writer.write(message.topic, message.time_ns, message.cdr)
+    assert list(BagReader(tmp_path / "bag").damage.values()) == ["it ends without an index"]
+    assert read_with_rosbags(recover(tmp_path / "bag", tmp_path / "whole").path) == MESSAGES
+    writer.close()
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", MESSAGES)
+    (tmp_path / "bag_recovered").mkdir()
+    with pytest.raises(BagExistsError, match="bag_recovered exists already"):
+        recover(bag)
+    assert list((tmp_path / "bag_recovered").iterdir()) == []
+
+
+def test_what_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "bag" / "bag_0.mcap").write_bytes(b"no bag at all")
+    with pytest.raises(BagError, match="neither MCAP nor sqlite3"):
+        recover(tmp_path / "bag")
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
