@@ -10,7 +10,8 @@ from scaleevent_ros.events.activity import (
     resize_counts,
 )
 from scaleevent_ros.events.batch import EventBatch, Triggers
-from scaleevent_ros.events.decoder import Decoder, DecoderStats, make_decoder
+from scaleevent_ros.events.clock import ClockFit, ClockSegment, SensorClock, fit_clock
+from scaleevent_ros.events.decoder import Decoder, DecoderStats, make_decoder, warm_up
 from scaleevent_ros.events.encoder import Encoder, encode_evt2, encode_evt3, make_encoder
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
 from scaleevent_ros.events.normalization import NORMALIZATIONS, normalize_tensor
@@ -27,11 +28,14 @@ from scaleevent_ros.events.representations import (
 __all__ = [
     "NORMALIZATIONS",
     "REPRESENTATIONS",
+    "ClockFit",
+    "ClockSegment",
     "Decoder",
     "DecoderStats",
     "Encoder",
     "EventBatch",
     "EventsError",
+    "SensorClock",
     "Triggers",
     "UnknownEncodingError",
     "activity_mask",
@@ -39,6 +43,7 @@ __all__ = [
     "encode_evt2",
     "encode_evt3",
     "event_counts",
+    "fit_clock",
     "histogram",
     "make_decoder",
     "make_encoder",
@@ -50,4 +55,5 @@ __all__ = [
     "stacked_histogram",
     "time_surface",
     "voxel_grid",
+    "warm_up",
 ]

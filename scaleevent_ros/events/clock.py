@@ -1,0 +1,436 @@
+"""From the sensor's clock to ROS time, from the stamps with which packets reached the host.
+
+A packet's stamp is later than its events by a delay that varies by milliseconds, but that is never
+less than what the transport takes. So the true line runs along the lower edge of the stamps, not
+through their middle, and with every packet that travels fast it is known better: the error of an
+edge falls with the number of packets, that of a mean with its square root only.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, overload
+
+import numpy as np
+
+from scaleevent_ros.events.compile import kernel
+from scaleevent_ros.events.errors import EventsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    Floats: TypeAlias = NDArray[np.float64]
+    Times: TypeAlias = NDArray[np.int64]
+
+Jitter = Literal["delay", "symmetric"]
+
+MEMORY = 16384  # pairs: 65 s at 250 packets a second
+WARM_UP = 32  # pairs before any can be told to disagree
+RUN = 8  # pairs that disagree alike make a new segment, ...
+APART_NS = 30_000_000  # ... as many times that apart on the sensor's clock
+EARLY_NS = 5_000_000  # before the line by more than this: no delay explains it
+LATE_NS = 100_000_000  # after the line by more than this, and steadily: nor a busy host
+MAX_DRIFT = 500e-6  # of any clock worth the name; also how fast NTP may slew the host's
+MIN_SPAN_S = 1.0  # before that, the drift is too uncertain to be better than none
+BLOCKS = 16
+STRAY_GAPS = 4.0
+STRAY_LIMIT = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ClockFit:
+    """One line from sensor time to ROS time.
+
+    Attributes:
+        sensor_ns: A sensor time ...
+        ros_ns: ... and its ROS time.
+        drift: How much faster ROS time runs: seconds a second, less one.
+        pairs: How many pairs of stamps it rests on.
+        jitter_ns: The standard deviation of those stamps about the line, outliers left out.
+        residual_ns: How far off the line may be: the root mean square of the deviations from it
+            of the pairs' edge (or mean, for symmetric jitter) in each of up to 16 parts.
+    """
+
+    sensor_ns: int
+    ros_ns: int
+    drift: float
+    pairs: int
+    jitter_ns: float
+    residual_ns: float
+
+    @overload
+    def to_ros(self, sensor_ns: int) -> int: ...
+    @overload
+    def to_ros(self, sensor_ns: Times) -> Times: ...
+    def to_ros(self, sensor_ns: int | Times) -> int | Times:
+        """Map one sensor time, or int64 [N] of them, to ROS time, ns."""
+        since = sensor_ns - self.sensor_ns
+        if isinstance(since, np.ndarray):
+            return self.ros_ns + since + np.rint(since * self.drift).astype(np.int64)
+        return self.ros_ns + since + round(since * self.drift)
+
+
+@dataclass(frozen=True, slots=True)
+class ClockSegment:
+    """A stretch in which the sensor's clock ran on without a step.
+
+    Attributes:
+        start: The index of its first pair.
+        end: The index after its last pair.
+        fit: The line through all its pairs.
+    """
+
+    start: int
+    end: int
+    fit: ClockFit
+
+
+class SensorClock:
+    """Follows the sensor's clock through the stamps of its packets, as they come.
+
+    Each pair is the sensor time of a packet's first event and the ROS time of the packet's stamp.
+    The last 16384 pairs are kept; the line is fitted again after each sixteenth part more, so
+    that a pair costs some microseconds, whatever has been before.
+
+    Pairs far from the line are outliers, unless for a quarter of a second none other comes and
+    they agree with each other: then the sensor's or the host's clock was set anew, and a new
+    segment starts with them.
+
+    Not for use from two threads at once.
+
+    Args:
+        jitter: What stamps do about the true time. ``delay``: they are late by varying amounts,
+            never early, as every transport's are; the line is their lower edge (Moon, Skelly and
+            Towsley, "Estimation and Removal of Clock Skew from Network Delay Measurements",
+            INFOCOM 1999), and includes the least delay. ``symmetric``: early as often as late;
+            the line is the least-squares one through their middle.
+    """
+
+    def __init__(self, jitter: Jitter = "delay") -> None:
+        if jitter not in ("delay", "symmetric"):
+            msg = f"unknown jitter {jitter!r}; known: delay, symmetric"
+            raise EventsError(msg)
+        _edge_line(np.arange(9.0), np.arange(9.0), 1.0)  # compiled now, not at a packet
+        self._jitter: Jitter = jitter
+        self._sensor = np.empty(2 * MEMORY, np.int64)
+        self._host = np.empty(2 * MEMORY, np.int64)
+        self._seen = 0
+        self._segment_starts = 0
+        self._outliers = 0
+        self._stamp = -(1 << 63)
+        self._start_segment(())
+
+    @property
+    def fit(self) -> ClockFit:
+        """The line as it is known now.
+
+        Raises:
+            EventsError: If no pair has been added yet.
+        """
+        if self._fit is None:
+            msg = "the sensor's clock is unknown: no packet has come yet"
+            raise EventsError(msg)
+        return self._fit
+
+    @property
+    def segments(self) -> int:
+        """How many segments there have been: 1, and 1 more for each time a clock was set anew."""
+        return self._segment_starts
+
+    @property
+    def segment_start(self) -> int:
+        """The index, among all pairs added, of the first of the current segment."""
+        return self._first
+
+    @property
+    def outliers(self) -> int:
+        """How many pairs were left aside because they disagreed with the line."""
+        return self._outliers
+
+    def add(self, sensor_ns: int, host_ns: int) -> None:
+        """Take the next packet's pair: its first event's sensor time and its stamp, ns."""
+        index, self._seen = self._seen, self._seen + 1
+        if self._count:
+            # A packet from before the newest overtook another, or the clock was set back.
+            back = sensor_ns < self._sensor[self._count - 1]
+            late = host_ns - self.to_ros(sensor_ns)
+            if back or (self._count >= WARM_UP and not -EARLY_NS < late < LATE_NS):
+                self._set_aside(index, sensor_ns, host_ns)
+                return
+        self._disagreeing.clear()
+        self._append(sensor_ns, host_ns)
+
+    @overload
+    def to_ros(self, sensor_ns: int) -> int: ...
+    @overload
+    def to_ros(self, sensor_ns: Times) -> Times: ...
+    def to_ros(self, sensor_ns: int | Times) -> int | Times:
+        """Map sensor time to ROS time by the line as it is known now, ns.
+
+        Raises:
+            EventsError: If no pair has been added yet.
+        """
+        return self.fit.to_ros(sensor_ns)
+
+    def stamp(self, sensor_ns: int) -> int:
+        """Map one sensor time like `to_ros`, but never to before what was returned last.
+
+        For the stamps of a node's messages, which must not step back when the line is fitted
+        again or the sensor starts anew.
+        """
+        self._stamp = max(self._stamp, self.to_ros(sensor_ns))
+        return self._stamp
+
+    def _set_aside(self, index: int, sensor_ns: int, host_ns: int) -> None:
+        """Keep a pair that disagrees, and start a segment where a run of them agree."""
+        self._outliers += 1
+        run = self._disagreeing
+        if run and 0 <= sensor_ns - run[-1][1] < APART_NS:
+            return  # a busy host's stamps come in bunches; they count as one
+        run.append((index, sensor_ns, host_ns))
+        _, sensor, host = np.array(run, np.int64).T
+        late = host - self.to_ros(sensor)
+        spread = np.median(np.abs(late - np.median(late)))
+        if (
+            len(run) == RUN
+            and (np.diff(sensor) > 0).all()
+            and spread < max(EARLY_NS, 4 * self.fit.jitter_ns)
+        ):
+            self._outliers -= self._seen - int(run[0][0])
+            self._start_segment(run)
+
+    def _start_segment(self, run: Iterable[tuple[int, int, int]]) -> None:
+        pairs = tuple(run)
+        self._first = pairs[0][0] if pairs else 0
+        self._count = 0
+        self._next_fit = 1
+        self._fit: ClockFit | None = None
+        self._disagreeing: deque[tuple[int, int, int]] = deque(maxlen=RUN)
+        for _, sensor_ns, host_ns in pairs:
+            self._append(sensor_ns, host_ns)
+
+    def _append(self, sensor_ns: int, host_ns: int) -> None:
+        if self._count == 0:
+            self._segment_starts += 1
+        if self._count == len(self._sensor):
+            self._sensor[:MEMORY] = self._sensor[MEMORY:]
+            self._host[:MEMORY] = self._host[MEMORY:]
+            self._next_fit -= self._count - MEMORY
+            self._count = MEMORY
+        self._sensor[self._count] = sensor_ns
+        self._host[self._count] = host_ns
+        self._count += 1
+        if self._count >= self._next_fit:
+            start = max(self._count - MEMORY, 0)
+            sensor, host = self._sensor[start : self._count], self._host[start : self._count]
+            self._fit = fit_line(sensor, host, self._jitter)
+            self._next_fit = self._count + max(len(sensor) // 16, 1)
+
+
+def fit_clock(
+    sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay"
+) -> tuple[ClockSegment, ...]:
+    """Find the segments of a whole recording, and fit each one with all its pairs.
+
+    Args:
+        sensor_ns: The sensor time of each packet's first event, int64 [N], in order of arrival.
+        host_ns: The packets' stamps, int64 [N].
+        jitter: As for `SensorClock`.
+
+    Returns:
+        One segment or more, in order; together they cover all pairs.
+
+    Raises:
+        EventsError: If there is no pair, or not one stamp for each time.
+    """
+    if not len(sensor_ns) or len(sensor_ns) != len(host_ns):
+        msg = f"a clock needs pairs: {len(sensor_ns)} sensor times, {len(host_ns)} stamps"
+        raise EventsError(msg)
+    clock = SensorClock(jitter)
+    starts = []
+    for sensor, host in zip(sensor_ns.tolist(), host_ns.tolist(), strict=True):
+        clock.add(sensor, host)
+        if clock.segments > len(starts):
+            starts.append(clock.segment_start)
+    ends = [*starts[1:], len(sensor_ns)]
+    return tuple(
+        ClockSegment(start, end, fit_line(sensor_ns[start:end], host_ns[start:end], jitter))
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def fit_line(sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay") -> ClockFit:
+    """Fit one line to pairs without a step.
+
+    Args:
+        sensor_ns: Sensor times, int64 [N], N at least 1; in order but for a few.
+        host_ns: Their stamps, int64 [N].
+        jitter: As for `SensorClock`.
+    """
+    sensor_zero, host_zero = int(sensor_ns[-1]), int(host_ns[-1])
+    seconds = (sensor_ns - sensor_zero) * 1e-9
+    offset = (host_ns - host_zero) - (sensor_ns - sensor_zero).astype(np.float64)
+    pairs = len(seconds)
+    slope = _coarse_slope(seconds, offset)
+    deviation = offset - slope * seconds
+    middle = np.median(deviation)
+    scale = max(float(np.median(np.abs(deviation - middle))), 1.0)
+    inliers = np.abs(deviation - middle) <= 6 * scale
+    seconds, offset, deviation = seconds[inliers], offset[inliers], deviation[inliers]
+    if jitter == "symmetric":
+        line = _middle_line(seconds, offset)
+    else:
+        order = np.argsort(seconds, kind="stable")
+        seconds, offset, deviation = seconds[order], offset[order], deviation[order]
+        edge = deviation >= _dense_edge(deviation, scale)
+        seconds, offset, deviation = seconds[edge], offset[edge], deviation[edge]
+        line = _lower_line(seconds, offset, deviation, 4 * scale / pairs)
+    slope, intercept = line
+    deviation = offset - slope * seconds - intercept
+    reduce = np.mean if jitter == "symmetric" else np.min
+    parts = [reduce(part) for part in np.array_split(deviation, BLOCKS) if len(part)]
+    return ClockFit(
+        sensor_zero,
+        host_zero + round(intercept),
+        slope * 1e-9,
+        pairs,
+        float(deviation.std()),
+        float(np.median(np.abs(parts))),
+    )
+
+
+def _coarse_slope(seconds: Floats, offset: Floats) -> float:
+    """Estimate the drift (ns a second) from the medians of blocks, so that no outlier counts."""
+    if np.ptp(seconds) < MIN_SPAN_S or len(seconds) < WARM_UP:
+        return 0.0
+    blocks = [
+        (np.median(t), np.median(o))
+        for t, o in zip(
+            np.array_split(seconds, BLOCKS), np.array_split(offset, BLOCKS), strict=True
+        )
+    ]
+    t, o = np.array(blocks).T
+    first, second = np.triu_indices(BLOCKS, BLOCKS // 4)
+    apart = t[second] > t[first]
+    slopes = (o[second] - o[first])[apart] / (t[second] - t[first])[apart]
+    return _possible(float(np.median(slopes)) if len(slopes) else 0.0)
+
+
+def _possible(slope: float) -> float:
+    """Hold a drift (ns a second) to what clocks do."""
+    return min(max(slope, -MAX_DRIFT * 1e9), MAX_DRIFT * 1e9)
+
+
+def _middle_line(seconds: Floats, offset: Floats) -> tuple[float, float]:
+    """Fit slope and intercept by least squares."""
+    if np.ptp(seconds) < MIN_SPAN_S or len(seconds) < WARM_UP:
+        return 0.0, float(np.mean(offset))
+    mean = float(np.mean(seconds))
+    centred = seconds - mean
+    slope = _possible(float(centred @ offset / (centred @ centred)))
+    return slope, float(np.mean(offset)) - slope * mean
+
+
+def _dense_edge(deviation: Floats, scale: float) -> float:
+    """Find where the bulk of deviations begins, below which early outliers are scattered."""
+    width = scale / 8
+    ordered = np.sort(deviation)
+    within = np.searchsorted(ordered, ordered + width, side="right") - np.arange(len(ordered))
+    start = int(np.argmax(within >= max(len(ordered) // 100, 2)))
+    return float(ordered[start] - width)
+
+
+def _lower_line(
+    seconds: Floats, offset: Floats, deviation: Floats, typical_gap: float
+) -> tuple[float, float]:
+    """Find the highest line below all points, but for stray points below it.
+
+    A point is stray where the line without it, at the mean time, is higher by more than
+    `STRAY_GAPS` typical gaps between neighbours: the gain in likelihood of a line that is closer
+    to all others, against the loss for the one that it leaves out.
+    """
+    low = np.sort(_lowest_of_parts(deviation))
+    seconds, offset = seconds[low], offset[low]
+    cost = STRAY_GAPS * typical_gap
+    slope, intercept = 0.0, -np.inf
+    if len(seconds) > 8 and np.ptp(seconds) >= MIN_SPAN_S:
+        slope, intercept = _edge_line(seconds, offset, cost)
+    if intercept == -np.inf or abs(slope) > MAX_DRIFT * 1e9:
+        slope = _possible(slope)
+        lowest = np.sort(offset - slope * seconds)[:STRAY_LIMIT]
+        intercept = float(lowest[np.argmax(lowest - cost * np.arange(len(lowest)))])
+    return slope, intercept
+
+
+def _lowest_of_parts(deviation: Floats) -> NDArray[np.int64]:
+    """Take the four lowest of each of 128 parts: no edge rests on others, and they are few."""
+    part = np.arange(len(deviation)) * 128 // len(deviation)
+    order = np.lexsort((deviation, part))
+    starts = np.searchsorted(part, part)
+    return order[np.arange(len(order)) - starts < 4]
+
+
+@kernel
+def _edge_line(seconds: Floats, offset: Floats, cost: float) -> tuple[float, float]:
+    """Find the highest line at the mean time below all points but stray ones.
+
+    It is the edge of the lower convex hull at the mean time (Moon et al. 1999). Points are left
+    out one by one, each time that of the edge's two whose absence lifts it more, and of the lines
+    on the way the one is taken whose height, less ``cost`` for each point left out, is greatest.
+    """
+    keep = np.ones(len(seconds), np.bool_)
+    mean = seconds.mean()
+    a, b = _edge(seconds, offset, keep, mean)
+    slope, intercept, best = 0.0, -np.inf, -np.inf
+    for dropped in range(STRAY_LIMIT):
+        if a < 0:
+            break
+        rise = (offset[b] - offset[a]) / (seconds[b] - seconds[a])
+        height = offset[a] + rise * (mean - seconds[a])
+        if height - cost * dropped > best:
+            best = height - cost * dropped
+            slope, intercept = rise, offset[a] - rise * seconds[a]
+        highest = -np.inf
+        left_out, next_a, next_b = a, -1, -1
+        for point in (a, b):
+            keep[point] = False
+            c, d = _edge(seconds, offset, keep, mean)
+            keep[point] = True
+            if c >= 0:
+                lifted = offset[c] + (offset[d] - offset[c]) / (seconds[d] - seconds[c]) * (
+                    mean - seconds[c]
+                )
+                if lifted > highest:
+                    highest = lifted
+                    left_out, next_a, next_b = point, c, d
+        keep[left_out] = False
+        a, b = next_a, next_b
+    return slope, intercept
+
+
+@kernel
+def _edge(seconds: Floats, offset: Floats, keep: NDArray[np.bool_], mean: float) -> tuple[int, int]:
+    """Find the two points of the lower hull's edge at the mean time; -1 where there is none."""
+    hull = np.empty(len(seconds), np.int64)
+    size = 0
+    for i in range(len(seconds)):
+        if not keep[i]:
+            continue
+        while size > 1:
+            a, b = hull[size - 2], hull[size - 1]
+            turn = (seconds[b] - seconds[a]) * (offset[i] - offset[a])
+            if turn > (offset[b] - offset[a]) * (seconds[i] - seconds[a]):
+                break
+            size -= 1
+        hull[size] = i
+        size += 1
+    at = 0
+    while at < size - 2 and seconds[hull[at + 1]] < mean:
+        at += 1
+    if size < 2 or seconds[hull[at + 1]] <= seconds[hull[at]]:
+        return -1, -1
+    return hull[at], hull[at + 1]
