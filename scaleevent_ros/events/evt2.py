@@ -244,8 +244,8 @@ def encode_evt2_words(
         if i == 0 or now >> 6 != high:
             epochs = (now >> 34) - (high >> 28)
             # A decoder sees a roll-over in a drop by half the range or more.
-            if epochs and (high & 0xFFFFFFF) - (now >> 6 & 0xFFFFFFF) >= 1 << 27:
-                epochs -= 1
+            if epochs == 1 and (high & 0xFFFFFFF) - (now >> 6 & 0xFFFFFFF) >= 1 << 27:
+                epochs = 0
             for _ in range(epochs):
                 words[n] = TIME_HIGH << 28 | 0xFFFFFFF
                 words[n + 1] = TIME_HIGH << 28

@@ -318,8 +318,8 @@ def write_high(high: int, before: int, words: NDArray[np.uint16], n: int) -> int
     """
     epochs = (high >> 12) - (before >> 12)
     # Any decoder sees a roll-over in a drop by half the range or more.
-    if epochs and (before & 0xFFF) - (high & 0xFFF) >= 1 << 11:
-        epochs -= 1
+    if epochs == 1 and (before & 0xFFF) - (high & 0xFFF) >= 1 << 11:
+        epochs = 0
     for _ in range(epochs):
         words[n] = TIME_HIGH << 12 | 0xFFF
         words[n + 1] = TIME_HIGH << 12
