@@ -1,0 +1,132 @@
+"""`sensor_msgs/Image` messages to arrays and back, without walking over pixels."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from array import array as byte_array
+from functools import cache
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sensor_msgs.msg import Image
+
+from scaleevent_ros.bags.errors import ImageError
+from scaleevent_ros.bags.images import encoding_type, image_array
+from scaleevent_ros.bags.messages import ImageView
+
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+_SELF_CHECK = """
+import numpy
+from cv_bridge import CvBridge
+bridge = CvBridge()
+color = numpy.arange(24, dtype=numpy.uint8).reshape(2, 4, 3)
+deep = numpy.arange(0, 8000, 1000, dtype=numpy.uint16).reshape(2, 4)
+for picture, encoding in ((color, "bgr8"), (deep, "16UC1"), (deep.astype("f4"), "32FC1")):
+    message = bridge.cv2_to_imgmsg(picture, encoding)
+    assert (bridge.imgmsg_to_cv2(message, "passthrough") == picture).all(), encoding
+"""
+
+
+def image_to_array(message: Image) -> NDArray[Any]:
+    """View a message's pixels as they are, or have `cv_bridge` convert an unusual encoding.
+
+    Args:
+        message: Of any encoding of `sensor_msgs/image_encodings.hpp`, or `32FC<n>` and the like.
+
+    Returns:
+        [H, W] or [H, W, C] of the encoding's type, in native byte order: a view of the message's
+        data, unless those must be swapped or converted.
+
+    Raises:
+        ImageError: If the encoding is unknown, or size, step and data do not fit.
+    """
+    try:
+        encoding_type(message.encoding)
+    except ImageError:
+        bridge = _cv_bridge()
+        if bridge is None:
+            raise
+        return _through_bridge(bridge, message)
+    return image_array(
+        ImageView(
+            stamp_ns=0,
+            frame_id=message.header.frame_id,
+            height=message.height,
+            width=message.width,
+            encoding=message.encoding,
+            is_bigendian=bool(message.is_bigendian),
+            step=message.step,
+            data=message.data,
+        )
+    )
+
+
+def array_to_image(pixels: NDArray[Any], encoding: str, stamp: Time, frame_id: str) -> Image:
+    """Make a message of an array, copying its pixels once.
+
+    Args:
+        pixels: [H, W] or [H, W, C], of the type and number of channels that the encoding says.
+        encoding: For example `rgb8`, `mono16`, `32FC384`.
+        stamp: For the header.
+        frame_id: For the header.
+
+    Raises:
+        ImageError: If the array is not what the encoding says.
+    """
+    dtype, channels = encoding_type(encoding)
+    has = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or has != channels or pixels.dtype.newbyteorder("=") != dtype:
+        msg = f"an array of {pixels.dtype} {pixels.shape} is no image of encoding {encoding!r}"
+        raise ImageError(msg)
+    native = np.ascontiguousarray(pixels, dtype)
+    message = Image(
+        height=native.shape[0],
+        width=native.shape[1],
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=native.shape[1] * channels * dtype.itemsize,
+    )
+    message.header.stamp = stamp
+    message.header.frame_id = frame_id
+    # rclpy takes an `array` as it is, and looks at every single element of anything else.
+    data = byte_array("B")
+    data.frombytes(native.data.cast("B"))
+    message.data = data
+    return message
+
+
+@cache
+def _cv_bridge() -> Any:
+    """Return a `cv_bridge.CvBridge` that works, or None.
+
+    One that was built for another numpy can end the process, so another process tries it first.
+    """
+    if find_spec("cv_bridge") is None:
+        return None
+    check = subprocess.run(  # noqa: S603 - the program above and nothing else
+        [sys.executable, "-c", _SELF_CHECK], capture_output=True, text=True, check=False
+    )
+    if check.returncode:
+        reason = (check.stderr.strip() or f"exit code {check.returncode}").splitlines()[-1]
+        logger.warning("cv_bridge is installed but fails, and is left alone: %s", reason)
+        return None
+    from cv_bridge import CvBridge
+
+    return CvBridge()
+
+
+def _through_bridge(bridge: Any, message: Image) -> NDArray[Any]:
+    try:
+        pixels: NDArray[Any] = bridge.imgmsg_to_cv2(message, "passthrough")
+    except Exception as error:  # its versions differ in what they raise
+        msg = f"cv_bridge cannot read an image of encoding {message.encoding!r} either: {error!r}"
+        raise ImageError(msg) from None
+    return pixels
