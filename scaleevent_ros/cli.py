@@ -40,6 +40,65 @@ def doctor(
     raise typer.Exit(0 if examination.main_job_can_run(findings) else 1)
 
 
+@app.command()
+def simulate(
+    source: Annotated[Path, typer.Argument(help="A video, a folder of pictures, or a picture.")],
+    out: Annotated[Path, typer.Argument(help="The bag to write.")],
+    still: Annotated[
+        bool, typer.Option("--still", help="Film each picture with a moving camera.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option(help="Folder of class ids of still pictures, by name.")
+    ] = None,
+    classes: Annotated[str, typer.Option(help="Class names by id: sky,building,…")] = "",
+    frames: Annotated[int, typer.Option(help="Of each still picture.")] = 10,
+    strength: Annotated[float, typer.Option(help="Of the motion over still pictures.")] = 1.0,
+    flow: Annotated[bool, typer.Option(help="Keep the exact flow over still pictures.")] = True,
+    frame_rate: Annotated[
+        float | None, typer.Option(help="In Hz; a video's own if not given, else 25.")
+    ] = None,
+    interpolate: Annotated[
+        bool, typer.Option(help="Interpolate a video's frames along the flow.")
+    ] = True,
+    size: Annotated[str | None, typer.Option(help="Of the sensor, such as 640x480.")] = None,
+    pixels: Annotated[str, typer.Option(help="standard, ideal or noisy.")] = "standard",
+    threshold: Annotated[float | None, typer.Option(help="Contrast of an event.")] = None,
+    codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
+    compression: Annotated[str | None, typer.Option(help="Of the bag: zstd or lz4.")] = None,
+    jobs: Annotated[int, typer.Option(help="Still pictures simulated at a time.")] = 1,
+    seed: Annotated[int, typer.Option(help="Same seed, same bag.")] = 0,
+) -> None:
+    """Make a bag with events of a video, or of pictures under a moving camera."""
+    from scaleevent_ros.sources import simulate as job
+    from scaleevent_ros.sources.convert import ConvertOptions
+    from scaleevent_ros.sources.simulator import pixel_model
+    from scaleevent_ros.sources.stills import StillOptions
+
+    model = pixel_model(pixels, threshold)
+    if still:
+        names = tuple(name.strip() for name in classes.split(",") if name.strip())
+        film = StillOptions(
+            frames=frames,
+            frame_rate=frame_rate or 25.0,
+            strength=strength,
+            size=job.size_of(size),
+            pixels=model,
+        )
+        options = job.StillsOptions(film, labels, names, flow, jobs, seed)
+        recording = job.stills_recording(source, options)
+    else:
+        recording = job.video_recording(
+            source, job.VideoOptions(frame_rate, interpolate, job.size_of(size), model, seed)
+        )
+    job.write_bag(
+        recording,
+        out,
+        ConvertOptions(image_codec=codec, compression=compression),
+        show_progress=True,
+    )
+    typer.echo(str(out))
+
+
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:

@@ -27,7 +27,7 @@ The same frames, model and seed give the same events.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -111,6 +111,25 @@ PIXEL_MODELS = {
     ),
 }
 """Models by name: `standard`, `ideal` (thresholds alone) and `noisy`."""
+
+
+def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
+    """Look up one of `PIXEL_MODELS`.
+
+    Args:
+        name: Its name.
+        threshold: Replaces both its thresholds.
+
+    Raises:
+        SimulationError: If there is no such model.
+    """
+    if name not in PIXEL_MODELS:
+        msg = f"pixel model {name!r} is unknown; there are {', '.join(PIXEL_MODELS)}"
+        raise SimulationError(msg)
+    model = PIXEL_MODELS[name]
+    if threshold is None:
+        return model
+    return replace(model, threshold_on=threshold, threshold_off=threshold)
 
 
 def log_intensity(frame: Frame, toe: float) -> NDArray[np.float32]:

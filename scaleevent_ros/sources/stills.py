@@ -62,6 +62,17 @@ class StillOptions:
             msg = f"views of {self.size[0]}x{self.size[1]} pixels are too small"
             raise SimulationError(msg)
 
+    @property
+    def frames_us(self) -> list[int]:
+        """Times of the frames, in µs since events start."""
+        start = round(self.margin * 1e6)
+        return [start + round(i * 1e6 / self.frame_rate) for i in range(self.frames)]
+
+    @property
+    def length_us(self) -> int:
+        """How long events last, in µs."""
+        return self.frames_us[-1] + round(self.margin * 1e6)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillSequence:
@@ -130,14 +141,11 @@ def simulate_still(
         msg = f"labels are {labels.dtype} {labels.shape}, of a picture of {picture.shape[:2]}"
         raise SimulationError(msg)
     size = (picture.shape[1], picture.shape[0]) if options.size is None else options.size
-    picture = _cover(picture, size, cv2.INTER_AREA)
+    picture = cover(picture, size, cv2.INTER_AREA)
     rng = np.random.default_rng(seed)
     motion = random_motion(rng, size, options.strength)
     simulator = EventSimulator(size[0], size[1], options.pixels, int(rng.integers(1 << 62)))
 
-    margin_us = round(options.margin * 1e6)
-    frame_us = [margin_us + round(i * 1e6 / options.frame_rate) for i in range(options.frames)]
-    anchors_us = [0, *frame_us, frame_us[-1] + margin_us]
     grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     light = grey.astype(np.float32)
     events = [
@@ -145,13 +153,13 @@ def simulate_still(
             log_intensity(see(light, motion.homography(t_us * 1e-6)), options.pixels.toe),
             start_ns + t_us * 1000,
         )
-        for t_us in _render_times(motion, anchors_us)
+        for t_us in _render_times(motion, [0, *options.frames_us, options.length_us])
     ]
-    homographies = np.stack([motion.homography(t * 1e-6) for t in frame_us])
+    homographies = np.stack([motion.homography(t * 1e-6) for t in options.frames_us])
     if labels is not None:
-        labels = _cover(labels, size, cv2.INTER_NEAREST_EXACT)
+        labels = cover(labels, size, cv2.INTER_NEAREST_EXACT)
     return StillSequence(
-        start_ns + np.array(frame_us, np.int64) * 1000,
+        start_ns + np.array(options.frames_us, np.int64) * 1000,
         np.stack([see(picture, homography) for homography in homographies]),
         EventBatch.concatenate(events),
         None if labels is None else np.stack([see_labels(labels, h) for h in homographies]),
@@ -160,8 +168,14 @@ def simulate_still(
     )
 
 
-def _cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:
-    """Scale a picture until it covers a size (width, height), and cut its middle out."""
+def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:
+    """Scale a picture until it covers a size, and cut its middle out.
+
+    Args:
+        picture: [H, W] or [H, W, C].
+        size: Width and height.
+        how: OpenCV's interpolation; `cv2.INTER_AREA` becomes linear where the picture grows.
+    """
     height, width = picture.shape[:2]
     scale = max(size[0] / width, size[1] / height)
     scaled = (max(round(width * scale), size[0]), max(round(height * scale), size[1]))

@@ -1,0 +1,437 @@
+"""Videos and pictures as recordings of a simulated event camera, ready to become bags.
+
+A video, or a folder of pictures that follow each other, is seen by an `EventSimulator`, its frames
+interpolated along the flow. Still pictures are filmed one after another by a moving camera (see
+`stills`): one recording holds them all, as clips with silence between, longer than any window of
+events, so that many pictures are near at hand wherever a reader starts.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from itertools import tee
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+from rich.progress import Progress
+
+from scaleevent_ros.events import EventBatch
+from scaleevent_ros.sources.convert import convert_recording
+from scaleevent_ros.sources.errors import SimulationError
+from scaleevent_ros.sources.interpolation import frames_between
+from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
+from scaleevent_ros.sources.recording import (
+    EVENTS_INFO_TOPIC,
+    FLOW_TOPIC,
+    FRAMES_INFO_TOPIC,
+    FRAMES_TOPIC,
+    LABELS_TOPIC,
+    CameraCalibration,
+    ClockStatement,
+    Picture,
+    PictureStream,
+    Recording,
+)
+from scaleevent_ros.sources.simulator import EventSimulator, PixelModel
+from scaleevent_ros.sources.stills import StillOptions, cover, simulate_still
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.sources.convert import ConvertOptions
+    from scaleevent_ros.sources.stills import StillSequence
+
+logger = logging.getLogger(__name__)
+
+_CLOCK = ClockStatement("sensor_time", "simulated: events are made of the frames", 0.0)
+_PAUSE_US = 500_000  # between the clips of two still pictures
+
+
+class Moment(NamedTuple):
+    """A piece of a simulation.
+
+    Attributes:
+        events: Those since the piece before it.
+        pictures: By topic, what is seen at its end.
+    """
+
+    events: EventBatch
+    pictures: dict[str, Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class VideoOptions:
+    """How a video is seen.
+
+    Attributes:
+        frame_rate: In Hz; None takes what the video says, and 25 for a folder of pictures.
+        interpolate: Whether frames are interpolated where they move by more than a pixel.
+        size: Width and height of the sensor; frames are scaled and cropped to cover it. None keeps
+            theirs.
+        pixels: The model of the sensor's pixels.
+        seed: Of its mismatch and noise.
+    """
+
+    frame_rate: float | None = None
+    interpolate: bool = True
+    size: tuple[int, int] | None = None
+    pixels: PixelModel = field(default_factory=PixelModel)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that time goes forward."""
+        if self.frame_rate is not None and not 0 < self.frame_rate <= 1e6:
+            msg = f"a frame rate of {self.frame_rate} Hz cannot be simulated"
+            raise SimulationError(msg)
+
+
+def size_of(text: str | None) -> tuple[int, int] | None:
+    """Read a size such as ``640x480``; None stays None.
+
+    Raises:
+        SimulationError: If it is none.
+    """
+    if text is None:
+        return None
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        msg = f"{text!r} is no size; write it like 640x480"
+        raise SimulationError(msg)
+    return int(width), int(height)
+
+
+def video_recording(source: Path, options: VideoOptions) -> Recording:
+    """Open a video, or a folder of pictures that follow each other, for simulation.
+
+    Args:
+        source: A file that OpenCV can play, or a folder of pictures in the order of their names.
+        options: How it is seen.
+
+    Raises:
+        SourceError: If it cannot be opened, or does not say its frame rate. While it is read: if a
+            picture cannot be read, or is of another size than the first.
+    """
+    if source.is_dir():
+        files = pictures_in(source)
+        number, rate = len(files), 25.0
+        first = read_photograph(files[0])
+
+        def frames() -> Iterator[NDArray[np.generic]]:
+            return map(read_photograph, files)
+    else:
+        number, rate, first = _probe(source)
+
+        def frames() -> Iterator[NDArray[np.generic]]:
+            return _decode(source, number)
+
+    rate = options.frame_rate or rate
+    if not rate > 0:
+        msg = f"{source}: does not say its frame rate; give --frame-rate"
+        raise SimulationError(msg)
+    if number < 2:
+        msg = f"{source}: holds {number} frames; events need two, or a still picture that moves"
+        raise SimulationError(msg)
+    height, width = first.shape[:2] if options.size is None else options.size[::-1]
+
+    def moments(_: int) -> Iterator[Moment]:
+        # Pixels remember: whatever the start, the simulation runs from the first frame.
+        return _see_video(source, frames(), rate, (width, height), options)
+
+    return _recording(
+        source,
+        _format("video", options),
+        (width, height),
+        moments,
+        [FRAMES_TOPIC],
+        (0, _frame_us(number - 1, rate) * 1000),
+    )
+
+
+def _format(kind: str, options: VideoOptions | StillsOptions) -> str:
+    """Name a recording's format so that a bag says how it was made, and another is told from it."""
+    return f"simulated from {kind}: {json.dumps(asdict(options), default=str)}"
+
+
+def _frame_us(index: int, rate: float) -> int:
+    return round(index * 1e6 / rate)
+
+
+def _probe(source: Path) -> tuple[int, float, NDArray[np.generic]]:
+    """Ask a video for its number of frames and frame rate, and decode the first frame."""
+    capture = cv2.VideoCapture(str(source))
+    found, frame = capture.read()
+    if not found:
+        msg = f"{source}: cannot be played as a video; it may be missing, cut off or damaged"
+        raise SimulationError(msg)
+    number = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return number, rate, np.asarray(frame)
+
+
+def _decode(source: Path, number: int) -> Iterator[NDArray[np.uint8]]:
+    """Play a video: red-green-blue frames."""
+    capture = cv2.VideoCapture(str(source))
+    played = 0
+    while True:
+        found, frame = capture.read()
+        if not found:
+            break
+        played += 1
+        yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+    if played < number:
+        logger.warning("%s: ends after %d of the %d frames it announces", source, played, number)
+
+
+def _see_video(
+    source: Path,
+    frames: Iterable[NDArray[np.generic]],
+    rate: float,
+    size: tuple[int, int],
+    options: VideoOptions,
+) -> Iterator[Moment]:
+    simulator = EventSimulator(*size, options.pixels, options.seed)
+    before: NDArray[np.uint8] | None = None
+    shape = None
+    for index, given in enumerate(frames):
+        if given.shape[:2] != (shape := shape or given.shape[:2]):
+            msg = (
+                f"{source}: frame {index} is {given.shape[1]}x{given.shape[0]}, not like the first"
+            )
+            raise SimulationError(msg)
+        frame = cover(_eight_bits(given), size, cv2.INTER_AREA)
+        grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        grey = np.asarray(grey, np.uint8)
+        start_us, end_us = _frame_us(index - 1, rate), _frame_us(index, rate)
+        batches = []
+        if before is not None and options.interpolate:
+            most = max(end_us - start_us, 1)
+            for fraction, between in frames_between(before, grey, min(most, 64)):
+                t_us = start_us + int(fraction * (end_us - start_us))
+                batches.append(simulator.push(between, t_us * 1000))
+        batches.append(simulator.push(grey, end_us * 1000))
+        yield Moment(EventBatch.concatenate(batches), {FRAMES_TOPIC: Picture(end_us * 1000, frame)})
+        before = grey
+
+
+def _eight_bits(picture: NDArray[np.generic]) -> NDArray[np.uint8]:
+    if picture.dtype == np.uint16:
+        return (picture.astype(np.uint16) >> 8).astype(np.uint8)
+    return np.asarray(picture, np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class StillsOptions:
+    """How a collection of still pictures is filmed.
+
+    Attributes:
+        film: How each is.
+        labels: A folder of class ids, uint8, by the names of the pictures without suffix; None for
+            no labels.
+        class_names: By id.
+        flow: Whether the exact flow from frame to frame is kept: 8 bytes a pixel.
+        jobs: How many pictures are simulated at a time; the result does not depend on it.
+        seed: The same pictures, options and seed give the same recording.
+    """
+
+    film: StillOptions = field(default_factory=StillOptions)
+    labels: Path | None = None
+    class_names: tuple[str, ...] = ()
+    flow: bool = True
+    jobs: int = 1
+    seed: int = 0
+
+
+def write_bag(
+    recording: Recording, out: Path, options: ConvertOptions, *, show_progress: bool = False
+) -> None:
+    """Simulate a recording into a bag, or go on where an earlier call stopped.
+
+    Args:
+        recording: Of `video_recording` or `stills_recording`.
+        out: The bag.
+        options: How it is written.
+        show_progress: Draw a bar.
+
+    Raises:
+        SourceError: See those functions, and `convert_recording`.
+        BagError: If the bag cannot be written.
+    """
+    assert recording.span_ns is not None
+    with Progress(*Progress.get_default_columns(), disable=not show_progress) as bars:
+        bar = bars.add_task(out.name, total=recording.span_ns[1])
+        convert_recording(recording, out, options, lambda t: bars.update(bar, completed=t))
+
+
+def stills_recording(source: Path, options: StillsOptions) -> Recording:
+    """Open a picture, or a folder of pictures, for simulation under a moving camera.
+
+    Pictures follow each other by name, each a clip that starts from nothing.
+
+    Args:
+        source: A picture or a folder of pictures.
+        options: How they are filmed.
+
+    Raises:
+        SourceError: If there are no pictures, labels lack, or sizes differ and none is given. While
+            it is read: if a picture cannot be read, or its labels do not fit it.
+    """
+    files = pictures_in(source) if source.is_dir() else [source]
+    labels = [_labels_of(file, options.labels) for file in files]
+    height, width = read_photograph(files[0]).shape[:2]
+    size = options.film.size or (width, height)
+    period_us = options.film.length_us + _PAUSE_US
+
+    def film(index: int) -> StillSequence:
+        picture = _eight_bits(read_photograph(files[index]))
+        if options.film.size is None and picture.shape[:2] != (height, width):
+            msg = (
+                f"{files[index]}: is {picture.shape[1]}x{picture.shape[0]}, unlike the first "
+                "picture; give --size"
+            )
+            raise SimulationError(msg)
+        label = labels[index]
+        try:
+            return simulate_still(
+                picture,
+                None if label is None else _eight_bits(read_photograph(label)),
+                options=options.film,
+                seed=int(np.random.SeedSequence((options.seed, index)).generate_state(1)[0]),
+                start_ns=index * period_us * 1000,
+            )
+        except SimulationError as error:
+            msg = f"{files[index]}: {error}"
+            raise SimulationError(msg) from None
+
+    def moments(t_start: int) -> Iterator[Moment]:
+        clips = range(t_start // (period_us * 1000), len(files))
+        for sequence in _ahead(film, clips, options.jobs):
+            yield from _moments(sequence, with_flow=options.flow)
+
+    topics = [FRAMES_TOPIC]
+    topics += [LABELS_TOPIC] if options.labels is not None else []
+    topics += [FLOW_TOPIC] if options.flow and options.film.frames > 1 else []
+    return _recording(
+        source,
+        _format("still pictures", replace(options, jobs=1)),
+        size,
+        moments,
+        topics,
+        (0, (len(files) * period_us - _PAUSE_US) * 1000),
+        options.class_names,
+    )
+
+
+def _labels_of(picture: Path, folder: Path | None) -> Path | None:
+    if folder is None:
+        return None
+    for suffix in sorted(PICTURE_SUFFIXES):
+        path = folder / f"{picture.stem}{suffix}"
+        if path.is_file():
+            return path
+    msg = f"{picture}: has no labels in {folder}"
+    raise SimulationError(msg)
+
+
+def _ahead(
+    film: Callable[[int], StillSequence], indices: Iterable[int], jobs: int
+) -> Iterator[StillSequence]:
+    """Film in order, some pictures ahead in threads: kernels and OpenCV release the interpreter."""
+    with ThreadPoolExecutor(max(jobs, 1)) as pool:
+        waiting: deque[Future[StillSequence]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(film, index))
+            if len(waiting) > jobs:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _moments(sequence: StillSequence, *, with_flow: bool) -> Iterator[Moment]:
+    """Cut a clip at its frames; what follows the last is a moment without pictures."""
+    done = 0
+    for index, t in enumerate(sequence.stamps.tolist()):
+        pictures = {FRAMES_TOPIC: Picture(t, sequence.frames[index])}
+        if sequence.labels is not None:
+            pictures[LABELS_TOPIC] = Picture(t, sequence.labels[index])
+        if with_flow and index + 1 < len(sequence.stamps):
+            pictures[FLOW_TOPIC] = Picture(t, sequence.flow(index))
+        end = int(np.searchsorted(sequence.events.t, t))
+        yield Moment(sequence.events[done:end], pictures)
+        done = end
+    yield Moment(sequence.events[done:], {})
+
+
+def _recording(
+    source: Path,
+    made: str,
+    size: tuple[int, int],
+    moments: Callable[[int], Iterator[Moment]],
+    topics: list[str],
+    span_ns: tuple[int, int],
+    labels: tuple[str, ...] = (),
+) -> Recording:
+    shared = _SharedPass(moments, 1 + len(topics))
+
+    def events(t_start: int) -> Iterator[EventBatch]:
+        for moment in shared.take(0, t_start):
+            yield moment.events[int(np.searchsorted(moment.events.t, t_start)) :]
+
+    def stream(index: int, topic: str) -> PictureStream:
+        def read(t_start: int) -> Iterator[Picture]:
+            for moment in shared.take(index, t_start):
+                picture = moment.pictures.get(topic)
+                if picture is not None and picture.t >= t_start:
+                    yield picture
+
+        return PictureStream(topic, str(source), read, span_ns)
+
+    width, height = size
+    focal = float(max(size))
+    center = ((width - 1) / 2, (height - 1) / 2)
+    cameras = tuple(
+        CameraCalibration(topic, width, height, "plumb_bob", (focal, focal, *center), (0.0,) * 5)
+        for topic in (EVENTS_INFO_TOPIC, FRAMES_INFO_TOPIC)
+    )
+    return Recording(
+        source,
+        made,
+        width,
+        height,
+        events,
+        _CLOCK,
+        tuple(stream(index, topic) for index, topic in enumerate(topics, 1)),
+        cameras,
+        span_ns=span_ns,
+        labels=labels,
+    )
+
+
+class _SharedPass:
+    """Lets the streams of a recording read one simulation, each at its own pace.
+
+    What one stream has read and another not is kept, so they should keep pace, as a converter does.
+    A stream that is taken twice, or from another start, begins a new pass.
+    """
+
+    def __init__(self, moments: Callable[[int], Iterator[Moment]], streams: int) -> None:
+        self._moments = moments
+        self._streams = streams
+        self._start = -1
+        self._untaken: dict[int, Iterator[Moment]] = {}
+
+    def take(self, stream: int, t_start: int) -> Iterator[Moment]:
+        """Take a stream's iterator over the moments from about a time (ns) on."""
+        if t_start != self._start or stream not in self._untaken:
+            self._start = t_start
+            self._untaken = dict(enumerate(tee(self._moments(t_start), self._streams)))
+        return self._untaken.pop(stream)
