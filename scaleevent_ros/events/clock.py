@@ -69,9 +69,10 @@ class ClockFit:
     def to_ros(self, sensor_ns: int | Times) -> int | Times:
         """Map one sensor time, or int64 [N] of them, to ROS time, ns."""
         since = sensor_ns - self.sensor_ns
-        if isinstance(since, np.ndarray):
-            return self.ros_ns + since + np.rint(since * self.drift).astype(np.int64)
-        return self.ros_ns + since + round(since * self.drift)
+        if isinstance(since, int):
+            return self.ros_ns + since + round(since * self.drift)
+        times: Times = self.ros_ns + since + np.rint(since * self.drift).astype(np.int64)
+        return times
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +252,7 @@ def fit_clock(
         msg = f"a clock needs pairs: {len(sensor_ns)} sensor times, {len(host_ns)} stamps"
         raise EventsError(msg)
     clock = SensorClock(jitter)
-    starts = []
+    starts: list[int] = []
     for sensor, host in zip(sensor_ns.tolist(), host_ns.tolist(), strict=True):
         clock.add(sensor, host)
         if clock.segments > len(starts):
@@ -272,8 +273,9 @@ def fit_line(sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay") -> Cloc
         jitter: As for `SensorClock`.
     """
     sensor_zero, host_zero = int(sensor_ns[-1]), int(host_ns[-1])
-    seconds = (sensor_ns - sensor_zero) * 1e-9
-    offset = (host_ns - host_zero) - (sensor_ns - sensor_zero).astype(np.float64)
+    since = (sensor_ns - sensor_zero).astype(np.float64)
+    seconds: Floats = since * 1e-9
+    offset: Floats = (host_ns - host_zero) - since
     pairs = len(seconds)
     slope = _coarse_slope(seconds, offset)
     deviation = offset - slope * seconds
