@@ -11,9 +11,12 @@ import numpy as np
 from scaleevent_ros.data.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+PADDING = -1
+"""Position of a draw whose sample must not count: its masks are made empty."""
 
 
 class Draw(NamedTuple):
@@ -161,12 +164,16 @@ class BatchSampler:
 
 
 def validation_batches(count: int, batch_size: int, rank: int, world: int) -> list[list[Draw]]:
-    """Deal every pair once, in order, to the processes in turns; the last lists may be shorter."""
-    mine: Sequence[int] = range(rank, count, world)
-    return [
-        [Draw(0, index, index) for index in mine[i : i + batch_size]]
-        for i in range(0, len(mine), batch_size)
+    """Deal every pair once, in order, to the processes in turns; the last lists may be shorter.
+
+    All processes get equally many, because some strategies need them to call the model equally
+    often: `PADDING` draws make up for what is missing.
+    """
+    mine = [
+        Draw(0, index if index < count else PADDING, min(index, count - 1))
+        for index in range(rank, -(-count // world) * world, world)
     ]
+    return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
 
 
 def _walk(count: int, first: int, last: int, seed: tuple[int, int]) -> NDArray[np.int64]:

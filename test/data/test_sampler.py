@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.data.sampler import BatchSampler, Schedule, validation_batches
+from scaleevent_ros.data.sampler import PADDING, BatchSampler, Schedule, validation_batches
 
 
 def test_an_epoch_of_all_pairs_holds_each_once() -> None:
@@ -79,14 +79,12 @@ def test_a_run_that_goes_on_sees_what_the_uninterrupted_would_have_seen() -> Non
     )
 
 
-def test_validation_deals_every_pair_once() -> None:
-    dealt = [
-        draw.index
-        for rank in range(3)
-        for batch in validation_batches(11, 2, rank, 3)
-        for draw in batch
-    ]
-    assert sorted(dealt) == list(range(11))
+def test_validation_deals_every_pair_once_and_as_many_lists_to_each_process() -> None:
+    hands = [validation_batches(11, 2, rank, 3) for rank in range(3)]
+    assert {len(hand) for hand in hands} == {2}
+    dealt = [draw for hand in hands for batch in hand for draw in batch]
+    assert sorted(draw.index for draw in dealt if draw.position != PADDING) == list(range(11))
+    assert sum(draw.position == PADDING for draw in dealt) == 1
 
 
 @pytest.mark.parametrize(

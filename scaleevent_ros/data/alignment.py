@@ -1,0 +1,138 @@
+"""Frames brought into the event image, and which of its pixels they cover."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.data.augmentation import View
+
+    Matrix = NDArray[np.float64]
+    Pixels = NDArray[np.uint8]
+
+# Below this magnification a bilinear look-up skips pixels: shrink by area first.
+_LEAST_BILINEAR = 0.75
+
+
+def filling_homography(frame: tuple[int, int], sensor: tuple[int, int]) -> Matrix:
+    """Map a frame that shows just what the sensor sees to the sensor's pixels.
+
+    Args:
+        frame: Width and height.
+        sensor: Width and height.
+
+    Returns:
+        float64 [3, 3], between pixel centres.
+    """
+    sx, sy = sensor[0] / frame[0], sensor[1] / frame[1]
+    return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
+
+
+def warp_frame(frame: Pixels, homography: Matrix, view: View, scale: int = 1) -> Pixels:
+    """Look at a frame through a view of the event image, in one interpolation.
+
+    Args:
+        frame: uint8 [H, W, 3].
+        homography: From pixel centres of the frame to those of the event image, [3, 3].
+        view: Of the event image.
+        scale: How much finer than the view's output the result is.
+
+    Returns:
+        uint8 [scale * output height, scale * output width, 3]; black where there is no frame.
+    """
+    width, height = view.output_width * scale, view.output_height * scale
+    matrix = view.matrix(scale) @ homography
+    if frame.shape[:2] == (height, width) and np.allclose(matrix, np.eye(3), atol=1e-9):
+        return np.ascontiguousarray(frame)
+    magnification = _magnification(matrix, (width / 2, height / 2))
+    if magnification < _LEAST_BILINEAR:
+        columns = max(1, round(frame.shape[1] * magnification))
+        rows = max(1, round(frame.shape[0] * magnification))
+        shrinking = filling_homography((frame.shape[1], frame.shape[0]), (columns, rows))
+        frame = np.asarray(cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA))
+        matrix = matrix @ np.linalg.inv(shrinking)
+    warped = cv2.warpPerspective(
+        frame, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    covered = _covered(frame.shape[:2], matrix, (width, height))
+    if covered is not None:
+        warped[~covered] = 0
+    return np.asarray(warped)
+
+
+def covered_pixels(
+    frame: tuple[int, int], homography: Matrix, view: View
+) -> NDArray[np.bool_] | None:
+    """Tell which pixels of a view a frame covers.
+
+    Args:
+        frame: Its height and width.
+        homography: From pixel centres of the frame to those of the event image, [3, 3].
+        view: Of the event image.
+
+    Returns:
+        bool [output height, output width]; None if all are covered.
+    """
+    matrix = view.matrix() @ homography
+    return _covered(frame, matrix, (view.output_width, view.output_height))
+
+
+def move_mask(mask: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
+    """See a mask of the event image, bool [H, W], through a view; what lies outside is False."""
+    size = view.output_width, view.output_height
+    moved = cv2.warpPerspective(
+        mask.astype(np.uint8), view.matrix(), size, flags=cv2.INTER_NEAREST
+    )
+    return np.asarray(moved, bool)
+
+
+def covered_patches(mask: NDArray[np.bool_] | None, shape: tuple[int, int], patch: int) -> NDArray[np.bool_]:
+    """Mark the patches whose pixels are all covered, bool [ceil(H / patch), ceil(W / patch)].
+
+    Args:
+        mask: Of covered pixels, bool [H, W]; all if None.
+        shape: Height and width.
+        patch: Side of a patch in pixels.
+    """
+    height, width = shape
+    if mask is None:
+        return np.ones((-(-height // patch), -(-width // patch)), bool)
+    by_row = np.logical_and.reduceat(mask, np.arange(0, height, patch), axis=0)
+    return np.asarray(np.logical_and.reduceat(by_row, np.arange(0, width, patch), axis=1))
+
+
+def _covered(
+    frame: tuple[int, int], matrix: Matrix, size: tuple[int, int]
+) -> NDArray[np.bool_] | None:
+    """Find the output pixels whose centre falls on a pixel of the frame; None if all do."""
+    inverse = np.linalg.inv(matrix)
+    width, height = size
+    corners = np.array([[0, width - 1, width - 1, 0], [0, 0, height - 1, height - 1], [1] * 4])
+    if _inside(inverse, corners, frame).all():
+        return None
+    ones = np.ones(frame, np.uint8)
+    return np.asarray(cv2.warpPerspective(ones, matrix, size, flags=cv2.INTER_NEAREST), bool)
+
+
+def _inside(inverse: Matrix, points: NDArray[np.generic], frame: tuple[int, int]) -> NDArray[np.bool_]:
+    x, y, w = inverse @ points
+    with np.errstate(divide="ignore", invalid="ignore"):
+        x, y = x / w, y / w
+    edge = 0.5 + 1e-6
+    return np.asarray(
+        (w > 0) & (x >= -edge) & (x <= frame[1] - 1 + edge) & (y >= -edge) & (y <= frame[0] - 1 + edge)
+    )
+
+
+def _magnification(matrix: Matrix, point: tuple[float, float]) -> float:
+    """Say how many output pixels a frame's pixel covers, in one direction, near an output point."""
+    inverse = np.linalg.inv(matrix)
+    x, y, w = inverse @ (*point, 1.0)
+    jacobian = (inverse[:2, :2] * w - np.outer((x, y), inverse[2, :2])) / (w * w)
+    return 1 / math.sqrt(max(abs(float(np.linalg.det(jacobian))), 1e-12))

@@ -1,0 +1,288 @@
+"""Training samples: pairs of frame and events become tensors, in workers."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from scaleevent_ros.data.alignment import covered_patches, covered_pixels, move_mask, warp_frame
+from scaleevent_ros.data.augmentation import (
+    AugmentationOptions,
+    choose_view,
+    move_events,
+    perturb_events,
+)
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw
+from scaleevent_ros.data.windows import WindowOptions, window_start
+from scaleevent_ros.events import EventBatch, activity_mask, represent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scaleevent_ros.data.sampler import Schedule
+
+_PATCH = 16  # of the activity threshold
+
+
+class Pair(NamedTuple):
+    """A frame, and the events up to the moment it was taken.
+
+    Attributes:
+        frame: uint8 [H, W, 3], RGB.
+        events: Of the longest window at least, on their own clock.
+        t_end: When the frame was taken, ns on that clock.
+        homography: From pixel centres of the frame to those of the event image, float64 [3, 3].
+        covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
+            if None, those where the homography puts it.
+    """
+
+    frame: NDArray[np.uint8]
+    events: EventBatch
+    t_end: int
+    homography: NDArray[np.float64]
+    covered: NDArray[np.bool_] | None = None
+
+
+class PairSource(Protocol):
+    """A recording: pairs by number, in order of time.
+
+    Attributes:
+        name: For errors.
+    """
+
+    name: str
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+
+    def read(self, index: int) -> Pair:
+        """Read a pair; called in workers, any number of times, in any order."""
+
+
+@dataclass(frozen=True)
+class PartOfSource:
+    """Some pairs of a recording that follow one another."""
+
+    source: PairSource
+    part: range
+
+    @property
+    def name(self) -> str:
+        """Name the recording."""
+        return self.source.name
+
+    def __len__(self) -> int:
+        """Count the pairs of this part."""
+        return len(self.part)
+
+    def read(self, index: int) -> Pair:
+        """Read a pair of this part."""
+        return self.source.read(self.part[index])
+
+
+class Sample(NamedTuple):
+    """What a worker makes of a pair; `Batch` is many of them, with a first dimension B.
+
+    Attributes:
+        events: The event tensor, float32 [channels, H, W].
+        frame: uint8 [3, scale * H, scale * W], RGB, aligned with the events.
+        active: Where enough events fell, bool [h, w] on the student's grid.
+        covered: Where the frame covers every pixel, bool [h, w].
+    """
+
+    events: Tensor
+    frame: Tensor
+    active: Tensor
+    covered: Tensor
+
+
+class Batch(NamedTuple):
+    """Samples together; see `Sample`."""
+
+    events: Tensor
+    frames: Tensor
+    active: Tensor
+    covered: Tensor
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How samples are made.
+
+    Attributes:
+        width: Of the event tensor.
+        height: Of the event tensor.
+        stride: Pixels per feature of the student.
+        frame_scale: How much finer than the event tensor frames are.
+        representation: Name of the event tensor.
+        bins: Of it.
+        normalization: Of it.
+        window: How long it is.
+        threshold: Events that make 16x16 pixels active.
+        augmentation: What is drawn at random.
+        seed: Of what is drawn at random.
+    """
+
+    width: int = 640
+    height: int = 480
+    stride: int = 16
+    frame_scale: int = 1
+    representation: str = "voxel"
+    bins: int = 5
+    normalization: str = "percentile"
+    window: WindowOptions = field(default_factory=WindowOptions)
+    threshold: int = 64
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    seed: int = 0
+
+
+class PairDataset(Dataset[Sample]):
+    """Samples of pairs from any number of recordings, each a function of its draw alone."""
+
+    def __init__(self, sources: Sequence[PairSource], options: SampleOptions) -> None:
+        self._sources = list(sources)
+        self._ends = list(accumulate(len(source) for source in self._sources))
+        self._options = options
+
+    def __len__(self) -> int:
+        """Count the pairs of all recordings."""
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, draw: Draw) -> Sample:
+        """Make the sample of a draw.
+
+        Raises:
+            DataError: If the pair cannot be read, naming the recording.
+        """
+        number = bisect_right(self._ends, draw.index)
+        source = self._sources[number]
+        first = self._ends[number] - len(source)
+        pair = source.read(draw.index - first)
+        sample = make_sample(pair, self._options, draw)
+        if draw.position == PADDING:
+            return sample._replace(
+                active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
+            )
+        return sample
+
+
+def make_sample(pair: Pair, options: SampleOptions, draw: Draw = Draw(0, 0, 0)) -> Sample:
+    """Make tensors of a pair.
+
+    Args:
+        pair: From a recording.
+        options: See `SampleOptions`.
+        draw: With the seed, all that random numbers depend on.
+    """
+    rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
+    size = (options.width, options.height)
+    events = pair.events
+    view = choose_view((events.width, events.height), size, options.augmentation, rng)
+    t_start = window_start(events, pair.t_end, options.window)
+    moved = move_events(
+        events.between(t_start, pair.t_end), view, int(rng.integers(np.iinfo(np.int32).max))
+    )
+    moved = perturb_events(moved, t_start, pair.t_end, options.augmentation, rng)
+    tensor = represent(
+        options.representation, moved, t_start, pair.t_end, options.bins, options.normalization
+    )
+    threshold = max(1, round(options.threshold * (options.stride / _PATCH) ** 2))
+    shape = (options.height, options.width)
+    mask = covered_pixels(pair.frame.shape[:2], pair.homography, view)
+    if pair.covered is not None:
+        known = move_mask(pair.covered, view)
+        mask = known if mask is None else mask & known
+    frame = warp_frame(pair.frame, pair.homography, view, options.frame_scale)
+    return Sample(
+        torch.from_numpy(tensor),
+        torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))),
+        torch.from_numpy(activity_mask(moved, options.stride, threshold)),
+        torch.from_numpy(covered_patches(mask, shape, options.stride)),
+    )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Stack samples."""
+    events, frames, active, covered = zip(*samples, strict=True)
+    return Batch(*(torch.stack(each) for each in (events, frames, active, covered)))
+
+
+@dataclass(frozen=True)
+class PairLoaders:
+    """Training and validation samples for a trainer.
+
+    Attributes:
+        train: Samples to learn from.
+        held_out: Samples to judge by.
+        schedule: The order of the former.
+        workers: Processes that make samples.
+        prefetch: Batches that each makes ahead.
+    """
+
+    train: PairDataset
+    held_out: PairDataset
+    schedule: Schedule
+    workers: int
+    prefetch: int
+
+    @property
+    def validation_count(self) -> int:
+        """Count the samples to judge by."""
+        return len(self.held_out)
+
+    def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
+        """Load batches to learn from, in order."""
+        return self._loader(self.train, batches, device)
+
+    def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
+        """Load batches to judge by, in order."""
+        return self._loader(self.held_out, batches, device)
+
+    def _loader(
+        self, dataset: PairDataset, batches: Any, device: torch.device  # noqa: ANN401 - torch's own type excludes lists of draws
+    ) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=self.workers,
+            prefetch_factor=self.prefetch if self.workers else None,
+            pin_memory=device.type == "cuda",
+            collate_fn=collate,
+            worker_init_fn=_start_worker,
+        )
+
+
+def split_off(source: PairSource, share: float) -> tuple[PairSource, PairSource]:
+    """Part a recording into what is learned from and its last part, which is held out.
+
+    Args:
+        source: The recording.
+        share: That is held out; at least one pair.
+
+    Raises:
+        DataError: If that leaves nothing to learn from.
+    """
+    held_out = max(1, round(len(source) * share))
+    first = len(source) - held_out
+    if first < 1:
+        msg = f"{source.name} has {len(source)} pairs: too few to hold {held_out} out"
+        raise DataError(msg)
+    return PartOfSource(source, range(first)), PartOfSource(source, range(first, len(source)))
+
+
+def _start_worker(number: int) -> None:
+    """Keep a worker on one core: parallelism comes from the number of workers."""
+    del number
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

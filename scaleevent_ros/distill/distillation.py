@@ -1,0 +1,174 @@
+"""The step of pretraining: a student of events is drawn to a teacher of frames."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+
+import torch
+
+from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums
+from scaleevent_ros.models import tokens
+from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from scaleevent_ros.data.dataset import Batch
+    from scaleevent_ros.distill.losses import DistillLoss, LossTerms
+    from scaleevent_ros.models import Student, Teacher
+
+
+class FeatureSource(Protocol):
+    """A teacher, or a memory of one."""
+
+    def __call__(self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """See `Teacher.forward`."""
+
+
+class Panel(NamedTuple):
+    """What there is to see of one validation sample, on the CPU.
+
+    Attributes:
+        events: The event tensor, float32 [bins, H, W].
+        frame: uint8 [3, H', W'], RGB.
+        teacher: Features, float32 [D, h, w].
+        student: Features, projected to the teacher's width, float32 [D, h, w].
+        active: bool [h, w].
+    """
+
+    events: Tensor
+    frame: Tensor
+    teacher: Tensor
+    student: Tensor
+    active: Tensor
+
+
+class Compared(NamedTuple):
+    """A batch seen by both.
+
+    Attributes:
+        student: Features, ``[B, D, h, w]``, with a gradient.
+        teacher: Features, ``[B, D, h, w]``.
+        terms: Of the loss.
+    """
+
+    student: Tensor
+    teacher: Tensor
+    terms: LossTerms
+
+
+class Distillation:
+    """The objective of pretraining, for `Trainer`.
+
+    Attributes:
+        model: The student.
+    """
+
+    def __init__(
+        self,
+        student: Student,
+        teacher: Teacher,
+        loss: DistillLoss,
+        *,
+        features: FeatureSource | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] | None = None,
+        draw: Callable[[Panel], NDArray[np.uint8]] | None = None,
+    ) -> None:
+        """Put student, teacher and loss together.
+
+        Args:
+            student: With a projection to the teacher's width where theirs differ.
+            teacher: Whose features are to be had.
+            loss: What is minimized.
+            features: Where the teacher's features come from instead of the teacher itself.
+            autocast: In which the teacher computes.
+            draw: Makes a picture of a validation sample, uint8 [H, W, 3].
+        """
+        self.model = cast("nn.Module", student)
+        self._student = student
+        self._teacher = teacher
+        self._features = teacher if features is None else features
+        self._loss = loss
+        self._autocast = autocast
+        self._draw = draw
+
+    def to(self, device: torch.device) -> None:
+        """Move the teacher."""
+        self._teacher.to(device)
+
+    def compare(self, model: nn.Module, batch: Batch) -> Compared:
+        """Let both see a batch."""
+        grid = cast("tuple[int, int]", tuple(batch.active.shape[-2:]))
+        size = cast("tuple[int, int]", tuple(batch.events.shape[-2:]))
+        if self._autocast is None:
+            taught = self._features(batch.frames, grid, size)
+        else:
+            with self._autocast():
+                taught = self._features(batch.frames, grid, size)
+        learned = model(batch.events, project=True)
+        terms = self._loss(
+            tokens(learned),
+            tokens(taught),
+            (batch.active & batch.covered).flatten(1),
+            covered=batch.covered.flatten(1),
+        )
+        return Compared(learned, taught, terms)
+
+    def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """Compute the terms of the loss, and the share of active tokens."""
+        terms = self.compare(model, batch).terms._asdict()
+        return {**terms, "active": (batch.active & batch.covered).float().mean()}
+
+    def measure(
+        self, model: nn.Module, batch: Batch, pictures: int
+    ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
+        """Compare features with the teacher's, on active and on all covered tokens."""
+        compared = self.compare(model, batch)
+        learned, taught = tokens(compared.student), tokens(compared.teacher)
+        active, covered = (batch.active & batch.covered).flatten(1), batch.covered.flatten(1)
+        images = covered.any(dim=1).sum().double()
+        sums = {
+            "cosine_active": cosine_sums(learned, taught, active),
+            "cosine_all": cosine_sums(learned, taught, covered),
+            "affinity_correlation": affinity_correlation_sums(learned, taught, active),
+            "active": torch.stack([active.sum().double(), covered.sum().double()]),
+        }
+        for name, value in compared.terms._asdict().items():
+            # The mean is over all images; those that pad the batch add nothing to its sum.
+            sums[name] = torch.stack([value.double() * len(learned), images])
+        return sums, self._pictures(batch, compared, pictures)
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Judge by the cosine on active tokens, which no choice of loss can flatter by scale."""
+        return metrics["cosine_active"]
+
+    def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
+        """Write the student with its header."""
+        header = self._student.header
+        header = replace(header, git_revision=git_revision(), extra={**header.extra, **extra})
+        write_checkpoint(path, tensors, header)
+
+    def _pictures(
+        self, batch: Batch, compared: Compared, count: int
+    ) -> list[NDArray[np.uint8]]:
+        if self._draw is None:
+            return []
+        return [
+            self._draw(
+                Panel(
+                    batch.events[i].float().cpu(),
+                    batch.frames[i].cpu(),
+                    compared.teacher[i].float().cpu(),
+                    compared.student[i].detach().float().cpu(),
+                    batch.active[i].cpu(),
+                )
+            )
+            for i in range(min(count, len(batch.events)))
+        ]

@@ -1,0 +1,60 @@
+"""How like its teacher a student is, as figures that do not depend on the loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Affinities of more tokens than this are judged by an even choice of so many.
+_MOST_TOKENS = 1024
+
+
+def cosine_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Sum the cosine of each token with its teacher's over the tokens of a mask.
+
+    Args:
+        student: ``[B, N, D]``.
+        teacher: ``[B, N, D]``.
+        mask: bool ``[B, N]``.
+
+    Returns:
+        float64 [2]: the sum, and how many tokens there are.
+    """
+    cosine = functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return torch.stack([cosine[mask].double().sum(), mask.sum().double()])
+
+
+def affinity_correlation_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Sum over images the correlation of the student's affinity matrix with the teacher's.
+
+    The affinity of two tokens is their cosine; the correlation is Pearson's over all pairs of
+    different tokens in the mask. It asks whether the student finds alike what the teacher finds
+    alike, whatever the directions of their features.
+
+    Args:
+        student: ``[B, N, D]``.
+        teacher: ``[B, N, D]``; its width may differ from the student's.
+        mask: bool ``[B, N]``.
+
+    Returns:
+        float64 [2]: the sum, and how many images had three tokens or more.
+    """
+    total = torch.zeros(2, dtype=torch.float64, device=student.device)
+    for learned, taught, wanted in zip(student, teacher, mask, strict=True):
+        (index,) = wanted.nonzero(as_tuple=True)
+        if len(index) < 3:
+            continue
+        if len(index) > _MOST_TOKENS:
+            steps = torch.linspace(0, len(index) - 1, _MOST_TOKENS, device=index.device)
+            index = index[steps.round().long()]
+        pairs = [_affinities(tokens[index]) for tokens in (learned, taught)]
+        total[0] += torch.corrcoef(torch.stack(pairs))[0, 1].nan_to_num()
+        total[1] += 1
+    return total
+
+
+def _affinities(tokens: Tensor) -> Tensor:
+    unit = functional.normalize(tokens.double(), dim=-1)
+    rows, columns = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
+    return (unit @ unit.T)[rows, columns]

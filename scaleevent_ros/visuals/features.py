@@ -1,0 +1,142 @@
+"""Features made visible: principal components as colours, similarity to a point as heat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Picture = NDArray[np.uint8]
+
+# Of the projections' values, so that a few odd tokens do not set the range of colours.
+_PERCENTILES = (2.0, 98.0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PcaBasis:
+    """Three directions in feature space, and the range that becomes colour.
+
+    Attributes:
+        mean: float32 [D].
+        directions: Unit vectors, float32 [D, 3]: red, green and blue.
+        low: Of the projections, what becomes 0, float32 [3].
+        high: What becomes 255, float32 [3].
+    """
+
+    mean: Floats
+    directions: Floats
+    low: Floats
+    high: Floats
+
+
+def pca_basis(features: Floats, mask: NDArray[np.bool_] | None = None) -> PcaBasis:
+    """Find the three directions in which features differ most.
+
+    Args:
+        features: ``[D, h, w]``, D at least 3.
+        mask: Positions to look at, bool [h, w]; all if None, or if it holds fewer than four.
+
+    Returns:
+        A basis in which features of any network of this width can be shown, so that equal
+        colours mean equal features. Directions point so that their largest component is positive.
+    """
+    tokens = features.reshape(len(features), -1).T.astype(np.float64)
+    if mask is not None and mask.sum() >= 4:
+        tokens = tokens[mask.ravel()]
+    mean = tokens.mean(axis=0)
+    centred = tokens - mean
+    # The smaller of the two Gram matrices has the same leading directions.
+    if len(centred) < centred.shape[1]:
+        _, vectors = np.linalg.eigh(centred @ centred.T)
+        directions = centred.T @ vectors[:, :-4:-1]
+    else:
+        _, vectors = np.linalg.eigh(centred.T @ centred)
+        directions = vectors[:, :-4:-1]
+    lengths = np.linalg.norm(directions, axis=0)
+    directions = directions / np.where(lengths > 0, lengths, 1)
+    strongest = np.abs(directions).argmax(axis=0)
+    signs = np.sign(directions[strongest, np.arange(directions.shape[1])])
+    directions = directions * np.where(signs == 0, 1, signs)
+    low, high = np.percentile(centred @ directions, _PERCENTILES, axis=0)
+    return PcaBasis(
+        *(np.asarray(each, np.float32) for each in (mean, directions, low, np.maximum(high, low)))
+    )
+
+
+def pca_picture(features: Floats, basis: PcaBasis) -> Picture:
+    """Show features ``[D, h, w]`` in a basis, as colours uint8 [h, w, 3]."""
+    depth, height, width = features.shape
+    projected = (features.reshape(depth, -1).T - basis.mean) @ basis.directions
+    span = np.where(basis.high > basis.low, basis.high - basis.low, 1)
+    colours = np.clip((projected - basis.low) / span, 0, 1) * 255
+    return np.rint(colours).astype(np.uint8).reshape(height, width, 3)
+
+
+def similarity_map(features: Floats, anchor: tuple[int, int]) -> Floats:
+    """Compute the cosine of every position with one of them.
+
+    Args:
+        features: ``[D, h, w]``.
+        anchor: Row and column.
+
+    Returns:
+        float32 [h, w], from -1 to 1; 0 where either has no length.
+    """
+    lengths = np.linalg.norm(features, axis=0)
+    unit = features / np.where(lengths > 0, lengths, 1)
+    return np.asarray(np.einsum("dhw,d->hw", unit, unit[:, anchor[0], anchor[1]]), np.float32)
+
+
+def similarity_picture(similarity: Floats) -> Picture:
+    """Show a similarity map as heat, uint8 [h, w, 3]: dark for 0 and below, bright for 1."""
+    grey = np.rint(np.clip(similarity, 0, 1) * 255).astype(np.uint8)
+    heat = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB))
+
+
+def choose_anchors(features: Floats, mask: NDArray[np.bool_], count: int) -> list[tuple[int, int]]:
+    """Choose positions that are as unlike each other as can be: farthest-point sampling by cosine.
+
+    Args:
+        features: ``[D, h, w]``.
+        mask: Where anchors may be, bool [h, w]; anywhere if it is empty.
+        count: At most so many.
+
+    Returns:
+        Rows and columns.
+    """
+    allowed = np.argwhere(mask if mask.any() else np.ones_like(mask))
+    tokens = features[:, allowed[:, 0], allowed[:, 1]].T
+    unit = tokens / np.maximum(np.linalg.norm(tokens, axis=1, keepdims=True), 1e-12)
+    chosen = [int((unit @ unit.mean(axis=0)).argmin())]
+    nearest = unit @ unit[chosen[0]]
+    while len(chosen) < min(count, len(unit)):
+        chosen.append(int(nearest.argmin()))
+        nearest = np.maximum(nearest, unit @ unit[chosen[-1]])
+    return [(int(row), int(column)) for row, column in allowed[chosen]]
+
+
+def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
+    """Bring a picture to width and height without smoothing, so that patches stay visible."""
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
+
+
+def overlay(picture: Picture, colours: Picture, opacity: float = 0.5) -> Picture:
+    """Lay a coarse picture over a fine one.
+
+    Args:
+        picture: uint8 [H, W, 3].
+        colours: uint8 [h, w, 3].
+        opacity: Of the colours, 0 to 1.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    fine = enlarge(colours, (picture.shape[1], picture.shape[0]))
+    return np.asarray(cv2.addWeighted(fine, opacity, picture, 1 - opacity, 0))

@@ -1,0 +1,78 @@
+"""One picture of a validation sample: what went in, and what teacher and student make of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.visuals.features import (
+    choose_anchors,
+    enlarge,
+    pca_basis,
+    pca_picture,
+    similarity_map,
+    similarity_picture,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.distill.distillation import Panel
+
+    Picture = NDArray[np.uint8]
+
+_TILE_WIDTH = 320
+_ANCHORS = 3
+_MARK = (0, 255, 0)
+
+
+def draw_panel(panel: Panel) -> Picture:
+    """Draw a sample: events, frame, teacher, student; then a row for each of three anchors.
+
+    The colours of teacher and student are the first three principal components of the teacher's
+    features, in one basis. Each further row marks an anchor in events and frame, and shows how
+    similar every position is to it, in the teacher's features and in the student's.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    height, width = panel.events.shape[-2:]
+    size = (_TILE_WIDTH, round(_TILE_WIDTH * height / width))
+    teacher, student = panel.teacher.numpy(), panel.student.numpy()
+    active = panel.active.numpy()
+    frame = cv2.resize(panel.frame.permute(1, 2, 0).numpy(), size, interpolation=cv2.INTER_AREA)
+    events = enlarge(tensor_picture(panel.events.numpy()), size)
+    basis = pca_basis(teacher)
+    colours = [enlarge(pca_picture(features, basis), size) for features in (teacher, student)]
+    rows = [np.hstack([events, frame, *colours])]
+    for anchor in choose_anchors(teacher, active, _ANCHORS):
+        place = (
+            round((anchor[1] + 0.5) * size[0] / active.shape[1]),
+            round((anchor[0] + 0.5) * size[1] / active.shape[0]),
+        )
+        marked = [
+            cv2.drawMarker(picture.copy(), place, _MARK, cv2.MARKER_CROSS, 16, 2)
+            for picture in (events, frame)
+        ]
+        heat = [
+            enlarge(similarity_picture(similarity_map(features, anchor)), size)
+            for features in (teacher, student)
+        ]
+        rows.append(np.hstack([*marked, *heat]))
+    return np.asarray(np.vstack(rows), np.uint8)
+
+
+def tensor_picture(tensor: NDArray[np.float32]) -> Picture:
+    """Show an event tensor ``[channels, H, W]``: the sum over channels, red above 0, blue below."""
+    total = tensor.sum(axis=0)
+    active = np.abs(total[total != 0])
+    scale = np.percentile(active, 95) if len(active) else 1.0
+    strength = np.clip(total / max(float(scale), 1e-12), -1, 1)
+    picture = np.full((*total.shape, 3), 255.0)
+    fade = 255 * np.abs(strength)
+    picture[..., 0] -= np.where(strength < 0, fade, 0)
+    picture[..., 1] -= fade
+    picture[..., 2] -= np.where(strength > 0, fade, 0)
+    return np.rint(picture).astype(np.uint8)
