@@ -1,1 +1,25 @@
-"""Everything else that holds events becomes a bag: recordings, data sets, videos."""
+"""Everything else that holds events becomes a bag: recordings, data sets, videos.
+
+In come files and folders as cameras and data sets leave them, and videos; out go bags like those of
+any event camera: `EventPacket` in ``evt3``, frames, calibration, labels, depth, flow.
+"""
+
+from __future__ import annotations
+
+from scaleevent_ros.sources.errors import (
+    AlignmentError,
+    CalibrationError,
+    ConversionError,
+    SimulationError,
+    SourceError,
+    UnknownFormatError,
+)
+
+__all__ = [
+    "AlignmentError",
+    "CalibrationError",
+    "ConversionError",
+    "SimulationError",
+    "SourceError",
+    "UnknownFormatError",
+]

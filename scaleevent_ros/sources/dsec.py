@@ -116,6 +116,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         tuple(pictures),
         _cameras(folder / "calibration/cam_to_cam.yaml", side),
         span_ns=events.span_ns,
+        one_sensor=False,
         labels=CLASSES_11,
     )
 

@@ -92,7 +92,8 @@ class EventColumns:
             offset_ns: Added to every time.
 
         Raises:
-            SourceError: If one is missing, longer than another, or all are empty.
+            SourceError: If one is missing, longer than another, all are empty, or start before
+                time zero.
         """
         if unit not in TIME_UNITS:
             msg = f"{path}: unknown unit of time {unit!r}; known: {', '.join(TIME_UNITS)}"
@@ -113,6 +114,9 @@ class EventColumns:
                 msg = f"{path}: {names[-1]} holds no events"
                 raise SourceError(msg)
             self.span_ns = self._time(file, 0), self._time(file, self.length - 1)
+            if self.span_ns[0] < 0:
+                msg = f"{path}: event 0 is at {self.span_ns[0]} ns; ROS time cannot be negative"
+                raise SourceError(msg)
 
     def _read(self, file: h5py.File, start: int, stop: int) -> list[NDArray[Any]]:
         if self._table is None:

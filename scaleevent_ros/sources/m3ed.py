@@ -73,6 +73,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         tuple(pictures),
         tuple(cameras),
         span_ns=events.span_ns,
+        one_sensor=False,
     )
 
 

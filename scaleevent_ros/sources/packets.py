@@ -25,7 +25,8 @@ class Packet(NamedTuple):
     """One packet.
 
     Attributes:
-        stamp_ns: The time of its first event or trigger, cut to µs, as EVT3 cuts it too.
+        stamp_ns: The time of its first event, or of its trigger if it holds none; cut to µs, as
+            EVT3 cuts it too.
         last_ns: The time of its last.
         events: How many events it holds.
         payload: In EVT3.
@@ -68,7 +69,6 @@ def encode_packets(
         while edge is not None and edge.t // PACKET_NS < first // PACKET_NS:
             yield Packet(_cut(edge.t), edge.t, 0, encoder.encode_trigger(*edge))
             edge = next(edges, None)
-        stamp = first if edge is None else min(first, edge.t)
         parts = []
         done = 0
         while edge is not None and edge.t <= last:
@@ -77,7 +77,7 @@ def encode_packets(
             done = upto
             edge = next(edges, None)
         parts.append(encoder.encode(piece[done:]))
-        yield Packet(_cut(stamp), last, len(piece), b"".join(parts))
+        yield Packet(_cut(first), last, len(piece), b"".join(parts))
     while edge is not None:
         if encoder is None:
             encoder = make_encoder("evt3", edge.t // EPOCH * EPOCH if origin is None else origin)

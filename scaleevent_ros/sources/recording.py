@@ -136,7 +136,8 @@ class Recording:
         cameras: Calibrations.
         triggers: From a time in ns on; None where the format has none.
         imu: From a time in ns on; None where the format has none.
-        span_ns: First and last event, where that is cheap to know; for a progress bar.
+        span_ns: First and last event, where that is cheap to know.
+        one_sensor: Whether the pixels that make the events make the frames too, as in a DAVIS.
         labels: Class names by id, for pictures on `LABELS_TOPIC`.
     """
 
@@ -151,6 +152,7 @@ class Recording:
     triggers: Callable[[int], Iterator[Triggers]] | None = None
     imu: Callable[[int], Iterator[ImuSample]] | None = None
     span_ns: tuple[int, int] | None = None
+    one_sensor: bool = True
     labels: tuple[str, ...] = ()
 
 

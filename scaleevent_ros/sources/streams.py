@@ -182,7 +182,7 @@ def _pictures(
     t_start: int,
 ) -> Iterator[Message]:
     in_event_view = stream.topic in _EVENT_VIEWS
-    frame_id = EVENTS_FRAME_ID if in_event_view else FRAMES_FRAME_ID
+    frame_id = EVENTS_FRAME_ID if in_event_view or recording.one_sensor else FRAMES_FRAME_ID
     size = (recording.height, recording.width) if in_event_view else None
     compress = image_codec is not None and stream.topic in _PHOTOGRAPHS
     topic = _compressed(stream.topic) if compress else stream.topic

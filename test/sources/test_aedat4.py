@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import aedat4_files as files
+import numpy as np
+import pytest
+from bag_contents import assert_same_events, pixels, read_bag
+from recording_events import photographs, recorded_events
+
+from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.aedat4 import open_recording
+from scaleevent_ros.sources.convert import ConvertOptions, convert
+from scaleevent_ros.sources.recording import ReadOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_everything_arrives(tmp_path: Path) -> None:
+    events = recorded_events(34, 26)
+    frames = photographs(2, 26, 34)
+    files.write_aedat4(
+        tmp_path / "a.aedat4",
+        34,
+        26,
+        [
+            files.events_packet(events[:900]),
+            files.frame_packet(frames[0], 1_100_000, 1_100_500),
+            files.imu_packet(1_100_001, (1.0, 0.0, -1.0), (180.0, 0.0, 0.0)),
+            files.trigger_packet([(1_100_000, 8), (1_200_000, 1), (1_200_100, 2)]),
+            files.events_packet(events[900:]),
+            files.frame_packet(frames[1], 1_300_000, 1_300_500),
+        ],
+    )
+    convert(tmp_path / "a.aedat4", tmp_path / "bag", ConvertOptions())
+    bag = read_bag(tmp_path / "bag")
+    assert_same_events(bag.events, events)
+    assert bag.triggers.t.tolist() == [1_200_000_000, 1_200_100_000]
+    assert bag.triggers.edge.tolist() == [1, 0]
+    images = bag.messages["/camera/image_raw"]
+    assert [t for t, _ in images] == [1_100_250_000, 1_300_250_000]
+    assert all(np.array_equal(pixels(m), f) for (_, m), f in zip(images, frames, strict=True))
+    ((_, imu),) = bag.messages["/event_camera/imu"]
+    assert imu.linear_acceleration.x == pytest.approx(9.80665)
+    assert imu.linear_acceleration.z == pytest.approx(-9.80665)
+    assert imu.angular_velocity.x == pytest.approx(math.pi)
+
+
+def test_real_recording(test_data: Path, tmp_path: Path) -> None:
+    convert(test_data / "aedat4/davis346_frames_events.aedat4", tmp_path / "bag", ConvertOptions())
+    bag = read_bag(tmp_path / "bag")
+    assert len(bag.events) == 6_676
+    assert (bag.events.width, bag.events.height) == (346, 260)
+    images = bag.messages["/camera/image_raw"]
+    assert [pixels(m).shape for _, m in images] == [(260, 346)] * 4
+    assert np.diff([t for t, _ in images]).tolist() == [40_000_000] * 3
+    samples = [m.linear_acceleration for _, m in bag.messages["/event_camera/imu"]]
+    assert len(samples) == 160
+    size = np.mean([math.hypot(a.x, a.y, a.z) for a in samples])
+    assert size == pytest.approx(9.81, abs=0.5)  # standing still, but for the shaking
+
+
+@pytest.mark.parametrize("kept", [10, 200, 3000])
+def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, kept: int) -> None:
+    events = recorded_events(34, 26)
+    files.write_aedat4(tmp_path / "a.aedat4", 34, 26, [files.events_packet(events)])
+    whole = (tmp_path / "a.aedat4").read_bytes()
+    (tmp_path / "a.aedat4").write_bytes(whole[:kept])
+    with pytest.raises(SourceError, match=r"a\.aedat4: (cannot be read|is cut off)"):
+        list(open_recording(tmp_path / "a.aedat4", ReadOptions()).events(0))
+
+
+def test_events_outside_the_sensor_are_an_error_that_names_the_event(tmp_path: Path) -> None:
+    events = recorded_events(34, 26)
+    files.write_aedat4(tmp_path / "a.aedat4", 20, 26, [files.events_packet(events)])
+    first = int((events.x >= 20).argmax())
+    with pytest.raises(SourceError, match=rf"a\.aedat4: event {first:,}: x = \d+ is outside"):
+        list(open_recording(tmp_path / "a.aedat4", ReadOptions()).events(0))

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import yaml
+from bag_contents import assert_same_events, read_bag
+from recording_events import photographs, recorded_events
+
+from scaleevent_ros.bags.reader import BagReader
+from scaleevent_ros.sources import ConversionError, SourceError
+from scaleevent_ros.sources.convert import ConvertOptions, convert, convert_recording
+from scaleevent_ros.sources.formats import find_recordings
+from scaleevent_ros.sources.recording import ReadOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+EVENTS = recorded_events(64, 48, 5000, length_s=4.0)
+FRAMES = photographs(30, 48, 64, colour=True)
+OPTIONS = ConvertOptions(stretch_ns=1_000_000_000)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Write a recording of 4 s with 30 frames, which makes 5 stretches of 1 s."""
+    path = tmp_path / "source.h5"
+    with h5py.File(path, "w") as file:
+        file["events/xs"], file["events/ys"] = EVENTS.x, EVENTS.y
+        file["events/ts"], file["events/ps"] = EVENTS.t / 1e9, EVENTS.p.astype(bool)
+        file.attrs["sensor_resolution"] = (48, 64)
+        for index, frame in enumerate(FRAMES):
+            file[f"images/image{index:09d}"] = frame[..., ::-1]
+            file[f"images/image{index:09d}"].attrs["timestamp"] = 1.05 + index / 10
+    return path
+
+
+def stamps(bag: Path) -> dict[str, list[int]]:
+    return {topic: [t for t, _ in some] for topic, some in read_bag(bag).messages.items()}
+
+
+def stop_after(stamp_ns: int) -> Callable[[int], None]:
+    def report(reached_ns: int) -> None:
+        if reached_ns >= stamp_ns:
+            raise KeyboardInterrupt
+
+    return report
+
+
+def test_a_bag_is_whole_and_says_where_it_comes_from(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "bag", OPTIONS)
+    bag = read_bag(tmp_path / "bag")
+    assert_same_events(bag.events, EVENTS)
+    assert len(bag.messages["/camera/image_raw"]) == 30
+    packets = [message for _, message in bag.messages["/event_camera/events"]]
+    assert [p.seq for p in packets] == list(range(len(packets)))
+    assert {p.encoding for p in packets} == {"evt3"}
+    assert sorted(p.name for p in (tmp_path / "bag").iterdir()) == [
+        *(f"bag_{i}.mcap" for i in range(4)),
+        "conversion.json",
+        "metadata.yaml",
+    ]
+    metadata = yaml.safe_load((tmp_path / "bag/metadata.yaml").read_text())
+    custom = metadata["rosbag2_bagfile_information"]["custom_data"]
+    assert custom["clock_method"] == "sensor_time"
+    assert custom["source"] == str(source)
+    state = json.loads((tmp_path / "bag/conversion.json").read_text())
+    assert state["status"] == "complete"
+    assert sum(part["events"] for part in state["parts"]) == len(EVENTS)
+    assert not (tmp_path / "bag.partial").exists()
+    assert BagReader(tmp_path / "bag").damage == {}
+
+
+@pytest.mark.parametrize("stop_ns", [1_000_000_000, 2_500_000_000, 4_900_000_000])
+def test_an_interrupted_conversion_goes_on(source: Path, tmp_path: Path, stop_ns: int) -> None:
+    (found,) = find_recordings(source)
+    convert(source, tmp_path / "whole", OPTIONS)
+    recording = found.open(ReadOptions())
+    with pytest.raises(KeyboardInterrupt):
+        convert_recording(recording, tmp_path / "bag", OPTIONS, stop_after(stop_ns))
+    assert not (tmp_path / "bag").exists()
+    state = json.loads((tmp_path / "bag.partial/conversion.json").read_text())
+    assert state["status"] == "partial"
+    assert len(state["parts"]) == stop_ns // 1_000_000_000 - 1
+    first = min(tmp_path.glob("bag.partial/part_0/*.mcap"))
+    written = first.stat().st_mtime_ns
+    convert_recording(recording, tmp_path / "bag", OPTIONS)
+    assert stamps(tmp_path / "bag") == stamps(tmp_path / "whole")
+    assert_same_events(read_bag(tmp_path / "bag").events, EVENTS)
+    if state["parts"]:
+        assert (tmp_path / "bag/bag_0.mcap").stat().st_mtime_ns == written
+
+
+def test_a_killed_conversion_goes_on(source: Path, tmp_path: Path) -> None:
+    program = f"""
+import os, signal
+from pathlib import Path
+from scaleevent_ros.sources import convert as c
+from scaleevent_ros.sources.formats import find_recordings
+from scaleevent_ros.sources.recording import ReadOptions
+def report(t):
+    if t > 3_300_000_000:
+        os.kill(os.getpid(), signal.SIGKILL)
+recording = find_recordings(Path({str(source)!r}))[0].open(ReadOptions())
+c.convert_recording(recording, Path({str(tmp_path / "bag")!r}),
+                    c.ConvertOptions(stretch_ns=1_000_000_000), report)
+"""
+    died = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert died.returncode == -9
+    assert (tmp_path / "bag.partial").exists()
+    convert(source, tmp_path / "bag", OPTIONS)
+    assert_same_events(read_bag(tmp_path / "bag").events, EVENTS)
+
+
+def test_a_damaged_recording_keeps_what_is_whole_and_says_what_is_wrong(
+    source: Path, tmp_path: Path
+) -> None:
+    with h5py.File(source, "a") as file:
+        del file["images/image000000025"]
+        file["images/image000000025"] = FRAMES[0, :5]
+        file["images/image000000025"].attrs["timestamp"] = 3.55
+    with pytest.raises(SourceError, match="images: the picture at 3550000000 ns is 64x5"):
+        convert(source, tmp_path / "bag", OPTIONS)
+    state = json.loads((tmp_path / "bag.partial/conversion.json").read_text())
+    assert state["status"] == "partial"
+    assert "3550000000" in state["error"]
+    assert len(state["parts"]) == 2
+
+
+def test_a_complete_bag_stays_as_it_is(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "bag", OPTIONS)
+    written = (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns
+    convert(source, tmp_path / "bag", OPTIONS)
+    assert (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns == written
+
+
+def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "bag", OPTIONS)
+    with pytest.raises(ConversionError, match="with other options"):
+        convert(source, tmp_path / "bag", replace(OPTIONS, compression="zstd"))
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ConversionError, match="is no conversion; nothing is overwritten"):
+        convert(source, tmp_path / "mine", OPTIONS)
+
+
+@pytest.mark.parametrize("codec", ["png", "jpeg"])
+def test_frames_can_be_compressed(source: Path, tmp_path: Path, codec: str) -> None:
+    convert(source, tmp_path / "bag", replace(OPTIONS, image_codec=codec, compression="zstd"))
+    images = read_bag(tmp_path / "bag").messages["/camera/image_raw/compressed"]
+    assert len(images) == 30
+    assert images[0][1].format == f"rgb8; {codec} compressed bgr8"
+    decoded = cv2.imdecode(images[0][1].data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    assert np.abs(decoded[..., ::-1].astype(float) - FRAMES[0]).mean() <= (
+        0 if codec == "png" else 2
+    )
+    with pytest.raises(ConversionError, match="known are jpeg and png"):
+        ConvertOptions(image_codec="gif")
+
+
+def test_every_other_recording_is_converted_before_an_error(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    source.rename(folder / "good.h5")
+    for name in ("bad_a", "bad_b"):
+        (folder / f"{name}.raw").write_bytes(b"% evt 3.0\n% geometry 8x8\n% end\n")
+    with pytest.raises(SourceError, match=r"(?s)2 recordings were not converted.*bad_a.*bad_b"):
+        convert(folder, tmp_path / "out", OPTIONS)
+    assert_same_events(read_bag(tmp_path / "out/good").events, EVENTS)
+    assert (tmp_path / "out/bad_a.partial").is_dir()
