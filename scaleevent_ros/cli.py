@@ -99,6 +99,38 @@ def simulate(
     typer.echo(str(out))
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A recording, or a folder of recordings.")],
+    out: Annotated[Path, typer.Argument(help="The bag to write, or the folder of bags.")],
+    codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
+    compression: Annotated[str | None, typer.Option(help="Of the bag: zstd or lz4.")] = None,
+    camera: Annotated[str, typer.Option(help="Of a stereo pair: left or right.")] = "left",
+    width: Annotated[
+        int | None, typer.Option(help="Of a sensor that the file does not name.")
+    ] = None,
+    height: Annotated[int | None, typer.Option(help="Like --width.")] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="s, ms, us or ns, where the file does not say it.")
+    ] = None,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Turn DDD17 and DDD20 recordings by 180 degrees.")
+    ] = False,
+    humble: Annotated[
+        bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
+    ] = False,
+) -> None:
+    """Make bags of recordings in other formats. Run it again to go on after an interruption."""
+    from scaleevent_ros.sources.convert import ConvertOptions
+    from scaleevent_ros.sources.convert import convert as convert_all
+    from scaleevent_ros.sources.recording import ReadOptions
+
+    read = ReadOptions(width, height, time_unit, camera, rotate)
+    options = ConvertOptions(read, codec, compression, metadata_version=8 if humble else 9)
+    for bag in convert_all(source, out, options, show_progress=True):
+        typer.echo(str(bag))
+
+
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:

@@ -164,15 +164,21 @@ class ReadOptions:
         width: Of the event sensor, where the file does not say it.
         height: Of the event sensor, where the file does not say it.
         time_unit: A key of `TIME_UNITS`, where the file does not say it.
-        camera: Which of a stereo pair.
+        camera: Which of a stereo pair: ``left`` or ``right``.
         rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
     """
 
     width: int | None = None
     height: int | None = None
     time_unit: str | None = None
-    camera: Literal["left", "right"] = "left"
+    camera: str = "left"
     rotate_180: bool = False
+
+    def __post_init__(self) -> None:
+        """Check what no format checks."""
+        if self.camera not in {"left", "right"}:
+            msg = f"there is no camera {self.camera!r} in a stereo pair, but left and right"
+            raise SourceError(msg)
 
     def geometry(self, source: Path) -> tuple[int, int]:
         """Give width and height, for a format that does not know them.

@@ -10,6 +10,7 @@ from recording_events import recorded_events
 from scaleevent_ros.events import encode_evt3
 from scaleevent_ros.sources import SourceError, UnknownFormatError
 from scaleevent_ros.sources.formats import find_recordings
+from scaleevent_ros.sources.recording import ReadOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,3 +100,8 @@ def test_a_missing_library_is_named_with_its_mend(
     (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\n12345")
     with pytest.raises(SourceError, match=r"aedat is not installed: pip install .*\[data\]"):
         find_recordings(tmp_path / "a.aedat4")
+
+
+def test_an_unknown_camera_is_an_error() -> None:
+    with pytest.raises(SourceError, match="no camera 'middle'"):
+        ReadOptions(camera="middle")
