@@ -16,7 +16,7 @@ from scaleevent_ros.events.libcaer import decode_libcaer, decode_libcaer_cmp
 from scaleevent_ros.events.mono import decode_mono
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 MAX_SIDE = 1 << 16
@@ -67,8 +67,10 @@ class DecoderStats:
         padding: Words that fill a transfer (0x99...).
         skipped: Words of the maker's own types (OTHERS, CONTINUED), which hold no event.
         roll_overs: Times that the stream's clock started again from zero.
-        backward: Small steps back of the clock; time stood still until it caught up.
-        resets: Large steps back of the clock; time went on from where it was.
+        backward: Events and edges that kept the time of the one before, because the clock had
+            stepped back a little.
+        resets: Times that the clock stepped back so far that it must have been set anew; time
+            went on from where it was.
         triggers_lost: Edges dropped, oldest first, because nobody drained them.
         truncated_bytes: Bytes of words that never became whole.
     """
@@ -232,3 +234,13 @@ def make_decoder(
         msg = f"unknown word order {word_order!r} of {encoding}: evt21 has 'little' and 'legacy'"
         raise UnknownEncodingError(msg)
     return Decoder(CODECS[encoding], width, height, orders[word_order])
+
+
+def warm_up(encodings: Iterable[str] = tuple(CODECS)) -> None:
+    """Compile the decoders, or load them compiled from disk, before the first packet comes.
+
+    Raises:
+        UnknownEncodingError: If an encoding is unknown.
+    """
+    for encoding in encodings:
+        make_decoder(encoding, 1, 1).decode(b"")

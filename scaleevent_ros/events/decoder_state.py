@@ -78,8 +78,8 @@ def new_state(width: int, height: int) -> NDArray[np.int64]:
 def settle(clock: int, last: int, state: NDArray[np.int64]) -> int:
     """Turn the stream's own time (ns) into one that never runs backwards.
 
-    A small step back holds the time at `last` (counted in ``BACKWARD``); a large one is a clock
-    that was set anew, which goes on from `last` (counted in ``RESETS``).
+    While the clock is a little behind, time stands at `last` (counted in ``BACKWARD``). A clock
+    that is far behind was set anew, and goes on from `last` (counted in ``RESETS``).
     """
     t = clock + state[OFFSET]
     if t >= last:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.events.batch import EventBatch
 
-MAX_GAP = 24 * 3600 * 10**9
+MAX_GAP = 365 * 24 * 3600 * 10**9
 """The longest silence (ns) that is encoded, as roll-overs of the clock: 20 kB of EVT3 a day."""
 
 
@@ -74,7 +74,7 @@ class Encoder:
         Raises:
             EventsError: If the batch is not valid (see `EventBatch.validate`), starts before the
                 end of the one before, or holds what the encoding cannot: a sensor of more than
-                2048 pixels a side, a silence of more than a day.
+                2048 pixels a side, a silence of more than a year.
         """
         form = self._format
         self._check(batch)
@@ -142,7 +142,8 @@ def make_encoder(encoding: str, origin: int = 0) -> Encoder:
 
     Args:
         encoding: ``evt3`` (with vector words where they are shorter) or ``evt2``.
-        origin: The time (ns) that is zero on the wire: no more than a day before the first event.
+        origin: The time (ns) that is zero on the wire. EVT3 pays 20 kB for each day from there to
+            the first event.
 
     Raises:
         UnknownEncodingError: If it is neither.

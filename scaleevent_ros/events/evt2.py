@@ -196,9 +196,9 @@ def decode_evt21(
             else:
                 inside = 0
             state[OUT_OF_RANGE] += count - count_bits(inside)
-            if inside:
-                last = settle((state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000, last, state)
+            now = (state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000
             while inside:
+                last = settle(now, last, state)
                 lowest = inside & -inside
                 x[n], y[n], t[n], p[n] = column + count_bits(lowest - 1), row, last, kind
                 n += 1
@@ -242,11 +242,8 @@ def encode_evt2_words(
     for i in range(x.size):
         now = (t[i] - origin) // 1000
         if i == 0 or now >> 6 != high:
-            epochs = (now >> 34) - (high >> 28)
-            # A decoder sees a roll-over in a drop by half the range or more.
-            if epochs == 1 and (high & 0xFFFFFFF) - (now >> 6 & 0xFFFFFFF) >= 1 << 27:
-                epochs = 0
-            for _ in range(epochs):
+            for _ in range((now >> 34) - (high >> 28)):
+                # A drop that every decoder takes for a roll-over.
                 words[n] = TIME_HIGH << 28 | 0xFFFFFFF
                 words[n + 1] = TIME_HIGH << 28
                 n += 2

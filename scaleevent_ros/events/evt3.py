@@ -127,20 +127,19 @@ def count_events(words: NDArray[np.uint16]) -> int:
 
 
 @kernel
-def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> int:
+def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> tuple[int, int]:
     """Find the first TIME_LOW after a TIME_HIGH, without which no event has a time.
 
     Returns:
-        The number of the word behind it, or of words if there is none.
+        How many words there are up to it, itself included, and whether it was found.
     """
     for i in range(words.size):
         kind = words[i] >> 12
         if kind == TIME_HIGH:
             state[HAS_HIGH] = 1
         elif kind == TIME_LOW and state[HAS_HIGH]:
-            state[HAS_TIME] = 1
-            return i + 1
-    return int(words.size)
+            return i + 1, 1
+    return int(words.size), 0
 
 
 @kernel
@@ -276,10 +275,11 @@ def decode_evt3(
         np.empty(bound, np.uint8),
     )
     if not state[HAS_TIME]:
-        start = find_time(words, state)
+        start, found = find_time(words, state)
         timeless = count_events(words[:start])
         read_words(words[:start], arrays, state, trigger_t, trigger_code)
         state[BEFORE_TIME] += timeless
+        state[HAS_TIME] = found
         bound -= timeless
         words = words[start:]
     n = read_words(words, arrays, state, trigger_t, trigger_code)
@@ -316,11 +316,8 @@ def write_high(high: int, before: int, words: NDArray[np.uint16], n: int) -> int
     Returns:
         How many words there are now.
     """
-    epochs = (high >> 12) - (before >> 12)
-    # Any decoder sees a roll-over in a drop by half the range or more.
-    if epochs == 1 and (before & 0xFFF) - (high & 0xFFF) >= 1 << 11:
-        epochs = 0
-    for _ in range(epochs):
+    for _ in range((high >> 12) - (before >> 12)):
+        # A drop that every decoder takes for a roll-over.
         words[n] = TIME_HIGH << 12 | 0xFFF
         words[n + 1] = TIME_HIGH << 12
         n += 2
