@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 import cv2
 import numpy as np
@@ -34,65 +35,120 @@ def filling_homography(frame: tuple[int, int], sensor: tuple[int, int]) -> Matri
     return np.array([[sx, 0, (sx - 1) / 2], [0, sy, (sy - 1) / 2], [0, 0, 1]])
 
 
-def warp_frame(frame: Pixels, homography: Matrix, view: View, scale: int = 1) -> Pixels:
-    """Look at a frame through a view of the event image, in one interpolation.
+@dataclass(frozen=True, slots=True, eq=False)
+class HomographyAlignment:
+    """Frames that a homography brings into the event image.
 
-    Args:
-        frame: uint8 [H, W, 3].
-        homography: From pixel centres of the frame to those of the event image, [3, 3].
-        view: Of the event image.
-        scale: How much finer than the view's output the result is.
-
-    Returns:
-        uint8 [scale * output height, scale * output width, 3]; black where there is no frame.
+    Attributes:
+        matrix: From pixel centres of the frame to those of the event image, float64 [3, 3].
     """
-    width, height = view.output_width * scale, view.output_height * scale
-    matrix = view.matrix(scale) @ homography
-    if frame.shape[:2] == (height, width) and np.allclose(matrix, np.eye(3), atol=1e-9):
-        return np.ascontiguousarray(frame)
-    magnification = _magnification(matrix, (width / 2, height / 2))
-    if magnification < _LEAST_BILINEAR:
-        columns = max(1, round(frame.shape[1] * magnification))
-        rows = max(1, round(frame.shape[0] * magnification))
-        shrinking = filling_homography((frame.shape[1], frame.shape[0]), (columns, rows))
-        frame = np.asarray(cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA))
-        matrix = matrix @ np.linalg.inv(shrinking)
-    warped = cv2.warpPerspective(
-        frame, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
-    covered = _covered(frame.shape[:2], matrix, (width, height))
-    if covered is not None:
-        warped[~covered] = 0
-    return np.asarray(warped)
+
+    matrix: Matrix
+
+    def warp(self, frame: Pixels, view: View, scale: int = 1) -> Pixels:
+        """Look at a frame through a view of the event image, in one interpolation.
+
+        Args:
+            frame: uint8 [H, W, 3].
+            view: Of the event image.
+            scale: How much finer than the view's output the result is.
+
+        Returns:
+            uint8 [scale * output height, scale * output width, 3]; black where there is no frame.
+        """
+        size = view.output_width * scale, view.output_height * scale
+        matrix = view.matrix(scale) @ self.matrix
+        if frame.shape[1::-1] == size and np.allclose(matrix, np.eye(3), atol=1e-9):
+            return np.ascontiguousarray(frame)
+        magnification = _magnification(matrix, (size[0] / 2, size[1] / 2))
+        if magnification < _LEAST_BILINEAR:
+            columns = max(1, round(frame.shape[1] * magnification))
+            rows = max(1, round(frame.shape[0] * magnification))
+            shrinking = filling_homography((frame.shape[1], frame.shape[0]), (columns, rows))
+            frame = np.asarray(cv2.resize(frame, (columns, rows), interpolation=cv2.INTER_AREA))
+            matrix = matrix @ np.linalg.inv(shrinking)
+        warped = cv2.warpPerspective(
+            frame, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
+        covered = _covered(frame.shape[:2], matrix, size)
+        if covered is not None:
+            warped[~covered] = 0
+        return np.asarray(warped)
+
+    def covered(self, frame: tuple[int, int], view: View) -> NDArray[np.bool_] | None:
+        """Tell which pixels of a view a frame covers.
+
+        Args:
+            frame: Its height and width.
+            view: Of the event image.
+
+        Returns:
+            bool [output height, output width]; None if all are covered.
+        """
+        return _covered(frame, view.matrix() @ self.matrix, (view.output_width, view.output_height))
 
 
-def covered_pixels(
-    frame: tuple[int, int], homography: Matrix, view: View
-) -> NDArray[np.bool_] | None:
-    """Tell which pixels of a view a frame covers.
+@dataclass(frozen=True, slots=True, eq=False)
+class MapAlignment:
+    """Frames that a look-up brings into the event image, as a rig with distortion needs.
 
-    Args:
-        frame: Its height and width.
-        homography: From pixel centres of the frame to those of the event image, [3, 3].
-        view: Of the event image.
-
-    Returns:
-        bool [output height, output width]; None if all are covered.
+    Attributes:
+        sample_map: Where in the frame each pixel of the event image lies, float32 [H, W, 2], x and
+            y; NaN where nowhere.
     """
-    matrix = view.matrix() @ homography
-    return _covered(frame, matrix, (view.output_width, view.output_height))
+
+    sample_map: NDArray[np.float32]
+
+    def warp(self, frame: Pixels, view: View, scale: int = 1) -> Pixels:
+        """Look at a frame through a view; see `HomographyAlignment.warp`."""
+        places = self._places(view, scale)
+        columns, rows = places[..., 0], places[..., 1]
+        # How far apart in the frame neighbouring samples are: blur what would alias.
+        apart = float(np.nanmedian(np.abs(np.diff(columns, axis=1)))) if columns.size > 1 else 1.0
+        if apart > 1 / _LEAST_BILINEAR:
+            frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 0.5 * math.sqrt(apart**2 - 1)))
+        known = _on_frame(columns, rows, frame.shape[:2])
+        outside = np.float32(-2)  # far enough for remap to sample nothing
+        columns, rows = np.where(known, columns, outside), np.where(known, rows, outside)
+        return np.asarray(cv2.remap(frame, columns, rows, cv2.INTER_LINEAR))
+
+    def covered(self, frame: tuple[int, int], view: View) -> NDArray[np.bool_] | None:
+        """Tell which pixels of a view a frame covers; see `HomographyAlignment.covered`."""
+        places = self._places(view, 1)
+        known = _on_frame(places[..., 0], places[..., 1], frame)
+        return None if known.all() else known
+
+    def _places(self, view: View, scale: int) -> NDArray[np.float32]:
+        """Say where in the frame each output pixel of a view lies, float32 [h, w, 2]."""
+        size = view.output_width * scale, view.output_height * scale
+        if scale == 1 and view.whole and self.sample_map.shape[1::-1] == size:
+            return self.sample_map
+        nowhere = (math.nan, math.nan)
+        return np.asarray(
+            cv2.warpPerspective(
+                self.sample_map,
+                view.matrix(scale),
+                size,
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_CONSTANT,
+                borderValue=nowhere,
+            )
+        )
+
+
+Alignment: TypeAlias = "HomographyAlignment | MapAlignment"
 
 
 def move_mask(mask: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
     """See a mask of the event image, bool [H, W], through a view; what lies outside is False."""
     size = view.output_width, view.output_height
-    moved = cv2.warpPerspective(
-        mask.astype(np.uint8), view.matrix(), size, flags=cv2.INTER_NEAREST
-    )
+    moved = cv2.warpPerspective(mask.astype(np.uint8), view.matrix(), size, flags=cv2.INTER_NEAREST)
     return np.asarray(moved, bool)
 
 
-def covered_patches(mask: NDArray[np.bool_] | None, shape: tuple[int, int], patch: int) -> NDArray[np.bool_]:
+def covered_patches(
+    mask: NDArray[np.bool_] | None, shape: tuple[int, int], patch: int
+) -> NDArray[np.bool_]:
     """Mark the patches whose pixels are all covered, bool [ceil(H / patch), ceil(W / patch)].
 
     Args:
@@ -120,14 +176,22 @@ def _covered(
     return np.asarray(cv2.warpPerspective(ones, matrix, size, flags=cv2.INTER_NEAREST), bool)
 
 
-def _inside(inverse: Matrix, points: NDArray[np.generic], frame: tuple[int, int]) -> NDArray[np.bool_]:
+def _on_frame(
+    x: NDArray[np.float32], y: NDArray[np.float32], frame: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Tell which places lie between the centres of a frame's outer pixels; NaN does not."""
+    return np.asarray((x >= 0) & (x <= frame[1] - 1) & (y >= 0) & (y <= frame[0] - 1))
+
+
+def _inside(
+    inverse: Matrix, points: NDArray[np.generic], frame: tuple[int, int]
+) -> NDArray[np.bool_]:
     x, y, w = inverse @ points
     with np.errstate(divide="ignore", invalid="ignore"):
         x, y = x / w, y / w
     edge = 0.5 + 1e-6
-    return np.asarray(
-        (w > 0) & (x >= -edge) & (x <= frame[1] - 1 + edge) & (y >= -edge) & (y <= frame[0] - 1 + edge)
-    )
+    right, bottom = frame[1] - 1 + edge, frame[0] - 1 + edge
+    return np.asarray((w > 0) & (x >= -edge) & (x <= right) & (y >= -edge) & (y <= bottom))
 
 
 def _magnification(matrix: Matrix, point: tuple[float, float]) -> float:

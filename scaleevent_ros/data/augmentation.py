@@ -46,7 +46,7 @@ class AugmentationOptions:
                 msg = f"augmentation: {name} is {getattr(self, name)}, a probability is 0 to 1"
                 raise DataError(msg)
         if not 0 <= self.event_dropout < 1:
-            msg = f"augmentation: event_dropout is {self.event_dropout}, it must be 0 or more, below 1"
+            msg = f"augmentation: event_dropout is {self.event_dropout}, not from 0 to below 1"
             raise DataError(msg)
         if not 0 <= self.noise_hz <= 1000:
             msg = f"augmentation: noise_hz is {self.noise_hz}, it must be 0 to 1000"

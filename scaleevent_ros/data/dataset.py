@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from scaleevent_ros.data.alignment import covered_patches, covered_pixels, move_mask, warp_frame
+from scaleevent_ros.data.alignment import covered_patches, move_mask
 from scaleevent_ros.data.augmentation import (
     AugmentationOptions,
     choose_view,
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from scaleevent_ros.data.alignment import Alignment
     from scaleevent_ros.data.sampler import Schedule
 
 _PATCH = 16  # of the activity threshold
@@ -42,15 +43,15 @@ class Pair(NamedTuple):
         frame: uint8 [H, W, 3], RGB.
         events: Of the longest window at least, on their own clock.
         t_end: When the frame was taken, ns on that clock.
-        homography: From pixel centres of the frame to those of the event image, float64 [3, 3].
+        alignment: Of the frame with the event image.
         covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
-            if None, those where the homography puts it.
+            if None, those where the alignment puts it.
     """
 
     frame: NDArray[np.uint8]
     events: EventBatch
     t_end: int
-    homography: NDArray[np.float64]
+    alignment: Alignment
     covered: NDArray[np.bool_] | None = None
 
 
@@ -177,7 +178,7 @@ class PairDataset(Dataset[Sample]):
         return sample
 
 
-def make_sample(pair: Pair, options: SampleOptions, draw: Draw = Draw(0, 0, 0)) -> Sample:
+def make_sample(pair: Pair, options: SampleOptions, draw: Draw) -> Sample:
     """Make tensors of a pair.
 
     Args:
@@ -199,11 +200,11 @@ def make_sample(pair: Pair, options: SampleOptions, draw: Draw = Draw(0, 0, 0)) 
     )
     threshold = max(1, round(options.threshold * (options.stride / _PATCH) ** 2))
     shape = (options.height, options.width)
-    mask = covered_pixels(pair.frame.shape[:2], pair.homography, view)
+    mask = pair.alignment.covered(pair.frame.shape[:2], view)
     if pair.covered is not None:
         known = move_mask(pair.covered, view)
         mask = known if mask is None else mask & known
-    frame = warp_frame(pair.frame, pair.homography, view, options.frame_scale)
+    frame = pair.alignment.warp(pair.frame, view, options.frame_scale)
     return Sample(
         torch.from_numpy(tensor),
         torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))),
@@ -249,9 +250,7 @@ class PairLoaders:
         """Load batches to judge by, in order."""
         return self._loader(self.held_out, batches, device)
 
-    def _loader(
-        self, dataset: PairDataset, batches: Any, device: torch.device  # noqa: ANN401 - torch's own type excludes lists of draws
-    ) -> DataLoader[Any]:
+    def _loader(self, dataset: PairDataset, batches: Any, device: torch.device) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_sampler=batches,

@@ -40,7 +40,7 @@ class Schedule:
     Each recording gets its share of an epoch: pairs times weight, so that with equal weights every
     pair is as likely as every other, however long its recording. Within a recording, pairs come in
     random order without repetition until all have come, across epochs. Nothing is remembered: the
-    order of an epoch follows from the seed and its number, which is why a run can go on at any step.
+    order of an epoch follows from the seed and its number, so that a run can go on at any step.
 
     Attributes:
         counts: Pairs of each recording.

@@ -29,7 +29,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Take the weights as they are now into the average."""
-        torch._foreach_lerp_(self._averages, self._weights, 1 - self._decay)  # noqa: SLF001 - as torch's own optimizers do
+        torch._foreach_lerp_(self._averages, self._weights, 1 - self._decay)
 
     @torch.no_grad()
     def restart(self) -> None:

@@ -364,12 +364,12 @@ def parse_configuration(
     return kind(**{item.name: made[item.name] for item in fields(kind)})  # type: ignore[arg-type]
 
 
-def plain(configuration: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
+def plain(configuration: Any) -> dict[str, Any]:
     """Turn a configuration into plain JSON values."""
     return {key: _listed(value) for key, value in asdict(configuration).items()}
 
 
-def _listed(value: Any) -> Any:  # noqa: ANN401 - JSON
+def _listed(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _listed(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -381,7 +381,9 @@ def _first_reason(error: BaseException) -> str:
     """Shorten a parser's message, which lists every alternative that it tried."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = " ".join(lines[:3]) if lines else type(error).__name__
-    return reason.replace('Parser key "', "").replace('": Expected', ": expected").replace('": ', ": ")
+    return (
+        reason.replace('Parser key "', "").replace('": Expected', ": expected").replace('": ', ": ")
+    )
 
 
 def _require_between(owner: object, name: str, low: float, high: float) -> None:
@@ -401,4 +403,3 @@ def _require_positive(owner: object, name: str) -> None:
 
 def _section(owner: object) -> str:
     return type(owner).__name__.removesuffix("Options").lower()
-

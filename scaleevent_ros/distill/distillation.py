@@ -155,9 +155,7 @@ class Distillation:
         header = replace(header, git_revision=git_revision(), extra={**header.extra, **extra})
         write_checkpoint(path, tensors, header)
 
-    def _pictures(
-        self, batch: Batch, compared: Compared, count: int
-    ) -> list[NDArray[np.uint8]]:
+    def _pictures(self, batch: Batch, compared: Compared, count: int) -> list[NDArray[np.uint8]]:
         if self._draw is None:
             return []
         return [

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.utils.data import DataLoader, Dataset
+    from torch.utils.data import DataLoader
 
     from scaleevent_ros.data.sampler import Draw, Schedule
     from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
@@ -61,14 +61,14 @@ class Objective(Protocol):
     def to(self, device: torch.device) -> None:
         """Move everything but the model to where it is used."""
 
-    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:  # noqa: ANN401 - what the data set yields
+    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
         """Compute scalars, means over the batch's samples; ``total`` is minimized.
 
         ``model`` is ``self.model`` as the trainer wrapped it: call it, not the other.
         """
 
     def measure(
-        self, model: nn.Module, batch: Any, pictures: int  # noqa: ANN401 - as above
+        self, model: nn.Module, batch: Any, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Judge samples: sums and weights, float64 [2], by name; and pictures of the first few."""
 
@@ -121,7 +121,9 @@ def start_fabric(options: TrainerOptions) -> Fabric:
         options.accelerator == "auto" and torch.cuda.is_available()
     )
     if on_gpu and torch.cuda.device_count() < local:
-        msg = f"{local} processes on this machine need as many GPUs, not {torch.cuda.device_count()}"
+        msg = (
+            f"{local} processes on this machine need as many GPUs, not {torch.cuda.device_count()}"
+        )
         raise ConfigurationError(msg)
     if options.strategy == "fsdp" and world == 1:
         msg = "trainer.strategy fsdp shards over processes: start several with torchrun, or use ddp"
@@ -140,16 +142,14 @@ def start_fabric(options: TrainerOptions) -> Fabric:
     )
 
 
-def _strategy(name: str, world: int) -> Any:  # noqa: ANN401 - a name or a strategy
+def _strategy(name: str, world: int) -> Any:
     if world == 1:
         return "auto"
     if name != "fsdp":
         return "ddp"
     from lightning.fabric.strategies import ModelParallelStrategy
 
-    return ModelParallelStrategy(
-        shard_model, data_parallel_size=world, tensor_parallel_size=1
-    )
+    return ModelParallelStrategy(shard_model, data_parallel_size=world, tensor_parallel_size=1)
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
@@ -278,7 +278,7 @@ class Trainer:
             with fabric.no_backward_sync(model) if waits else nullcontext():
                 losses = self._objective.losses(model, batch)
                 if not bool(torch.isfinite(losses["total"])):
-                    raise self._not_finite("loss", batch, losses)
+                    raise self._not_finite(batch, losses, of="loss")
                 fabric.backward(losses["total"] / options.accumulate)
             for name, value in losses.items():
                 sums[name] += value.detach() / options.accumulate
@@ -289,7 +289,7 @@ class Trainer:
             norm = cast("Tensor", norm)
             sums["gradient"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
             if not bool(torch.isfinite(sums["gradient"])):
-                raise self._not_finite("gradient", batch, sums)
+                raise self._not_finite(batch, sums, of="gradient")
         optimizer.step()
         optimizer.zero_grad()
         if self._average is not None:
@@ -307,7 +307,7 @@ class Trainer:
         )
         return iter(self._on_device(self._loaders.training(sampler, fabric.device)))
 
-    def _on_device(self, loader: DataLoader[Any]) -> Any:  # noqa: ANN401 - Fabric's wrapper
+    def _on_device(self, loader: DataLoader[Any]) -> Any:
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _summarize(self, log: _StepLog) -> dict[str, float]:
@@ -414,9 +414,7 @@ class Trainer:
         whole = StateDictOptions(full_state_dict=True)
         try:
             if self._average is not None:
-                set_model_state_dict(
-                    self._bare, state["average"] or state["model"], options=whole
-                )
+                set_model_state_dict(self._bare, state["average"] or state["model"], options=whole)
                 self._average.restart()
             set_model_state_dict(self._bare, state["model"], options=whole)
             set_optimizer_state_dict(
@@ -449,7 +447,7 @@ class Trainer:
                 if was != value and (section, name) != ("trainer", "resume"):
                     logger.warning("%s.%s was %s and is %s", section, name, was, value)
 
-    def _not_finite(self, what: str, batch: Any, values: Mapping[str, Tensor]) -> TrainingError:  # noqa: ANN401 - what the data set yields
+    def _not_finite(self, batch: Any, values: Mapping[str, Tensor], *, of: str) -> TrainingError:
         """Keep the batch for a look at it, and say where it is."""
         rank = self.fabric.global_rank
         path = self._folder.path / f"not_finite_step{self._step + 1}_process{rank}.safetensors"
@@ -461,7 +459,7 @@ class Trainer:
         }
         save_file(tensors, path)
         said = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
-        msg = f"step {self._step + 1}: the {what} is not finite ({said}); its batch is {path}"
+        msg = f"step {self._step + 1}: the {of} is not finite ({said}); its batch is {path}"
         return TrainingError(msg)
 
 
@@ -499,4 +497,3 @@ class _StepLog:
     def seconds_per_step(self) -> tuple[float, float]:
         """Give seconds per step, and the share of them that was spent waiting for data."""
         return self._seconds / len(self._values), self._waited / self._seconds
-

@@ -43,9 +43,7 @@ def test_weights_multiply_pairs() -> None:
 def test_every_epoch_is_full_and_inside(
     counts: list[int], batch: int, share: float, seed: int, data: st.DataObject
 ) -> None:
-    weights = data.draw(
-        st.lists(st.floats(0.01, 10), min_size=len(counts), max_size=len(counts))
-    )
+    weights = data.draw(st.lists(st.floats(0.01, 10), min_size=len(counts), max_size=len(counts)))
     pairs = max(batch, int(sum(counts) * share))
     schedule = Schedule(tuple(counts), tuple(weights), batch, seed, pairs)
     for epoch in (0, 1, 5):
@@ -58,7 +56,7 @@ def test_every_epoch_is_full_and_inside(
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 3), (2, 2), (4, 3)])
 def test_processes_and_parts_together_see_the_batch_of_one(world: int, accumulate: int) -> None:
     schedule = Schedule((50, 9), (1, 2), batch_size=24, seed=5, pairs_per_epoch=72)
-    whole = [batch for batch in BatchSampler(schedule, range(7))]
+    whole = list(BatchSampler(schedule, range(7)))
     hands = [list(BatchSampler(schedule, range(7), r, world, accumulate)) for r in range(world)]
     for step, batch in enumerate(whole):
         dealt = [
@@ -74,9 +72,7 @@ def test_processes_and_parts_together_see_the_batch_of_one(world: int, accumulat
 
 def test_a_run_that_goes_on_sees_what_the_uninterrupted_would_have_seen() -> None:
     schedule = Schedule((30,), (1,), batch_size=4, seed=2)
-    assert list(BatchSampler(schedule, range(20)))[9:] == list(
-        BatchSampler(schedule, range(9, 20))
-    )
+    assert list(BatchSampler(schedule, range(20)))[9:] == list(BatchSampler(schedule, range(9, 20)))
 
 
 def test_validation_deals_every_pair_once_and_as_many_lists_to_each_process() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.dataset import Pair
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.simulator import EventSimulator
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 MS = 1_000_000
 FRAME_MS = 40
@@ -32,7 +36,7 @@ class SlidingTexture:
 
     def read(self, index: int) -> Pair:
         t_end = (index + 1) * FRAME_MS * MS
-        return Pair(self._view(t_end), self._events, t_end, np.eye(3))
+        return Pair(self._view(t_end), self._events, t_end, HomographyAlignment(np.eye(3)))
 
     @cached_property
     def _texture(self) -> NDArray[np.uint8]:

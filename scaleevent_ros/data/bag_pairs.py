@@ -1,0 +1,260 @@
+"""Pairs straight from a bag: its times are read once, then any pair is read by itself."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaleevent_ros.data.alignment import HomographyAlignment, MapAlignment, filling_homography
+from scaleevent_ros.data.dataset import Pair
+from scaleevent_ros.data.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.bags.synchronization import Synchronization
+    from scaleevent_ros.bags.timeline import Timeline
+    from scaleevent_ros.data.alignment import Alignment
+    from scaleevent_ros.data.windows import WindowOptions
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_NAME = "calibration.yaml"
+_INDEX_VERSION = 1
+
+
+@dataclass(frozen=True)
+class BagOptions:
+    """How bags are read.
+
+    Attributes:
+        events_topic: In bags that hold more than one.
+        frames_topic: In bags that hold more than one.
+        clock: How frames and events are put on one clock; ``auto`` takes the best there is.
+        calibration: How frames map into the event image; a ``calibration.yaml`` in the bag if none
+            is named.
+    """
+
+    events_topic: str | None = None
+    frames_topic: str | None = None
+    clock: str = "auto"
+    calibration: str | None = None
+
+
+class BagPairs:
+    """The pairs of a bag, a `PairSource`.
+
+    The first time a bag is opened, all of it is read for its times, which are then kept under
+    ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``) until the bag changes. Files are opened
+    anew in each worker.
+
+    Attributes:
+        name: The bag's path.
+    """
+
+    def __init__(self, path: Path, options: BagOptions, window: WindowOptions) -> None:
+        """Open a bag.
+
+        Raises:
+            ScaleEventError: If it is no bag, lacks events or frames, or their clocks do not meet.
+        """
+        self.name = str(path)
+        self._path = path
+        self._length_ns = window.length_ns
+        self._reader: BagReader | None = None
+        self._process = -1
+        self._calibration = _read_alignment(path, options.calibration)
+        self._timeline, self._synchronization = _index(path, options)
+        from scaleevent_ros.bags.pairing import is_covered
+
+        covered = is_covered(self._timeline, self._synchronization, self._length_ns, 0)
+        self._frames: NDArray[np.int64] = np.flatnonzero(covered)
+        if not len(self._frames):
+            msg = (
+                f"{path}: none of its {len(covered)} frames has {window.length_ms:g} ms of events "
+                "before it"
+            )
+            raise DataError(msg)
+        logger.info(
+            "%s: %d pairs, clock %s (%s), residual %.2f ms",
+            path,
+            len(self._frames),
+            self._synchronization.mode,
+            self._synchronization.reason,
+            self._synchronization.residual_ms,
+        )
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self._frames)
+
+    def read(self, index: int) -> Pair:
+        """Read and decode a pair.
+
+        Raises:
+            ScaleEventError: If its frame or its events cannot be read any more.
+        """
+        from scaleevent_ros.bags.images import image_rgb
+        from scaleevent_ros.bags.pairing import frame_windows
+
+        frame = int(self._frames[index])
+        windows = frame_windows(
+            self._open(),
+            self._timeline,
+            self._synchronization,
+            self._length_ns,
+            first=frame,
+            last=frame + 1,
+        )
+        window = next(windows, None)
+        if window is None:
+            msg = f"{self.name}: frame {frame} has no events any more; has the bag changed?"
+            raise DataError(msg)
+        picture = image_rgb(window.image)
+        events = window.events
+        alignment = self._alignment(picture, (events.width, events.height))
+        return Pair(picture, events, window.sensor_ns, alignment)
+
+    def _alignment(self, picture: NDArray[np.uint8], sensor: tuple[int, int]) -> Alignment:
+        """Say how a frame maps into the event image.
+
+        Without a calibration it is taken to show what the sensor sees.
+        """
+        size = (picture.shape[1], picture.shape[0])
+        if self._calibration is None:
+            return HomographyAlignment(filling_homography(size, sensor))
+        calibrated, alignment = self._calibration
+        if calibrated != (size, sensor):
+            msg = (
+                f"{self.name}: its frames are {size[0]}x{size[1]} and its events "
+                f"{sensor[0]}x{sensor[1]}, its calibration is for {calibrated}"
+            )
+            raise DataError(msg)
+        return alignment
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind."""
+        return {**self.__dict__, "_reader": None}
+
+    def _open(self) -> BagReader:
+        """Open the bag in this process: a forked worker must not share file positions."""
+        from scaleevent_ros.bags import BagReader
+
+        if self._reader is None or self._process != os.getpid():
+            self._reader = BagReader(self._path)
+            self._process = os.getpid()
+        return self._reader
+
+
+def _read_alignment(
+    bag: Path, named: str | None
+) -> tuple[tuple[tuple[int, int], tuple[int, int]], Alignment] | None:
+    """Read the calibration that is named, or lies in the bag: sizes of frame and sensor, and it."""
+    from scaleevent_ros.sources.calibration import Homography, read_calibration
+
+    path = bag / CALIBRATION_NAME if named is None else Path(named)
+    if named is None and not path.is_file():
+        return None
+    calibration = read_calibration(path)
+    alignment: Alignment = (
+        HomographyAlignment(calibration.matrix)
+        if isinstance(calibration, Homography)
+        else MapAlignment(calibration.sample_map())
+    )
+    return (calibration.frame_size, calibration.event_size), alignment
+
+
+def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
+    """Find the times of a bag, from the last time they were found if the bag is the same."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.bags.synchronization import synchronize
+    from scaleevent_ros.bags.timeline import read_timeline
+
+    kept = _index_path(path, options)
+    try:
+        return _load_index(kept)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        logger.warning("%s is damaged and made anew: %s", kept, error)
+    logger.info("%s: reading its times", path)
+    reader = BagReader(path)
+    timeline = read_timeline(reader, options.events_topic, options.frames_topic)
+    synchronization = synchronize(reader, timeline, options.clock)
+    try:
+        _save_index(kept, timeline, synchronization)
+    except OSError as error:
+        logger.warning("the times of %s cannot be kept: %s", path, error)
+    return timeline, synchronization
+
+
+def _index_path(path: Path, options: BagOptions) -> Path:
+    """Name the place of a bag's index by all that it depends on."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    content = [
+        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)
+        for file in files
+        if file.is_file() and file.name != CALIBRATION_NAME
+    ]
+    key = (_INDEX_VERSION, content, options.events_topic, options.frames_topic, options.clock)
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "scaleevent" / "bags" / f"{digest}.npz"
+
+
+def _save_index(path: Path, timeline: Timeline, synchronization: Synchronization) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    packets, frames, triggers = timeline.packets, timeline.frames, timeline.triggers
+    np.savez(
+        temporary,
+        topics=np.array([timeline.event_topic, timeline.image_topic]),
+        packets=np.stack(
+            [packets.record, packets.stamp, packets.first, packets.last, packets.events]
+        ),
+        frames=np.stack([frames.record, frames.stamp]),
+        trigger_t=triggers.t,
+        trigger_id=triggers.id,
+        trigger_edge=triggers.edge,
+        same_device=np.array(timeline.same_device),
+        frame_ns=synchronization.frame_ns,
+        known=synchronization.known,
+        words=np.array([synchronization.mode, synchronization.reason]),
+        figures=np.array([synchronization.shift_ms, synchronization.residual_ms]),
+    )
+    temporary.replace(path)
+
+
+def _load_index(path: Path) -> tuple[Timeline, Synchronization]:
+    from scaleevent_ros.bags.synchronization import Synchronization
+    from scaleevent_ros.bags.timeline import FrameTimes, PacketTimes, RecordedClock, Timeline
+    from scaleevent_ros.events import Triggers
+
+    with np.load(path, allow_pickle=False) as index:
+        packets = PacketTimes(*index["packets"])
+        timeline = Timeline(
+            str(index["topics"][0]),
+            str(index["topics"][1]),
+            packets,
+            FrameTimes(*index["frames"]),
+            Triggers(index["trigger_t"], index["trigger_id"], index["trigger_edge"]),
+            RecordedClock(packets.first, packets.stamp),
+            same_device=bool(index["same_device"]),
+        )
+        synchronization = Synchronization(
+            str(index["words"][0]),
+            index["frame_ns"],
+            index["known"],
+            float(index["figures"][0]),
+            float(index["figures"][1]),
+            str(index["words"][1]),
+        )
+    return timeline, synchronization

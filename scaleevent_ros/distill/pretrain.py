@@ -1,0 +1,201 @@
+"""A pretraining run, put together from its configuration."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaleevent_ros.data.dataset import PairDataset, PairLoaders, SampleOptions, split_off
+from scaleevent_ros.data.recordings import open_recordings
+from scaleevent_ros.data.sampler import Schedule
+from scaleevent_ros.distill.configuration import plain
+from scaleevent_ros.distill.distillation import Distillation
+from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.distill.losses import build_loss
+from scaleevent_ros.distill.teacher_cache import CachedTeacher
+from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.models import build_student, build_teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.data.dataset import PairSource
+    from scaleevent_ros.distill.configuration import Pretraining, TeacherOptions
+    from scaleevent_ros.distill.distillation import Panel
+    from scaleevent_ros.distill.trainer import Outcome
+    from scaleevent_ros.models import Student, Teacher
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(
+    configuration: Pretraining, draw: Callable[[Panel], NDArray[np.uint8]] | None = None
+) -> Outcome:
+    """Run a pretraining: in one process, or in each of those that `torchrun` started.
+
+    Args:
+        configuration: Of the run.
+        draw: Makes the pictures of a validation.
+
+    Raises:
+        ScaleEventError: If recordings, weights or the run's folder are not as they should be.
+    """
+    fabric = start_fabric(configuration.trainer)
+    fabric.launch()
+    with fabric.rank_zero_first(local=True):  # which makes what is made once: indices, downloads
+        train, weights, held_out = split_recordings(configuration)
+        teacher, student = build_models(configuration)
+    if configuration.trainer.checkpointing:
+        student.backbone.set_grad_checkpointing()
+    loaders = build_loaders(configuration, train, weights, held_out, student.stride)
+    if fabric.is_global_zero:
+        logger.info(
+            "%d pairs of %d recordings to learn from, %d to validate on",
+            len(loaders.train),
+            len(train),
+            len(loaders.held_out),
+        )
+    cached = None
+    if configuration.teacher.cache is not None:
+        identity = {
+            **_identity(configuration.teacher),
+            "precision": str(fabric._precision.precision),
+        }
+        cached = CachedTeacher(teacher, Path(configuration.teacher.cache), identity)
+    objective = Distillation(
+        student,
+        teacher,
+        build_loss(configuration.loss.name, **configuration.loss.options),
+        features=cached,
+        autocast=fabric.autocast,
+        draw=draw,
+    )
+    trainer = Trainer(
+        objective,
+        loaders,
+        configuration.optimizer,
+        configuration.trainer,
+        plain(configuration),
+        fabric,
+    )
+    return trainer.run()
+
+
+def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
+    """Build teacher and student, alike in every process, with the student's header filled in."""
+    torch.manual_seed(configuration.trainer.seed)
+    of_teacher, of_student, events = (
+        configuration.teacher,
+        configuration.student,
+        configuration.events,
+    )
+    teacher = build_teacher(
+        of_teacher.name,
+        of_teacher.checkpoint,
+        scale=of_teacher.scale,
+        stride=of_teacher.stride,
+        options=of_teacher.options,
+        pretrained=of_teacher.pretrained,
+    )
+    student = build_student(
+        of_student.name or of_teacher.name,
+        events.channels,
+        of_student.init,
+        teacher=teacher,
+        stride=of_student.stride,
+        options=of_student.options,
+    )
+    fixed = events.window.mode == "fixed"
+    student.header = replace(
+        student.header,
+        representation=events.representation,
+        normalization=events.normalization,
+        window_ns=events.window.length_ns if fixed else None,
+    )
+    return teacher, student
+
+
+def split_recordings(
+    configuration: Pretraining,
+) -> tuple[list[PairSource], list[float], list[PairSource]]:
+    """Open recordings: those to learn from, the weight of a pair of each, and those held out.
+
+    Raises:
+        ConfigurationError: If none are named.
+        DataError: If there is nothing at a path, or nothing left to learn from.
+    """
+    data = configuration.data
+    if not data.train:
+        msg = "data.train names no recording: --data.train '[\"bags/*\"]'"
+        raise ConfigurationError(msg)
+    opened: list[PairSource] = []
+    weights: list[float] = []
+    for place, weight in zip(data.train, data.weights or [1.0] * len(data.train), strict=True):
+        found = open_recordings(place, data, configuration.events.window)
+        opened += found
+        weights += [weight] * len(found)
+    if data.validation:
+        held_out = [
+            source
+            for place in data.validation
+            for source in open_recordings(place, data, configuration.events.window)
+        ]
+        return opened, weights, held_out
+    parts = [split_off(source, data.holdout) for source in opened]
+    return [part[0] for part in parts], weights, [part[1] for part in parts]
+
+
+def build_loaders(
+    configuration: Pretraining,
+    train: Sequence[PairSource],
+    weights: Sequence[float],
+    held_out: Sequence[PairSource],
+    stride: int,
+) -> PairLoaders:
+    """Make samples of recordings, in the order that the seed gives."""
+    data, events, trainer = configuration.data, configuration.events, configuration.trainer
+    plain_samples = SampleOptions(
+        width=data.width,
+        height=data.height,
+        stride=stride,
+        frame_scale=configuration.teacher.scale,
+        representation=events.representation,
+        bins=events.bins,
+        normalization=events.normalization,
+        window=events.window,
+        threshold=events.activity_threshold,
+        seed=trainer.seed,
+    )
+    schedule = Schedule(
+        tuple(len(source) for source in train),
+        tuple(weights),
+        trainer.batch_size,
+        trainer.seed,
+        trainer.pairs_per_epoch,
+    )
+    return PairLoaders(
+        PairDataset(train, replace(plain_samples, augmentation=configuration.augmentation)),
+        PairDataset(held_out, plain_samples),
+        schedule,
+        data.workers,
+        data.prefetch,
+    )
+
+
+def _identity(options: TeacherOptions) -> dict[str, Any]:
+    """Name all that a teacher's features depend on, besides the frame."""
+    identity: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("name", "scale", "stride", "options", "pretrained")
+    }
+    if options.checkpoint is not None:
+        status = Path(options.checkpoint).stat()
+        identity["checkpoint"] = [str(options.checkpoint), status.st_size, status.st_mtime_ns]
+    return identity
