@@ -42,7 +42,7 @@ class Backbone(nn.Module):
             stride: Take the deepest features of at most this stride; the deepest of all if None.
 
         Raises:
-            ModelError: If the network offers no dense features, or none so fine.
+            ModelError: If the network has no features so fine.
         """
         super().__init__()
         stages: list[dict[str, Any]] = list(cast("Any", model).feature_info)
@@ -151,8 +151,7 @@ def build_network(name: str, options: Mapping[str, Any] | None = None, **more: A
         more: Further arguments of ``timm.create_model``.
 
     Raises:
-        ModelError: If timm knows no such model, it offers no dense features, or refuses the
-            options.
+        ModelError: If timm knows no such model, or refuses the options.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:12]}*")[:5]
@@ -169,7 +168,4 @@ def build_network(name: str, options: Mapping[str, Any] | None = None, **more: A
     except (TypeError, ValueError, AssertionError) as error:
         msg = f"timm cannot build {name} with {arguments}: {error}"
         raise ModelError(msg) from error
-    if not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
-        msg = f"{name} offers no dense features (timm's forward_intermediates)"
-        raise ModelError(msg)
     return model

@@ -49,6 +49,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         pickle.UnpicklingError,
         BadZipFile,
         RuntimeError,
+        OSError,
         EOFError,
         ValueError,
         KeyError,
