@@ -1,0 +1,481 @@
+"""How frames map into the event image: `calibration.yaml`, and Kalibr's files.
+
+Needs neither ROS nor rosbags. A calibration is one of two things:
+
+- a `Homography`, which `scaleevent align` estimates, the identity among them, or
+- a `Rig` of two cameras, each with matrix and distortion, and the pose between them. Without a
+  translation it is the mapping of infinite depth.
+
+`calibration.yaml`, sizes as width and height, matrices by rows::
+
+    kind: homography                    # identity, homography, rotation or rig
+    frame_size: [960, 540]
+    event_size: [640, 480]
+    homography: [[0.66, 0, 3.1], [0, 0.66, 60.2], [0, 0, 1]]  # pixels of frames to those of events
+    residual_px: 0.4                    # optional, as is `source`
+    source: scaleevent align drive_01
+
+    kind: rig                           # `rotation` is the same without translation and depth
+    frame_camera: {size: [1440, 1080], matrix: [fx, fy, cx, cy],
+                   model: plumb_bob, distortion: [k1, k2, p1, p2]}
+    event_camera: {size: [640, 480], matrix: [fx, fy, cx, cy],
+                   model: equidistant, distortion: [k1, k2, k3, k4]}
+    rotation: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]  # X_event = rotation * X_frame + translation
+    translation: [0.05, 0, 0]           # in m
+    depth: 10                           # in m: where frames and events are made to meet
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import cv2
+import numpy as np
+import yaml
+
+from scaleevent_ros.sources.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Size: TypeAlias = "tuple[int, int]"
+
+_COEFFICIENTS = {"plumb_bob": (0, 4, 5), "equidistant": (0, 4)}
+_KALIBR_MODELS = {"radtan": "plumb_bob", "equidistant": "equidistant", "none": "plumb_bob"}
+_EVENT_TOPIC_WORDS = ("event", "dvs", "davis", "prophesee", "metavision")
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A pinhole camera with distortion.
+
+    Attributes:
+        size: Width and height, in pixels.
+        matrix: fx, fy, cx, cy, in pixels.
+        model: ``plumb_bob`` (k1, k2, p1, p2 and maybe k3) or ``equidistant`` (k1 to k4), as in
+            `sensor_msgs/CameraInfo`.
+        distortion: In that order; may be empty.
+    """
+
+    size: Size
+    matrix: tuple[float, float, float, float]
+    model: str = "plumb_bob"
+    distortion: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the number of coefficients and the focal lengths."""
+        if len(self.distortion) not in _COEFFICIENTS.get(self.model, ()):
+            known = ", ".join(f"{name} with {n}" for name, n in _COEFFICIENTS.items())
+            msg = (
+                f"a camera's distortion is {self.model} with {len(self.distortion)} coefficients; "
+                f"known are {known}"
+            )
+            raise CalibrationError(msg)
+        if min(*self.matrix[:2], *self.size) <= 0:
+            msg = f"a camera of size {self.size} and matrix {self.matrix} cannot be"
+            raise CalibrationError(msg)
+
+    def rays(self) -> NDArray[np.float64]:
+        """Compute where each pixel looks: float64 [H, W, 2], x / z and y / z."""
+        width, height = self.size
+        pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+        points = pixels.reshape(-1, 1, 2).astype(np.float64)
+        coefficients = np.array(self.distortion)
+        if not len(coefficients):
+            fx, fy, cx, cy = self.matrix
+            rays = (points - (cx, cy)) / (fx, fy)
+        elif self.model == "equidistant":
+            rays = np.asarray(
+                cv2.fisheye.undistortPoints(points, _matrix(self.matrix), coefficients)
+            )
+        else:
+            rays = np.asarray(cv2.undistortPoints(points, _matrix(self.matrix), coefficients))
+        return rays.reshape(height, width, 2)
+
+    def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Compute the pixels of points in front of the camera.
+
+        Args:
+            points: float64 [..., 3].
+
+        Returns:
+            float64 [..., 2]; NaN for points behind it.
+        """
+        ahead = points[..., 2:] > 1e-9
+        flat = np.where(ahead, points, (0, 0, 1)).reshape(-1, 1, 3)
+        none, matrix = np.zeros(3), _matrix(self.matrix)
+        coefficients = np.array(self.distortion)
+        if self.model == "equidistant" and len(coefficients):
+            pixels, _ = cv2.fisheye.projectPoints(flat, none, none, matrix, coefficients)
+        else:
+            pixels, _ = cv2.projectPoints(flat, none, none, matrix, coefficients)
+        return np.where(ahead, np.asarray(pixels).reshape(*points.shape[:-1], 2), np.nan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Homography:
+    """A homography from frames into the event image.
+
+    Attributes:
+        frame_size: Width and height of the frames.
+        event_size: Width and height of the event image.
+        matrix: float64 [3, 3], homogeneous pixels of the frame to those of the event image.
+        residual_px: How far off its corners are, as far as is known.
+        source: Where it comes from, for a reader.
+    """
+
+    frame_size: Size
+    event_size: Size
+    matrix: NDArray[np.float64]
+    residual_px: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that it can be inverted."""
+        if self.matrix.shape != (3, 3) or not abs(np.linalg.det(self.matrix)) > 1e-12:
+            msg = f"a homography is an invertible 3x3 matrix, not {self.matrix.tolist()}"
+            raise CalibrationError(msg)
+
+    def sample_map(self) -> NDArray[np.float32]:
+        """Say where in the frame each pixel of the event image lies.
+
+        Returns:
+            float32 [H, W, 2] in pixels of the frame, x and y; NaN where nowhere.
+        """
+        width, height = self.event_size
+        x, y = np.meshgrid(np.arange(width), np.arange(height))
+        points = np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(self.matrix).T
+        ahead = points[..., 2:] > 1e-9
+        pixels = np.where(ahead, points[..., :2] / np.where(ahead, points[..., 2:], 1), np.nan)
+        return pixels.astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rig:
+    """Two cameras and the pose between them: X_event = rotation @ X_frame + translation.
+
+    Attributes:
+        frame_camera: That takes the frames.
+        event_camera: That sees the events.
+        rotation: float64 [3, 3].
+        translation: float64 [3], in m.
+        depth: Of the event camera's points, in m; infinite ignores the translation.
+        residual_px: Reprojection error, as far as is known.
+        source: Where it comes from, for a reader.
+    """
+
+    frame_camera: Camera
+    event_camera: Camera
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+    depth: float = math.inf
+    residual_px: float | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that the rotation is one."""
+        turn = self.rotation
+        if turn.shape != (3, 3) or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3):
+            msg = f"a rotation is an orthonormal 3x3 matrix, not {turn.tolist()}"
+            raise CalibrationError(msg)
+        if np.linalg.det(turn) < 0:
+            msg = "a rotation's determinant is 1, not -1: an axis is mirrored"
+            raise CalibrationError(msg)
+        if self.translation.shape != (3,) or not self.depth > 0:
+            msg = f"translation {self.translation.tolist()} and depth {self.depth} cannot be"
+            raise CalibrationError(msg)
+
+    @property
+    def frame_size(self) -> Size:
+        """Width and height of the frames."""
+        return self.frame_camera.size
+
+    @property
+    def event_size(self) -> Size:
+        """Width and height of the event image."""
+        return self.event_camera.size
+
+    def sample_map(self) -> NDArray[np.float32]:
+        """Say where in the frame each pixel of the event image lies; see `Homography`."""
+        rays = self.event_camera.rays()
+        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1)
+        if math.isfinite(self.depth):
+            points = points - self.translation / self.depth
+        return self.frame_camera.project(points @ self.rotation).astype(np.float32)
+
+
+Calibration: TypeAlias = "Homography | Rig"
+
+
+def identity(size: Size) -> Homography:
+    """Say that frames and events share their pixels, as in a DAVIS."""
+    return Homography(size, size, np.eye(3))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameWarp:
+    """Brings frames into the event image; made once for all frames of a camera.
+
+    Attributes:
+        frame_size: Width and height of the frames.
+        sample_map: Where in the frame each pixel of the event image lies, float32 [H, W, 2].
+        covered: Where the frame covers the event image, bool [H, W].
+        blur: Standard deviation, in pixels, by which a frame is blurred first, so that nothing
+            aliases where it shrinks; 0 for none.
+    """
+
+    frame_size: Size
+    sample_map: NDArray[np.float32]
+    covered: NDArray[np.bool_]
+    blur: float
+
+    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Warp a frame.
+
+        Args:
+            frame: uint8 [H, W] or [H, W, C], of the frames' size.
+
+        Returns:
+            What the event camera would see, uint8 of the event image's size; 0 where not covered.
+
+        Raises:
+            CalibrationError: If the frame is of another size.
+        """
+        if frame.shape[1::-1] != self.frame_size:
+            msg = (
+                f"a frame is {frame.shape[1]}x{frame.shape[0]}, its calibration is for "
+                f"{self.frame_size[0]}x{self.frame_size[1]}"
+            )
+            raise CalibrationError(msg)
+        smooth = cv2.GaussianBlur(frame, (0, 0), self.blur) if self.blur else frame
+        return np.asarray(
+            cv2.remap(smooth, self.sample_map, np.empty(0), cv2.INTER_LINEAR), np.uint8
+        )
+
+
+def frame_warp(calibration: Calibration) -> FrameWarp:
+    """Prepare to bring frames into the event image."""
+    width, height = calibration.frame_size
+    sample_map = calibration.sample_map()
+    x, y = sample_map[..., 0], sample_map[..., 1]
+    # Comparisons with NaN are false.
+    covered = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    right, down = np.diff(sample_map, axis=1)[:-1], np.diff(sample_map, axis=0)[:, :-1]
+    area = np.abs(right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0])[covered[1:, 1:]]
+    shrink = float(np.median(area)) if len(area) else 1.0
+    blur = 0.5 * math.sqrt(shrink - 1) if shrink > 2 else 0.0
+    outside = np.float32(-2)  # samples nothing, as cv2.remap pads with black
+    return FrameWarp(
+        calibration.frame_size, np.where(covered[..., None], sample_map, outside), covered, blur
+    )
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read a `calibration.yaml`; see the module.
+
+    Raises:
+        CalibrationError: Naming the file and what is wrong in it.
+    """
+    content = _load(path)
+    try:
+        return _parse(content)
+    except CalibrationError as error:
+        msg = f"{path}: {error}"
+        raise CalibrationError(msg) from None
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        msg = f"{path}: {what}; a calibration of kind {content.get('kind')!r} needs it"
+        raise CalibrationError(msg) from None
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write a `calibration.yaml`, replacing one that is there."""
+    content: dict[str, Any]
+    if isinstance(calibration, Homography):
+        content = {
+            "kind": "homography",
+            "frame_size": list(calibration.frame_size),
+            "event_size": list(calibration.event_size),
+            "homography": calibration.matrix.tolist(),
+        }
+    else:
+        content = {
+            "kind": "rig" if math.isfinite(calibration.depth) else "rotation",
+            "frame_camera": _camera_content(calibration.frame_camera),
+            "event_camera": _camera_content(calibration.event_camera),
+            "rotation": calibration.rotation.tolist(),
+        }
+        if math.isfinite(calibration.depth):
+            content["translation"] = calibration.translation.tolist()
+            content["depth"] = calibration.depth
+    if calibration.residual_px is not None:
+        content["residual_px"] = calibration.residual_px
+    if calibration.source:
+        content["source"] = calibration.source
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def read_kalibr(
+    path: Path,
+    frame_camera: str | None = None,
+    event_camera: str | None = None,
+    depth: float = math.inf,
+) -> Rig:
+    """Read a camera chain of Kalibr.
+
+    Format: https://github.com/ethz-asl/kalibr/wiki/yaml-formats; ``T_cn_cnm1`` takes points of the
+    camera before into the camera.
+
+    Args:
+        path: A ``camchain.yaml``.
+        frame_camera: ``cam0`` and so on; None for the only one whose topic does not speak of
+            events.
+        event_camera: The same; None for the only one whose topic speaks of events.
+        depth: See `Rig`.
+
+    Raises:
+        CalibrationError: Naming the file and what is wrong in it.
+    """
+    chain = _load(path)
+    names = [name for name in sorted(chain) if name.startswith("cam")]
+    event_camera = event_camera or _by_topic(path, chain, names, speaks_of_events=True)
+    frame_camera = frame_camera or _by_topic(path, chain, names, speaks_of_events=False)
+    for name in (frame_camera, event_camera):
+        if name not in names:
+            msg = f"{path}: there is no camera {name}, only {', '.join(names) or 'none'}"
+            raise CalibrationError(msg)
+    try:
+        poses = _kalibr_poses(chain, names)
+        pose = poses[event_camera] @ np.linalg.inv(poses[frame_camera])
+        return Rig(
+            _kalibr_camera(chain[frame_camera]),
+            _kalibr_camera(chain[event_camera]),
+            pose[:3, :3],
+            pose[:3, 3],
+            depth,
+            source=f"Kalibr, {path.name}: {frame_camera} to {event_camera}",
+        )
+    except CalibrationError as error:
+        msg = f"{path}: {error}"
+        raise CalibrationError(msg) from None
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"{path}: is no camera chain of Kalibr: {error!r}"
+        raise CalibrationError(msg) from None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        msg = f"{path}: cannot be read: {error.strerror}"
+        raise CalibrationError(msg) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"{path}: is no YAML: {error}"
+        raise CalibrationError(msg) from None
+    if not isinstance(content, dict):
+        msg = f"{path}: holds no calibration"
+        raise CalibrationError(msg)
+    return content
+
+
+def _parse(content: dict[str, Any]) -> Calibration:
+    kind = content["kind"]
+    residual = content.get("residual_px")
+    residual = None if residual is None else float(residual)
+    source = str(content.get("source", ""))
+    if kind in {"identity", "homography"}:
+        frame_size, event_size = _size(content["frame_size"]), _size(content["event_size"])
+        if kind == "identity" and frame_size != event_size:
+            msg = f"frames of {frame_size} and events of {event_size} do not map by identity"
+            raise CalibrationError(msg)
+        matrix = np.eye(3) if kind == "identity" else np.array(content["homography"], np.float64)
+        return Homography(frame_size, event_size, matrix, residual, source)
+    if kind not in {"rotation", "rig"}:
+        msg = f"kind {kind!r} is none of identity, homography, rotation, rig"
+        raise CalibrationError(msg)
+    is_rig = kind == "rig"
+    return Rig(
+        _camera(content["frame_camera"]),
+        _camera(content["event_camera"]),
+        np.array(content["rotation"], np.float64),
+        np.array(content["translation"] if is_rig else [0, 0, 0], np.float64),
+        float(content.get("depth", math.inf)) if is_rig else math.inf,
+        residual,
+        source,
+    )
+
+
+def _matrix(fx_fy_cx_cy: tuple[float, float, float, float]) -> NDArray[np.float64]:
+    fx, fy, cx, cy = fx_fy_cx_cy
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
+
+
+def _size(content: Any) -> Size:
+    width, height = content
+    return int(width), int(height)
+
+
+def _camera(content: dict[str, Any]) -> Camera:
+    fx, fy, cx, cy = map(float, content["matrix"])
+    distortion = tuple(map(float, content.get("distortion", ())))
+    model = str(content.get("model", "plumb_bob"))
+    return Camera(_size(content["size"]), (fx, fy, cx, cy), model, distortion)
+
+
+def _camera_content(camera: Camera) -> dict[str, Any]:
+    return {
+        "size": list(camera.size),
+        "matrix": list(camera.matrix),
+        "model": camera.model,
+        "distortion": list(camera.distortion),
+    }
+
+
+def _kalibr_camera(content: dict[str, Any]) -> Camera:
+    if content["camera_model"] != "pinhole":
+        msg = f"camera model {content['camera_model']!r} is not supported, only pinhole"
+        raise CalibrationError(msg)
+    if content["distortion_model"] not in _KALIBR_MODELS:
+        msg = (
+            f"distortion model {content['distortion_model']!r} is none of "
+            f"{', '.join(_KALIBR_MODELS)}"
+        )
+        raise CalibrationError(msg)
+    fx, fy, cx, cy = map(float, content["intrinsics"])
+    distortion = tuple(map(float, content["distortion_coeffs"]))
+    return Camera(
+        _size(content["resolution"]),
+        (fx, fy, cx, cy),
+        _KALIBR_MODELS[content["distortion_model"]],
+        distortion,
+    )
+
+
+def _kalibr_poses(chain: dict[str, Any], names: list[str]) -> dict[str, NDArray[np.float64]]:
+    """Compute the transformation from the first camera into each, float64 [4, 4]."""
+    pose = np.eye(4)
+    poses = {names[0]: pose}
+    for name in names[1:]:
+        pose = np.array(chain[name]["T_cn_cnm1"], np.float64).reshape(4, 4) @ pose
+        poses[name] = pose
+    return poses
+
+
+def _by_topic(
+    path: Path, chain: dict[str, Any], names: list[str], *, speaks_of_events: bool
+) -> str:
+    found = [
+        name
+        for name in names
+        if speaks_of_events
+        == any(word in str(chain[name].get("rostopic", "")) for word in _EVENT_TOPIC_WORDS)
+    ]
+    if len(found) != 1:
+        kind = "event" if speaks_of_events else "frame"
+        msg = f"{path}: which of {', '.join(names)} is the {kind} camera? Name it"
+        raise CalibrationError(msg)
+    return found[0]

@@ -1,0 +1,225 @@
+"""Calibrations: mapped points against projective geometry, files against what they must say."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+from photographs import photograph
+
+from scaleevent_ros.sources.calibration import (
+    Camera,
+    Homography,
+    Rig,
+    frame_warp,
+    identity,
+    read_calibration,
+    read_kalibr,
+    write_calibration,
+)
+from scaleevent_ros.sources.errors import CalibrationError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FRAME = Camera((720, 540), (600.0, 610.0, 350.0, 280.0), "plumb_bob", (-0.2, 0.05, 1e-3, -2e-3))
+EVENT = Camera((320, 240), (300.0, 302.0, 165.0, 115.0), "equidistant", (-0.02, 0.01, 0.0, 0.001))
+TURN = np.asarray(cv2.Rodrigues(np.array([0.02, -0.05, 0.03]))[0], np.float64)
+SHIFT = np.array([0.06, -0.01, 0.02])
+
+KALIBR = """
+cam0:
+  cam_overlaps: [1]
+  camera_model: pinhole
+  distortion_coeffs: [-0.2, 0.05, 0.001, -0.002]
+  distortion_model: radtan
+  intrinsics: [600.0, 610.0, 350.0, 280.0]
+  resolution: [720, 540]
+  rostopic: /camera/image_raw
+cam1:
+  T_cn_cnm1:
+  - [{turn[0][0]}, {turn[0][1]}, {turn[0][2]}, {shift[0]}]
+  - [{turn[1][0]}, {turn[1][1]}, {turn[1][2]}, {shift[1]}]
+  - [{turn[2][0]}, {turn[2][1]}, {turn[2][2]}, {shift[2]}]
+  - [0.0, 0.0, 0.0, 1.0]
+  camera_model: pinhole
+  distortion_coeffs: [-0.02, 0.01, 0.0, 0.001]
+  distortion_model: equidistant
+  intrinsics: [300.0, 302.0, 165.0, 115.0]
+  resolution: [320, 240]
+  rostopic: /event_camera/image
+"""
+
+
+def distorted(camera: Camera, point: np.ndarray) -> np.ndarray:
+    """Project a point by the textbook formulas of both distortion models."""
+    x, y = point[0] / point[2], point[1] / point[2]
+    r = math.hypot(x, y)
+    if camera.model == "equidistant":
+        angle = math.atan(r)
+        k1, k2, k3, k4 = camera.distortion
+        a2 = angle * angle
+        bent = angle * (1 + a2 * (k1 + a2 * (k2 + a2 * (k3 + a2 * k4))))
+        x, y = x * bent / r, y * bent / r
+    else:
+        k1, k2, p1, p2 = camera.distortion
+        radial = 1 + k1 * r * r + k2 * r**4
+        x, y = (
+            x * radial + 2 * p1 * x * y + p2 * (r * r + 2 * x * x),
+            y * radial + p1 * (r * r + 2 * y * y) + 2 * p2 * x * y,
+        )
+    fx, fy, cx, cy = camera.matrix
+    return np.array([fx * x + cx, fy * y + cy])
+
+
+def bilinear(sample_map: np.ndarray, x: float, y: float) -> np.ndarray:
+    i, j = int(x), int(y)
+    u, v = x - i, y - j
+    top = sample_map[j, i] * (1 - u) + sample_map[j, i + 1] * u
+    bottom = sample_map[j + 1, i] * (1 - u) + sample_map[j + 1, i + 1] * u
+    return np.asarray(top * (1 - v) + bottom * v)
+
+
+@pytest.mark.parametrize("depth", [2.0, 10.0])
+def test_a_rig_maps_points_at_its_depth(depth: float) -> None:
+    sample_map = Rig(FRAME, EVENT, TURN, SHIFT, depth).sample_map()
+    for x, y in ((-0.3, -0.2), (0.0, 0.1), (0.35, 0.25)):
+        in_event = np.array([x, y, 1.0]) * depth
+        in_frame = TURN.T @ (in_event - SHIFT)
+        seen = distorted(EVENT, in_event)
+        np.testing.assert_allclose(
+            bilinear(sample_map, *seen), distorted(FRAME, in_frame), atol=0.01
+        )
+
+
+def test_without_depth_the_translation_does_not_count() -> None:
+    far = Rig(FRAME, EVENT, TURN, SHIFT).sample_map()
+    np.testing.assert_allclose(far, Rig(FRAME, EVENT, TURN, SHIFT, 1e6).sample_map(), atol=1e-3)
+
+
+def test_a_homography_maps_points() -> None:
+    matrix = np.array([[0.5, 0.05, 10], [-0.04, 0.48, 5], [1e-5, 2e-5, 1]])
+    sample_map = Homography((640, 480), (320, 240), matrix).sample_map()
+    assert sample_map.shape == (240, 320, 2)
+    for x, y in ((0, 0), (319, 239), (100, 50)):
+        there = matrix @ [*sample_map[y, x], 1]
+        np.testing.assert_allclose(there[:2] / there[2], (x, y), atol=1e-3)
+
+
+def test_points_behind_the_frame_camera_are_nowhere() -> None:
+    behind = np.diag([-1.0, 1.0, -1.0])
+    warp = frame_warp(Rig(FRAME, EVENT, behind, np.zeros(3)))
+    assert not warp.covered.any()
+    assert not warp(np.full((540, 720), 255, np.uint8)).any()
+
+
+def test_identity_changes_nothing() -> None:
+    picture = photograph()
+    warp = frame_warp(identity((512, 512)))
+    assert warp.covered.all()
+    np.testing.assert_array_equal(warp(picture), picture)
+
+
+def test_frames_land_where_the_homography_says() -> None:
+    picture = np.asarray(cv2.GaussianBlur(photograph(), (0, 0), 3), np.uint8)
+    matrix = np.array([[0.4, 0.1, 60], [-0.1, 0.4, 90], [0, 0, 1]])
+    warp = frame_warp(Homography((512, 512), (320, 240), matrix))
+    assert warp.blur > 0
+    assert 0.3 < warp.covered.mean() < 0.9
+    expected = cv2.warpPerspective(picture, matrix, (320, 240))
+    inner = cv2.erode(warp.covered.astype(np.uint8), np.ones((7, 7))) > 0
+    assert np.abs(warp(picture).astype(float) - expected)[inner].mean() < 1
+    assert not warp(picture)[~warp.covered].any()
+    with pytest.raises(CalibrationError, match="512x512"):
+        warp(picture[:-1])
+
+
+def test_files_give_back_what_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "calibration.yaml"
+    matrix = np.array([[0.5, 0.01, 3.25], [-0.01, 0.5, 7.5], [1e-6, 0, 1]])
+    for calibration in (
+        identity((346, 260)),
+        Homography((640, 480), (320, 240), matrix, 0.25, "align"),
+        Rig(FRAME, EVENT, TURN, np.zeros(3), residual_px=0.5),
+        Rig(FRAME, EVENT, TURN, SHIFT, 4.0, source="by hand"),
+    ):
+        write_calibration(path, calibration)
+        again = read_calibration(path)
+        assert (again.frame_size, again.event_size) == (
+            calibration.frame_size,
+            calibration.event_size,
+        )
+        assert (again.residual_px, again.source) == (calibration.residual_px, calibration.source)
+        np.testing.assert_allclose(again.sample_map(), calibration.sample_map(), atol=1e-4)
+
+
+def test_kalibr_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "camchain.yaml"
+    path.write_text(KALIBR.format(turn=TURN, shift=SHIFT))
+    expected = Rig(FRAME, EVENT, TURN, SHIFT, 3.0)
+    np.testing.assert_allclose(
+        read_kalibr(path, depth=3.0).sample_map(), expected.sample_map(), atol=1e-3
+    )
+    named = read_kalibr(path, "cam0", "cam1")
+    assert named.frame_camera == FRAME
+    assert named.event_camera == EVENT
+    swapped = read_kalibr(path, "cam1", "cam0")
+    np.testing.assert_allclose(swapped.rotation, TURN.T, atol=1e-12)
+    np.testing.assert_allclose(swapped.translation, -TURN.T @ SHIFT, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("[1, 2]", "no calibration"),
+        ("kind: [", "no YAML"),
+        ("kind: magic", "magic"),
+        ("frame_size: [3, 4]", "'kind' is missing"),
+        ("{kind: homography, frame_size: [3, 4], event_size: [3, 4]}", "'homography' is missing"),
+        (
+            "{kind: homography, frame_size: [3, 4], event_size: [3, 4], homography: [[1, 2], [3]]}",
+            "homography",
+        ),
+        (
+            "{kind: homography, frame_size: [3, 4], event_size: [3, 4], homography: [[0], [0]]}",
+            "invertible",
+        ),
+        ("{kind: identity, frame_size: [3, 4], event_size: [4, 4]}", "identity"),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, text: str, what: str) -> None:
+    path = tmp_path / "calibration.yaml"
+    path.write_text(text)
+    with pytest.raises(CalibrationError, match=what) as error:
+        read_calibration(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("radtan", "fov", "fov"),
+        ("rostopic: /event_camera/image", "rostopic: /camera/image", "event camera"),
+        ("T_cn_cnm1", "T_cam_imu", "T_cn_cnm1"),
+        ("pinhole", "omni", "omni"),
+    ],
+)
+def test_wrong_camera_chains_are_refused(tmp_path: Path, old: str, new: str, what: str) -> None:
+    path = tmp_path / "camchain.yaml"
+    path.write_text(KALIBR.format(turn=TURN, shift=SHIFT).replace(old, new))
+    with pytest.raises(CalibrationError, match=what):
+        read_kalibr(path)
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        read_kalibr(tmp_path / "nowhere.yaml")
+
+
+def test_impossible_cameras_are_refused() -> None:
+    with pytest.raises(CalibrationError, match="coefficients"):
+        Camera((10, 10), (1, 1, 5, 5), "plumb_bob", (0.1,))
+    with pytest.raises(CalibrationError, match="mirrored"):
+        Rig(FRAME, EVENT, np.diag([1.0, 1.0, -1.0]), SHIFT)
+    with pytest.raises(CalibrationError, match="orthonormal"):
+        Rig(FRAME, EVENT, 2 * np.eye(3), SHIFT)
