@@ -19,6 +19,10 @@ MAX_GAP = 365 * 24 * 3600 * 10**9
 """The longest silence (ns) that is encoded, as roll-overs of the clock: 20 kB of EVT3 a day."""
 
 
+MAX_CHANNEL = 15
+"""Of a trigger input."""
+
+
 @dataclass(frozen=True, slots=True)
 class Format:
     """How events of one encoding are written.
@@ -100,14 +104,16 @@ class Encoder:
             Whole words.
 
         Raises:
-            EventsError: If the encoding is not EVT3, or the time is out of order.
+            EventsError: If the encoding is not EVT3, a value is none of these, or the time is out
+                of order or more than a year after the one before.
         """
         if self._format is not FORMATS["evt3"]:
             msg = "triggers are encoded as evt3 alone"
             raise EventsError(msg)
-        if t < self._last:
-            msg = f"a trigger at {t} ns follows {self._last} ns: encode them in order"
+        if not (0 <= channel <= MAX_CHANNEL and edge in (0, 1)):
+            msg = f"a trigger of channel {channel}, edge {edge}: 0 to {MAX_CHANNEL}, and 0 or 1"
             raise EventsError(msg)
+        self._check_time(t)
         now = (t - self._origin) // 1000
         before = (self._last - self._origin) // self._format.high_unit
         words = np.empty(2 * ((t - self._last) // evt3.EPOCH + 2) + 2, np.dtype("<u2"))
@@ -123,12 +129,15 @@ class Encoder:
             msg = f"a sensor of {batch.width}x{batch.height} pixels: addresses end at {side - 1}"
             raise EventsError(msg)
         batch.validate()
-        if not len(batch):
-            return
-        if batch.t[0] < self._last:
-            msg = f"events from {batch.t[0]} ns follow {self._last} ns: encode them in order"
+        if len(batch):
+            self._check_time(int(batch.t[0]), int(np.diff(batch.t).max(initial=0)))
+
+    def _check_time(self, t: int, gap: int = 0) -> None:
+        """Check that a time may come next, and that no gap is too long."""
+        if t < self._last:
+            msg = f"{t} ns follows {self._last} ns: encode in order of time"
             raise EventsError(msg)
-        gap = max(int(batch.t[0]) - self._last, int(np.diff(batch.t).max(initial=0)))
+        gap = max(gap, t - self._last)
         if gap > MAX_GAP:
             msg = (
                 f"{gap / 1e9:.0f} s without events cannot be encoded: give an origin near the "

@@ -100,7 +100,8 @@ SIZES = np.array([bin(mask).count("1") for mask in range(1 << LANES)], np.uint8)
 def count_events(words: NDArray[np.uint16]) -> int:
     """Count the events that words hold, inside the sensor or not.
 
-    Four words at a time, in the lanes of one number, without a branch.
+    Four words at a time, in the lanes of one number, without a branch. (Numbers of 64 bits need
+    not be aligned to be read, on the processors that numba compiles for.)
     """
     lane = np.uint64(0x0001000100010001)
     fours = words[: words.size // 4 * 4].view(np.uint64)

@@ -111,6 +111,37 @@ def test_evt3_is_understood_by_a_decoder_in_rust(batch: EventBatch) -> None:
     )
 
 
+def test_triggers_keep_their_place_among_events() -> None:
+    encoder = make_encoder("evt3")
+    events = make_batch([1, 2], [3, 3], [5_000, 20_000_000_000], [0, 1])
+    later = 40_000_000_000
+    parts = [
+        encoder.encode(events[:1]),
+        encoder.encode_trigger(9_000, 15, 1),
+        encoder.encode(events[1:]),
+        encoder.encode_trigger(later, 0, 0),
+    ]
+    decoder = make_decoder("evt3", 2048, 2048)
+    assert_equal_in_us(decoder.decode(b"".join(parts)), events)
+    triggers = decoder.triggers()
+    edges = as_tuples(triggers.t, triggers.id, triggers.edge)
+    assert edges == [(9_000, 15, 1), (later, 0, 0)]
+
+
+def test_refuses_triggers_that_it_cannot_write() -> None:
+    with pytest.raises(EventsError, match="evt3 alone"):
+        make_encoder("evt2").encode_trigger(0, 0, 0)
+    encoder = make_encoder("evt3")
+    for channel, edge in ((16, 0), (-1, 0), (0, 2)):
+        with pytest.raises(EventsError, match="0 to 15"):
+            encoder.encode_trigger(0, channel, edge)
+    encoder.encode_trigger(1000, 0, 0)
+    with pytest.raises(EventsError, match="in order of time"):
+        encoder.encode_trigger(999, 0, 1)
+    with pytest.raises(EventsError, match="origin"):
+        encoder.encode_trigger(1001 + YEAR, 0, 1)
+
+
 def test_evt3_uses_vectors_where_they_are_shorter() -> None:
     columns = np.array([3, 4, 5, 14, 15, 27, 34, 40])
     four = make_batch(columns[:4], [9] * 4, [0] * 4, [1] * 4)
@@ -138,11 +169,11 @@ def test_refuses_what_it_cannot_write(encoding: str) -> None:
         ENCODE[encoding](EventBatch.empty(2049, 10))
     with pytest.raises(EventsError, match="give an origin near the first event"):
         ENCODE[encoding](make_batch([1], [1], [YEAR + 1], [1]))
-    with pytest.raises(EventsError, match="encode them in order"):
+    with pytest.raises(EventsError, match="encode in order of time"):
         ENCODE[encoding](make_batch([1], [1], [-1], [1]))
     encoder = make_encoder(encoding)
     encoder.encode(one)
-    with pytest.raises(EventsError, match="encode them in order"):
+    with pytest.raises(EventsError, match="encode in order of time"):
         encoder.encode(make_batch([1], [1], [DAY - 1], [1]))
     with pytest.raises(EventsError, match="event 0: x = 70 is outside"):
         ENCODE[encoding](make_batch([70], [1], [1], [1], 60))
