@@ -12,8 +12,10 @@ from scaleevent_ros.bags.errors import (
     DiskFullError,
     ImageError,
     MessageError,
+    SynchronizationError,
 )
 from scaleevent_ros.bags.metadata import Qos
+from scaleevent_ros.bags.pairing import FramePair, pairs
 from scaleevent_ros.bags.reader import BagReader
 from scaleevent_ros.bags.recover import Recovery, recover
 from scaleevent_ros.bags.writer import BagWriter
@@ -24,9 +26,12 @@ __all__ = [
     "BagReader",
     "BagWriter",
     "DiskFullError",
+    "FramePair",
     "ImageError",
     "MessageError",
     "Qos",
     "Recovery",
+    "SynchronizationError",
+    "pairs",
     "recover",
 ]

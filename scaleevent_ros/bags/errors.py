@@ -23,3 +23,7 @@ class MessageError(BagError):
 
 class ImageError(BagError):
     """An image's encoding is unknown, or its size does not fit its data."""
+
+
+class SynchronizationError(BagError):
+    """Frames and events cannot be put on one clock in the way that was asked for."""

@@ -38,6 +38,18 @@ _DEFINITIONS = {
 _NS = 1_000_000_000
 
 
+class Header(NamedTuple):
+    """A `std_msgs/Header`.
+
+    Attributes:
+        stamp_ns: In ns.
+        frame_id: Coordinate frame.
+    """
+
+    stamp_ns: int
+    frame_id: str
+
+
 class EventPacketView(NamedTuple):
     """One `event_camera_msgs/msg/EventPacket`.
 
@@ -235,12 +247,18 @@ class _CdrWriter:
         return b"".join(self._parts)
 
 
-def parse_header_stamp(cdr: BytesLike) -> int:
-    """Read the stamp (ns) of any message that starts with a `std_msgs/Header`.
+def parse_header(cdr: BytesLike) -> Header:
+    """Read the header of any message that starts with a `std_msgs/Header`.
 
     Raises:
         MessageError: If the bytes are too short, or not CDR.
     """
+    reader = _CdrReader(cdr)
+    return Header(reader.stamp(), reader.string())
+
+
+def parse_header_stamp(cdr: BytesLike) -> int:
+    """Read the stamp (ns) alone; errors as of `parse_header`."""
     return _CdrReader(cdr).stamp()
 
 

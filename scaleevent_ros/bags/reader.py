@@ -204,13 +204,21 @@ class BagReader:
             MessageError: If a message is no image.
         """
         name = self.image_topic(topic)
-        parse = parse_image if self.topics[name].msgtype == IMAGE else parse_compressed_image
         for message in self.messages([name], start_ns=start_ns, end_ns=end_ns):
-            try:
-                image = parse(message.data)
-            except MessageError as error:
-                raise self._message_error(message, error) from None
+            image = self.parse_image(message)
             yield image.stamp_ns, image
+
+    def parse_image(self, message: RawMessage) -> ImageView | CompressedImageView:
+        """Read one message of an image topic.
+
+        Raises:
+            MessageError: If the message is no image.
+        """
+        is_raw = self.topics[message.topic].msgtype == IMAGE
+        try:
+            return parse_image(message.data) if is_raw else parse_compressed_image(message.data)
+        except MessageError as error:
+            raise self._message_error(message, error) from None
 
     def frames(
         self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST

@@ -1,0 +1,140 @@
+"""The packets of a bag's event topic, decoded."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from scaleevent_ros.bags.errors import MessageError
+from scaleevent_ros.bags.messages import parse_event_packet
+from scaleevent_ros.events import EventBatch, Triggers, make_decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scaleevent_ros.bags.reader import BagReader
+    from scaleevent_ros.events import Decoder, DecoderStats
+
+logger = logging.getLogger(__name__)
+
+
+class DecodedPacket(NamedTuple):
+    """A packet of events.
+
+    Attributes:
+        record_ns: Record time.
+        stamp_ns: Header stamp.
+        seq: As counted by the driver.
+        frame_id: Of the sensor.
+        payload_bytes: Size of the encoded events.
+        events: Decoded, on the sensor's clock.
+        triggers: Edges on the sensor's trigger inputs, on its clock.
+    """
+
+    record_ns: int
+    stamp_ns: int
+    seq: int
+    frame_id: str
+    payload_bytes: int
+    events: EventBatch
+    triggers: Triggers
+
+
+class EventStream:
+    """Decodes an event topic packet by packet, in order of record time.
+
+    A message that is no event packet is left out and counted, and logged the first time.
+
+    Attributes:
+        topic: Its name.
+        malformed: How many messages were left out so far.
+
+    Args:
+        reader: Of the bag.
+        topic: May be left out where there is one event topic.
+
+    Raises:
+        BagError: If the topic is not in the bag or not clear.
+    """
+
+    def __init__(self, reader: BagReader, topic: str | None = None) -> None:
+        self.topic = reader.event_topic(topic)
+        self.malformed = 0
+        self._reader = reader
+        self._decoder: Decoder | None = None
+        self._encoding = ""
+
+    @property
+    def stats(self) -> DecoderStats | None:
+        """What the decoder has seen and dropped; none before the first packet."""
+        return self._decoder.stats if self._decoder else None
+
+    def packets(self, *, start_ns: int = 0, end_ns: int = 2**63 - 1) -> Iterator[DecodedPacket]:
+        """Decode the packets with `start_ns <= record time < end_ns`.
+
+        Raises:
+            UnknownEncodingError: If no decoder knows the encoding.
+        """
+        for message in self._reader.messages([self.topic], start_ns=start_ns, end_ns=end_ns):
+            try:
+                packet = parse_event_packet(message.data)
+            except MessageError as error:
+                if not self.malformed:
+                    logger.warning("%s: a message is left out: %s", self.topic, error)
+                self.malformed += 1
+                continue
+            decoder = self._decoder_for(packet.encoding, packet.width, packet.height)
+            yield DecodedPacket(
+                message.record_time_ns,
+                packet.stamp_ns,
+                packet.seq,
+                packet.frame_id,
+                len(packet.payload),
+                decoder.decode(packet.payload, packet.time_base),
+                decoder.triggers(),
+            )
+
+    def _decoder_for(self, encoding: str, width: int, height: int) -> Decoder:
+        decoder = self._decoder
+        if decoder is None or encoding != self._encoding:
+            decoder = self._decoder = make_decoder(encoding, width, height)
+            self._encoding = encoding
+        elif (decoder.width, decoder.height) != (width, height):
+            decoder.resize(width, height)
+        return decoder
+
+
+class EventWindow:
+    """The latest events of a stream, of which ranges of time are taken."""
+
+    def __init__(self) -> None:
+        self._batches: deque[EventBatch] = deque()
+        self.end_ns = -(2**63)
+
+    def push(self, batch: EventBatch) -> None:
+        """Take the next batch; one of another geometry drops those before."""
+        if not len(batch):
+            return
+        last = self._batches[-1] if self._batches else None
+        if last and (last.width, last.height) != (batch.width, batch.height):
+            self._batches.clear()
+        self._batches.append(batch)
+        self.end_ns = int(batch.t[-1])
+
+    def drop_before(self, time_ns: int) -> None:
+        """Forget batches that end before a time."""
+        while self._batches and self._batches[0].t[-1] < time_ns:
+            self._batches.popleft()
+
+    def between(self, start_ns: int, end_ns: int) -> EventBatch | None:
+        """Join the events with `start_ns <= t < end_ns`; none if no batch was pushed yet."""
+        if not self._batches:
+            return None
+        parts = [
+            batch.between(start_ns, end_ns)
+            for batch in self._batches
+            if batch.t[0] < end_ns and batch.t[-1] >= start_ns
+        ]
+        last = self._batches[-1]
+        return EventBatch.concatenate(parts) if parts else EventBatch.empty(last.width, last.height)

@@ -1,0 +1,186 @@
+"""Frames with the events of their windows, on one clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaleevent_ros.bags.event_stream import EventWindow
+from scaleevent_ros.bags.images import image_rgb
+from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.timeline import events_from, read_timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.reader import BagReader, RawMessage
+    from scaleevent_ros.bags.synchronization import Synchronization
+    from scaleevent_ros.bags.timeline import Timeline
+    from scaleevent_ros.events import EventBatch
+
+BEFORE_NS = 50_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class FramePair:
+    """A frame and the events around it.
+
+    Attributes:
+        index: Of the frame among the bag's, from 0.
+        frame: uint8 [H, W, 3], red first.
+        stamp_ns: Of the frame's header.
+        events: Of its window, on the clock of the frames' stamps, by which the frame was taken at
+            `stamp_ns`.
+        sensor_ns: When the frame was taken, on the sensor's clock.
+        mode: How frames and events were put on one clock.
+        residual_ms: How far that may be off.
+    """
+
+    index: int
+    frame: NDArray[np.uint8]
+    stamp_ns: int
+    events: EventBatch
+    sensor_ns: int
+    mode: str
+    residual_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class FrameWindow:
+    """A frame that is not decoded yet and the events of its window.
+
+    Attributes:
+        index: Of the frame among the bag's, from 0.
+        message: The image's, as recorded.
+        sensor_ns: When it was taken, on the sensor's clock.
+        events: Of its window, on the sensor's clock.
+    """
+
+    index: int
+    message: RawMessage
+    sensor_ns: int
+    events: EventBatch
+
+
+def pairs(
+    reader: BagReader,
+    *,
+    event_topic: str | None = None,
+    image_topic: str | None = None,
+    mode: str = "auto",
+    before_ns: int = BEFORE_NS,
+    after_ns: int = 0,
+) -> Iterator[FramePair]:
+    """Pair each frame of a bag with the events of its window.
+
+    The bag is read twice, once for its times. Frames are left out whose time is not known (no
+    trigger edge) or whose window reaches beyond the events.
+
+    Args:
+        reader: Of the bag.
+        event_topic: May be left out where there is one.
+        image_topic: May be left out where there is one.
+        mode: See `synchronize`.
+        before_ns: How long before the frame its window starts.
+        after_ns: How long after the frame its window ends.
+
+    Raises:
+        BagError: If a topic is missing or not clear, a message or an image is wrong, or the bag
+            does not support the mode.
+    """
+    timeline = read_timeline(reader, event_topic, image_topic)
+    synchronization = synchronize(reader, timeline, mode)
+    for window in frame_windows(reader, timeline, synchronization, before_ns, after_ns):
+        yield make_pair(reader, window, synchronization)
+
+
+def make_pair(
+    reader: BagReader, window: FrameWindow, synchronization: Synchronization
+) -> FramePair:
+    """Decode the frame of a window, and move its events to the clock of the stamps.
+
+    Raises:
+        MessageError: If the message is no image.
+        ImageError: If the image is no picture.
+    """
+    image = reader.parse_image(window.message)
+    stamp_ns = image.stamp_ns
+    return FramePair(
+        window.index,
+        image_rgb(image),
+        stamp_ns,
+        replace(window.events, t=window.events.t + (stamp_ns - window.sensor_ns)),
+        window.sensor_ns,
+        synchronization.mode,
+        synchronization.residual_ms,
+    )
+
+
+def is_covered(
+    timeline: Timeline, synchronization: Synchronization, before_ns: int, after_ns: int
+) -> NDArray[np.bool_]:
+    """Tell of each frame whether its window lies within the events, bool [F]."""
+    packets, frame_ns = timeline.packets, synchronization.frame_ns
+    begins_within = frame_ns - before_ns >= packets.first[0]
+    ends_within = frame_ns + after_ns <= packets.last[-1]
+    covered: NDArray[np.bool_] = synchronization.known & begins_within & ends_within
+    return covered
+
+
+def frame_windows(
+    reader: BagReader,
+    timeline: Timeline,
+    synchronization: Synchronization,
+    before_ns: int = BEFORE_NS,
+    after_ns: int = 0,
+    *,
+    first: int = 0,
+    last: int | None = None,
+) -> Iterator[FrameWindow]:
+    """Yield frames with the events of their windows, reading frames and events side by side.
+
+    Args:
+        reader: Of the bag.
+        timeline: Of the bag.
+        synchronization: Of the bag.
+        before_ns: How long before the frame its window starts.
+        after_ns: How long after the frame its window ends.
+        first: Index of the first frame; what lies before is not read.
+        last: Index of the frame before which to stop; all if not given.
+    """
+    covered = is_covered(timeline, synchronization, before_ns, after_ns)
+    frame_ns = synchronization.frame_ns
+    chosen = np.flatnonzero(covered[first:last]) + first
+    if not len(chosen):
+        return
+    first = int(chosen[0])
+    start_ns = frame_ns[chosen] - before_ns
+    # The earliest time that this or any later frame asks for: stamps need not be in order.
+    needed = dict(zip(chosen.tolist(), np.minimum.accumulate(start_ns[::-1])[::-1], strict=True))
+    window = EventWindow()
+    packets = events_from(reader, timeline, int(start_ns.min()))
+    record_ns = timeline.frames.record
+    first_alike = int(np.searchsorted(record_ns, record_ns[first]))
+    messages = reader.messages(
+        [timeline.image_topic],
+        start_ns=int(record_ns[first]),
+        end_ns=int(record_ns[chosen[-1]]) + 1,
+    )
+    for index, message in zip(count(first_alike), messages, strict=False):
+        if index not in needed:
+            continue
+        window.drop_before(int(needed[index]))
+        moment = int(frame_ns[index])
+        while window.end_ns < moment + after_ns:
+            packet = next(packets, None)
+            if packet is None:
+                break
+            window.push(packet.events)
+        events = window.between(moment - before_ns, moment + after_ns)
+        if events is not None:
+            yield FrameWindow(index, message, moment, events)

@@ -1,0 +1,231 @@
+"""The shift between frames and events, from what both saw.
+
+Between two frames, the logarithm of a pixel's brightness changes by the contrast threshold times
+its ON events less its OFF events (Gallego et al., "Event-based Vision: A Survey", TPAMI 2022,
+equation 2 and section 3.1). Sums over cells of a grid keep that relation and forgive small
+misalignment. So the shift is where the cells' changes of brightness agree best with the sums of
+their events: the peak of the correlation over all cells and pairs of successive frames.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.bags.errors import SynchronizationError
+from scaleevent_ros.bags.images import image_grey
+from scaleevent_ros.bags.timeline import events_from
+from scaleevent_ros.events.compile import kernel
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.reader import BagReader
+    from scaleevent_ros.bags.timeline import Timeline, Times
+
+MAX_SHIFT_MS = 100
+MAX_INTERVALS = 300
+MAX_SECONDS = 15
+MIN_INTERVALS = 8
+ROWS, COLUMNS = 24, 32
+# A finer grid gives a sharper peak, a coarser one forgives lenses side by side.
+POOLINGS = (1, 2, 4)
+_COARSER_GAIN = 0.1  # By chance alone, fewer cells correlate more.
+MIN_CORRELATION = 0.2
+MAX_RESIDUAL_MS = 3.0
+
+_MS = 1_000_000
+_LONGEST_CHANGE_NS = 20 * _MS
+_PARTS = 5
+_DARK = 0.02  # Added to brightness from 0 to 1, so that the noise of dark pixels stays small.
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How much later than its stamp a frame was really taken, on the clock of the events.
+
+    Attributes:
+        shift_ms: To add to the stamps; negative where stamps come late.
+        residual_ms: Standard error, from parts of the recording taken alone.
+        correlation: Of changes of brightness and sums of events at that shift.
+    """
+
+    shift_ms: float
+    residual_ms: float
+    correlation: float
+
+
+def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Shift:
+    """Find the shift that best explains the differences of frames by events.
+
+    The liveliest stretch of up to 300 successive frames, and 15 s, is looked at.
+
+    Args:
+        reader: Of the bag.
+        timeline: Of the bag.
+        frame_ns: Times of the frames by their stamps, int64 [F], on the sensor's clock.
+
+    Raises:
+        SynchronizationError: If there are too few frames, or too little motion to tell.
+    """
+    first, last = _liveliest(timeline, frame_ns)
+    if last - first < MIN_INTERVALS:
+        msg = f"{last - first + 1} frames are too few to estimate a shift from motion"
+        raise SynchronizationError(msg)
+    times = frame_ns[first : last + 1]
+    changes = _brightness_changes(reader, timeline, first, last)
+    margin = (MAX_SHIFT_MS + 1) * _MS
+    sums = _event_sums(
+        reader, timeline, int(times[0]) - MAX_SHIFT_MS * _MS, int(times[-1]) + margin
+    )
+    candidates = [_find_peak(_pool(changes, n), _pool(sums, n), times) for n in POOLINGS]
+    # A coarser grid must be clearly better: by chance it correlates more.
+    best = max(
+        zip(candidates, POOLINGS, strict=True), key=lambda c: c[0].correlation - 0.05 * c[1]
+    )[0]
+    if best.correlation < MIN_CORRELATION or best.residual_ms > MAX_RESIDUAL_MS:
+        msg = (
+            f"frames and events do not move enough together: a shift of {best.shift_ms:.0f} ms "
+            f"explains them best, with a correlation of {best.correlation:.2f} and an error of "
+            f"{best.residual_ms:.1f} ms"
+        )
+        raise SynchronizationError(msg)
+    return best
+
+
+def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
+    """Return the first and the last of those successive frames with the most events."""
+    packets = timeline.packets
+    inside = np.flatnonzero(
+        (frame_ns > packets.first[0] + MAX_SHIFT_MS * _MS)
+        & (frame_ns < packets.last[-1] - MAX_SHIFT_MS * _MS)
+    )
+    if not len(inside):
+        msg = "no frame falls into the time of the events"
+        raise SynchronizationError(msg)
+    first, last = int(inside[0]), int(inside[-1])
+    interval_s = (frame_ns[last] - frame_ns[first]) / max(last - first, 1) / 1e9
+    count = int(min(MAX_INTERVALS, MAX_SECONDS / max(interval_s, 1e-3)))
+    if last - first > count:
+        seen = np.interp(frame_ns[first : last + 1], packets.last, np.cumsum(packets.events))
+        first += int(np.argmax(seen[count:] - seen[:-count]))
+        last = first + count
+    return first, last
+
+
+def _brightness_changes(
+    reader: BagReader, timeline: Timeline, first: int, last: int
+) -> NDArray[np.float32]:
+    """Return how much each cell became brighter between successive frames, [N, ROWS, COLUMNS]."""
+    record = timeline.frames.record
+    cells = [
+        cv2.resize(
+            np.log(image_grey(image) / np.float32(255) + np.float32(_DARK)),
+            (COLUMNS, ROWS),
+            interpolation=cv2.INTER_AREA,
+        )
+        for _, image in reader.images(
+            timeline.image_topic, start_ns=int(record[first]), end_ns=int(record[last]) + 1
+        )
+    ]
+    return np.diff(np.stack(cells), axis=0)
+
+
+def _event_sums(
+    reader: BagReader, timeline: Timeline, start_ns: int, end_ns: int
+) -> NDArray[np.float32]:
+    """Sum polarities by cell up to each ms from `start_ns`, [T, ROWS, COLUMNS]."""
+    sums = np.zeros(((end_ns - start_ns) // _MS + 2, ROWS, COLUMNS), np.float32)
+    latest = np.zeros((0, 0), np.int64)
+    for packet in events_from(reader, timeline, start_ns):
+        events = packet.events
+        if len(events) and events.t[0] > end_ns:
+            break
+        if latest.shape != (events.height, events.width):
+            latest = np.full((events.height, events.width), start_ns << 1, np.int64)
+        _add_polarities(events.x, events.y, events.t, events.p, latest, start_ns, sums)
+    return np.cumsum(sums, axis=0, out=sums)
+
+
+@kernel
+def _add_polarities(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    t: NDArray[np.int64],
+    p: NDArray[np.uint8],
+    latest: NDArray[np.int64],
+    start_ns: int,
+    sums: NDArray[np.float32],
+) -> None:
+    """Add each event to its cell and to the ms in which its change of brightness happened.
+
+    An event tells of a change that is complete; taken at its own time it would come late by half
+    of what the change took. So it counts halfway between the pixel's event before and itself, or,
+    where the direction turned in between, in the middle of the later half. `latest` holds, by
+    pixel, the time of the last event in ns and, as lowest bit, its polarity.
+    """
+    height, width = latest.shape
+    slots, rows, columns = sums.shape
+    for i in range(len(t)):
+        before = latest[y[i], x[i]]
+        since = min(t[i] - (before >> 1), _LONGEST_CHANGE_NS)
+        if before & 1 != p[i]:
+            since //= 2
+        latest[y[i], x[i]] = t[i] << 1 | p[i]
+        # Index 1 holds the first ms, so that after summation an index holds all before it.
+        slot = (t[i] - since // 2 - start_ns) // _MS + 1
+        if 0 < slot < slots:
+            row = np.int64(y[i]) * rows // height
+            column = np.int64(x[i]) * columns // width
+            sums[slot, row, column] += 2 * np.int64(p[i]) - 1
+
+
+def _pool(grid: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
+    """Add up blocks of cells and flatten: [N, ROWS, COLUMNS] to [N, ROWS * COLUMNS / factor²]."""
+    blocks = grid.reshape(len(grid), ROWS // factor, factor, COLUMNS // factor, factor)
+    pooled: NDArray[np.float32] = blocks.sum(axis=(2, 4)).reshape(len(grid), -1)
+    return pooled
+
+
+def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: Times) -> Shift:
+    """Find the shift at which changes [N, C] correlate best with events.
+
+    Args:
+        changes: Of brightness between the times.
+        sums: Of polarities up to each ms, [T, C], from `MAX_SHIFT_MS` before the first time on.
+        times: Of the frames, [N + 1].
+    """
+    position = (times - times[0]) / _MS + MAX_SHIFT_MS
+    whole = position.astype(np.int64)
+    fraction = (position - whole).astype(np.float32)[:, None]
+    changes = changes - changes.mean(axis=0)
+    shifts = np.arange(-MAX_SHIFT_MS, MAX_SHIFT_MS + 1)
+    products = np.empty((len(shifts), len(changes)))
+    squares = np.empty_like(products)
+    for row, candidate in enumerate(shifts):
+        index = whole + candidate
+        upto = sums[index] * (1 - fraction) + sums[index + 1] * fraction
+        events = np.diff(upto, axis=0)
+        events -= events.mean(axis=0)
+        products[row] = (events * changes).sum(axis=1)
+        squares[row] = np.square(events).sum(axis=1)
+    energy = np.square(changes).sum(axis=1)
+
+    def peak(chosen: NDArray[np.intp]) -> tuple[float, float]:
+        norm = np.sqrt(squares[:, chosen].sum(axis=1) * energy[chosen].sum())
+        scores = products[:, chosen].sum(axis=1) / np.maximum(norm, 1e-9)
+        top = int(np.argmax(scores))
+        if not 0 < top < len(scores) - 1:
+            return float(shifts[top]), float(scores[top])
+        before, at, after = scores[top - 1 : top + 2]
+        curvature = before - 2 * at + after
+        offset = 0.5 * (before - after) / curvature if curvature else 0.0
+        return float(shifts[top] + offset), float(at)
+
+    everything = np.arange(len(changes))
+    shift, correlation = peak(everything)
+    parts = [peak(part)[0] for part in np.array_split(everything, _PARTS)]
+    return Shift(shift, float(np.std(parts) / np.sqrt(_PARTS)), correlation)

@@ -1,0 +1,295 @@
+"""Frames and events on one clock: when, by the sensor's clock, each frame of a bag was taken."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from scaleevent_ros.bags.errors import BagError, SynchronizationError
+from scaleevent_ros.bags.shift import estimate_shift
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.reader import BagReader
+    from scaleevent_ros.bags.timeline import Timeline, Times
+
+logger = logging.getLogger(__name__)
+
+MODES = ("auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated")
+
+_MS = 1_000_000
+# Stamps of one clock do not lie further apart than what a recording host delays.
+_SAME_CLOCK_NS = 1_000_000_000
+_MAX_LAG_NS = 200 * _MS
+# Stamps at random lie a quarter of the period from the nearest edge, in the median.
+_MAX_SCATTER = 0.1
+# A shift that motion shows is believed before the stamps if it is larger than this.
+_MIN_SHIFT_MS = 2.0
+
+
+@dataclass(frozen=True)
+class Synchronization:
+    """When each frame was taken.
+
+    Attributes:
+        mode: How that is known: `hardware_trigger`, `sensor_time`, `header_stamps`, `estimated`.
+        frame_ns: On the sensor's clock, int64 [F], in the order of the bag.
+        known: Where that holds, bool [F]; a frame without its trigger edge has no time.
+        shift_ms: How much later than its stamp a frame was taken, on average.
+        residual_ms: How far stamps scatter about that.
+        reason: Why this mode, in words.
+    """
+
+    mode: str
+    frame_ns: Times
+    known: NDArray[np.bool_]
+    shift_ms: float
+    residual_ms: float
+    reason: str
+
+
+def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Synchronization:
+    """Find out when each frame was taken, on the sensor's clock.
+
+    Args:
+        reader: Of the bag.
+        timeline: Of the bag.
+        mode: `hardware_trigger`: by the edges on the sensor's trigger input. `sensor_time`: frames
+            are stamped by the sensor's own clock. `header_stamps`: frames and packets are stamped
+            by one host. `estimated`: by their stamps and the shift that best explains frames by
+            events. `auto`: the first of hardware trigger and sensor time that the bag supports;
+            otherwise stamps, corrected by the estimated shift where that can be told and is
+            more than 2 ms.
+
+    Raises:
+        SynchronizationError: If the bag does not support the mode.
+    """
+    if mode not in MODES:
+        msg = f"synchronization mode {mode!r} is none of {', '.join(MODES)}"
+        raise SynchronizationError(msg)
+    if not len(timeline.frames.stamp):
+        msg = f"{timeline.image_topic} of {reader.path} has no frames"
+        raise SynchronizationError(msg)
+    if mode == "auto":
+        return _automatic(reader, timeline)
+    if mode == "hardware_trigger":
+        return _by_trigger(reader, timeline)
+    if mode == "sensor_time":
+        return _by_sensor_time(timeline)
+    if mode == "header_stamps":
+        return _by_header_stamps(timeline)
+    return _by_estimate(reader, timeline)
+
+
+def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
+    reasons = []
+    try:
+        return _by_trigger(reader, timeline)
+    except SynchronizationError as error:
+        reasons.append(str(error))
+    try:
+        by_stamps = _by_header_stamps(timeline)
+    except SynchronizationError as error:
+        by_stamps = None
+        reasons.append(str(error))
+    try:
+        by_sensor = _by_sensor_time(timeline)
+        # Where both could be, only frames of the sensor itself are stamped by its clock.
+        if by_stamps is None or timeline.same_device:
+            return by_sensor
+    except SynchronizationError as error:
+        reasons.append(str(error))
+    try:
+        estimated = _by_estimate(reader, timeline)
+        limit = max(_MIN_SHIFT_MS, 3 * estimated.residual_ms)
+        if by_stamps is None or abs(estimated.shift_ms) > limit:
+            return estimated
+        reasons.append(f"motion agrees with the stamps to {estimated.shift_ms:.1f} ms")
+    except BagError as error:
+        reasons.append(str(error))
+    if by_stamps is None:
+        raise SynchronizationError("; ".join(reasons))
+    return replace(by_stamps, reason="; ".join(reasons))
+
+
+def _by_sensor_time(timeline: Timeline) -> Synchronization:
+    packets, frames = timeline.packets, timeline.frames
+    inside = (frames.stamp > packets.first[0] - _SAME_CLOCK_NS) & (
+        frames.stamp < packets.last[-1] + _SAME_CLOCK_NS
+    )
+    delay = frames.record - timeline.clock.to_host(frames.stamp)
+    packet_delay = np.median(packets.record - packets.stamp)
+    if inside.mean() < 0.9 or abs(np.median(delay) - packet_delay) > _SAME_CLOCK_NS:
+        msg = "the frames' stamps are not times of the sensor's clock"
+        raise SynchronizationError(msg)
+    return Synchronization(
+        "sensor_time",
+        frames.stamp,
+        np.ones(len(frames.stamp), np.bool_),
+        0.0,
+        _scatter(delay) / _MS,
+        "frames are stamped by the sensor's clock",
+    )
+
+
+def _by_header_stamps(timeline: Timeline) -> Synchronization:
+    apart = _clocks_apart(timeline)
+    if abs(apart) > _SAME_CLOCK_NS:
+        msg = f"the stamps of frames and of events are {apart / 1e9:.1f} s apart"
+        raise SynchronizationError(msg)
+    stamps = timeline.frames.stamp
+    return Synchronization(
+        "header_stamps",
+        timeline.clock.to_sensor(stamps),
+        np.ones(len(stamps), np.bool_),
+        0.0,
+        timeline.clock.residual_ms,
+        "frames and packets are stamped by one clock",
+    )
+
+
+def _by_estimate(reader: BagReader, timeline: Timeline) -> Synchronization:
+    frame_ns = timeline.clock.to_sensor(_host_stamps(timeline))
+    shift = estimate_shift(reader, timeline, frame_ns)
+    return Synchronization(
+        "estimated",
+        frame_ns + round(shift.shift_ms * _MS),
+        np.ones(len(frame_ns), np.bool_),
+        shift.shift_ms,
+        shift.residual_ms,
+        f"motion explains frames by events with a correlation of {shift.correlation:.2f}",
+    )
+
+
+def _by_trigger(reader: BagReader, timeline: Timeline) -> Synchronization:
+    triggers = timeline.triggers
+    if not len(triggers):
+        msg = "the events hold no trigger edges"
+        raise SynchronizationError(msg)
+    stamps = _host_stamps(timeline)
+    trains = []
+    for channel, edge in sorted(
+        set(zip(triggers.id.tolist(), triggers.edge.tolist(), strict=True))
+    ):
+        times = triggers.t[(triggers.id == channel) & (triggers.edge == edge)]
+        lags = _find_lags(timeline.clock.to_host(times), stamps)
+        trains += [(lag, channel, edge, times) for lag in lags]
+    if not trains:
+        msg = f"none of the {len(triggers)} trigger edges keep time with the frames"
+        raise SynchronizationError(msg)
+    expected_ns = _expected_lag(reader, timeline) if len(trains) > 1 else 0
+    nearest = min(abs(lag.lag_ns - expected_ns) + lag.period_ns / 4 for lag, *_ in trains)
+    # Rising edges first, where either fits.
+    lag, channel, edge, times = min(
+        (train for train in trains if abs(train[0].lag_ns - expected_ns) <= nearest),
+        key=lambda train: (-train[2], abs(train[0].lag_ns - expected_ns)),
+    )
+    index, known = _assign(timeline.clock.to_host(times), stamps - lag.lag_ns, lag.period_ns / 4)
+    name = "rising" if edge else "falling"
+    return Synchronization(
+        "hardware_trigger",
+        times[index],
+        known,
+        -lag.lag_ns / _MS,
+        lag.scatter_ns / _MS,
+        f"{int(known.sum())} of {len(stamps)} frames have {name} edges of trigger {channel}",
+    )
+
+
+class _Lag(NamedTuple):
+    """How long after the edges of a train the frames are stamped."""
+
+    lag_ns: int
+    scatter_ns: float
+    period_ns: int
+
+
+def _find_lags(edges: Times, stamps: Times) -> list[_Lag]:
+    """Find the lags at which frames and edges (both on the host's clock) fit best.
+
+    Regular edges fit at lags that lie whole periods apart; then all of them are returned. What is
+    missing or too much on either side leaves the median distance as it is.
+    """
+    if len(edges) < 3 or len(stamps) < 3:
+        return []
+    period = int(np.median(np.diff(edges)))
+    interval = np.median(np.diff(np.sort(stamps)))
+    if period <= 0 or period < interval / 8:
+        return []
+    middle = len(stamps) // 2
+    sample = stamps[max(middle - 500, 0) : middle + 500]
+    sample = sample[(sample > edges[0]) & (sample < edges[-1])]
+    if len(sample) < 3:
+        return []
+    lags = np.arange(-_MAX_LAG_NS, _MAX_LAG_NS, max(period // 20, _MS // 10))
+    distances = np.array([np.median(np.abs(_residuals(edges, sample - lag))) for lag in lags])
+    found = []
+    for index in range(1, len(lags) - 1):
+        here = distances[index]
+        if here > 2 * _MAX_SCATTER * period or here > distances[index - 1 : index + 2].min():
+            continue
+        lag = lags[index] + round(np.median(_residuals(edges, sample - lags[index])))
+        scatter = _scatter(_residuals(edges, sample - lag))
+        if scatter <= _MAX_SCATTER * period:
+            found.append(_Lag(int(lag), scatter, period))
+    if not found:
+        return []
+    best = min(lag.scatter_ns for lag in found)
+    return [lag for lag in found if lag.scatter_ns <= 1.5 * best + 0.1 * _MS]
+
+
+def _expected_lag(reader: BagReader, timeline: Timeline) -> int:
+    """Ask motion which of several lags is the right one; without an answer, the smallest is."""
+    try:
+        return -round(_by_estimate(reader, timeline).shift_ms * _MS)
+    except BagError as error:
+        logger.info("the trigger's lag is taken to be the smallest possible: %s", error)
+        return 0
+
+
+def _assign(edges: Times, times: Times, limit_ns: float) -> tuple[Times, NDArray[np.bool_]]:
+    """Give each time its nearest edge, and each edge to one time at most.
+
+    Returns:
+        Index of the edge [F], and whether there is one within the limit [F].
+    """
+    index = _nearest(edges, times)
+    distance = np.abs(times - edges[index])
+    order = np.lexsort((distance, index))
+    is_first = np.ones(len(order), np.bool_)
+    is_first[1:] = np.diff(index[order]) > 0
+    known = np.zeros(len(order), np.bool_)
+    known[order] = is_first
+    return index, known & (distance <= limit_ns)
+
+
+def _nearest(edges: Times, times: Times) -> Times:
+    after = np.clip(np.searchsorted(edges, times), 1, len(edges) - 1)
+    return after - (times - edges[after - 1] < edges[after] - times)
+
+
+def _residuals(edges: Times, times: Times) -> Times:
+    """Return how much later each time is than its nearest edge."""
+    return times - edges[_nearest(edges, times)]
+
+
+def _clocks_apart(timeline: Timeline) -> int:
+    """Return how much further behind their recording frames are stamped than packets, ns."""
+    packets, frames = timeline.packets, timeline.frames
+    return int(np.median(frames.record - frames.stamp) - np.median(packets.record - packets.stamp))
+
+
+def _host_stamps(timeline: Timeline) -> Times:
+    """Return the frames' stamps, moved to the packets' clock if they are not of it."""
+    apart = _clocks_apart(timeline)
+    stamps = timeline.frames.stamp
+    return stamps + apart if abs(apart) > _SAME_CLOCK_NS else stamps
+
+
+def _scatter(values: Times) -> float:
+    """Estimate a standard deviation that outliers do not change."""
+    return float(1.4826 * np.median(np.abs(values - np.median(values))))

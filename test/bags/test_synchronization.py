@@ -1,0 +1,151 @@
+"""Frames of simulated recordings, whose true times are known, against each mode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from moving_scene import EVENT_TOPIC, IMAGE_TOPIC, Rig, write_scene
+
+from scaleevent_ros.bags import BagError, BagReader, SynchronizationError
+from scaleevent_ros.bags.event_stream import EventStream
+from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.synchronization import Synchronization
+
+
+def synchronized(
+    path: Path, rig: Rig, mode: str = "auto"
+) -> tuple[Synchronization, NDArray[np.float64]]:
+    """Record and synchronize; return the result and its errors in ms."""
+    truth = write_scene(path / "bag", rig)
+    reader = BagReader(path / "bag")
+    result = synchronize(reader, read_timeline(reader), mode)
+    return result, (result.frame_ns - truth)[result.known] / 1e6
+
+
+@pytest.mark.parametrize("shift", [-50.0, -17.4, 0.0, 31.7, 50.0])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_shift_is_found_to_one_ms(tmp_path: Path, shift: float, seed: int) -> None:
+    result, errors = synchronized(tmp_path, Rig(shift=shift, seed=seed), "estimated")
+    assert result.shift_ms == pytest.approx(shift, abs=1.0)
+    assert np.abs(errors).max() < 1.2  # the packets' clock is not exact either
+    assert result.residual_ms < 1.0
+
+
+def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> None:
+    rig = Rig(shift=-40, frame_interval=100, duration=3000, drift=1e-4, stamp_jitter=1.0)
+    result, errors = synchronized(tmp_path, rig)
+    assert result.mode == "estimated"
+    assert abs(np.median(errors)) < 1.0
+
+
+def test_no_shift_is_made_up_where_frames_and_events_have_nothing_in_common(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(frames_of_another_scene=True)
+    with pytest.raises(SynchronizationError, match="do not move enough together"):
+        synchronized(tmp_path, rig, "estimated")
+    result = synchronized(tmp_path / "again", rig)[0]
+    assert result.mode == "header_stamps"
+    assert "do not move enough together" in result.reason
+
+
+def test_good_stamps_are_believed(tmp_path: Path) -> None:
+    result, errors = synchronized(tmp_path, Rig(shift=0.5, stamp_jitter=0.1))
+    assert (result.mode, result.shift_ms) == ("header_stamps", 0.0)
+    assert np.abs(errors + 0.5).max() < 0.5
+    assert "motion agrees with the stamps" in result.reason
+
+
+LOST = (3, 4, 17, 30)
+
+
+@pytest.mark.parametrize("shift", [-45.0, -12.0, 20.0])
+def test_trigger_edges_are_matched_to_frames(tmp_path: Path, shift: float) -> None:
+    rig = Rig(
+        triggers=True,
+        shift=shift,
+        stamp_jitter=2.0,
+        lost_triggers=LOST,
+        extra_triggers=(238.0, 240.0, 907.3),
+    )
+    result, errors = synchronized(tmp_path, rig)
+    assert result.mode == "hardware_trigger"
+    assert np.abs(errors).max() < 0.001
+    assert np.flatnonzero(~result.known).tolist() == list(LOST)
+    assert result.shift_ms == pytest.approx(shift, abs=1.0)
+    assert 1.0 < result.residual_ms < 3.0
+    assert "have rising edges of trigger 1" in result.reason
+
+
+def test_edges_that_keep_no_time_with_the_frames_are_not_used(tmp_path: Path) -> None:
+    extra = tuple(np.arange(10.0, 1450.0, 7.7))
+    rig = Rig(extra_triggers=extra, stamp_jitter=3.0)
+    with pytest.raises(SynchronizationError, match=r"none of the \d+ trigger edges keep time"):
+        synchronized(tmp_path, rig, "hardware_trigger")
+
+
+def test_frames_stamped_by_the_sensor_are_recognized(tmp_path: Path) -> None:
+    result, errors = synchronized(tmp_path, Rig(sensor_stamps=True, drift=5e-5))
+    assert result.mode == "sensor_time"
+    assert np.abs(errors).max() == 0
+
+
+def test_stamps_of_different_clocks_are_not_mixed(tmp_path: Path) -> None:
+    rig = Rig(sensor_stamps=True)
+    with pytest.raises(SynchronizationError, match=r"frames and of events are 1\d+\.\d s apart"):
+        synchronized(tmp_path, rig, "header_stamps")
+
+
+def test_modes_that_a_bag_does_not_support_say_so(tmp_path: Path) -> None:
+    write_scene(tmp_path / "bag", Rig())
+    reader = BagReader(tmp_path / "bag")
+    timeline = read_timeline(reader)
+    with pytest.raises(SynchronizationError, match="hold no trigger edges"):
+        synchronize(reader, timeline, "hardware_trigger")
+    with pytest.raises(SynchronizationError, match="not times of the sensor's clock"):
+        synchronize(reader, timeline, "sensor_time")
+    with pytest.raises(SynchronizationError, match="'guess' is none of auto, hardware_trigger"):
+        synchronize(reader, timeline, "guess")
+
+
+def test_a_bag_without_events_says_so(tmp_path: Path) -> None:
+    write_scene(tmp_path / "bag", Rig(speed=0))
+    with pytest.raises(BagError, match=f"no event could be decoded from {EVENT_TOPIC}"):
+        read_timeline(BagReader(tmp_path / "bag"), EVENT_TOPIC, IMAGE_TOPIC)
+
+
+def test_decoding_from_the_middle_gives_the_same_times(tmp_path: Path) -> None:
+    """The sensor's 24 bits of time wrap at 16.8 s: a decoder that starts later does not know."""
+    rig = Rig(sensor_start=16_000.0)
+    write_scene(tmp_path / "bag", rig)
+    reader = BagReader(tmp_path / "bag")
+    timeline = read_timeline(reader)
+    whole = np.concatenate([packet.events.t for packet in events_from(reader, timeline, 0)])
+    start_ns = 17_100_000_000
+    part = np.concatenate([packet.events.t for packet in events_from(reader, timeline, start_ns)])
+    assert whole[-1] > 17_400_000_000 > 2**24 * 1000
+    assert np.array_equal(part[part >= start_ns], whole[whole >= start_ns])
+    assert len(part) < len(whole) / 2
+
+
+def test_real_events_give_a_clock(test_data: Path) -> None:
+    """The host's stamps of this bag scatter by 1.25 ms about the sensor's clock."""
+    reader = BagReader(test_data / "bags/evt3_640x480")
+    rows = [
+        (packet.events.t[0], packet.stamp_ns)
+        for packet in EventStream(reader).packets()
+        if len(packet.events)
+    ]
+    sensor, host = np.array(rows, np.int64).T.copy()
+    clock = RecordedClock(sensor, host)
+    assert 0.5 < clock.residual_ms < 2.0
+    assert np.abs(clock.to_sensor(clock.to_host(sensor)) - sensor).max() <= 2
