@@ -8,7 +8,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -38,14 +38,15 @@ class BagOptions:
     Attributes:
         events_topic: In bags that hold more than one.
         frames_topic: In bags that hold more than one.
-        clock: How frames and events are put on one clock; ``auto`` takes the best there is.
-        calibration: How frames map into the event image; a ``calibration.yaml`` in the bag if none
-            is named.
+        clock: How frames and events are put on one clock; ``auto`` takes the best that the bag
+            supports.
+        calibration: How frames map into the event image: a ``calibration.yaml``. If none is named,
+            the one in the bag; where there is none either, frames show what the sensor sees.
     """
 
     events_topic: str | None = None
     frames_topic: str | None = None
-    clock: str = "auto"
+    clock: Literal["auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated"] = "auto"
     calibration: str | None = None
 
 
@@ -102,12 +103,12 @@ class BagPairs:
         Raises:
             ScaleEventError: If its frame or its events cannot be read any more.
         """
-        from scaleevent_ros.bags.images import image_rgb
-        from scaleevent_ros.bags.pairing import frame_windows
+        from scaleevent_ros.bags.pairing import frame_windows, make_pair
 
         frame = int(self._frames[index])
+        reader = self._open()
         windows = frame_windows(
-            self._open(),
+            reader,
             self._timeline,
             self._synchronization,
             self._length_ns,
@@ -118,10 +119,9 @@ class BagPairs:
         if window is None:
             msg = f"{self.name}: frame {frame} has no events any more; has the bag changed?"
             raise DataError(msg)
-        picture = image_rgb(window.image)
-        events = window.events
-        alignment = self._alignment(picture, (events.width, events.height))
-        return Pair(picture, events, window.sensor_ns, alignment)
+        pair = make_pair(reader, window, self._synchronization)
+        alignment = self._alignment(pair.frame, (pair.events.width, pair.events.height))
+        return Pair(pair.frame, pair.events, pair.stamp_ns, alignment)
 
     def _alignment(self, picture: NDArray[np.uint8], sensor: tuple[int, int]) -> Alignment:
         """Say how a frame maps into the event image.

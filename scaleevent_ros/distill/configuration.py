@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
+from scaleevent_ros.data.bag_pairs import BagOptions
 from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
@@ -33,12 +34,7 @@ class DataOptions:
             alike if empty.
         width: Of the event tensor, in pixels.
         height: Of the event tensor, in pixels.
-        events_topic: In bags that hold more than one.
-        frames_topic: In bags that hold more than one.
-        clock: How frames and events of a bag are put on one clock; ``auto`` takes the best that
-            the bag supports.
-        calibration: How frames map into the event image: a ``calibration.yaml``. If none is given,
-            that of the bag, and where it has none either, frames are taken to be aligned.
+        bags: How bags are read.
         workers: Processes that make samples, for each training process.
         prefetch: Batches that each worker makes ahead.
     """
@@ -49,10 +45,7 @@ class DataOptions:
     weights: list[float] = field(default_factory=list)
     width: int = 640
     height: int = 480
-    events_topic: str | None = None
-    frames_topic: str | None = None
-    clock: Literal["auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated"] = "auto"
-    calibration: str | None = None
+    bags: BagOptions = field(default_factory=BagOptions)
     workers: int = 4
     prefetch: int = 4
 

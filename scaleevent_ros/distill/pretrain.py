@@ -66,7 +66,8 @@ def pretrain(
     if configuration.teacher.cache is not None:
         identity = {
             **_identity(configuration.teacher),
-            "precision": str(fabric._precision.precision),
+            "precision": configuration.trainer.precision,
+            "device": fabric.device.type,
         }
         cached = CachedTeacher(teacher, Path(configuration.teacher.cache), identity)
     objective = Distillation(
@@ -138,14 +139,14 @@ def split_recordings(
     opened: list[PairSource] = []
     weights: list[float] = []
     for place, weight in zip(data.train, data.weights or [1.0] * len(data.train), strict=True):
-        found = open_recordings(place, data, configuration.events.window)
+        found = open_recordings(place, data.bags, configuration.events.window)
         opened += found
         weights += [weight] * len(found)
     if data.validation:
         held_out = [
             source
             for place in data.validation
-            for source in open_recordings(place, data, configuration.events.window)
+            for source in open_recordings(place, data.bags, configuration.events.window)
         ]
         return opened, weights, held_out
     parts = [split_off(source, data.holdout) for source in opened]

@@ -1,0 +1,79 @@
+"""Recordings by their places: bags, folders of shards, and folders or patterns of either."""
+
+from __future__ import annotations
+
+import glob
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.data.bag_pairs import BagPairs
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.shards import MANIFEST_NAME, ShardSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from scaleevent_ros.data.bag_pairs import BagOptions
+    from scaleevent_ros.data.dataset import PairSource
+    from scaleevent_ros.data.windows import WindowOptions
+
+_BAG_SUFFIXES = {".mcap", ".db3"}
+_BAG_MARK = "metadata.yaml"
+_UNFINISHED_SUFFIX = ".partial"  # what `scaleevent convert` leaves after an interruption
+
+
+def open_recordings(place: str, options: BagOptions, window: WindowOptions) -> list[PairSource]:
+    """Open all recordings at a place, in the order of their names.
+
+    Args:
+        place: A bag, a folder or URL of shards, a folder that holds bags or shards at any depth, or
+            a pattern with ``*``, ``?`` or ``**`` of such paths.
+        options: How bags are read.
+        window: How long windows of events are.
+
+    Raises:
+        DataError: If there is none.
+        ScaleEventError: If one cannot be read.
+    """
+    if "://" in place:
+        return [ShardSource(place, window)]
+    return [
+        ShardSource(path, window) if _is_shards(path) else BagPairs(path, options, window)
+        for path in find_recordings(place)
+    ]
+
+
+def find_recordings(place: str) -> list[Path]:
+    """Find the bags and the folders of shards at a place, as `open_recordings` does.
+
+    Raises:
+        DataError: If there is none.
+    """
+    found = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]
+    recordings = [path for name in found for path in _recordings(Path(name))]
+    if not recordings:
+        msg = f"there is no bag and no folder of shards at {place}"
+        raise DataError(msg)
+    return recordings
+
+
+def _is_shards(path: Path) -> bool:
+    return (path / MANIFEST_NAME).is_file()
+
+
+def _recordings(path: Path) -> Iterator[Path]:
+    """Find recordings at a path or below it."""
+    if path.is_file():
+        if path.suffix in _BAG_SUFFIXES:
+            yield path
+        return
+    if not path.is_dir() or path.suffix == _UNFINISHED_SUFFIX:
+        return
+    children = sorted(path.iterdir())
+    names = {child.name for child in children}
+    if names & {_BAG_MARK, MANIFEST_NAME} or {child.suffix for child in children} & _BAG_SUFFIXES:
+        yield path
+        return
+    for child in children:
+        if child.is_dir():
+            yield from _recordings(child)

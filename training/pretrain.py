@@ -1,0 +1,32 @@
+"""Distil a teacher of frames into a student of events: `--config config/pretrain/NAME.yaml`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
+from scaleevent_ros.distill.pretrain import pretrain
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.visuals.panels import draw_panel
+
+
+def main() -> None:
+    """Run; an expected error is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        configuration = parse_configuration(Pretraining, sys.argv[1:], str(__doc__))
+        outcome = pretrain(configuration, draw_panel)
+    except ScaleEventError as error:
+        sys.stderr.write(f"pretrain: {error}\n")
+        raise SystemExit(2) from None
+    logging.getLogger(__name__).info(
+        "done after step %d; best after step %d: %.4f",
+        outcome.step,
+        outcome.best_step,
+        outcome.best_score,
+    )
+
+
+if __name__ == "__main__":
+    main()
