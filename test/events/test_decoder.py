@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from scaleevent_ros.events import (
     make_decoder,
     warm_up,
 )
+from scaleevent_ros.events.decoder import CODECS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -220,9 +221,17 @@ def test_an_impossible_geometry_is_refused(size: tuple[int, int]) -> None:
         make_decoder("evt3", *size)
 
 
-def test_an_empty_payload_holds_nothing() -> None:
-    warm_up()
-    assert len(make_decoder("evt3", WIDTH, HEIGHT).decode(b"")) == 0
+@encodings
+def test_no_packet_compiles_anything_after_warming_up(encoding: str) -> None:
+    warm_up([encoding])
+    kernel: Any = CODECS[encoding].decode
+    compiled = list(kernel.signatures)
+    payload = random_payload(encoding, 1, 100)
+    decoder = make_decoder(encoding, WIDTH, HEIGHT)
+    for buffer in (payload, bytearray(payload), memoryview(b"\0" + payload)[1:], b"", b"\1"):
+        for time_base in (0, TIME_BASE, 1 << 64, np.uint64(5)):
+            decoder.decode(buffer, time_base)
+    assert kernel.signatures == compiled
 
 
 def test_no_kernel_reads_or_writes_out_of_bounds(tmp_path: Path, repository: Path) -> None:
