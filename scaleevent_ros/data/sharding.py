@@ -1,0 +1,236 @@
+"""Bags become shards: by one process, by many, or by the workers of a cluster.
+
+The job is a plain function of a part of one bag, so whatever is a `concurrent.futures.Executor` can
+run it: a process pool here, ``dask.distributed.Client.get_executor()`` on a cluster. What a shard
+holds depends on its bag alone; shards that are whole are not written again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from rich.progress import Progress
+
+from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.recordings import find_recordings
+from scaleevent_ros.data.shards import (
+    MANIFEST_NAME,
+    Manifest,
+    Shard,
+    read_manifest,
+    store_map,
+    whole_shard,
+    write_manifest,
+    write_shard,
+)
+from scaleevent_ros.data.stored_pair import Origin, encode_pair
+from scaleevent_ros.data.windows import WindowOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from concurrent.futures import Executor, Future
+    from pathlib import Path
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class ShardOptions:
+    """How shards are made.
+
+    Attributes:
+        samples: In a shard, at most.
+        codec: Of frames: ``jpeg`` (quality 95) or ``png``.
+        bags: How bags are read.
+        window: How long before its frame a sample's events begin: its greatest length.
+    """
+
+    samples: int = 500
+    codec: str = "jpeg"
+    bags: BagOptions = field(default_factory=BagOptions)
+    window: WindowOptions = field(default_factory=WindowOptions)
+
+    def __post_init__(self) -> None:
+        """Check what nobody else checks."""
+        if self.samples < 1:
+            msg = f"a shard cannot hold {self.samples} samples; give 1 or more"
+            raise DataError(msg)
+
+
+class Task(NamedTuple):
+    """One shard to write.
+
+    Attributes:
+        bag: Of its pairs.
+        name: Of the bag in keys and names of shards.
+        number: Of the shard, among the bag's.
+        options: How.
+        out: The folder.
+    """
+
+    bag: Path
+    name: str
+    number: int
+    options: ShardOptions
+    out: Path
+
+
+def count_pairs(bag: Path, options: ShardOptions) -> int:
+    """Count the pairs of a bag, reading it for its times; runs in a worker.
+
+    Raises:
+        ScaleEventError: If it is no bag, has no pairs, or cannot be read.
+    """
+    return len(BagPairs(bag, options.bags, options.window))
+
+
+def write_one(task: Task) -> Shard:
+    """Write one shard, unless it is there; runs in a worker.
+
+    Raises:
+        ScaleEventError: If the bag cannot be read.
+    """
+    name = f"{task.name}-{task.number:05d}"
+    return whole_shard(task.out, name) or write_shard(task.out, name, _samples(task))
+
+
+def _samples(task: Task) -> Iterator[tuple[str, dict[str, bytes]]]:
+    pairs = BagPairs(task.bag, task.options.bags, task.options.window)
+    first = task.number * task.options.samples
+    for index in range(first, min(first + task.options.samples, len(pairs))):
+        files = encode_pair(
+            pairs.read(index),
+            task.options.codec,
+            Origin(task.name, index),
+            partial(store_map, task.out),
+        )
+        yield f"{task.name}-{index:07d}", files
+
+
+def write_shards(
+    source: str,
+    out: Path,
+    options: ShardOptions,
+    *,
+    workers: int = 1,
+    executor: Executor | None = None,
+    show_progress: bool = False,
+) -> Manifest:
+    """Write the pairs of bags as shards, or go on where an earlier call stopped.
+
+    Args:
+        source: A bag, a folder that holds bags at any depth, or a pattern of such paths.
+        out: The folder of shards, which all workers see.
+        options: How.
+        workers: Processes on this machine, if no executor is given.
+        executor: What runs the work instead.
+        show_progress: Draw bars.
+
+    Returns:
+        What the folder says of itself: the same whatever did the work.
+
+    Raises:
+        DataError: If there are no bags, or `out` holds something else.
+        ScaleEventError: If a bag cannot be read; shards that are whole are kept.
+    """
+    bags = find_recordings(source)
+    names = _names(bags)
+    manifest = Manifest([], _describe(bags, options), complete=False)
+    _start(out, manifest)
+    with (
+        nullcontext(executor) if executor else _local_executor(workers) as pool,
+        Progress(disable=not show_progress) as bars,
+    ):
+        counting = bars.add_task("reading times", total=len(bags))
+        counts = _run(
+            [pool.submit(count_pairs, bag, options) for bag in bags],
+            lambda: bars.advance(counting),
+        )
+        tasks = [
+            Task(bag, name, number, options, out)
+            for bag, name, count in zip(bags, names, counts, strict=True)
+            for number in range(-(-count // options.samples))
+        ]
+        writing = bars.add_task("writing shards", total=len(tasks))
+        shards = _run(
+            [pool.submit(write_one, task) for task in tasks], lambda: bars.advance(writing)
+        )
+    manifest = manifest._replace(shards=shards, complete=True)
+    write_manifest(out, manifest)
+    return manifest
+
+
+def _local_executor(workers: int) -> Executor:
+    if workers == 1:
+        return ThreadPoolExecutor(1)
+    # Not forked: other threads of this process may hold locks.
+    return ProcessPoolExecutor(workers, get_context("spawn"))
+
+
+def _run(futures: Sequence[Future[Result]], advance: Callable[[], None]) -> list[Result]:
+    """Wait for all; after an error, drop what has not begun."""
+    try:
+        for future in as_completed(futures):
+            future.result()
+            advance()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise
+    return [future.result() for future in futures]
+
+
+def _names(bags: Sequence[Path]) -> list[str]:
+    """Name bags by their paths below what they share, in characters that keys may hold.
+
+    Raises:
+        DataError: If two names come out alike.
+    """
+    shared = os.path.commonpath([bag.resolve().parent for bag in bags])
+    names = [re.sub(r"[^A-Za-z0-9_-]", "_", str(bag.resolve().relative_to(shared))) for bag in bags]
+    for name, count in Counter(names).items():
+        if count > 1:
+            msg = f"{count} bags would be named {name!r} in shards; rename all but one"
+            raise DataError(msg)
+    return names
+
+
+def _describe(bags: Sequence[Path], options: ShardOptions) -> dict[str, Any]:
+    """Say how shards are made, in values that JSON knows: what an earlier call must have said."""
+    described = [
+        {"path": str(bag), "bytes": sum(file.stat().st_size for file in _files(bag))}
+        for bag in bags
+    ]
+    return {"window_ns": options.window.length_ns, "bags": described, **asdict(options)}
+
+
+def _files(bag: Path) -> list[Path]:
+    return [path for path in bag.iterdir() if path.is_file()] if bag.is_dir() else [bag]
+
+
+def _start(out: Path, manifest: Manifest) -> None:
+    """Begin a folder of shards, or make sure that the one that is there was begun alike."""
+    if not (out / MANIFEST_NAME).exists():
+        if out.exists() and any(out.iterdir()):
+            msg = f"{out} holds something that is no shards; give a folder that is empty or new"
+            raise DataError(msg)
+        out.mkdir(parents=True, exist_ok=True)
+        write_manifest(out, manifest)
+        return
+    if read_manifest(out).options != manifest.options:
+        msg = (
+            f"{out} holds shards of other bags, or made with other options, see its "
+            f"{MANIFEST_NAME}; give another folder, or remove it"
+        )
+        raise DataError(msg)
+    for left_over in out.glob(".*.tmp"):
+        left_over.unlink()

@@ -1,0 +1,157 @@
+"""A pair of frame and events as the files of one sample in a shard, and back.
+
+``.evt3``: the events, EVT3 words as in `event_camera_msgs/EventPacket`, counted from the JSON's
+``origin_ns``. ``.jpg`` or ``.png``: the frame as it was recorded. ``.covered.png``: 255 for each
+pixel of the event image that the frame covers, else 0. ``.json``: times in ns, sizes, the alignment
+of the frame with the event image, and where the pair comes from.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.data.alignment import HomographyAlignment
+from scaleevent_ros.data.augmentation import View
+from scaleevent_ros.data.dataset import Pair
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.events import EventBatch, make_decoder, make_encoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.data.alignment import Alignment, MapAlignment
+
+FRAME_SUFFIXES = {"jpeg": "jpg", "png": "png"}
+"""Suffix of a frame by the codec that writes it."""
+
+_JPEG_QUALITY = 95
+_LONGEST_NS = (1 << 24) * 1000
+
+
+class Origin(NamedTuple):
+    """Where a pair comes from.
+
+    Attributes:
+        recording: The name of its recording.
+        number: Its own, in the recording.
+    """
+
+    recording: str
+    number: int
+
+
+def encode_pair(
+    pair: Pair, codec: str, origin: Origin, name_map: Callable[[MapAlignment], str]
+) -> dict[str, bytes]:
+    """Encode a pair.
+
+    Args:
+        pair: Its events span less than 16 s; their times are cut to µs.
+        codec: Of the frame: ``jpeg`` (quality 95) or ``png``.
+        origin: Where the pair comes from.
+        name_map: Stores an alignment's look-up, once, and names it.
+
+    Returns:
+        The files by suffix, the same bytes for the same pair.
+
+    Raises:
+        DataError: If the codec is unknown, or the events span 16 s or more.
+    """
+    if codec not in FRAME_SUFFIXES:
+        msg = f"frames cannot be stored as {codec!r}: known are {', '.join(FRAME_SUFFIXES)}"
+        raise DataError(msg)
+    events, alignment = pair.events, pair.alignment
+    start = int(events.t[0]) // 1000 * 1000 if len(events) else pair.t_end
+    if len(events) and int(events.t[-1]) - start >= _LONGEST_NS:
+        msg = f"events of {(int(events.t[-1]) - start) / 1e9:.1f} s do not fit one sample"
+        raise DataError(msg)
+    said = {
+        "width": events.width,
+        "height": events.height,
+        "events": len(events),
+        "origin_ns": start,
+        "t_end_ns": pair.t_end,
+        "alignment": (
+            {"homography": alignment.matrix.tolist()}
+            if isinstance(alignment, HomographyAlignment)
+            else {"map": name_map(alignment)}
+        ),
+        "origin": origin._asdict(),
+    }
+    settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
+    frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
+    return {
+        "covered.png": _encode_picture(".png", covered_mask(pair).astype(np.uint8) * 255, []),
+        "evt3": make_encoder("evt3", start).encode(events),
+        FRAME_SUFFIXES[codec]: _encode_picture(f".{codec}", frame, settings),
+        "json": json.dumps(said, sort_keys=True).encode(),
+    }
+
+
+def covered_mask(pair: Pair) -> NDArray[np.bool_]:
+    """Tell which pixels of the event image a pair's frame covers, bool [H, W] of the sensor."""
+    width, height = pair.events.width, pair.events.height
+    view = View(0, 0, width, height, width, height)
+    mask = pair.alignment.covered(pair.frame.shape[:2], view)
+    known = np.ones((height, width), np.bool_) if mask is None else mask
+    return known if pair.covered is None else known & pair.covered
+
+
+def decode_pair(
+    files: Mapping[str, bytes], place: str, load_map: Callable[[str], MapAlignment]
+) -> Pair:
+    """Decode the files of a sample.
+
+    Args:
+        files: By suffix, as `encode_pair` returns them.
+        place: Where they were read, for the error.
+        load_map: Gives the alignment of a look-up by the name that it was stored under.
+
+    Raises:
+        DataError: If one is missing or damaged.
+    """
+    try:
+        said = json.loads(files["json"])
+        width, height, origin = said["width"], said["height"], said["origin_ns"]
+        batch = make_decoder("evt3", width, height).decode(files["evt3"])
+        if len(batch) != said["events"]:
+            msg = f"{place}: its evt3 holds {len(batch)} events, not {said['events']}"
+            raise DataError(msg)
+        suffix = next(suffix for suffix in FRAME_SUFFIXES.values() if suffix in files)
+        frame = cv2.cvtColor(_decode_picture(files[suffix], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        covered = _decode_picture(files["covered.png"], cv2.IMREAD_GRAYSCALE) > 0
+        alignment: Alignment
+        if "map" in said["alignment"]:
+            alignment = load_map(said["alignment"]["map"])
+        else:
+            matrix = np.array(said["alignment"]["homography"], np.float64).reshape(3, 3)
+            alignment = HomographyAlignment(matrix)
+        return Pair(
+            np.asarray(frame, np.uint8),
+            EventBatch(batch.x, batch.y, batch.t + origin, batch.p, width, height),
+            said["t_end_ns"],
+            alignment,
+            None if covered.all() else covered,
+        )
+    except (KeyError, ValueError, TypeError, StopIteration) as error:
+        msg = f"{place}: the sample is damaged: {error!r}"
+        raise DataError(msg) from error
+
+
+def _encode_picture(suffix: str, pixels: NDArray[Any], settings: list[int]) -> bytes:
+    _, data = cv2.imencode(suffix, pixels, settings)
+    return data.tobytes()
+
+
+def _decode_picture(data: bytes, mode: int) -> NDArray[np.uint8]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
+    if pixels is None:
+        msg = "a picture cannot be decoded"
+        raise ValueError(msg)
+    return np.asarray(pixels, np.uint8)

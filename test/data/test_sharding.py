@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from paired_bags import HEIGHT, WIDTH, write_paired_bag
+
+from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.sharding import ShardOptions, write_shards
+from scaleevent_ros.data.shards import ShardSource, read_manifest
+from scaleevent_ros.data.stored_pair import encode_pair
+from scaleevent_ros.data.windows import WindowOptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OPTIONS = ShardOptions(samples=3, codec="png")
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write three bags of 8, 2 and 5 frames."""
+    folder = tmp_path_factory.mktemp("bags")
+    for name, frames in (("day/one.1", 8), ("day/two", 2), ("night", 5)):
+        write_paired_bag(folder / name, frames, seed=frames)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
+
+
+def test_shards_hold_the_pairs_of_their_bags(bags: Path, tmp_path: Path) -> None:
+    manifest = write_shards(str(bags), tmp_path / "out", OPTIONS)
+    assert [tuple(shard) for shard in manifest.shards] == [
+        ("day_one_1-00000", 3),
+        ("day_one_1-00001", 3),
+        ("day_one_1-00002", 2),
+        ("day_two-00000", 2),
+        ("night-00000", 3),
+        ("night-00001", 2),
+    ]
+    source = ShardSource(tmp_path / "out", OPTIONS.window)
+    index = 0
+    for name in ("day/one.1", "day/two", "night"):
+        pairs = BagPairs(bags / name, BagOptions(), WindowOptions())
+        for number in range(len(pairs)):
+            wanted, found = pairs.read(number), source.read(index)
+            assert np.array_equal(found.frame, wanted.frame)
+            assert found.t_end == wanted.t_end
+            assert (found.events.width, found.events.height) == (WIDTH, HEIGHT)
+            for column in "xytp":
+                assert np.array_equal(getattr(found.events, column), getattr(wanted.events, column))
+            assert len(found.events) > 50
+            index += 1
+    assert index == len(source) == 15
+
+
+def test_the_number_of_workers_changes_nothing(bags: Path, tmp_path: Path) -> None:
+    write_shards(str(bags), tmp_path / "one", OPTIONS)
+    write_shards(str(bags), tmp_path / "two", OPTIONS, workers=2)
+    with ThreadPoolExecutor(3) as mine:
+        write_shards(str(bags), tmp_path / "mine", OPTIONS, executor=mine)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two") == digests(tmp_path / "mine")
+
+
+def test_an_interrupted_job_goes_on(
+    bags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shards(str(bags), tmp_path / "whole", OPTIONS)
+    calls = []
+
+    def stop(*arguments: object) -> dict[str, bytes]:
+        calls.append(1)
+        if len(calls) > 7:
+            raise KeyboardInterrupt
+        return encode_pair(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("scaleevent_ros.data.sharding.encode_pair", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(str(bags), tmp_path / "out", OPTIONS)
+    assert not read_manifest(tmp_path / "out").complete
+    kept = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
+    assert kept == ["day_one_1-00000.tar", "day_one_1-00001.tar"]
+    monkeypatch.setattr("scaleevent_ros.data.sharding.encode_pair", encode_pair)
+    before = (tmp_path / "out" / kept[0]).stat().st_mtime_ns
+    write_shards(str(bags), tmp_path / "out", OPTIONS)
+    assert (tmp_path / "out" / kept[0]).stat().st_mtime_ns == before
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_other_options_do_not_mix(bags: Path, tmp_path: Path) -> None:
+    write_shards(str(bags), tmp_path / "out", OPTIONS)
+    with pytest.raises(DataError, match="made with other options"):
+        write_shards(str(bags), tmp_path / "out", replace(OPTIONS, codec="jpeg"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").touch()
+    with pytest.raises(DataError, match="holds something that is no shards"):
+        write_shards(str(bags), tmp_path / "mine", OPTIONS)
+
+
+def test_what_cannot_be_is_an_error(bags: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="there is no bag"):
+        write_shards(str(tmp_path / "nothing"), tmp_path / "out", OPTIONS)
+    with pytest.raises(DataError, match="cannot hold 0 samples"):
+        ShardOptions(samples=0)
+    (bags / "day_two").symlink_to(bags / "day/two")
+    try:
+        with pytest.raises(DataError, match="2 bags would be named 'day_two'"):
+            write_shards(str(bags), tmp_path / "out", OPTIONS)
+    finally:
+        (bags / "day_two").unlink()
