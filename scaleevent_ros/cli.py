@@ -131,6 +131,32 @@ def convert(
         typer.echo(str(bag))
 
 
+@app.command()
+def shard(
+    source: Annotated[str, typer.Argument(help="A bag, a folder of bags, or a pattern.")],
+    out: Annotated[Path, typer.Argument(help="The folder of shards.")],
+    samples: Annotated[int, typer.Option(help="In a shard, at most.")] = 500,
+    length_ms: Annotated[float, typer.Option(help="Of events before each frame.")] = 50.0,
+    codec: Annotated[str, typer.Option(help="Of frames: jpeg or png.")] = "jpeg",
+    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    frames_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="How frames map into the event image; else the bag's own.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+) -> None:
+    """Write bags as shards to stream from. Run it again to go on after an interruption."""
+    from scaleevent_ros.data.bag_pairs import BagOptions
+    from scaleevent_ros.data.sharding import ShardOptions, write_shards
+    from scaleevent_ros.data.windows import WindowOptions
+
+    bags = BagOptions(events_topic, frames_topic, calibration=calibration)
+    options = ShardOptions(samples, codec, bags, WindowOptions(length_ms=length_ms))
+    manifest = write_shards(source, out, options, workers=workers, show_progress=True)
+    count = sum(written.samples for written in manifest.shards)
+    typer.echo(f"{count} samples in {len(manifest.shards)} shards in {out}")
+
+
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
     try:
