@@ -24,7 +24,7 @@ class RunnableNode(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether it has nothing more to do, and the process may end."""
+        """Whether it has nothing more to do; raises what made it fail."""
 
     def close(self) -> None:
         """Finish what is open. Called once, before the node is destroyed."""

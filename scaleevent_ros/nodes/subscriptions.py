@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 
 from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.message_types import message_class
 from scaleevent_ros.nodes.qos import adapted
 
 if TYPE_CHECKING:
@@ -143,17 +143,17 @@ class Subscriptions:
             self._refuse(name, f"it has several types: {', '.join(msgtypes)}")
             return None
         try:
-            message_class = _message_class(msgtypes[0])
-        except (ImportError, AttributeError):
-            self._refuse(name, f"no Python package here holds its type {msgtypes[0]}")
+            msgtype = message_class(msgtypes[0])
+        except NodeError as error:
+            self._refuse(name, str(error))
             return None
         qos = self._adapt(offers)
-        subscription = self._create(name, message_class, qos)
+        subscription = self._create(name, msgtype, qos)
         return Topic(name, msgtypes[0], offers[0], qos, len(offers), subscription)
 
-    def _create(self, name: str, message_class: type, qos: QoSProfile) -> Subscription[Any]:
+    def _create(self, name: str, msgtype: type, qos: QoSProfile) -> Subscription[Any]:
         return self._node.create_subscription(
-            message_class, name, partial(self._take_more, name), qos, raw=True
+            msgtype, name, partial(self._take_more, name), qos, raw=True
         )
 
     def _follow(self, topic: Topic, offers: Sequence[QoSProfile]) -> None:
@@ -171,9 +171,9 @@ class Subscriptions:
             return
         if were_gone or not _satisfies(qos, topic.qos):
             self._node.get_logger().info(f"{topic.name}: its publishers' QoS changed")
-            message_class = topic.subscription.msg_type
+            msgtype = topic.subscription.msg_type
             self._node.destroy_subscription(topic.subscription)
-            topic.subscription = self._create(topic.name, message_class, qos)
+            topic.subscription = self._create(topic.name, msgtype, qos)
             topic.qos, topic.offer = qos, offers[0]
 
     def _take_more(self, name: str, cdr: bytes) -> None:
@@ -213,9 +213,3 @@ def _satisfies(offer: QoSProfile, request: QoSProfile) -> bool:
     return all(
         has or not asks for has, asks in zip(_strength(offer), _strength(request), strict=True)
     )
-
-
-def _message_class(msgtype: str) -> type:
-    package, folder, name = msgtype.split("/")
-    message_class: type = getattr(import_module(f"{package}.{folder}"), name)
-    return message_class

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 from rclpy.utilities import get_rmw_implementation_identifier
 
-# Fast DDS renamed the variable; Humble's version knows the old name only.
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
+OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
+"""Its name before Fast DDS 3, which takes it too, with a warning."""
 
 
 def share_folder() -> Path:
-    """Return the folder that holds this package's `config/`: installed, or the source tree."""
+    """Return the folder with this package's `config/`: the source tree, or where it is installed.
+
+    colcon installs it for ament's index to find, pip below the environment's prefix.
+    """
+    source_tree = Path(__file__).resolve().parents[2]
+    if (source_tree / "config").is_dir():
+        return source_tree
     try:
         return Path(get_package_share_directory("scaleevent_ros"))
-    except PackageNotFoundError:
-        return Path(__file__).resolve().parents[2]
+    except (PackageNotFoundError, OSError):
+        return Path(sys.prefix) / "share" / "scaleevent_ros"
 
 
 def large_messages_profile() -> Path:
@@ -25,13 +33,22 @@ def large_messages_profile() -> Path:
     return share_folder() / "config" / "fastdds_large_messages.xml"
 
 
+def profile_environment() -> dict[str, str]:
+    """Return the variable that hands Fast DDS our profile, or nothing where a profile is set."""
+    if os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE):
+        return {}
+    old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    return {OLD_PROFILE_VARIABLE if old else PROFILE_VARIABLE: str(large_messages_profile())}
+
+
 def transport_warning() -> str | None:
     """Say what is wrong with the middleware's settings, or None where nothing is known to be."""
     if not get_rmw_implementation_identifier().startswith("rmw_fastrtps"):
         return None
-    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
+    if not (missing := profile_environment()):
         return None
+    (setting,) = (f"{name}={value}" for name, value in missing.items())
     return (
         "Fast DDS runs with its own defaults and loses best-effort messages of about 1 MB: set "
-        f"{PROFILE_VARIABLES[0]}={large_messages_profile()} in every process of the graph"
+        f"{setting} in every process of the graph"
     )

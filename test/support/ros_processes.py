@@ -22,13 +22,18 @@ import yaml
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 
+from scaleevent_ros.nodes.transport import (
+    OLD_PROFILE_VARIABLE,
+    PROFILE_VARIABLE,
+    profile_environment,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rclpy.qos import QoSProfile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILE = REPOSITORY / "config" / "fastdds_large_messages.xml"
 TIMEOUT_S = 30.0
 # Above 101 the ports of a domain reach into those that Linux hands out by itself.
 _DOMAINS = range(10, 100)
@@ -98,29 +103,21 @@ class Graph:
 
     def __enter__(self) -> Graph:
         """Take a free domain and join it."""
-        self._folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
+        self.folder = Path(self._exit.enter_context(tempfile.TemporaryDirectory()))
         self.domain = self._exit.enter_context(_free_domain())
         self.environment = {
             **os.environ,
             "ROS_DOMAIN_ID": str(self.domain),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-            "FASTDDS_DEFAULT_PROFILES_FILE": str(PROFILE),
-            "FASTRTPS_DEFAULT_PROFILES_FILE": str(PROFILE),
+            **profile_environment(),
             "PYTHONPATH": os.pathsep.join(
                 filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))
             ),
         }
         # The middleware reads these when this process makes its first participant.
-        os.environ.update(
-            {
-                name: self.environment[name]
-                for name in (
-                    "ROS_AUTOMATIC_DISCOVERY_RANGE",
-                    "FASTDDS_DEFAULT_PROFILES_FILE",
-                    "FASTRTPS_DEFAULT_PROFILES_FILE",
-                )
-            }
-        )
+        for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", PROFILE_VARIABLE, OLD_PROFILE_VARIABLE):
+            if name in self.environment:
+                os.environ[name] = self.environment[name]
         self._context = Context()
         rclpy.init(args=[], context=self._context, domain_id=self.domain)
         self._exit.callback(self._context.try_shutdown)
@@ -155,7 +152,7 @@ class Graph:
             environment: Variables that differ from the graph's.
         """
         number = len(self._processes)
-        file = self._folder / f"{number}.yaml"
+        file = self.folder / f"{number}.yaml"
         file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(parameters or {})}}))
         command = [sys.executable, "-m", module, "--ros-args"]
         if parameters:
@@ -165,7 +162,7 @@ class Graph:
         process = NodeProcess(
             [*command, *arguments],
             {**self.environment, **(environment or {})},
-            self._folder / f"{number}.log",
+            self.folder / f"{number}.log",
         )
         self._processes.append(process)
         return process

@@ -1,0 +1,199 @@
+"""Replays a bag or a raw recording as a camera's driver would publish it."""
+
+from __future__ import annotations
+
+import struct
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from std_srvs.srv import Trigger
+
+from scaleevent_ros.bags.messages import parse_header_stamp
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.message_types import message_class, starts_with_header
+from scaleevent_ros.nodes.pace import Pace
+from scaleevent_ros.nodes.parameters import declare, read
+from scaleevent_ros.nodes.playback import PlayedTopic, TimedMessage, open_playback
+from scaleevent_ros.nodes.replay_parameters import ReplayParameters
+from scaleevent_ros.nodes.running import run
+from scaleevent_ros.nodes.transport import transport_warning
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rclpy.publisher import Publisher
+
+NAME = "scaleevent_replay"
+
+_NS = 1_000_000_000
+_QUEUE = 100
+
+
+class Replay(Node):
+    """The replay node: it plays what `path` names, and ends.
+
+    Its services `~/pause` and `~/resume` are `std_srvs/Trigger`.
+
+    Raises:
+        NodeError: If a parameter is wrong.
+        BagError: If the bag cannot be read.
+        SourceError: If the recording cannot be read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        declare(self, ReplayParameters)
+        self._settings = read(self, ReplayParameters)
+        if not self._settings.path:
+            msg = "parameter 'path' is empty: name a bag or a recording"
+            raise NodeError(msg)
+        if self._settings.clock_hz and (self._settings.restamp or not self._settings.rate):
+            msg = "with clock_hz, time is the recording's: set restamp to false, and a rate above 0"
+            raise NodeError(msg)
+        path = Path(self._settings.path).expanduser()
+        self._playback = open_playback(path, self._settings.topics)
+        self._outputs = self._create_outputs()
+        self._with_header = {
+            name for name, output in self._outputs.items() if starts_with_header(output.msg_type)
+        }
+        self._pace = Pace(self._settings.rate)
+        self._error: ScaleEventError | None = None
+        self._published = 0
+        if self._settings.clock_hz:
+            self._clock_output = self.create_publisher(Clock, "/clock", 10)
+            self.create_timer(1 / self._settings.clock_hz, self._tell_time)
+        self.create_service(Trigger, "~/pause", self._pause)
+        self.create_service(Trigger, "~/resume", self._resume)
+        if warning := transport_warning():
+            self.get_logger().warning(warning)
+        if self._settings.paused:
+            self._pace.hold()
+        self.get_logger().info(f"playing {path}: {', '.join(self._outputs)}")
+        self._player = threading.Thread(target=self._play, name="player")
+        self._player.start()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is played.
+
+        Raises:
+            ScaleEventError: If the recording turned out to be damaged.
+        """
+        if self._error:
+            raise self._error
+        return not self._player.is_alive()
+
+    def close(self) -> None:
+        """Stop playing."""
+        self._pace.stop()
+        self._player.join()
+        self.get_logger().info(f"published {self._published} messages")
+
+    def _create_outputs(self) -> dict[str, Publisher[Any]]:
+        outputs: dict[str, Publisher[Any]] = {}
+        for name, topic in self._playback.topics.items():
+            try:
+                msgtype = message_class(topic.msgtype)
+            except NodeError as error:
+                if self._settings.topics:
+                    raise
+                self.get_logger().warning(f"{name} is not played: {error}")
+                continue
+            outputs[name] = self.create_publisher(
+                msgtype, name, _offered(topic, self._settings.reliability)
+            )
+        if not outputs:
+            msg = f"{self._settings.path} has nothing to play"
+            raise NodeError(msg)
+        return outputs
+
+    def _play(self) -> None:
+        """Publish everything, until the end or until stopped."""
+        try:
+            start_ns = self._playback.start_ns + int(self._settings.start_offset * _NS)
+            self._pace.begin(start_ns, self._settings.delay)
+            while self._play_once(start_ns):
+                if not self._settings.loop:
+                    for output in self._outputs.values():
+                        output.wait_for_all_acked(Duration(seconds=1))
+                    break
+                self._pace.begin(start_ns)
+        except ScaleEventError as error:
+            self._error = error
+
+    def _play_once(self, start_ns: int) -> bool:
+        """Play from a time to the end; False where it was stopped before."""
+        published = self._published
+        for message in self._playback.messages(start_ns):
+            if not self._pace.wait(message.due_ns):
+                return False
+            if output := self._outputs.get(message.topic):
+                output.publish(self._stamped(message))
+                self._published += 1
+        if self._published == published:
+            msg = f"{self._settings.path} has no messages after start_offset"
+            raise NodeError(msg)
+        return True
+
+    def _stamped(self, message: TimedMessage) -> bytes:
+        """Copy a message, its header's stamp moved to now where that is asked for."""
+        cdr = message.cdr
+        if not self._settings.restamp or message.topic not in self._with_header:
+            return bytes(cdr)
+        stamp_ns = parse_header_stamp(cdr)
+        if stamp_ns == 0:
+            return bytes(cdr)  # a header that says nothing goes on saying nothing
+        ahead = self._pace.seconds_until(stamp_ns - self._playback.stamp_offset_ns)
+        now_ns = self.get_clock().now().nanoseconds + round(ahead * _NS)
+        order = "<" if cdr[1] else ">"
+        # After the four bytes that name the byte order, a header starts with its stamp.
+        return b"".join((cdr[:4], struct.pack(f"{order}iI", *divmod(now_ns, _NS)), cdr[12:]))
+
+    def _tell_time(self) -> None:
+        seconds, nanoseconds = divmod(self._pace.position(), _NS)
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = seconds, nanoseconds
+        self._clock_output.publish(message)
+
+    def _pause(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._pace.hold()
+        response.success, response.message = True, "paused"
+        return response
+
+    def _resume(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._pace.release()
+        response.success, response.message = True, "playing"
+        return response
+
+
+def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:
+    """Offer what the recorded publisher offered; what a bag does not say is reliable."""
+    if reliability == "auto":
+        reliability = topic.qos.reliability
+    lasting = topic.qos.durability == "transient_local"
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=max(1, topic.qos.depth) if lasting else _QUEUE,
+        reliability=(
+            ReliabilityPolicy.BEST_EFFORT
+            if reliability == "best_effort"
+            else ReliabilityPolicy.RELIABLE
+        ),
+        durability=(DurabilityPolicy.TRANSIENT_LOCAL if lasting else DurabilityPolicy.VOLATILE),
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the replay node; the exit code is 1 where something could not be played."""
+    return run(NAME, Replay, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The pace of a replay: order of what is due, holding, ending."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from scaleevent_ros.nodes.pace import Pace
+
+
+def test_what_is_over_is_due_at_once_and_what_is_ahead_is_not() -> None:
+    pace = Pace(2.0)
+    pace.begin(1_000_000_000)
+    assert pace.wait(500_000_000)
+    # At twice the pace, 10 s of the recording are 5 s away.
+    assert pace.seconds_until(11_000_000_000) == pytest.approx(5.0, abs=0.5)
+    start = time.monotonic()
+    assert pace.wait(1_100_000_000)
+    assert time.monotonic() - start >= 0.04
+
+
+def test_a_rate_of_zero_waits_for_the_beginning_alone() -> None:
+    pace = Pace(0.0)
+    pace.begin(0, delay_s=0.05)
+    assert pace.seconds_until(10**15) > 0
+    start = time.monotonic()
+    assert pace.wait(10**15)
+    assert time.monotonic() - start >= 0.04
+    assert pace.wait(2 * 10**15)
+
+
+def test_time_stands_still_while_it_is_held() -> None:
+    pace = Pace(1.0)
+    pace.hold()
+    pace.begin(0)
+    arrived = threading.Event()
+
+    def wait() -> None:
+        if pace.wait(0):
+            arrived.set()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    assert not arrived.wait(0.1)
+    held = pace.position()
+    time.sleep(0.05)
+    assert pace.position() == held == 0
+    pace.release()
+    assert arrived.wait(10)
+    waiter.join()
+    pace.hold()
+    first = pace.position()
+    time.sleep(0.02)
+    assert pace.position() == first
+
+
+def test_stop_ends_the_waiting() -> None:
+    pace = Pace(1.0)
+    pace.begin(0)
+    results: list[bool] = []
+    waiter = threading.Thread(target=lambda: results.append(pace.wait(10**18)))
+    waiter.start()
+    pace.stop()
+    waiter.join(10)
+    assert results == [False]
+    assert not pace.wait(0)
