@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from scaleevent_ros.events.accumulator import (
+    AccumulatorStats,
+    ByActivity,
+    ByCount,
+    ByTime,
+    Window,
+    WindowAccumulator,
+)
 from scaleevent_ros.events.activity import (
     activity_mask,
     event_counts,
@@ -28,6 +36,10 @@ from scaleevent_ros.events.representations import (
 __all__ = [
     "NORMALIZATIONS",
     "REPRESENTATIONS",
+    "AccumulatorStats",
+    "ByActivity",
+    "ByCount",
+    "ByTime",
     "ClockFit",
     "ClockSegment",
     "Decoder",
@@ -38,6 +50,8 @@ __all__ = [
     "SensorClock",
     "Triggers",
     "UnknownEncodingError",
+    "Window",
+    "WindowAccumulator",
     "activity_mask",
     "channel_count",
     "encode_evt2",

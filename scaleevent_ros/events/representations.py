@@ -18,6 +18,7 @@ from scaleevent_ros.events.batch import EventBatch
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
 from scaleevent_ros.events.normalization import normalize_tensor
+from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -350,6 +351,21 @@ def time_scale(span: int) -> tuple[int, float]:
 
 
 @kernel
+def signed_moment(time: int, polarity: int) -> int:
+    """Say what an event adds to its cell: its sign, and above it sign times time."""
+    value = (time << COUNT_BITS) + 1
+    sign = int(polarity) - 1  # 0 or all ones: negates without a branch
+    return (value ^ sign) - sign
+
+
+@kernel
+def part_moments(cell: int) -> tuple[int, int]:
+    """Part a cell's sums: of signs, and of signs times times."""
+    count = (cell << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
+    return count, (cell - count) >> COUNT_BITS
+
+
+@kernel
 def add_signed_moments(
     x: NDArray[np.uint16],
     y: NDArray[np.uint16],
@@ -367,13 +383,13 @@ def add_signed_moments(
     Both sums share the pixel's int64 cell, which is why events in order of time need only one
     plane at a time, small enough for a core's cache.
     """
-    columns = np.uint64(width)
-    half = (np.int64(1) << shift) >> 1
-    for i in range(np.uint64(x.shape[0])):
-        time = ((t[i] - origin) * factor - base + half) >> shift
-        value = (time << COUNT_BITS) + 1
-        sign = np.int64(p[i]) - 1  # 0 or all ones: negates without a branch
-        cells[np.uint64(y[i]) * columns + np.uint64(x[i])] += (value ^ sign) - sign
+    columns, count = np.uint64(width), np.uint64(x.shape[0])
+    zero = ((np.int64(1) << shift) >> 1) - base - origin * factor
+    for i in range(count):
+        ahead = min(i + np.uint64(DISTANCE), count - np.uint64(1))
+        prefetch(cells, np.uint64(y[ahead]) * columns + np.uint64(x[ahead]))
+        moment = signed_moment((t[i] * factor + zero) >> shift, p[i])
+        cells[np.uint64(y[i]) * columns + np.uint64(x[i])] += moment
 
 
 @kernel
@@ -383,8 +399,8 @@ def spread_moments(cells: NDArray[np.int64], scale: float, low: Floats, high: Fl
     for i in range(np.uint64(cells.shape[0])):
         cell = cells[i]
         cells[i] = 0
-        count = (cell << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
-        late = np.float32((cell - count) >> COUNT_BITS) * factor
+        count, time = part_moments(cell)
+        late = np.float32(time) * factor
         low[i] += np.float32(count) - late
         high[i] += late
 
