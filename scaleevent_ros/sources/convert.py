@@ -7,7 +7,8 @@ stretch. ``OUT`` appears at the end, complete.
 
 Event packets hold at most 5 ms and carry the time of their first event; times are those of the
 recording's own clock, cut to µs. ``OUT/conversion.json``, and ``custom_data`` in ``metadata.yaml``,
-say how frames and events share that clock.
+say how frames and events share that clock; where frames come from another lens, and the recording
+says how it is mounted, ``OUT/calibration.yaml`` says how they map into the event image.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from scaleevent_ros.bags.messages import type_definition
 from scaleevent_ros.bags.metadata import FileSpan, Topic, build_metadata, write_metadata
 from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.sources.calibration import write_calibration
 from scaleevent_ros.sources.errors import ConversionError, SourceError
 from scaleevent_ros.sources.formats import find_recordings
 from scaleevent_ros.sources.recording import EVENTS_TOPIC, ReadOptions
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 STRETCH_NS = 30_000_000_000
 STATE_NAME = "conversion.json"
+CALIBRATION_NAME = "calibration.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,8 @@ def _assemble(
     if recording.clock.residual_ms is not None:
         metadata["custom_data"]["clock_residual_ms"] = str(recording.clock.residual_ms)
     write_metadata(whole, metadata)
+    if recording.calibration is not None:
+        write_calibration(whole / CALIBRATION_NAME, recording.calibration)
     state.status = "complete"
     state.save(whole)
     whole.replace(bag)

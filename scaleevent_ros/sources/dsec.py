@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from scaleevent_ros.events import EventBatch
+from scaleevent_ros.sources.calibration import Rig
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5
 from scaleevent_ros.sources.pictures import (
@@ -66,13 +67,8 @@ CLASSES_11 = (
     "traffic sign",
 )
 
-# Rectified cameras in `cam_to_cam.yaml`: 0 and 3 are the event cameras, 1 and 2 the frame cameras.
-_CAMERAS = {"left": ("camRect0", "camRect1"), "right": ("camRect3", "camRect2")}
-
-
-def is_sequence(folder: Path) -> bool:
-    """Say whether a folder is a sequence of DSEC."""
-    return any((folder / f"events/{side}/events.h5").is_file() for side in _CAMERAS)
+# In `cam_to_cam.yaml`: the event camera, the frame camera, the transformation between them.
+_CAMERAS = {"left": (0, 1, "T_10"), "right": (3, 2, "T_32")}
 
 
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
@@ -104,6 +100,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         pictures.append(file_stream(frames, FRAMES_TOPIC, pictures_in(frames), times))
     if side == "left":
         pictures += _truth(folder)
+    cameras, rig = _cameras(folder / "calibration/cam_to_cam.yaml", side)
     return Recording(
         folder,
         "dsec",
@@ -114,7 +111,8 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
             "hardware_trigger", "One microcontroller triggers all cameras; frames at mid-exposure."
         ),
         tuple(pictures),
-        _cameras(folder / "calibration/cam_to_cam.yaml", side),
+        cameras,
+        rig,
         span_ns=events.span_ns,
         one_sensor=False,
         labels=CLASSES_11,
@@ -184,20 +182,36 @@ def _labels(path: Path) -> NDArray[Any]:
     return np.pad(labels, ((0, max(hood, 0)), (0, 0)), constant_values=255)
 
 
-def _cameras(path: Path, side: str) -> tuple[CameraCalibration, ...]:
+def _cameras(path: Path, side: str) -> tuple[tuple[CameraCalibration, ...], Rig | None]:
+    """Read the rectified cameras, event camera first, and the rotation between them.
+
+    ``T_10`` moves points from camera 0 to camera 1, ``R_rectN`` those of camera N to its rectified
+    view. The translation, of some centimetres, is left out: frames meet events at infinity.
+    """
     if not path.is_file():
-        return ()
+        return (), None
+    event, frame, between = _CAMERAS[side]
     try:
-        intrinsics = yaml.safe_load(path.read_text())["intrinsics"]
+        content = yaml.safe_load(path.read_text())
         cameras = []
-        for topic, name in zip((EVENTS_INFO_TOPIC, FRAMES_INFO_TOPIC), _CAMERAS[side], strict=True):
-            width, height = (int(value) for value in intrinsics[name]["resolution"])
-            fx, fy, cx, cy = (float(value) for value in intrinsics[name]["camera_matrix"])
+        for topic, number in ((EVENTS_INFO_TOPIC, event), (FRAMES_INFO_TOPIC, frame)):
+            said = content["intrinsics"][f"camRect{number}"]
+            width, height = (int(value) for value in said["resolution"])
+            fx, fy, cx, cy = (float(value) for value in said["camera_matrix"])
             none = (0.0,) * 5  # rectified
             cameras.append(
                 CameraCalibration(topic, width, height, "plumb_bob", (fx, fy, cx, cy), none)
             )
-    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        extrinsics = {
+            name: np.array(content["extrinsics"][name], np.float64)[:3, :3]
+            for name in (between, f"R_rect{event}", f"R_rect{frame}")
+        }
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, IndexError) as error:
         msg = f"{path}: is not the cam_to_cam.yaml of DSEC: {error!r}"
         raise SourceError(msg) from error
-    return tuple(cameras)
+    turn = extrinsics[between]
+    event_from_frame = turn.T if between.endswith(str(event)) else turn
+    rotation = extrinsics[f"R_rect{event}"] @ event_from_frame @ extrinsics[f"R_rect{frame}"].T
+    event_camera, frame_camera = (camera.camera() for camera in cameras)
+    rig = Rig(frame_camera, event_camera, rotation, np.zeros(3), source=str(path))
+    return tuple(cameras), rig

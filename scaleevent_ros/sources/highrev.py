@@ -37,11 +37,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
 
 
-def is_split(folder: Path) -> bool:
-    """Say whether a folder is a split of HighREV."""
-    return (folder / "sharp").is_dir() and (folder / "event").is_dir()
-
-
 def sequences(folder: Path) -> list[str]:
     """List the sequences of a split by name."""
     names = (path.stem.rpartition("_")[0] for path in pictures_in(folder / "sharp"))

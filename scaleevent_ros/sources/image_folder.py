@@ -44,11 +44,6 @@ TEXT_NAMES = ("events.txt", "events.csv")
 HDF5_NAMES = ("events.h5", "events.hdf5")
 
 
-def is_recording(folder: Path) -> bool:
-    """Say whether a folder holds a file of events by one of the known names."""
-    return any((folder / name).is_file() for name in (*TEXT_NAMES, *HDF5_NAMES))
-
-
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a folder: events, and of pictures, calibration and IMU what is there.
 

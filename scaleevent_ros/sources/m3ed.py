@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scaleevent_ros.sources.calibration import Rig
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5, picture_stream
 from scaleevent_ros.sources.recording import (
@@ -54,12 +55,9 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     group = f"prophesee/{options.camera}"
     names = (f"{group}/x", f"{group}/y", f"{group}/t", f"{group}/p")
     events = EventColumns(path, names, "us")
-    cameras = []
     with open_hdf5(path) as file:
         frame_times = _times(file, "ovc/ts")
-        for key, topic in ((group, EVENTS_INFO_TOPIC), ("ovc/rgb", FRAMES_INFO_TOPIC)):
-            if f"{key}/calib" in file:
-                cameras.append(_calibration(file[f"{key}/calib"], topic))
+        cameras, rig = _cameras(file, group)
     pictures = [picture_stream(path, FRAMES_TOPIC, "ovc/rgb/data", frame_times, _photograph)]
     if options.camera == "left":
         pictures += _truth(path)
@@ -71,7 +69,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         lambda t_start: events.batches(WIDTH, HEIGHT, t_start),
         ClockStatement("hardware_trigger", "One board triggers all cameras; times are exposures'."),
         tuple(pictures),
-        tuple(cameras),
+        cameras,
+        rig,
         span_ns=events.span_ns,
         one_sensor=False,
     )
@@ -108,6 +107,23 @@ def _depth(row: NDArray[Any]) -> NDArray[Any]:
     depth = row.astype(np.float32)
     depth[~np.isfinite(depth)] = np.nan
     return depth
+
+
+def _cameras(file: h5py.File, group: str) -> tuple[tuple[CameraCalibration, ...], Rig | None]:
+    """Read the cameras, event camera first, and how one is mounted to the other.
+
+    The translation, of some centimetres, is left out: frames meet events at infinity.
+    """
+    groups = [f"{group}/calib", "ovc/rgb/calib"]
+    if any(name not in file for name in groups):
+        return (), None
+    event = _calibration(file[groups[0]], EVENTS_INFO_TOPIC)
+    frame = _calibration(file[groups[1]], FRAMES_INFO_TOPIC)
+    to_left = [dataset(file, f"{name}/T_to_prophesee_left")[:3, :3] for name in groups]
+    rotation = to_left[0].T @ to_left[1]
+    source = f"{file.filename}: T_to_prophesee_left"
+    rig = Rig(frame.camera(), event.camera(), rotation, np.zeros(3), source=source)
+    return (event, frame), rig
 
 
 def _calibration(group: h5py.Group, topic: str) -> CameraCalibration:

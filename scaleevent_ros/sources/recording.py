@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from scaleevent_ros.events import EventBatch, Triggers
+from scaleevent_ros.sources.calibration import Camera, Rig
 from scaleevent_ros.sources.errors import SourceError
 
 if TYPE_CHECKING:
@@ -120,6 +121,10 @@ class CameraCalibration:
     matrix: tuple[float, float, float, float]
     distortion: tuple[float, ...]
 
+    def camera(self) -> Camera:
+        """Give what a `Rig` takes."""
+        return Camera((self.width, self.height), self.matrix, self.model, self.distortion)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
@@ -134,6 +139,7 @@ class Recording:
         clock: How its frames and events share a clock.
         pictures: Frames, labels, depth, flow.
         cameras: Calibrations.
+        calibration: How frames map into the event image, where they come from another lens.
         triggers: From a time in ns on; None where the format has none.
         imu: From a time in ns on; None where the format has none.
         span_ns: First and last event, where that is cheap to know.
@@ -149,6 +155,7 @@ class Recording:
     clock: ClockStatement
     pictures: tuple[PictureStream, ...] = ()
     cameras: tuple[CameraCalibration, ...] = ()
+    calibration: Rig | None = None
     triggers: Callable[[int], Iterator[Triggers]] | None = None
     imu: Callable[[int], Iterator[ImuSample]] | None = None
     span_ns: tuple[int, int] | None = None

@@ -34,11 +34,6 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 346, 260
 
 
-def is_video(folder: Path) -> bool:
-    """Say whether a folder is a video of SEE-600K."""
-    return (folder / "frame_event").is_dir()
-
-
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a video: events, and frames at the middle of their exposure.
 

@@ -13,12 +13,14 @@ from recording_events import photographs, recorded_events
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.calibration import read_calibration
 from scaleevent_ros.sources.convert import ConvertOptions, convert
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 OFFSET_US = 49_599_300_523
+TURN, _ = cv2.Rodrigues(np.array([0.0, 0.02, 0.0]))  # from the frame camera to the event camera
 
 
 def write_pictures(folder: Path, pictures: np.ndarray) -> None:
@@ -63,7 +65,13 @@ def write_sequence(folder: Path, events: EventBatch) -> dict[str, np.ndarray]:
         "camRect0": {"camera_matrix": [500.0, 501.0, 320.0, 240.0], "resolution": [640, 480]},
         "camRect1": {"camera_matrix": [900.0, 901.0, 72.0, 54.0], "resolution": [144, 108]},
     }
-    (folder / "calibration/cam_to_cam.yaml").write_text(yaml.safe_dump({"intrinsics": cameras}))
+    extrinsics = {
+        "T_10": [*np.c_[TURN.T, [0.1, 0, 0]].tolist(), [0, 0, 0, 1]],  # from camera 0 to camera 1
+        "R_rect0": np.eye(3).tolist(),
+        "R_rect1": np.eye(3).tolist(),
+    }
+    content = {"intrinsics": cameras, "extrinsics": extrinsics}
+    (folder / "calibration/cam_to_cam.yaml").write_text(yaml.safe_dump(content))
     return {"frames": frames, "labels": labels[0]}
 
 
@@ -100,6 +108,15 @@ def test_everything_arrives_in_the_rectified_view(tmp_path: Path, events: EventB
     info = bag.messages["/event_camera/camera_info"][0][1]
     assert info.k.tolist() == [500, 0, 320, 0, 501, 240, 0, 0, 1]
     assert len(bag.messages["/camera/camera_info"]) == 2
+    assert {m.header.frame_id for _, m in images} == {"camera"}
+    rig = read_calibration(tmp_path / "bag/calibration.yaml")
+    # A point far away, seen by both rectified cameras.
+    point = np.array([0.2, -0.1, 1.0])
+    seen = TURN @ point
+    x, y = 500 * seen[0] / seen[2] + 320, 501 * seen[1] / seen[2] + 240
+    expected = (900 * point[0] + 72, 901 * point[1] + 54)
+    found = rig.sample_map()[round(y), round(x)]
+    assert found == pytest.approx(expected, abs=2)  # a pixel of events is 1.8 of frames
 
 
 def test_a_missing_rectification_is_an_error(tmp_path: Path, events: EventBatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from bag_contents import assert_same_events, pixels, read_bag
 from recording_events import photographs, recorded_events
 
 from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.calibration import Rig, read_calibration
 from scaleevent_ros.sources.convert import ConvertOptions, convert
 from scaleevent_ros.sources.m3ed import open_recording
 from scaleevent_ros.sources.recording import ReadOptions
@@ -19,15 +21,20 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
 
 NAME = "car_urban_day_horse"
+TURN, _ = cv2.Rodrigues(np.array([0.0, 0.03, 0.01]))
 
 
-def write_calibration(group: h5py.Group, resolution: tuple[int, int], model: str) -> None:
+def write_calibration(
+    group: h5py.Group, resolution: tuple[int, int], model: str, turn: np.ndarray
+) -> None:
     group["calib/intrinsics"] = [1000.0, 1001.0, 640.0, 360.0]
     group["calib/distortion_coeffs"] = [0.1, 0.2, 0.3, 0.4]
     group["calib/distortion_model"] = model
     group["calib/camera_model"] = "pinhole"
     group["calib/resolution"] = resolution
-    group["calib/T_to_prophesee_left"] = np.eye(4)
+    pose = np.eye(4)
+    pose[:3, :3] = turn
+    group["calib/T_to_prophesee_left"] = pose
 
 
 def write_sequence(folder: Path, model: str = "radtan") -> tuple[EventBatch, np.ndarray]:
@@ -40,10 +47,10 @@ def write_sequence(folder: Path, model: str = "radtan") -> tuple[EventBatch, np.
             group.create_dataset("t", data=events.t // 1000, compression="lzf")
             group["x"], group["y"], group["p"] = events.x, events.y, events.p.astype("i1")
             group["ms_map_idx"] = np.searchsorted(group["t"], np.arange(0, 1500) * 1000)
-            write_calibration(group, (1280, 720), model)
+            write_calibration(group, (1280, 720), model, np.eye(3))
         file["ovc/ts"] = ts
         file.create_dataset("ovc/rgb/data", data=frames, compression="lzf")
-        write_calibration(file["ovc/rgb"], (1280, 800), model)
+        write_calibration(file["ovc/rgb"], (1280, 800), model, TURN)
     with h5py.File(folder / f"{NAME}_depth_gt.h5", "w") as file:
         file["ts"] = ts[:1]
         depth = np.full((1, 720, 1280), np.inf, np.float32)
@@ -74,6 +81,10 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert (info.width, info.height, info.distortion_model) == (1280, 720, "plumb_bob")
     assert info.d.tolist() == [0.1, 0.2, 0.3, 0.4, 0.0]
     assert bag.messages["/camera/camera_info"][0][1].height == 800
+    rig = read_calibration(tmp_path / f"out/{NAME}_data/calibration.yaml")
+    assert isinstance(rig, Rig)
+    assert np.allclose(rig.rotation, TURN)
+    assert rig.frame_camera.distortion == (0.1, 0.2, 0.3, 0.4)
 
 
 def test_the_right_camera_comes_without_the_left_ones_truth(tmp_path: Path) -> None:
