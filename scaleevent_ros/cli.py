@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -155,6 +155,81 @@ def shard(
     manifest = write_shards(source, out, options, workers=workers, show_progress=True)
     count = sum(written.samples for written in manifest.shards)
     typer.echo(f"{count} samples in {len(manifest.shards)} shards in {out}")
+
+
+@app.command()
+def info(
+    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Say what is in a bag: topics, durations, events by polarity, triggers."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.bags.info import summarize
+    from scaleevent_ros.bags.summary_text import info_text
+
+    summary = summarize(BagReader(bag))
+    typer.echo(_as_json(summary.to_dict()) if json else info_text(summary))
+
+
+@app.command()
+def check(
+    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report here, and JSON beside it.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    events: Annotated[str | None, typer.Option(help="Topic of events.")] = None,
+    images: Annotated[str | None, typer.Option(help="Topic of images.")] = None,
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="How to put both on one clock: auto, hardware_trigger, sensor_time, "
+            "header_stamps or estimated."
+        ),
+    ] = "auto",
+    window: Annotated[float, typer.Option(help="Of events before each frame, in ms.")] = 50.0,
+) -> None:
+    """Judge a bag: exit code 0 if it can be used for pretraining, 1 if not, 2 if not readable."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.bags.quality import check_bag
+    from scaleevent_ros.bags.summary_text import quality_text
+    from scaleevent_ros.visuals.bag_report import write_report
+
+    quality = check_bag(
+        BagReader(bag),
+        event_topic=events,
+        image_topic=images,
+        mode=mode,
+        before_ns=round(window * 1e6),
+    )
+    if html:
+        write_report(quality, html)
+    typer.echo(_as_json(quality.to_dict()) if json else quality_text(quality))
+    raise typer.Exit(1 if quality.problems else 0)
+
+
+@app.command()
+def recover(
+    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The new bag; NAME_recovered beside BAG if not given.")
+    ] = None,
+) -> None:
+    """Restore a torn bag beside the original, with index and metadata."""
+    from scaleevent_ros.bags import recover as restore
+
+    recovery = restore(bag, output)
+    for name, what in recovery.damage.items():
+        typer.echo(f"{name}: {what}")
+    for name, topic in recovery.topics.items():
+        typer.echo(f"{name}: {topic.count:,} messages")
+    typer.echo(str(recovery.path))
+
+
+def _as_json(content: dict[str, Any]) -> str:
+    from json import dumps
+
+    return dumps(content, indent=1)
 
 
 def main() -> None:

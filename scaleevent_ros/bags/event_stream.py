@@ -49,6 +49,7 @@ class EventStream:
     Attributes:
         topic: Its name.
         malformed: How many messages were left out so far.
+        encoding: Of the latest packet.
 
     Args:
         reader: Of the bag.
@@ -63,7 +64,7 @@ class EventStream:
         self.malformed = 0
         self._reader = reader
         self._decoder: Decoder | None = None
-        self._encoding = ""
+        self.encoding = ""
 
     @property
     def stats(self) -> DecoderStats | None:
@@ -97,9 +98,9 @@ class EventStream:
 
     def _decoder_for(self, encoding: str, width: int, height: int) -> Decoder:
         decoder = self._decoder
-        if decoder is None or encoding != self._encoding:
+        if decoder is None or encoding != self.encoding:
             decoder = self._decoder = make_decoder(encoding, width, height)
-            self._encoding = encoding
+            self.encoding = encoding
         elif (decoder.width, decoder.height) != (width, height):
             decoder.resize(width, height)
         return decoder

@@ -157,8 +157,11 @@ class BagReader:
         """
         for topic in topics or ():
             self._require(topic)
+        names = self.topics if topics is None else frozenset(topics)
+        if not names:
+            return
         for group in _overlapping(self._files):
-            parts = [_read_file(file, topics, start_ns, end_ns) for file in group]
+            parts = [_read_file(file, names, start_ns, end_ns) for file in group]
             yield from heapq.merge(*parts, key=attrgetter("record_time_ns"))
 
     def events(
@@ -243,6 +246,11 @@ class BagReader:
     def image_topic(self, topic: str | None = None) -> str:
         """Return the topic of images; arguments and errors as of `event_topic`."""
         return self._choose(topic, IMAGE_TYPES, "image")
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there is a topic of (compressed) images."""
+        return any(info.msgtype in IMAGE_TYPES for info in self.topics.values())
 
     def _choose(self, topic: str | None, msgtypes: tuple[str, ...], kind: str) -> str:
         if topic is not None:
@@ -363,12 +371,10 @@ class BagReader:
 
 
 def _read_file(
-    file: StoredFile, topics: Collection[str] | None, start_ns: int, end_ns: int
+    file: StoredFile, topics: Collection[str], start_ns: int, end_ns: int
 ) -> Iterator[RawMessage]:
     names = {
-        topic_id: topic.name
-        for topic_id, topic in file.topics.items()
-        if topics is None or topic.name in topics
+        topic_id: topic.name for topic_id, topic in file.topics.items() if topic.name in topics
     }
     for time_ns, publish_time_ns, topic_id, data in file.messages(names, start_ns, end_ns):
         # CDR starts with a zero, so that message compression shows without metadata.

@@ -125,7 +125,9 @@ def read_timeline(
     event_topic: str | None = None,
     image_topic: str | None = None,
     *,
+    stream: EventStream | None = None,
     watch: Callable[[DecodedPacket], None] | None = None,
+    with_frames: bool = True,
 ) -> Timeline:
     """Read a bag once and note its times.
 
@@ -133,13 +135,15 @@ def read_timeline(
         reader: Of the bag.
         event_topic: May be left out where there is one.
         image_topic: May be left out where there is one.
+        stream: To read instead of the event topic, for whoever wants to see its counters.
         watch: Is shown each decoded packet, for whoever wants more of it than its times.
+        with_frames: Whether frames are wanted; without, there need be no image topic.
 
     Raises:
         BagError: If a topic is missing or not clear, or no event could be decoded.
     """
-    stream = EventStream(reader, event_topic)
-    images = reader.image_topic(image_topic)
+    stream = stream or EventStream(reader, event_topic)
+    images = reader.image_topic(image_topic) if with_frames else ""
     rows: list[tuple[int, int, int, int, int]] = []
     triggers: list[Triggers] = []
     frame_ids: set[str] = set()
@@ -156,7 +160,7 @@ def read_timeline(
         msg = f"no event could be decoded from {stream.topic} of {reader.path}"
         raise BagError(msg)
     packets = PacketTimes(*np.array(rows, np.int64).T.copy())
-    frames, image_frame_ids = _read_frame_times(reader, images)
+    frames, image_frame_ids = _read_frame_times(reader, [images] if with_frames else [])
     return Timeline(
         stream.topic,
         images,
@@ -204,10 +208,10 @@ def join_triggers(parts: list[Triggers]) -> Triggers:
     )
 
 
-def _read_frame_times(reader: BagReader, topic: str) -> tuple[FrameTimes, set[str]]:
+def _read_frame_times(reader: BagReader, topics: list[str]) -> tuple[FrameTimes, set[str]]:
     rows: list[tuple[int, int]] = []
     frame_ids: set[str] = set()
-    for message in reader.messages([topic]):
+    for message in reader.messages(topics):
         try:
             stamp_ns, frame_id = parse_header(message.data)
         except MessageError:

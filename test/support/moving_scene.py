@@ -73,7 +73,7 @@ def log_brightness(time_ms: float, rig: Rig) -> NDArray[np.float64]:
     random = np.random.default_rng(rig.seed)
     seconds = time_ms / 1000
     column = np.arange(WIDTH) + rig.speed * (seconds + 0.15 * np.sin(5 * seconds))
-    row = (np.arange(HEIGHT) + 12 * np.sin(7 * seconds) * (rig.speed > 0))[:, None]
+    row = (np.arange(HEIGHT) + 0.08 * rig.speed * np.sin(7 * seconds))[:, None]
     total = np.zeros((HEIGHT, WIDTH))
     for _ in range(8):
         angle, wavelength, phase = random.random(3) * (2 * np.pi, 25, 2 * np.pi) + (0, 8, 0)

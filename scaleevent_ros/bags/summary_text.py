@@ -1,0 +1,82 @@
+"""What was found about a bag, for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.bags.quality import REASONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from scaleevent_ros.bags.info import BagInfo
+    from scaleevent_ros.bags.quality import BagQuality
+
+
+def info_text(info: BagInfo) -> str:
+    """Write what is in a bag."""
+    lines = [f"{info.bag}: {info.messages:,} messages in {info.duration_s:.3f} s"]
+    rows = [
+        (name, topic.type, f"{topic.count:,}", f"{topic.rate:.1f} Hz")
+        for name, topic in info.topics.items()
+    ]
+    lines += _columns(rows)
+    for name, events in info.event_topics.items():
+        size = f"{events.encoding} {events.width}x{events.height}"
+        lines += [
+            f"{name}: {size}, {events.sensor_duration_s:.3f} s by the sensor's clock",
+            f"  {events.events:,} events: {events.on:,} ON, {events.off:,} OFF",
+            f"  triggers: {_edges(events.triggers)}",
+            f"  {events.lost_packets:,} packets lost, {events.malformed:,} broken",
+        ]
+    return "\n".join([*lines, *_damage(info.damage)])
+
+
+def quality_text(quality: BagQuality) -> str:
+    """Write what a check found."""
+    events, frames, clock = quality.events, quality.frames, quality.clock
+    rows = [
+        ("events", f"{events.events:,} in {quality.duration_s:.2f} s, {events.topic}"),
+        ("packets", f"{events.packets:,}, {events.lost_packets:,} lost"),
+        ("triggers", _edges(events.triggers)),
+    ]
+    if frames:
+        rows += [
+            ("frames", f"{frames.count:,} at {frames.rate:.1f} Hz, {frames.topic}"),
+            ("missing", f"{frames.missing:,} frames"),
+        ]
+    if clock:
+        rows += [
+            ("clock", f"{clock.mode}: {clock.reason}"),
+            ("shift", f"{clock.shift_ms:+.2f} ms, residual {clock.residual_ms:.2f} ms"),
+            ("packet stamps", f"scatter by {clock.jitter_ms:.2f} ms, {clock.drift_ppm:+.1f} ppm"),
+        ]
+    rows.append(("usable pairs", f"{quality.usable:,} of {len(quality.pairs):,}"))
+    rows += [
+        (f"  {name}", f"{count:,}: {REASONS[name]}")
+        for name, count in quality.reasons().most_common()
+    ]
+    lines = [quality.bag, *_columns(rows)]
+    lines += [f"warning: {warning}" for warning in quality.warnings]
+    lines += [f"PROBLEM: {problem}" for problem in quality.problems]
+    return "\n".join(lines)
+
+
+def _edges(triggers: Mapping[int, int]) -> str:
+    edges = [f"{count:,} edges on channel {channel}" for channel, count in triggers.items()]
+    return ", ".join(edges) or "none"
+
+
+def _damage(damage: Mapping[str, str]) -> list[str]:
+    return [f"damage: {name}: {what}" for name, what in damage.items()]
+
+
+def _columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Align rows of text in columns."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(f"  {'  '.join(cells).rstrip()}")
+    return lines
