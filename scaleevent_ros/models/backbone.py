@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
-import torch
 from torch import nn
 from torch.nn import functional
 
@@ -101,9 +100,9 @@ class Backbone(nn.Module):
         periods = getattr(rope, "periods", None)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch's own has no types
         if rope is not None and periods is not None:
-            moved = rope.periods
-            if moved.device != torch.device("meta") and periods.device != torch.device("meta"):
-                rope.register_buffer("periods", periods.to(moved.device), persistent=True)
+            now = rope.periods
+            if not (now.is_meta or periods.is_meta):
+                rope.register_buffer("periods", periods.to(now.device), persistent=True)
         return self
 
 

@@ -77,9 +77,10 @@ class Teacher(nn.Module):
     ) -> Tensor:
         """Compute the features that the student should have.
 
-        Frames are resized to ``scale`` times ``size``, rounded to a multiple of the teacher's
-        stride, so that none of a frame is cut off or padded. Frames that come larger than the
-        student's input keep their detail.
+        A student whose input is no multiple of its stride pads it at the right and the bottom. The
+        frames are continued there by their last pixels, so that cells of the two grids see the same
+        place. Then they are resized to ``scale`` times that, rounded to a multiple of the teacher's
+        own stride. Frames that come larger than the student's input keep their detail.
 
         Args:
             frames: ``[B, 3, H, W]``, RGB; uint8, or floating from 0 to 1.
@@ -88,19 +89,45 @@ class Teacher(nn.Module):
 
         Returns:
             ``[B, D, *grid]``, an ordinary tensor that a loss may save for its backward pass.
+
+        Raises:
+            ModelError: If no stride of a student leads from the size to the grid.
         """
+        height, width = frames.shape[-2:]
+        size = (height, width) if size is None else size
+        cell = _students_stride(size, grid)
+        covered = [cells * cell for cells in grid]
         with torch.inference_mode():
             image = frames.to(self.mean.dtype)
             if frames.dtype == torch.uint8:
                 image = image / 255
+            right = round(width * (covered[1] / size[1] - 1))
+            bottom = round(height * (covered[0] / size[0] - 1))
+            image = functional.pad(image, (0, right, 0, bottom), mode="replicate")
             stride = self.backbone.stride
-            height, width = (
-                max(stride, round(side * self.scale / stride) * stride)
-                for side in (size or image.shape[-2:])
+            rows, columns = (
+                max(stride, round(side * self.scale / stride) * stride) for side in covered
             )
-            image = _resample(image, (height, width))
+            image = _resample(image, (rows, columns))
             features = _resample(self.backbone((image - self.mean) / self.std), grid)
         return features.clone()
+
+
+def _students_stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
+    """Find the stride s for which ``ceil(size / s) == grid`` on both axes."""
+    (height, width), (rows, columns) = size, grid
+    if height % rows == width % columns == 0 and height // rows == width // columns:
+        return height // rows
+    fitting = [
+        s for s in range(1, max(size) + 1) if (-(-height // s), -(-width // s)) == tuple(grid)
+    ]
+    if len(fitting) != 1:
+        msg = (
+            f"no one stride leads from an input of {height}x{width} to features of {rows}x{columns}"
+            f" ({len(fitting)} do): crop or resize to multiples of the student's stride"
+        )
+        raise ModelError(msg)
+    return fitting[0]
 
 
 def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:

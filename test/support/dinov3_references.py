@@ -145,7 +145,7 @@ def random_convnext(
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) * math.prod(shape[1:]) ** -0.5
+        return torch.randn(*shape, generator=generator) / math.sqrt(math.prod(shape[1:]))
 
     def norm(name: str, width: int) -> dict[str, Tensor]:
         return {f"{name}.weight": 1 + 0.1 * normal(width), f"{name}.bias": 0.1 * normal(width)}
@@ -186,9 +186,8 @@ def convnext_features(tensors: dict[str, Tensor], image: Tensor) -> Tensor:
     def norm(value: Tensor, name: str) -> Tensor:
         weight, bias = t[f"{name}.weight"], t[f"{name}.bias"]
         last = value.permute(0, 2, 3, 1)
-        return functional.layer_norm(last, (len(weight),), weight, bias, eps=1e-6).permute(
-            0, 3, 1, 2
-        )
+        normed: Tensor = functional.layer_norm(last, (len(weight),), weight, bias, eps=1e-6)
+        return normed.permute(0, 3, 1, 2)
 
     x = image.double()
     for stage in range(4):
