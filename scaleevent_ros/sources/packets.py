@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -97,7 +98,12 @@ def _edges(triggers: Iterable[Triggers]) -> Iterator[Edge]:
 def _pieces(batches: Iterable[EventBatch]) -> Iterator[EventBatch]:
     """Cut batches so that each piece fits one packet."""
     for batch in batches:
-        changes = np.flatnonzero(np.diff(batch.t // PACKET_NS)) + 1
-        for start, end in zip([0, *changes.tolist()], [*changes.tolist(), len(batch)], strict=True):
+        if not len(batch):
+            continue
+        stretches = np.arange(batch.t[0] // PACKET_NS + 1, batch.t[-1] // PACKET_NS + 1)
+        if len(stretches) > len(batch):  # sparse: most stretches hold no event
+            stretches = np.unique(batch.t[1:] // PACKET_NS)
+        cuts = [0, *np.searchsorted(batch.t, stretches * PACKET_NS).tolist(), len(batch)]
+        for start, end in pairwise(cuts):
             for first in range(start, end, PACKET_EVENTS):
                 yield batch[first : min(first + PACKET_EVENTS, end)]

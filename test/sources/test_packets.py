@@ -62,7 +62,7 @@ def test_events_and_triggers_survive_whatever_the_silences(
     events = random_batch(rng, 300, 64, 48, start, end)
     times = np.sort(rng.integers(start, end + SECOND, trigger_count))
     triggers = make_triggers(times.tolist())
-    batches = [some for some in (events[:cut], events[cut:]) if len(some)]
+    batches = [events[:cut], events[cut:]]
     packets = list(encode_packets(batches, [triggers]))
     found, edges = decode(packets)
     assert_same_events(found, events)
