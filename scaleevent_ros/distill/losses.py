@@ -103,37 +103,30 @@ class DistillLoss:
             DistillError: If shapes do not agree.
         """
         _check_shapes(student, teacher, mask, regions, covered)
+        looked_at = mask.bool()
+        if self.every_token:
+            wanted = torch.ones_like(looked_at) if covered is None else covered.bool()
+            looked_at = wanted & looked_at.any(dim=1, keepdim=True)
+        # Of the whole batch at once: a GPU is waited for here, and not again for each image.
+        counts = looked_at.sum(dim=1).tolist()
+        indices = torch.split(looked_at.nonzero()[:, 1], counts)
+        dtype = torch.promote_types(student.dtype, torch.float32)
         with torch.autocast(student.device.type, enabled=False):
             images = [
-                self.image_terms(self._select(b, student, teacher, mask, regions, covered))
-                for b in range(len(student))
+                self.image_terms(
+                    ImageTokens(
+                        student[b].index_select(0, index).to(dtype),
+                        teacher[b].detach().index_select(0, index).to(dtype),
+                        None if regions is None else regions[b].index_select(0, index),
+                        student.shape[1],
+                    )
+                )
+                for b, index in enumerate(indices)
             ]
             feature, intra, cross = (torch.stack(term).mean() for term in zip(*images, strict=True))
             weights = self.weights
             total = weights[0] * feature + weights[1] * intra + weights[2] * cross
         return LossTerms(total, feature, intra, cross)
-
-    def _select(
-        self,
-        b: int,
-        student: Tensor,
-        teacher: Tensor,
-        mask: Tensor,
-        regions: Tensor | None,
-        covered: Tensor | None,
-    ) -> ImageTokens:
-        active = mask[b].bool()
-        if self.every_token:
-            wanted = torch.ones_like(active) if covered is None else covered[b].bool()
-            active = wanted & active.any()
-        (index,) = active.nonzero(as_tuple=True)
-        dtype = torch.promote_types(student.dtype, torch.float32)
-        return ImageTokens(
-            student[b].index_select(0, index).to(dtype),
-            teacher[b].detach().index_select(0, index).to(dtype),
-            None if regions is None else regions[b].index_select(0, index),
-            student.shape[1],
-        )
 
 
 def _check_shapes(
