@@ -70,6 +70,9 @@ extras["dev"] = [
     'evt3==0.4.1; platform_machine == "x86_64" and sys_platform == "linux"',
 ]
 
+# Shards on a cluster. Not for development: nothing else needs it.
+extras["cluster"] = ["distributed>=2025.1"]
+
 setup(
     name=PACKAGE,
     version=version(),

@@ -176,3 +176,28 @@ def test_every_other_recording_is_converted_before_an_error(source: Path, tmp_pa
         convert(folder, tmp_path / "out", OPTIONS)
     assert_same_events(read_bag(tmp_path / "out/good").events, EVENTS)
     assert (tmp_path / "out/bad_a.partial").is_dir()
+
+
+def test_the_command_converts_and_says_what_is_wrong_in_one_line(
+    source: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "scaleevent_ros.cli", "convert"]
+    done = subprocess.run(
+        [*command, source, tmp_path / "bag", "--codec", "png"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.splitlines()[-1] == str(tmp_path / "bag")
+    assert "/camera/image_raw/compressed" in read_bag(tmp_path / "bag").messages
+    (tmp_path / "bad.raw").write_bytes(b"% evt 3.0\n% geometry 8x8\n% end\n")
+    failed = subprocess.run(
+        [*command, tmp_path / "bad.raw", tmp_path / "bad"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert failed.returncode == 2
+    assert failed.stderr == f"scaleevent: {tmp_path / 'bad.raw'}: holds no events\n"
