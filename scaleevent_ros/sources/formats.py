@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaleevent_ros.sources.errors import SourceError, UnknownFormatError
+from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,6 +91,8 @@ def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
 
 
 def _file_format(path: Path) -> str | None:
+    if path.suffix.lower() in PICTURE_SUFFIXES:  # data sets hold hundreds of thousands
+        return None
     with path.open("rb") as file:
         head = file.read(16)
     if head.startswith(_HDF5_SIGNATURE):

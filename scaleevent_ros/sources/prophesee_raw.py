@@ -46,14 +46,14 @@ class RawHeader(NamedTuple):
         width: Of the sensor; None if the header does not tell.
         height: Of the sensor; None if the header does not tell.
         data_start: Where the words begin, in bytes.
-        bigendian: Byte order of the words.
+        byte_order: ``little``, ``big``, or ``legacy``: EVT2.1 with the upper half of a word first.
     """
 
     encoding: str
     width: int | None
     height: int | None
     data_start: int
-    bigendian: bool
+    byte_order: str
 
 
 def read_header(path: Path) -> RawHeader:
@@ -88,7 +88,7 @@ def read_header(path: Path) -> RawHeader:
         raise SourceError(msg)
     byte_order = said.get("endianness", fields.get("endianness", "little"))
     width, height = _geometry(fields, said)
-    return RawHeader(encoding, width, height, position, byte_order == "big")
+    return RawHeader(encoding, width, height, position, byte_order)
 
 
 def _geometry(fields: dict[str, str], said: dict[str, str]) -> tuple[int | None, int | None]:
@@ -115,19 +115,22 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         width, height = header.width, header.height
     else:
         width, height = options.geometry(path)
-    if header.bigendian:
+    if header.byte_order == "big":
         msg = f"{path}: is big-endian; save it as little-endian (metavision_file_to_raw)"
         raise SourceError(msg)
 
+    def decoder_of() -> Decoder:
+        order = header.byte_order if header.encoding == "evt21" else None
+        return make_decoder(header.encoding, width, height, word_order=order)
+
     def events(t_start: int) -> Iterator[EventBatch]:
-        decoder = make_decoder(header.encoding, width, height)
-        for batch in _batches(path, header, decoder):
+        for batch in _batches(path, header, decoder_of()):
             late = batch.between(t_start, int(batch.t[-1]) + 1)
             if len(late):
                 yield late
 
     def triggers(t_start: int) -> Iterator[Triggers]:
-        decoder = make_decoder(header.encoding, width, height)
+        decoder = decoder_of()
         for _ in _batches(path, header, decoder):
             edges = decoder.triggers()
             late = edges.t >= t_start

@@ -46,14 +46,16 @@ def test_events_and_triggers_arrive(tmp_path: Path, encoding: str) -> None:
     assert list(zip(triggers.t, triggers.id, triggers.edge, strict=True)) == edges
 
 
-def test_evt21_arrives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["little", "legacy"])
+def test_evt21_arrives(tmp_path: Path, order: str) -> None:
     # One TIME_HIGH (type 8, 28 bits of 64 µs), then vectors: polarity in the type, 6 bits of time,
-    # x of the first pixel, y, 32 valid bits. Words of 64 bits, little-endian.
-    words = [8 << 60 | 500 << 32, 1 << 60 | 7 << 54 | 32 << 43 | 5 << 32 | 0b1001]
+    # x of the first pixel, y, 32 valid bits. Words of 64 bits; `legacy` swaps their halves.
+    words = np.array([8 << 60 | 500 << 32, 1 << 60 | 7 << 54 | 32 << 43 | 5 << 32 | 0b1001], "<u8")
+    halves = words.view("<u4").reshape(-1, 2)
     source = write_raw(
         tmp_path / "a.raw",
-        b"% format EVT21;endianness=little;height=320;width=320\n% end\n",
-        np.array(words, "<u8").tobytes(),
+        f"% format EVT21;endianness={order};height=320;width=320\n% end\n".encode(),
+        (halves if order == "little" else halves[:, ::-1]).tobytes(),
     )
     events = next(open_recording(source, ReadOptions()).events(0))
     assert events.x.tolist() == [32, 35]
