@@ -26,6 +26,9 @@ format: setup
 test: lint
 	@$(IN) python -m pytest $(PYTEST_ARGUMENTS)
 
+demo: setup
+	@$(IN) python tools/demo/run_demo.py
+
 bench: setup
 	@$(IN) for script in benchmarks/*.py; do echo "== $$script"; python "$$script" || exit 1; done
 

@@ -30,8 +30,10 @@ _scaleevent_prepend AMENT_PREFIX_PATH "$_scaleevent_root/.venv"
 # Fast DDS as it comes loses large best-effort messages; a profile of your own is kept.
 if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
     export FASTDDS_DEFAULT_PROFILES_FILE="$_scaleevent_root/config/fastdds_large_messages.xml"
-    # The variable's name before Fast DDS 3 (Humble, Iron, Jazzy).
-    export FASTRTPS_DEFAULT_PROFILES_FILE="$FASTDDS_DEFAULT_PROFILES_FILE"
+    case "${ROS_DISTRO:-}" in
+        # Fast DDS 2 knows the variable by its old name only, Fast DDS 3 warns of that name.
+        humble | iron | jazzy) export FASTRTPS_DEFAULT_PROFILES_FILE="$FASTDDS_DEFAULT_PROFILES_FILE" ;;
+    esac
 fi
 
 unset -f _scaleevent_prepend
