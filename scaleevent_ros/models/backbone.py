@@ -141,6 +141,26 @@ def tokens(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
+def check_name(name: str) -> None:
+    """Check that timm knows a model, and its tag if the name has one.
+
+    Raises:
+        ModelError: Naming what comes close.
+    """
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        close = ", ".join(timm.list_models(f"*{architecture[:12]}*")[:5])
+        hint = f"; similar names: {close}" if close else ""
+        msg = f"timm {timm.__version__} knows no model {name!r}{hint}"
+        raise ModelError(msg)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError:
+        known = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+        msg = f"timm {timm.__version__} knows no weights {tag!r} of {architecture}, only {known}"
+        raise ModelError(msg) from None
+
+
 def build_network(name: str, options: Mapping[str, Any] | None = None, **more: Any) -> nn.Module:
     """Build a timm network that takes any size of image, with random weights unless told.
 
@@ -152,11 +172,7 @@ def build_network(name: str, options: Mapping[str, Any] | None = None, **more: A
     Raises:
         ModelError: If timm knows no such model, or refuses the options.
     """
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('.', maxsplit=1)[0][:12]}*")[:5]
-        hint = f"; similar names: {', '.join(close)}" if close else ""
-        msg = f"timm {timm.__version__} knows no model {name!r}{hint}"
-        raise ModelError(msg)
+    check_name(name)
     arguments = {**(options or {}), **more}
     try:
         try:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scaleevent_ros.models.backbone import build_network
-from scaleevent_ros.models.errors import CheckpointError
+from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.weights import load_exactly
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def build_released(
     else:
         architecture, arguments = _vit_variant(name, biased=biased), dict(options or {})
     channels = plain["patch_embed.proj.weight"].shape[1]
-    network = build_network(architecture, arguments, num_classes=0, in_chans=channels)
+    network = _build(architecture, arguments, channels, source)
     load_exactly(network, _rename_vit(plain, source), source)
     periods = plain[_PERIODS].float()
     own = getattr(getattr(network, "rope", None), "periods", None)
@@ -120,7 +120,15 @@ def build_released(
         msg = f"{source}: {_PERIODS} is {tuple(periods.shape)}, which does not fit {architecture}"
         raise CheckpointError(msg)
     own.copy_(periods)
-    return ImageNetwork(network, architecture, arguments, channels)
+    return ImageNetwork(network, architecture.partition(".")[0], arguments, channels)
+
+
+def _build(architecture: str, options: Mapping[str, Any], channels: int, source: str) -> nn.Module:
+    try:
+        return build_network(architecture, options, num_classes=0, in_chans=channels)
+    except ModelError as error:
+        msg = f"{source} is a DINOv3 file, and there is no such network: {error}"
+        raise CheckpointError(msg) from error
 
 
 def _vit_variant(name: str, *, biased: bool) -> str:
@@ -211,7 +219,7 @@ def _build_convnext(
     else:
         architecture, arguments = name, dict(options or {})
     channels = plain[_CONVNEXT_STEM].shape[1]
-    network = build_network(architecture, arguments, num_classes=0, in_chans=channels)
+    network = _build(architecture, arguments, channels, source)
     renamed = {}
     for theirs, value in plain.items():
         if _UNUSED.match(theirs):
@@ -222,4 +230,4 @@ def _build_convnext(
         ours = re.sub(r"^norm\.", "head.norm.", ours)
         renamed[ours.replace("dwconv", "conv_dw").replace("pwconv", "mlp.fc")] = value
     load_exactly(network, renamed, source)
-    return ImageNetwork(network, architecture, arguments, channels)
+    return ImageNetwork(network, architecture.partition(".")[0], arguments, channels)

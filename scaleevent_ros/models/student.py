@@ -158,12 +158,12 @@ def _from_teacher(header: Header, teacher: Teacher) -> Student:
 
 def _family(architecture: str) -> str:
     """Name a network without its weights and without timm's mark for biases of the queries."""
-    return architecture.partition(".")[0].removesuffix("_qkvb")
+    return architecture.removesuffix("_qkvb")
 
 
 def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Student:
     start = load_student(path)
-    if start.header.architecture != header.architecture:
+    if _family(start.header.architecture) != _family(header.architecture):
         msg = f"{path} holds a {start.header.architecture}, not a {header.architecture}"
         raise CheckpointError(msg)
     adapt_input(start.backbone.model, header.bins)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from scaleevent_ros.models.backbone import Backbone, build_network
+from scaleevent_ros.models.backbone import Backbone, build_network, check_name
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.packaged_weights import (
     PACKAGE_TAG,
@@ -167,6 +167,9 @@ def build_teacher(
         msg = f"a teacher's scale is 1, 2 or 4, not {scale}"
         raise ModelError(msg)
     image = load_image_network(name, checkpoint, options=options, pretrained=pretrained)
+    if image.channels != 3:
+        msg = f"{checkpoint} takes {image.channels} channels; a teacher sees red, green and blue"
+        raise CheckpointError(msg)
     mean, std = _normalization(image.network, name)
     return Teacher(name, image, mean, std, scale=scale, stride=stride)
 
@@ -201,25 +204,25 @@ def load_image_network(
         load_packaged(network, architecture)
         return ImageNetwork(network, architecture, dict(options or {}))
     timm_name = architecture if packaged else name
-    if checkpoint is None:
+    if not pretrained:
         network = build_network(timm_name, options, num_classes=0)
-        if not pretrained:
-            return ImageNetwork(network, architecture, dict(options or {}))
-        checkpoint = _hub_file(name, network)
-    tensors = read_tensors(checkpoint)
+        return ImageNetwork(network, architecture, dict(options or {}))
+    tensors = read_tensors(_hub_file(name) if checkpoint is None else checkpoint)
+    source = str(checkpoint or name)
     if is_dinov3(tensors):
-        return build_released(tensors, str(checkpoint), timm_name, options)
-    network = _build_from(tensors, str(checkpoint), timm_name, options)
+        return build_released(tensors, source, timm_name, options)
+    network = _build_from(tensors, source, timm_name, options)
     return ImageNetwork(network, architecture, dict(options or {}))
 
 
-def _hub_file(name: str, network: nn.Module) -> Path:
-    described = cast("dict[str, Any]", network.pretrained_cfg)
-    repository = described.get("hf_hub_id")
-    if not repository:
+def _hub_file(name: str) -> Path:
+    check_name(name)
+    described = timm.get_pretrained_cfg(name)
+    if described is None or not described.hf_hub_id:
         msg = f"timm knows no weights of {name}: name a file with the option `checkpoint`"
         raise ModelError(msg)
-    return fetch_from_hub(name, repository, described.get("hf_hub_filename") or "model.safetensors")
+    filename = described.hf_hub_filename or "model.safetensors"
+    return fetch_from_hub(name, described.hf_hub_id, filename)
 
 
 def _build_from(

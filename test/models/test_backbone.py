@@ -88,6 +88,8 @@ def test_checkpointing_changes_memory_alone() -> None:
 def test_unknown_names_options_and_strides() -> None:
     with pytest.raises(ModelError, match=r"no model 'vit_small_patch16_dino4'; similar names: vit"):
         build_network("vit_small_patch16_dino4")
+    with pytest.raises(ModelError, match=r"no weights 'of_dreams' of vit_tiny.*, only vit_tiny"):
+        build_network("vit_tiny_patch16_224.of_dreams")
     with pytest.raises(ModelError, match="cannot build convnext_atto with"):
         build_network("convnext_atto", {"colour": "blue"})
     with pytest.raises(ModelError, match="finest features, 4"):

@@ -124,9 +124,23 @@ def test_teacher_and_student_from_one_file(tmp_path: Path) -> None:
     normalized = (frames - mean[:, None, None]) / std[:, None, None]
     expected = vit_features(tensors, normalized)
     assert (teacher(frames, (3, 5)) - expected).abs().max() < TOLERANCE
-    for init in ("teacher", tmp_path / "meta.pth"):
+    for init in ("teacher", tmp_path / "meta.pth", tmp_path / "student.safetensors"):
         student = build_student(name, 3, init, teacher=teacher, options=options).eval()
         assert (student(normalized) - expected).abs().max() < TOLERANCE
+        assert student.header.architecture == "vit_small_patch16_dinov3_qkvb"
+        save_student(tmp_path / "student.safetensors", student)
+
+
+def test_names_that_are_not_what_the_file_holds(tmp_path: Path) -> None:
+    torch.save(random_vit(), tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=r"vit.pth is a DINOv3 file, and there is no such"):
+        build_teacher("convnext_tiny", tmp_path / "vit.pth")
+    with pytest.raises(CheckpointError, match=r"vit.pth: cls_token is \(1, 1, 64\), the model's"):
+        build_teacher("vit_small_patch16_dinov3", tmp_path / "vit.pth")
+    torch.save(random_vit(channels=5), tmp_path / "events.pth")
+    options = {"embed_dim": 64, "depth": 3, "num_heads": 2}
+    with pytest.raises(CheckpointError, match="takes 5 channels; a teacher sees red, green"):
+        build_teacher("vit_small_patch16_dinov3", tmp_path / "events.pth", options=options)
 
 
 def _without(name: str) -> Any:
