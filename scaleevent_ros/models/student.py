@@ -171,7 +171,7 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
     student = _with_projection(start.backbone, header, teacher)
     if student.header.projection == start.header.projection:
         student.projection = start.projection
-    return student
+    return student.train()
 
 
 def adapt_input(network: nn.Module, bins: int) -> None:

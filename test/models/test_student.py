@@ -156,6 +156,7 @@ def test_going_on_from_our_checkpoint(tmp_path: Path, teacher: Teacher) -> None:
     path = tmp_path / "student.safetensors"
     save_student(path, student)
     same = build_student(NAME, 3, path, teacher=teacher)
+    assert all(module.training for module in same.modules())
     events = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(same.eval()(events), student.eval()(events))
