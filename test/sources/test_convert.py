@@ -94,7 +94,10 @@ def test_an_interrupted_conversion_goes_on(source: Path, tmp_path: Path, stop_ns
     written = first.stat().st_mtime_ns
     convert_recording(recording, tmp_path / "bag", OPTIONS)
     assert stamps(tmp_path / "bag") == stamps(tmp_path / "whole")
-    assert_same_events(read_bag(tmp_path / "bag").events, EVENTS)
+    bag = read_bag(tmp_path / "bag")
+    assert_same_events(bag.events, EVENTS)
+    packets = bag.messages["/event_camera/events"]
+    assert [message.seq for _, message in packets] == list(range(len(packets)))
     if state["parts"]:
         assert (tmp_path / "bag/bag_0.mcap").stat().st_mtime_ns == written
 

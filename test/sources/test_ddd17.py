@@ -39,7 +39,7 @@ def polarity_packet(events: EventBatch, host_us: int, overflow: int = 0) -> Row:
 
 def frame_packet(grey: np.ndarray, begin_us: int, end_us: int, host_us: int) -> Row:
     height, width = grey.shape
-    head = struct.pack("<9i", 1, begin_us - 50, end_us + 50, begin_us, end_us, width, height, 0, 0)
+    head = struct.pack("<9i", 1, begin_us - 30, end_us + 90, begin_us, end_us, width, height, 0, 0)
     data = head + (grey.astype(np.uint16) << 8 | 7).tobytes()
     return packet(2, len(data), 1, data, host_us)
 

@@ -99,7 +99,10 @@ def test_a_packet_holds_no_more_than_its_share() -> None:
 def test_a_stream_goes_on_where_it_stopped() -> None:
     # 40 s of sparse events: the wire's 24 bits of µs roll over twice.
     events = recorded_events(64, 48, 500, start_s=1_600_000_000.0, length_s=40.0)
-    for stop in (1, 100, 250, 499):
+    # And then none for 40 s.
+    late = recorded_events(64, 48, 10, start_s=1_600_000_080.0)
+    events = EventBatch.concatenate([events, late])
+    for stop in (1, 100, 250, 499, 500):
         before = list(encode_packets([events[:stop]], []))
         rest = list(encode_packets([events[stop:]], [], after_ns=before[-1].last_ns))
         found, _ = decode(before + rest)

@@ -30,7 +30,7 @@ def write_video(folder: Path, events: EventBatch) -> None:
     shuffle = np.random.default_rng(0)
     for index, frame in enumerate(FRAMES):
         start = START_US + 40_000 * index
-        name = f"{start}_0_0_{start}_{start + 1000}.png"
+        name = f"{start}_{start - 7}_{start + 2000}_{start}_{start + 1000}.png"
         cv2.imwrite(str(data / name), frame[..., ::-1])
         some = (t_us >= start) & (t_us < start + 40_000)
         rows = np.stack([t_us[some], events.x[some], events.y[some], events.p[some]], axis=1)
