@@ -263,8 +263,6 @@ class Trainer:
         """Take one step of the optimizer, over all parts of its batch."""
         options = self._options
         fabric, model, optimizer = self.fabric, self._model, self._optimizer
-        draws = np.random.SeedSequence((options.seed, self._step, fabric.global_rank))
-        torch.manual_seed(int(draws.generate_state(1)[0]))
         schedule = self._loaders.schedule
         factor = rate_factor(
             self._step, self._steps, schedule.steps_per_epoch, self._optimizer_options
@@ -274,6 +272,9 @@ class Trainer:
         for part in range(options.accumulate):
             with log.waiting():
                 batch = next(batches)
+            # Only now: the first batch of a session starts workers, which draws random numbers.
+            key = (options.seed, self._step, part, fabric.global_rank)
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             waits = fabric.world_size > 1 and part + 1 < options.accumulate
             with fabric.no_backward_sync(model) if waits else nullcontext():
                 losses = self._objective.losses(model, batch)
@@ -358,7 +359,7 @@ class Trainer:
         """Write a checkpoint; every process takes part, the first one writes."""
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         state: dict[str, Any] = {
-            "model": get_model_state_dict(self._bare, options=whole),
+            "model": self._copy_weights(),
             "optimizer": get_optimizer_state_dict(
                 self._bare, self._optimizer.optimizer, options=whole
             ),
@@ -371,7 +372,7 @@ class Trainer:
         }
         if self._average is not None:
             with self._average.in_place():
-                state["average"] = get_model_state_dict(self._bare, options=whole)
+                state["average"] = self._copy_weights()
         if self.fabric.is_global_zero:
             model = state["average"] or state["model"]
             extra = {"step": self._step, "metrics": self._metrics, "run": self._configuration}
@@ -382,6 +383,12 @@ class Trainer:
                 self._best_step,
             )
         self.fabric.barrier()
+
+    def _copy_weights(self) -> dict[str, Tensor]:
+        """Gather the model's state in the first process; a copy, which later steps leave alone."""
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(self._bare, options=whole)
+        return {name: value.clone() for name, value in weights.items()}
 
     def _sampler_state(self) -> dict[str, Any]:
         schedule = self._loaders.schedule
@@ -458,7 +465,7 @@ class Trainer:
             if isinstance(value, torch.Tensor)
         }
         save_file(tensors, path)
-        said = ", ".join(f"{name} {float(value):g}" for name, value in values.items())
+        said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
         msg = f"step {self._step + 1}: the {of} is not finite ({said}); its batch is {path}"
         return TrainingError(msg)
 

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import tiny_run
+import torch
+from safetensors.torch import load_file
+from tiny_run import TinyRun, final_weights, launch, run_here
+
+from scaleevent_ros.distill.errors import TrainingError
+from scaleevent_ros.models import load_student
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+STEPS = 15
+
+
+def entries(output: Path, kind: str) -> list[dict[str, float]]:
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("run") / "uninterrupted"
+    run_here(TinyRun(output))
+    return output
+
+
+@pytest.fixture(scope="module")
+def by_one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run without random numbers in the model, which differ from process to process."""
+    output = tmp_path_factory.mktemp("run") / "one"
+    run_here(TinyRun(output, drop=0.0))
+    return output
+
+
+def largest_difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_a_run_learns_and_leaves_what_it_should(uninterrupted: Path) -> None:
+    steps = entries(uninterrupted, "train")
+    assert [entry["step"] for entry in steps] == list(range(1, STEPS + 1))
+    assert steps[-1]["total"] < 0.9 * steps[0]["total"]
+    first, last = entries(uninterrupted, "validation")
+    assert (first["step"], last["step"]) == (0, STEPS)
+    assert last["cosine_active"] > first["cosine_active"] + 0.05
+    assert {"cosine_all", "affinity_correlation", "feature", "intra", "cross"} <= last.keys()
+    assert {"rate", "pairs_per_s", "active", "data_wait", "gradient"} <= steps[0].keys()
+    kept = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
+    assert kept == ["step-00000012", "step-00000015"]
+    student = load_student(uninterrupted / "best.safetensors")
+    assert student.header.extra["step"] == STEPS
+
+
+@pytest.mark.parametrize("kill_at", ["step 2", "step 6", "step 14", "save 8"])
+def test_a_killed_and_resumed_run_ends_with_the_same_bits(
+    uninterrupted: Path, tmp_path: Path, kill_at: str
+) -> None:
+    output = tmp_path / "killed"
+    assert launch(TinyRun(output, {"resume": True}, kill_at=kill_at)) == [-9]
+    run_here(TinyRun(output, {"resume": True}))
+    expected, found = final_weights(uninterrupted), final_weights(output)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [entry["step"] for entry in entries(output, "train")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}])
+def test_two_processes_and_accumulation_give_what_one_gives(
+    by_one_process: Path, tmp_path: Path, options: dict[str, int]
+) -> None:
+    assert launch(TinyRun(tmp_path, options, drop=0.0), world=2) == [0, 0]
+    assert largest_difference(final_weights(by_one_process), final_weights(tmp_path)) < 1e-5
+    for kind in ("train", "validation"):
+        expected, found = entries(by_one_process, kind), entries(tmp_path, kind)
+        assert len(expected) == len(found)  # one process writes
+        for name in ("total", "active"):
+            assert [entry[name] for entry in found] == pytest.approx(
+                [entry[name] for entry in expected], rel=1e-4
+            )
+
+
+def test_sharded_processes_that_were_killed_and_resumed_give_what_one_gives(
+    by_one_process: Path, tmp_path: Path
+) -> None:
+    run = TinyRun(tmp_path, {"strategy": "fsdp", "resume": True}, drop=0.0)
+    assert launch(replace(run, kill_at="step 9"), world=2) == [-9, -9]
+    assert launch(run, world=2) == [0, 0]
+    assert largest_difference(final_weights(by_one_process), final_weights(tmp_path)) < 1e-5
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"step 6: the loss is not finite .*safetensors"):
+        run_here(TinyRun(tmp_path, poison_at=5))
+    (saved,) = tmp_path.glob("not_finite_step6_*.safetensors")
+    batch = load_file(saved)
+    assert batch["events"].shape == (8, 5, 48, 64)
+    assert batch["frames"].shape == (8, 3, 48, 64)
+    # The last checkpoint is of before: the run can go on from it.
+    saved_weights = load_file(tmp_path / "last.safetensors").values()
+    assert all(bool(torch.isfinite(weight).all()) for weight in saved_weights)
+
+
+def test_a_folder_with_a_run_is_not_overwritten(uninterrupted: Path) -> None:
+    with pytest.raises(TrainingError, match="holds a run of 15 steps.*--trainer.resume true"):
+        run_here(TinyRun(uninterrupted))
+
+
+def test_a_checkpoint_of_another_model_is_refused(
+    tmp_path: Path, uninterrupted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").symlink_to(uninterrupted / "checkpoints")
+    monkeypatch.setitem(tiny_run.VIT, "embed_dim", 64)
+    with pytest.raises(TrainingError, match="of another model"):
+        run_here(TinyRun(tmp_path, {"resume": True}))
