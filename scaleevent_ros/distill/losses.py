@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.distill.errors import DistillError
-from scaleevent_ros.distill.losses_affinity import Penalty, blocked_residuals, squared_residuals
+from scaleevent_ros.distill.losses_affinity import blocked_residuals, squared_residuals
 from scaleevent_ros.distill.losses_superpixel import cluster_tokens, contrast, pool_regions
 
 if TYPE_CHECKING:
@@ -111,17 +111,19 @@ class DistillLoss:
         counts = looked_at.sum(dim=1).tolist()
         indices = torch.split(looked_at.nonzero()[:, 1], counts)
         dtype = torch.promote_types(student.dtype, torch.float32)
+        # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
+        pairs = zip(student.unbind(), teacher.detach().unbind(), indices, strict=True)
         with torch.autocast(student.device.type, enabled=False):
             images = [
                 self.image_terms(
                     ImageTokens(
-                        student[b].index_select(0, index).to(dtype),
-                        teacher[b].detach().index_select(0, index).to(dtype),
+                        of_student.index_select(0, index).to(dtype),
+                        of_teacher.index_select(0, index).to(dtype),
                         None if regions is None else regions[b].index_select(0, index),
                         student.shape[1],
                     )
                 )
-                for b, index in enumerate(indices)
+                for b, (of_student, of_teacher, index) in enumerate(pairs)
             ]
             feature, intra, cross = (torch.stack(term).mean() for term in zip(*images, strict=True))
             weights = self.weights
@@ -168,8 +170,7 @@ def _absolute_terms(
     tokens: ImageTokens, *, intra: bool, cross: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     pairs = max(1, len(tokens.student)) ** 2
-    penalty: Penalty = "absolute"
-    sums = blocked_residuals(*_unit(tokens), penalty, intra=intra, cross=cross)
+    sums = blocked_residuals(*_unit(tokens), "absolute", intra=intra, cross=cross)
     return _mean_absolute(tokens), sums[0] / pairs, sums[1] / pairs
 
 
