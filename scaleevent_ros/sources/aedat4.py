@@ -122,7 +122,7 @@ def _packets(path: Path, kind: str) -> Iterator[Any]:
 def _frames(path: Path, t_start: int) -> Iterator[Picture]:
     for frame in _packets(path, "frame"):
         begin, end = int(frame["exposure_begin_t"]), int(frame["exposure_end_t"])
-        t = (begin + end) // 2 * 1000 if begin and end else int(frame["t"]) * 1000
+        t = (begin + end) // 2 * 1000 if begin > 0 and end > 0 else int(frame["t"]) * 1000
         if t < t_start:
             continue
         pixels = frame["pixels"]

@@ -101,7 +101,7 @@ class _Reader:
 
     def events(self, t_start: int) -> Iterator[EventBatch]:
         """Stream the valid events from a time (ns) on."""
-        first, after = 0, None
+        after = None
         for row, words, t in self._packets(_POLARITY):
             data = words[:, 0]
             valid = (data & 1) == 1
@@ -116,13 +116,10 @@ class _Reader:
                 WIDTH,
                 HEIGHT,
                 place=f"{self._path}: packet {row}",
-                first=first,
                 after=after,
             )
-            if not len(batch):
-                continue
-            first, after = first + len(batch), int(batch.t[-1])
-            if after >= t_start:
+            if len(batch):
+                after = int(batch.t[-1])
                 yield batch.between(t_start, after + 1)
 
     def frames(self, t_start: int) -> Iterator[Picture]:

@@ -56,14 +56,12 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
     times = np.array([_middle(folder, *pair, unit) for pair in zip(frames, files, strict=True)])
 
     def events(t_start: int) -> Iterator[EventBatch]:
-        first, after = 0, None
+        after = None
         for path in (path for exposure in files for path in exposure):
             x, y, t, p = _columns(path, unit)
             batch = event_batch(x, y, t, p, width, height, place=str(path), after=after)
-            if not len(batch):
-                continue
-            first, after = first + len(batch), int(batch.t[-1])
-            if after >= t_start:
+            if len(batch):
+                after = int(batch.t[-1])
                 yield batch.between(t_start, after + 1)
 
     return Recording(

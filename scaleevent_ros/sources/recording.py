@@ -232,8 +232,8 @@ def event_batch(
     wrong = (
         ("x", x, (x < 0) | (x >= width), f"outside the sensor's {width}x{height}"),
         ("y", y, (y < 0) | (y >= height), f"outside the sensor's {width}x{height}"),
-        ("t", t, np.diff(t, prepend=before) < 0, "ns, earlier than the event before it"),
-        ("t", t, t < 0, "ns, before zero, which ROS time cannot hold"),
+        ("t in ns", t, np.diff(t, prepend=before) < 0, "earlier than the event before it"),
+        ("t in ns", t, t < 0, "before zero, which ROS time cannot hold"),
         ("p", p, (p != 1) & (p != 0) & (p != -1), "not a polarity"),
     )
     for name, values, bad, what in wrong:

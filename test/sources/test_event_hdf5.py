@@ -108,7 +108,7 @@ def write_columns(path: Path, **columns: object) -> Path:
     [
         ({"x": [1, 64]}, r"event 1: x = 64 is outside the sensor's 64x48"),
         ({"y": [-1, 2]}, r"event 0: y = -1 is outside"),
-        ({"t": [6, 5]}, r"event 1: t = 5000 is ns, earlier than the event before"),
+        ({"t": [6, 5]}, r"event 1: t in ns = 5000 is earlier than the event before"),
         ({"t": [-6, 5]}, r"event 0 is at -6000 ns"),
         ({"p": [0, 2]}, r"event 1: p = 2 is not a polarity"),
         ({"p": [0]}, r"columns of events differ in length"),
