@@ -132,7 +132,7 @@ def test_low_precision_and_autocast_compute_in_float32(name: str, dtype: torch.d
     expected, expected_gradient = run(
         build(name), low.float().requires_grad_(), low_teacher.float(), mask, regions=regions
     )
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=dtype):
         terms, gradient = run(build(name), low.requires_grad_(), low_teacher, mask, regions=regions)
     assert terms == expected
     assert all(term.dtype == torch.float32 for term in terms)
