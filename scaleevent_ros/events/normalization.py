@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
+from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
 
 if TYPE_CHECKING:
@@ -62,18 +63,22 @@ def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
 
         return device.normalize(tensor, how)
     if how == "scaleevent_picture":
-        mean, std = (np.array(v, np.float32)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
+        centre = np.array(IMAGENET_MEAN, np.float32)[:, None, None]
+        spread = np.array(IMAGENET_STD, np.float32)[:, None, None]
         picture = scaleevent_picture(tensor).astype(np.float32) / np.float32(255)
-        return cast("Floats", (picture - mean) / std)
-    active = tensor[tensor != 0]
-    if not len(active):
+        return cast("Floats", (picture - centre) / spread)
+    count = int(np.count_nonzero(tensor))
+    if not count:
         return tensor
     if how == "percentile":
-        rank = percentile_rank(len(active))
-        return cast("Floats", tensor / np.partition(np.abs(active), rank)[rank])
-    mean, std = active.mean(dtype=np.float64), active.std(dtype=np.float64)
-    scale = np.float32(1 / std if std > 0 else 1)
-    return cast("Floats", np.where(tensor != 0, (tensor - np.float32(mean)) * scale, np.float32(0)))
+        rank = percentile_rank(count)
+        return cast("Floats", tensor / np.partition(np.abs(tensor[tensor != 0]), rank)[rank])
+    values = np.ascontiguousarray(tensor).reshape(-1)
+    mean = float(values.sum(dtype=np.float64)) / count
+    variance = _squared_deviations(values, mean) / count
+    result = np.empty_like(values)
+    _standardize(values, mean, variance**-0.5 if variance > 0 else 1.0, result)
+    return cast("Floats", result.reshape(tensor.shape))
 
 
 def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
@@ -107,3 +112,21 @@ def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
 def percentile_rank(count: int) -> int:
     """Return the index of the 99th percentile among ``count`` sorted values (1 or more)."""
     return math.ceil(count * PERCENT / 100) - 1
+
+
+@kernel
+def _squared_deviations(values: Floats, mean: float) -> float:
+    """Sum the squares of the active values' deviations."""
+    total = 0.0
+    for i in range(len(values)):
+        deviation = np.float64(values[i]) - mean if values[i] != 0 else 0.0
+        total += deviation * deviation
+    return total
+
+
+@kernel
+def _standardize(values: Floats, mean: float, scale: float, result: Floats) -> None:
+    offset, factor = np.float32(mean), np.float32(scale)
+    for i in range(len(values)):
+        value = values[i]
+        result[i] = (value - offset) * factor if value != 0 else np.float32(0)
