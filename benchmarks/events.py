@@ -39,13 +39,15 @@ RATE = 50_000_000
 """Events a second on the sensor's clock in streams that are accumulated."""
 
 
-def clock_words(us: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def clock_words(
+    us: NDArray[np.int64], high_kind: int = 8, low_kind: int = 6
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """Make TIME_HIGH and TIME_LOW words [N, 2] for times, and tell which of them are due."""
     high, low = us >> 12 & 0xFFF, us & 0xFFF
     due = np.empty((len(us), 2), bool)
     due[:, 0] = np.diff(high, prepend=-1) != 0
     due[:, 1] = np.diff(us, prepend=-1) != 0
-    return np.stack([8 << 12 | high, 6 << 12 | low], axis=1), due
+    return np.stack([high_kind << 12 | high, low_kind << 12 | low], axis=1), due
 
 
 def single_stream(events: int, width: int, height: int) -> bytes:
@@ -192,12 +194,19 @@ def print_encodings(events: int, runs: int) -> None:
     mono = np.empty((events, 2), "<u4")
     mono[:, 0] = batch.t
     mono[:, 1] = batch.p.astype("<u4") << 31 | batch.y.astype("<u4") << 16 | batch.x
-    compressed = np.empty((events, 3), "<u2")
-    compressed[:, 0] = 1 << 12 | batch.t // 1000 & 0xFFF
-    compressed[:, 1] = 2 << 12 | batch.x
-    compressed[:, 2] = 3 << 12 | batch.p.astype("<u2") << 11 | batch.y
+    clock, due = clock_words(batch.t // 1000, 0, 1)
+    address = 3 << 12 | batch.p.astype("<u2") << 11 | batch.y
+    compressed = np.column_stack([clock, 2 << 12 | batch.x, address]).astype("<u2")
+    compressed = compressed[np.column_stack([due, np.ones((events, 2), bool)])]
+    vectors = np.empty((events // 4, 2), "<u4")
+    vectors[:, 0] = np.packbits(
+        np.random.default_rng(4).random((len(vectors), 32)) < 1 / 8, axis=1
+    ).view("<u4")[:, 0]
+    vectors[:, 1] = batch.x[::4].astype("<u4") // 32 << 16 | batch.y[::4]
+    vectors[::100] = 0, 8 << 28
     streams = {
         "evt2": encode_evt2(batch),
+        "evt21": vectors.tobytes(),
         "libcaer": halves.tobytes(),
         "libcaer_cmp": compressed.tobytes(),
         "mono": mono.tobytes(),

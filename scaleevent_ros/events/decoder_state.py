@@ -75,6 +75,17 @@ def new_state(width: int, height: int) -> NDArray[np.int64]:
 
 
 @kernel
+def make_arrays(size: int, slack: int) -> Arrays:
+    """Make room for events, in ``t`` for some more."""
+    return (
+        np.empty(size, np.uint16),
+        np.empty(size, np.uint16),
+        np.empty(size + slack, np.int64),
+        np.empty(size, np.uint8),
+    )
+
+
+@kernel
 def settle(clock: int, last: int, state: NDArray[np.int64]) -> int:
     """Turn the stream's own time (ns) into one that never runs backwards.
 

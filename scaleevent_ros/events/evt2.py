@@ -33,6 +33,7 @@ from scaleevent_ros.events.decoder_state import (
     WORDS,
     Arrays,
     count_bits,
+    make_arrays,
     push_trigger,
     settle,
 )
@@ -101,10 +102,7 @@ def decode_evt2(
 ) -> Arrays:
     """Decode whole words (see `decoder_state` for the arguments)."""
     state[WORDS] += words.size
-    x = np.empty(words.size, np.uint16)
-    y = np.empty(words.size, np.uint16)
-    t = np.empty(words.size, np.int64)
-    p = np.empty(words.size, np.uint8)
+    x, y, t, p = make_arrays(words.size, 0)
     n = 0
     last = state[LAST]
     for i in range(words.size):
@@ -175,10 +173,7 @@ def decode_evt21(
     for i in range(0, halves.size, 2):
         if halves[np.uintp(i) + head] >> 28 <= CD_ON:
             size += count_bits(np.int64(halves[np.uintp(i) + (np.uintp(1) - head)]))
-    x = np.empty(size, np.uint16)
-    y = np.empty(size, np.uint16)
-    t = np.empty(size, np.int64)
-    p = np.empty(size, np.uint8)
+    x, y, t, p = make_arrays(size, 0)
     n = 0
     last = state[LAST]
     for i in range(0, halves.size, 2):

@@ -31,6 +31,7 @@ from scaleevent_ros.events.decoder_state import (
     Arrays,
     count_bits,
     hold_back,
+    make_arrays,
     push_trigger,
 )
 
@@ -269,12 +270,7 @@ def decode_evt3(
     """Decode whole words (see `decoder_state` for the arguments)."""
     state[WORDS] += words.size
     bound = count_events(words)
-    arrays = (
-        np.empty(bound, np.uint16),
-        np.empty(bound, np.uint16),
-        np.empty(bound + LANES, np.int64),
-        np.empty(bound, np.uint8),
-    )
+    arrays = make_arrays(bound, LANES)
     if not state[HAS_TIME]:
         start, found = find_time(words, state)
         timeless = count_events(words[:start])

@@ -27,6 +27,7 @@ from scaleevent_ros.events.decoder_state import (
     WORDS,
     Arrays,
     count_bits,
+    make_arrays,
     settle,
 )
 
@@ -61,10 +62,7 @@ def decode_libcaer_cmp(
             size += 1
         elif kind == VECT_8:
             size += count_bits(np.int64(word & 0xFF))
-    x = np.empty(size, np.uint16)
-    y = np.empty(size, np.uint16)
-    t = np.empty(size, np.int64)
-    p = np.empty(size, np.uint8)
+    x, y, t, p = make_arrays(size, 0)
     width, height = state[WIDTH], state[HEIGHT]
     column, base, polarity = state[COLUMN], state[BASE], state[POLARITY]
     last = state[LAST]
@@ -117,10 +115,7 @@ def decode_libcaer(
     """Decode whole events of two halves, address and time (see `decoder_state`)."""
     size = halves.size // 2
     state[WORDS] += size
-    x = np.empty(size, np.uint16)
-    y = np.empty(size, np.uint16)
-    t = np.empty(size, np.int64)
-    p = np.empty(size, np.uint8)
+    x, y, t, p = make_arrays(size, 0)
     last = state[LAST]
     n = 0
     for i in range(size):

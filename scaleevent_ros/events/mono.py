@@ -18,6 +18,7 @@ from scaleevent_ros.events.decoder_state import (
     WIDTH,
     WORDS,
     Arrays,
+    make_arrays,
     settle,
 )
 
@@ -36,10 +37,7 @@ def decode_mono(
     """Decode whole events of two halves, time and address (see `decoder_state`)."""
     size = halves.size // 2
     state[WORDS] += size
-    x = np.empty(size, np.uint16)
-    y = np.empty(size, np.uint16)
-    t = np.empty(size, np.int64)
-    p = np.empty(size, np.uint8)
+    x, y, t, p = make_arrays(size, 0)
     last = state[LAST]
     n = 0
     for i in range(size):
