@@ -41,6 +41,29 @@ if TYPE_CHECKING:
     from scaleevent_ros.sources.recording import PictureStream
 
 WIDTH, HEIGHT = 1280, 720
+CITYSCAPES = (
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "traffic light",
+    "traffic sign",
+    "vegetation",
+    "terrain",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "truck",
+    "bus",
+    "train",
+    "motorcycle",
+    "bicycle",
+)
+"""The 19 classes on which Cityscapes is evaluated, by id."""
+
 _DISTORTION_MODELS = {"radtan": "plumb_bob", "equidistant": "equidistant"}
 
 
@@ -73,6 +96,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         rig,
         span_ns=events.span_ns,
         one_sensor=False,
+        labels=CITYSCAPES,
     )
 
 

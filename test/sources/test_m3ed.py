@@ -77,6 +77,8 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert pixels(message)[10, 20] == 7.5
     assert np.isnan(pixels(message)[0, 0])
     assert (pixels(bag.messages["/event_camera/labels"][0][1]) == 13).all()
+    ((_, names),) = bag.messages["/event_camera/label_info"]
+    assert names.class_map[13].class_name == "car"
     info = bag.messages["/event_camera/camera_info"][0][1]
     assert (info.width, info.height, info.distortion_model) == (1280, 720, "plumb_bob")
     assert info.d.tolist() == [0.1, 0.2, 0.3, 0.4, 0.0]
