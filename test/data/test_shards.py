@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import fsspec
 import numpy as np
 import pytest
 import webdataset
@@ -87,10 +88,17 @@ def test_webdataset_reads_shards_too(folder: Path) -> None:
     assert (found[5]["covered.png"] == 255).all()
 
 
-def test_a_url_is_as_good_as_a_path(folder: Path) -> None:
-    source = ShardSource(f"file://{folder}")
+@pytest.mark.parametrize("storage", ["file", "memory"])
+def test_any_storage_is_as_good_as_a_path(folder: Path, storage: str) -> None:
+    url = f"{storage}://{folder}"
+    if storage == "memory":  # objects by name, as in a bucket
+        fsspec.filesystem("memory").put(f"{folder}/", str(folder), recursive=True)
+    source = ShardSource(url)
     assert numbers([source.read(index) for index in (0, 9)]) == [0, 9]
-    assert len(list(stream_shard(f"file://{folder}", Shard("a-00000", 3)))) == 3
+    assert len(list(stream_shard(url, Shard("a-00000", 3)))) == 3
+    assert sorted(numbers(list(ShardStream(url)))) == list(range(10))
+    with pytest.raises(DataError, match=r"://nowhere/shards\.json: cannot be read"):
+        ShardSource(f"{storage}://nowhere")
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
