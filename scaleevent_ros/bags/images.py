@@ -50,7 +50,7 @@ _NUMBERED_TYPES = {
     "32F": np.float32,
     "64F": np.float64,
 }
-_NUMBERED = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)C?(\d*)")
+_NUMBERED = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9]\d*))?")
 
 # To RGB; OpenCV names a Bayer pattern by its second row and column, ROS by the first.
 _TO_RGB = {

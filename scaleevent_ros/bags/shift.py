@@ -10,6 +10,7 @@ their events: the peak of the correlation over all cells and pairs of successive
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import cv2
@@ -36,6 +37,7 @@ POOLINGS = (1, 2, 4)
 _COARSER_GAIN = 0.1  # By chance alone, fewer cells correlate more.
 MIN_CORRELATION = 0.2
 MAX_RESIDUAL_MS = 3.0
+MAX_RIVAL = 0.9
 
 _MS = 1_000_000
 _LONGEST_CHANGE_NS = 20 * _MS
@@ -51,11 +53,23 @@ class Shift:
         shift_ms: To add to the stamps; negative where stamps come late.
         residual_ms: Standard error, from parts of the recording taken alone.
         correlation: Of changes of brightness and sums of events at that shift.
+        rival: The correlation at the next best peak, which is high where motion repeats itself.
     """
 
     shift_ms: float
     residual_ms: float
     correlation: float
+    rival: float
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether motion tells the shift."""
+        return (
+            self.correlation >= MIN_CORRELATION
+            and self.residual_ms <= MAX_RESIDUAL_MS
+            and self.rival <= MAX_RIVAL * self.correlation
+            and abs(self.shift_ms) < MAX_SHIFT_MS
+        )
 
 
 def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Shift:
@@ -86,11 +100,11 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     best = max(
         zip(candidates, POOLINGS, strict=True), key=lambda c: c[0].correlation - 0.05 * c[1]
     )[0]
-    if best.correlation < MIN_CORRELATION or best.residual_ms > MAX_RESIDUAL_MS:
+    if not best.is_clear:
         msg = (
-            f"frames and events do not move enough together: a shift of {best.shift_ms:.0f} ms "
-            f"explains them best, with a correlation of {best.correlation:.2f} and an error of "
-            f"{best.residual_ms:.1f} ms"
+            f"motion does not tell the shift: {best.shift_ms:.0f} ms explains frames by events "
+            f"best, but with a correlation of {best.correlation:.2f} only, next to "
+            f"{best.rival:.2f} elsewhere, and an error of {best.residual_ms:.1f} ms"
         )
         raise SynchronizationError(msg)
     return best
@@ -214,18 +228,30 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
         squares[row] = np.square(events).sum(axis=1)
     energy = np.square(changes).sum(axis=1)
 
-    def peak(chosen: NDArray[np.intp]) -> tuple[float, float]:
+    def correlate(chosen: slice) -> NDArray[np.float64]:
         norm = np.sqrt(squares[:, chosen].sum(axis=1) * energy[chosen].sum())
-        scores = products[:, chosen].sum(axis=1) / np.maximum(norm, 1e-9)
-        top = int(np.argmax(scores))
-        if not 0 < top < len(scores) - 1:
-            return float(shifts[top]), float(scores[top])
-        before, at, after = scores[top - 1 : top + 2]
-        curvature = before - 2 * at + after
-        offset = 0.5 * (before - after) / curvature if curvature else 0.0
-        return float(shifts[top] + offset), float(at)
+        scores: NDArray[np.float64] = products[:, chosen].sum(axis=1) / np.maximum(norm, 1e-9)
+        return scores
 
-    everything = np.arange(len(changes))
-    shift, correlation = peak(everything)
-    parts = [peak(part)[0] for part in np.array_split(everything, _PARTS)]
-    return Shift(shift, float(np.std(parts) / np.sqrt(_PARTS)), correlation)
+    scores = correlate(slice(None))
+    bounds = np.linspace(0, len(changes), _PARTS + 1).astype(int)
+    parts = [_peak_position(correlate(slice(start, end))) for start, end in pairwise(bounds)]
+    top = int(np.argmax(scores))
+    higher = scores >= np.maximum(np.roll(scores, 1), np.roll(scores, -1))
+    peaks = np.flatnonzero(higher & (np.arange(len(scores)) != top))
+    return Shift(
+        _peak_position(scores) - MAX_SHIFT_MS,
+        float(np.std(parts) / np.sqrt(_PARTS)),
+        float(scores[top]),
+        float(scores[peaks].max(initial=0.0)),
+    )
+
+
+def _peak_position(scores: NDArray[np.float64]) -> float:
+    """Return the index of the highest score, between indices by the parabola through three."""
+    top = int(np.argmax(scores))
+    if not 0 < top < len(scores) - 1:
+        return float(top)
+    before, at, after = scores[top - 1 : top + 2]
+    curvature = before - 2 * at + after
+    return float(top + 0.5 * (before - after) / curvature) if curvature else float(top)
