@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from scaleevent_ros.events.errors import EventsError
 from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 from scaleevent_ros.events.representations import (
     COUNT_BITS,
+    MAX_TIME,
     add_signed_moments,
     channel_count,
     part_moments,
@@ -130,10 +131,18 @@ class AccumulatorStats:
     restarts: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Boundary:
-    """The sums of everything before a slice's end."""
+class _Boundary(NamedTuple):
+    """The sums of everything before a slice's end: the plane's slot, by patch, and in all."""
 
+    slot: int
+    patches: Cells
+    events: int
+
+
+class _Knot(NamedTuple):
+    """A boundary and its time, ns."""
+
+    t: int
     slot: int
     patches: Cells
     events: int
@@ -146,9 +155,8 @@ class WindowAccumulator:
     run without the GIL. Windows start and end on multiples of `slice_ns`.
 
     A voxel grid equals `voxel_grid` of the same window to 2 ** -19 for each of a pixel's events,
-    which is what rounding their times to 2 ** -20 of an interval may do; exactly, where an
-    interval is not longer than 1 ms. Histograms are exact. A pixel's sums are right for fewer
-    than 2 ** 21 events of it in an interval.
+    which is what rounding their times may do, and exactly in windows up to 1 ms. Histograms are
+    exact. A pixel's sums are right for fewer than 2 ** 21 events of it in an interval.
 
     Args:
         height: Of the sensor, in pixels.
@@ -230,7 +238,7 @@ class WindowAccumulator:
         """Take the stream's next events.
 
         Raises:
-            EventsError: If they are from a sensor of another size.
+            EventsError: If they are from a sensor of another size, or their times cannot be.
         """
         if (batch.width, batch.height) != (self.width, self.height):
             msg = (
@@ -240,18 +248,19 @@ class WindowAccumulator:
             raise EventsError(msg)
         if not len(batch):
             return
-        first = int(batch.t[0])
+        first, last = int(batch.t[0]), int(batch.t[-1])
+        if not -MAX_TIME < first <= last < MAX_TIME:
+            msg = f"events from {first} to {last} ns: times must be in order and below 2 ** 62"
+            raise EventsError(msg)
         if not self._boundaries:
             self._start(first)
         elif first < (self._closed - self._kept) * self.slice_ns:
             self._restarts += 1
             self._start(first)
-        at = (
-            int(np.searchsorted(batch.t, self._closed * self.slice_ns))
-            if (first < self._closed * self.slice_ns)
-            else 0
-        )
-        self._late += at
+        at = 0
+        if first < self._closed * self.slice_ns:
+            at = int(np.searchsorted(batch.t, self._closed * self.slice_ns))
+            self._late += at
         while at < len(batch):
             self._close(int(batch.t[at]) // self.slice_ns)
             start = at
@@ -301,23 +310,18 @@ class WindowAccumulator:
             msg = f"a window needs a C-contiguous float32 {shape}, not {out.dtype} {out.shape}"
             raise EventsError(msg)
         with self._lock:
-            knots, end, length = self._choose(t_end)
+            knots = self._choose(t_end)
             self._reading = frozenset(knot.slot for knot in knots)
+            origin = self._origin
         try:
-            self._render(knots, end, length, out)
+            self._render(knots, origin, out)
         finally:
             self._reading = frozenset()
-        step = length * self.slice_ns
-        return Window(
-            out,
-            end * self.slice_ns - step * self._intervals,
-            end * self.slice_ns,
-            knots[-1].events - knots[0].events,
-            knots[-1].patches - knots[0].patches,
-        )
+        old, new = knots[0], knots[-1]
+        return Window(out, old.t, new.t, new.events - old.events, new.patches - old.patches)
 
-    def _choose(self, t_end: int | None) -> tuple[list[_Boundary], int, int]:
-        """Find a window's boundaries, the index of its last, and the slices between two."""
+    def _choose(self, t_end: int | None) -> list[_Knot]:
+        """Find the boundaries that part a window's intervals, its start and its end included."""
         if not self._boundaries:
             msg = "there is no window: no event has been pushed yet"
             raise EventsError(msg)
@@ -332,7 +336,10 @@ class WindowAccumulator:
             )
             raise EventsError(msg)
         self._read_to = max(self._read_to, end)
-        return [self._boundaries[i] for i in range(oldest, newest + 1, length)], end, length
+        return [
+            _Knot((end + i - newest) * self.slice_ns, *self._boundaries[i])
+            for i in range(oldest, newest + 1, length)
+        ]
 
     def _length(self, newest: int) -> int:
         """Choose how many slices an interval of the window has that ends at a boundary."""
@@ -351,17 +358,14 @@ class WindowAccumulator:
                 return length
         return self._longest
 
-    def _render(self, knots: list[_Boundary], end: int, length: int, out: Floats) -> None:
+    def _render(self, knots: list[_Knot], origin: int, out: Floats) -> None:
         slots = np.array([knot.slot for knot in knots])
         grid = out.reshape(len(out), -1)
         if not self._signed:
             _read_counts(self._planes, slots, grid)
             return
-        span = length * self.slice_ns
-        starts = np.array(
-            [(end - length * i) * self.slice_ns for i in range(self._intervals, 0, -1)]
-        )
-        since = starts - self._origin
+        since = np.array([knot.t - origin for knot in knots[:-1]])
+        span = knots[1].t - knots[0].t
         _read_moments(
             self._planes,
             slots,

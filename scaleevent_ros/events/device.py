@@ -107,7 +107,7 @@ class EventUploader:
             self._staging[slot] = self._pinned(len(batch))
         staging = self._staging[slot][:size]
         for part, array in zip(_parts(staging), arrays, strict=True):
-            part.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            part.numpy()[:] = array
         current = torch.cuda.current_stream(self.device)
         with torch.cuda.stream(self._stream):
             target = staging.to(self.device, non_blocking=True)

@@ -39,6 +39,9 @@ COUNT_BITS = 22
 TIME_BITS = 20
 BLOCK = (1 << 21) - 1
 
+MAX_TIME = 1 << 62
+"""Times are less than this, ns, before and after 0: 146 years, and sums of two of them fit."""
+
 
 @overload
 def voxel_grid(
@@ -62,7 +65,7 @@ def voxel_grid(
     t_start)``: Zhu et al., "Unsupervised Event-based Learning of Optical Flow, Depth, and
     Egomotion", CVPR 2019, with the window's bounds in the place of the first and last event, so
     that a silent start or end of the window shifts nothing. With one bin it is the sum of signs.
-    Times enter the weights rounded to 2 ** -20 of a bin.
+    Times enter the weights rounded to 2 ** -20 of an interval between bins.
 
     Args:
         batch: The events; those outside the window are left out.
@@ -325,7 +328,7 @@ def check_window(t_start: int, t_end: int, bins: int = 1) -> None:
     if bins < 1:
         msg = f"a representation needs at least 1 bin, not {bins}"
         raise EventsError(msg)
-    if (t_end - t_start) * bins >= 1 << 62:
+    if max(-t_start, t_end, (t_end - t_start) * bins) >= MAX_TIME:
         msg = f"the window [{t_start}, {t_end}) ns with {bins} bins is too long; are these ns?"
         raise EventsError(msg)
 

@@ -92,7 +92,7 @@ def test_windows_are_the_representations(
 
 def test_a_voxel_grid_of_short_windows_is_exact() -> None:
     batch = random_batch(np.random.default_rng(0), 20_000, 20, 10, 0, 4 * MS)
-    accumulator = WindowAccumulator(10, 20, rule=ByTime(2 * MS))
+    accumulator = WindowAccumulator(10, 20, rule=ByTime(1 * MS))
     accumulator.push(batch)
     window = accumulator.read()
     np.testing.assert_array_equal(
@@ -257,5 +257,9 @@ def test_wrong_input_is_refused() -> None:
     assert accumulator.t_end is None
     with pytest.raises(EventsError, match="no event has been pushed yet"):
         accumulator.window()
+    for times in ([1 << 62, 1 << 62], [-(1 << 62), 0], [5, 4]):
+        two = EventBatch(*(np.zeros(2, np.uint16),) * 2, np.array(times), np.zeros(2, "u1"), 20, 10)
+        with pytest.raises(EventsError, match="in order and below"):
+            accumulator.push(two)
     with pytest.raises(EventsError, match="10x20 sensor do not fit windows of 20x10"):
         accumulator.push(EventBatch.empty(10, 20))
