@@ -100,6 +100,37 @@ def simulate(
 
 
 @app.command()
+def align(
+    source: Annotated[Path, typer.Argument(help="A bag, or a camchain.yaml of Kalibr.")],
+    out: Annotated[
+        Path | None, typer.Option(help="calibration.yaml; inside the bag if not given.")
+    ] = None,
+    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    frames_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    clock: Annotated[str, typer.Option(help="How frames and events share a clock.")] = "auto",
+    frame_camera: Annotated[str | None, typer.Option(help="Kalibr's name: cam0, …")] = None,
+    event_camera: Annotated[str | None, typer.Option(help="Kalibr's name: cam1, …")] = None,
+    depth: Annotated[
+        float, typer.Option(help="Of the scene in m, for the cameras of Kalibr's file.")
+    ] = float("inf"),
+) -> None:
+    """Say how frames map into the event image: estimate it from a bag, or take Kalibr's word."""
+    from scaleevent_ros.sources.calibration import read_kalibr, write_calibration
+
+    if source.suffix in {".yaml", ".yml"}:
+        out = out or source.with_name("calibration.yaml")
+        write_calibration(out, read_kalibr(source, frame_camera, event_camera, depth))
+    else:
+        from scaleevent_ros.sources.align import align_bag
+
+        out = out or source / "calibration.yaml"
+        found = align_bag(source, event_topic=events_topic, image_topic=frames_topic, mode=clock)
+        write_calibration(out, found)
+        typer.echo(f"{found.source}: residual {found.residual_px} px")
+    typer.echo(str(out))
+
+
+@app.command()
 def convert(
     source: Annotated[Path, typer.Argument(help="A recording, or a folder of recordings.")],
     out: Annotated[Path, typer.Argument(help="The bag to write, or the folder of bags.")],
@@ -161,13 +192,21 @@ def shard(
 def info(
     bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    pictures: Annotated[
+        Path | None, typer.Option(help="Draw events at three moments into this folder.")
+    ] = None,
 ) -> None:
     """Say what is in a bag: topics, durations, events by polarity, triggers."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.bags.info import summarize
     from scaleevent_ros.bags.summary_text import info_text
 
-    summary = summarize(BagReader(bag))
+    reader = BagReader(bag)
+    if pictures:
+        from scaleevent_ros.visuals.bag_pictures import write_pictures
+
+        write_pictures(reader, pictures)
+    summary = summarize(reader)
     typer.echo(_as_json(summary.to_dict()) if json else info_text(summary))
 
 

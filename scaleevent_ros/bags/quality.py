@@ -18,7 +18,7 @@ from scaleevent_ros.bags.images import image_grey, image_rgb
 from scaleevent_ros.bags.pairing import BEFORE_NS, FrameWindow, frame_windows, is_covered
 from scaleevent_ros.bags.synchronization import synchronize
 from scaleevent_ros.bags.timeline import read_timeline
-from scaleevent_ros.events import activity_mask, event_counts
+from scaleevent_ros.events import activity_mask, histogram
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.reader import BagReader, RawMessage
     from scaleevent_ros.bags.synchronization import Synchronization
     from scaleevent_ros.bags.timeline import Timeline
-    from scaleevent_ros.events import EventBatch
 
 PATCH = 16
 PATCH_EVENTS = 64
@@ -98,14 +97,12 @@ class Thumbnail:
     Attributes:
         index: Of the frame among the bag's.
         frame: uint8 [H, W, 3], red first.
-        on: ON events by pixel, int32 [H, W].
-        off: OFF events by pixel, int32 [H, W].
+        events: OFF and ON events by pixel, float32 [2, H, W].
     """
 
     index: int
     frame: NDArray[np.uint8]
-    on: NDArray[np.int32]
-    off: NDArray[np.int32]
+    events: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -444,22 +441,14 @@ class _Examination:
         except (MessageError, ImageError):
             return
         size = (THUMBNAIL_WIDTH, max(THUMBNAIL_WIDTH * frame.shape[0] // frame.shape[1], 1))
-        events = window.events
+        end_ns = window.sensor_ns
         self.thumbnails.append(
             Thumbnail(
                 window.index,
                 cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False),
-                event_counts(_of_polarity(events, 1)),
-                event_counts(_of_polarity(events, 0)),
+                histogram(window.events, end_ns - self._before_ns, end_ns),
             )
         )
-
-
-def _of_polarity(events: EventBatch, polarity: int) -> EventBatch:
-    chosen = events.p == polarity
-    return replace(
-        events, x=events.x[chosen], y=events.y[chosen], t=events.t[chosen], p=events.p[chosen]
-    )
 
 
 def _summarize_frames(timeline: Timeline) -> FrameSummary:

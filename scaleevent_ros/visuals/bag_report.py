@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.visuals.events import event_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.quality import BagQuality, PairQuality, Thumbnail
 
 _MAX_POINTS = 3000
-_ON = np.array([214, 40, 40])
-_OFF = np.array([29, 78, 216])
-_STRONG_COUNT = 4  # events of a pixel that give the full color
 
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 1080px;
@@ -97,16 +95,6 @@ def render_report(quality: BagQuality, reasons: Mapping[str, str]) -> str:
         parts += [_pair(item, quality.pairs[item.index]) for item in quality.thumbnails]
         parts += ["</div>"]
     return "".join([*parts, "</body></html>\n"])
-
-
-def event_picture(on: NDArray[np.int32], off: NDArray[np.int32]) -> NDArray[np.uint8]:
-    """Draw counts of ON and OFF events, int32 [H, W], red and blue on white, uint8 [H, W, 3]."""
-    total = on + off
-    share = (on / np.maximum(total, 1))[..., None]
-    strength = np.minimum(total / _STRONG_COUNT, 1)[..., None] ** 0.5
-    color = share * _ON + (1 - share) * _OFF
-    picture: NDArray[np.uint8] = (255 + strength * (color - 255)).astype(np.uint8)
-    return picture
 
 
 def _verdict(quality: BagQuality) -> str:
@@ -199,7 +187,7 @@ def _reasons(quality: BagQuality, reasons: Mapping[str, str]) -> str:
 
 
 def _pair(thumbnail: Thumbnail, pair: PairQuality) -> str:
-    events = event_picture(thumbnail.on, thumbnail.off)
+    events = event_picture(thumbnail.events)
     width = thumbnail.frame.shape[1]
     height = max(width * events.shape[0] // events.shape[1], 1)
     small = cv2.resize(events, (width, height), interpolation=cv2.INTER_AREA).astype(np.uint8)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 from bag_files import example_messages, write_bag
 from moving_scene import Rig, write_scene
@@ -36,6 +37,19 @@ def test_info_of_a_real_bag(test_data: Path) -> None:
     events = content["event_topics"]["/event_camera/events"]
     assert (events["events"], events["off"], events["on"]) == (343_474, 218_291, 125_183)
     assert (events["triggers"], events["lost_packets"]) == ({"6": 4157}, 0)
+
+
+def test_info_draws_pictures(test_data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    done = scaleevent("info", test_data / "bags/evt3_640x480", "--pictures", folder)
+    assert done.returncode == 0, done.stderr
+    names = {path.name for path in folder.iterdir()}
+    for moment in (25, 50, 75):
+        picture = cv2.imread(str(folder / f"event_camera_events_{moment}_events.png"))
+        assert picture is not None
+        assert picture.shape == (480, 640, 3)
+        assert picture.std() > 1
+        assert f"event_camera_events_{moment}_voxel.png" in names
 
 
 def test_info_of_a_bag_without_storage_identifier(test_data: Path) -> None:

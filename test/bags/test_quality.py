@@ -19,7 +19,7 @@ from scaleevent_ros.bags.messages import (
 )
 from scaleevent_ros.bags.quality import REASONS, check_bag
 from scaleevent_ros.bags.summary_text import quality_text
-from scaleevent_ros.visuals.bag_report import event_picture, render_report, write_report
+from scaleevent_ros.visuals.bag_report import render_report, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -212,15 +212,6 @@ def test_names_from_outside_are_escaped(good_bag: Path) -> None:
     quality.topics["/<script>alert(1)</script>"] = {"type": "&", "count": 1}
     text = render_report(quality, REASONS)
     assert "<script>alert" not in text
-
-
-def test_events_are_drawn_red_and_blue() -> None:
-    on, off = np.zeros((2, 1, 3), np.int32)
-    on[0, 0], off[0, 1] = 9, 9
-    picture = event_picture(on, off)
-    assert picture[0, 0].argmax() == 0
-    assert picture[0, 1].argmax() == 2
-    assert picture[0, 2].tolist() == [255, 255, 255]
 
 
 def test_sharpness_falls_with_blur_and_not_with_contrast() -> None:
