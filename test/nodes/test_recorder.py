@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
@@ -347,6 +348,32 @@ def test_stops_when_little_space_is_left(graph: Graph, tmp_path: Path) -> None:
         filler.unlink()
     assert graph.call(Trigger, f"{NODE}/start").success
     assert recorder.interrupt() == 0
+
+
+def test_a_disk_that_refuses_ends_the_recording_and_not_the_node(
+    graph: Graph, tmp_path: Path
+) -> None:
+    images = graph.publisher(Image, "/image", RELIABLE)
+    recorder = start(graph, tmp_path)
+    settle(graph, images)
+    # From now on, no file of that process may grow beyond 2 MB.
+    limit = 2_000_000
+    resource.prlimit(recorder.process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    statuses = graph.collect(DiagnosticStatus, f"{NODE}/status")
+    for number in range(10):
+        images.publish(image(number))
+    graph.spin_until(
+        lambda: statuses and statuses[-1].level == DiagnosticStatus.ERROR, "the error", 10
+    )
+    assert "/bag" in statuses[-1].message
+    assert "4 dropped" in statuses[-1].message
+    numbers = [int(image.frame_id) for _, image in BagReader(tmp_path / "bag").images()]
+    assert numbers == [*range(6)]
+    assert graph.call(Trigger, f"{NODE}/start").success
+    images.publish(image(10))
+    graph.spin_for(0.3)
+    assert recorder.interrupt() == 0
+    assert len(stored(tmp_path / "bag_2", "/image")) == 1
 
 
 def test_ends_after_its_duration(graph: Graph, tmp_path: Path) -> None:

@@ -1,0 +1,91 @@
+"""Raw subscriptions: what has arrived is handed over, and what cannot be subscribed is refused."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import Image
+
+from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.subscriptions import Subscriptions, Wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ros_processes import Graph
+
+ALL_IMAGES = Wanted((), ("sensor_msgs/msg/Image",), "", 100, "auto", "auto")
+
+
+@pytest.fixture
+def node(graph: Graph) -> Iterator[Node]:
+    node = Node("subscriber", context=graph.node.context)
+    yield node
+    node.destroy_node()
+
+
+def test_drain_takes_what_no_executor_has_taken(graph: Graph, node: Node) -> None:
+    publisher = graph.publisher(Image, "/image", 100)
+    received: list[bytes] = []
+    inputs = Subscriptions(node, ALL_IMAGES, lambda _, cdr: received.append(cdr))
+    graph.spin_until(inputs.refresh, "the topic")
+    graph.wait_for_subscriber(publisher)
+    time.sleep(0.3)
+    sent = [serialize_message(Image(width=number)) for number in range(80)]
+    for message in sent:
+        publisher.publish(message)
+    time.sleep(0.5)
+    assert received == []
+    inputs.drain()
+    assert received == sent
+    inputs.close()
+    assert not inputs.topics
+
+
+def test_a_topic_of_two_types_is_refused(graph: Graph, node: Node) -> None:
+    graph.publisher(Image, "/mixed")
+    graph.publisher(Image, "/image")
+    other = Context()  # one participant has one type for a topic
+    rclpy.init(args=[], context=other, domain_id=graph.domain)
+    stranger = Node("stranger", context=other)
+    stranger.create_publisher(DiagnosticStatus, "/mixed", 1)
+    inputs = Subscriptions(node, ALL_IMAGES, lambda *_: None)
+    graph.spin_until(
+        lambda: len(dict(node.get_topic_names_and_types()).get("/mixed", [])) == 2, "both types"
+    )
+    graph.spin_until(lambda: inputs.refresh() or inputs.topics, "the topic")
+    assert list(inputs.topics) == ["/image"]
+    inputs.close()
+    stranger.destroy_node()
+    other.shutdown()
+
+
+def test_the_weakest_publisher_decides_at_once(graph: Graph, node: Node) -> None:
+    graph.publisher(Image, "/image", 10)
+    inputs = Subscriptions(node, ALL_IMAGES, lambda *_: None)
+    graph.spin_until(inputs.refresh, "the topic")
+    topic = inputs.topics["/image"]
+    assert topic.qos.reliability == ReliabilityPolicy.RELIABLE
+    graph.publisher(Image, "/image", QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    graph.spin_until(
+        lambda: inputs.refresh() or topic.qos.reliability == ReliabilityPolicy.BEST_EFFORT,
+        "the weaker subscription",
+    )
+    assert topic.publishers == 2
+    inputs.close()
+
+
+def test_a_pattern_that_is_none_is_named(node: Node) -> None:
+    with pytest.raises(NodeError, match="'exclude' is no regular expression"):
+        Subscriptions(node, ALL_IMAGES._replace(exclude="("), lambda *_: None)
