@@ -36,9 +36,9 @@ EARLY_NS = 5_000_000  # before the line by more than this: no delay explains it
 LATE_NS = 100_000_000  # after the line by more than this, and steadily: nor a busy host
 MAX_DRIFT = 500e-6  # of any clock worth the name; also how fast NTP may slew the host's
 MIN_SPAN_S = 1.0  # before that, the drift is too uncertain to be better than none
-BLOCKS = 16
-STRAY_GAPS = 4.0
-STRAY_LIMIT = 64
+BLOCKS = 16  # parts of a segment that are compared with each other
+STRAY_GAPS = 4.0  # the logarithm of how much denser stamps are above their edge than below it
+STRAY_LIMIT = 64  # stray stamps close below the edge that are looked for
 
 
 @dataclass(frozen=True, slots=True)
