@@ -216,64 +216,6 @@ def identity(size: Size) -> Homography:
     return Homography(size, size, np.eye(3))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FrameWarp:
-    """Brings frames into the event image; made once for all frames of a camera.
-
-    Attributes:
-        frame_size: Width and height of the frames.
-        sample_map: Where in the frame each pixel of the event image lies, float32 [H, W, 2].
-        covered: Where the frame covers the event image, bool [H, W].
-        blur: Standard deviation, in pixels, by which a frame is blurred first, so that nothing
-            aliases where it shrinks; 0 for none.
-    """
-
-    frame_size: Size
-    sample_map: NDArray[np.float32]
-    covered: NDArray[np.bool_]
-    blur: float
-
-    def __call__(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Warp a frame.
-
-        Args:
-            frame: uint8 [H, W] or [H, W, C], of the frames' size.
-
-        Returns:
-            What the event camera would see, uint8 of the event image's size; 0 where not covered.
-
-        Raises:
-            CalibrationError: If the frame is of another size.
-        """
-        if frame.shape[1::-1] != self.frame_size:
-            msg = (
-                f"a frame is {frame.shape[1]}x{frame.shape[0]}, its calibration is for "
-                f"{self.frame_size[0]}x{self.frame_size[1]}"
-            )
-            raise CalibrationError(msg)
-        smooth = cv2.GaussianBlur(frame, (0, 0), self.blur) if self.blur else frame
-        return np.asarray(
-            cv2.remap(smooth, self.sample_map, np.empty(0), cv2.INTER_LINEAR), np.uint8
-        )
-
-
-def frame_warp(calibration: Calibration) -> FrameWarp:
-    """Prepare to bring frames into the event image."""
-    width, height = calibration.frame_size
-    sample_map = calibration.sample_map()
-    x, y = sample_map[..., 0], sample_map[..., 1]
-    # Comparisons with NaN are false.
-    covered = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    right, down = np.diff(sample_map, axis=1)[:-1], np.diff(sample_map, axis=0)[:, :-1]
-    area = np.abs(right[..., 0] * down[..., 1] - right[..., 1] * down[..., 0])[covered[1:, 1:]]
-    shrink = float(np.median(area)) if len(area) else 1.0
-    blur = 0.5 * math.sqrt(shrink - 1) if shrink > 2 else 0.0
-    outside = np.float32(-2)  # samples nothing, as cv2.remap pads with black
-    return FrameWarp(
-        calibration.frame_size, np.where(covered[..., None], sample_map, outside), covered, blur
-    )
-
-
 def read_calibration(path: Path) -> Calibration:
     """Read a `calibration.yaml`; see the module.
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
-from photographs import photograph
 
 from scaleevent_ros.sources.calibration import (
     Camera,
     Homography,
     Rig,
-    frame_warp,
     identity,
     read_calibration,
     read_kalibr,
@@ -111,30 +109,12 @@ def test_a_homography_maps_points() -> None:
 
 def test_points_behind_the_frame_camera_are_nowhere() -> None:
     behind = np.diag([-1.0, 1.0, -1.0])
-    warp = frame_warp(Rig(FRAME, EVENT, behind, np.zeros(3)))
-    assert not warp.covered.any()
-    assert not warp(np.full((540, 720), 255, np.uint8)).any()
+    assert np.isnan(Rig(FRAME, EVENT, behind, np.zeros(3)).sample_map()).all()
 
 
 def test_identity_changes_nothing() -> None:
-    picture = photograph()
-    warp = frame_warp(identity((512, 512)))
-    assert warp.covered.all()
-    np.testing.assert_array_equal(warp(picture), picture)
-
-
-def test_frames_land_where_the_homography_says() -> None:
-    picture = np.asarray(cv2.GaussianBlur(photograph(), (0, 0), 3), np.uint8)
-    matrix = np.array([[0.4, 0.1, 60], [-0.1, 0.4, 90], [0, 0, 1]])
-    warp = frame_warp(Homography((512, 512), (320, 240), matrix))
-    assert warp.blur > 0
-    assert 0.3 < warp.covered.mean() < 0.9
-    expected = cv2.warpPerspective(picture, matrix, (320, 240))
-    inner = cv2.erode(warp.covered.astype(np.uint8), np.ones((7, 7))) > 0
-    assert np.abs(warp(picture).astype(float) - expected)[inner].mean() < 1
-    assert not warp(picture)[~warp.covered].any()
-    with pytest.raises(CalibrationError, match="512x512"):
-        warp(picture[:-1])
+    sample_map = identity((30, 20)).sample_map()
+    np.testing.assert_array_equal(sample_map[7, 12], (12, 7))
 
 
 def test_files_give_back_what_was_written(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""`scaleevent align`: a bag, or Kalibr's file, becomes a `calibration.yaml`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.bags.images import image_rgb
+from scaleevent_ros.bags.pairing import frame_windows
+from scaleevent_ros.bags.reader import BagReader
+from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.timeline import read_timeline
+from scaleevent_ros.sources.calibration import Homography
+from scaleevent_ros.sources.errors import AlignmentError
+from scaleevent_ros.sources.recording import FRAMES_TOPIC
+from scaleevent_ros.sources.registration import LEAST_INTERVALS, Interval, register
+from scaleevent_ros.sources.simulator import log_intensity
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.synchronization import Synchronization
+    from scaleevent_ros.bags.timeline import Timeline
+
+logger = logging.getLogger(__name__)
+
+_INTERVALS = 32
+_LEAST_NS = 40_000_000  # of an interval: in less, little changes
+_LEAST_EVENTS = 0.01  # of each pixel in an interval: with less there is nothing to see
+_LEAST_CHANGE = 0.01  # standard deviation of a frame's change, in natural logarithms
+_TOE = 20.0  # of 255: darker differences are noise
+
+
+def align_bag(
+    path: Path,
+    *,
+    event_topic: str | None = None,
+    image_topic: str | None = None,
+    mode: str = "auto",
+) -> Homography:
+    """Estimate how a bag's frames map into its event image.
+
+    A bag of any length is read once for its times; then intervals between frames, spread over it,
+    are looked at.
+
+    Args:
+        path: Of the bag.
+        event_topic: May be left out where there is one.
+        image_topic: May be left out where there is one, or `/camera/image_raw` is among them.
+        mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
+
+    Raises:
+        AlignmentError: If it cannot be told; the message says why.
+        BagError: If the bag or the mode is wrong.
+    """
+    reader = BagReader(path)
+    if image_topic is None:
+        usual = (FRAMES_TOPIC, f"{FRAMES_TOPIC}/compressed")
+        image_topic = next((name for name in usual if name in reader.topics), None)
+    timeline = read_timeline(reader, event_topic, image_topic)
+    synchronization = synchronize(reader, timeline, mode)
+    intervals = _intervals(reader, timeline, synchronization)
+    try:
+        found = register(intervals)
+    except AlignmentError as error:
+        msg = f"{path}: {error}"
+        raise AlignmentError(msg) from None
+    logger.info(
+        "%s: correlation %.2f, residual %.2f px", path, found.correlation, found.residual_px
+    )
+    frame_height, frame_width = intervals[0].frame.shape
+    event_height, event_width = intervals[0].events.shape
+    return Homography(
+        (frame_width, frame_height),
+        (event_width, event_height),
+        found.matrix,
+        round(found.residual_px, 3),
+        f"scaleevent align {path.name}: {len(intervals)} intervals, "
+        f"correlation {found.correlation:.2f}, clock by {synchronization.mode}",
+    )
+
+
+def _intervals(
+    reader: BagReader, timeline: Timeline, synchronization: Synchronization
+) -> list[Interval]:
+    """Look at changes between frames, spread evenly over a bag, where there is enough of them."""
+    moments = synchronization.frame_ns[synchronization.known]
+    if len(moments) <= LEAST_INTERVALS:
+        msg = f"{reader.path}: has {len(moments)} frames whose time is known, too few to align by"
+        raise AlignmentError(msg)
+    period = max(float(np.median(np.diff(moments))), 1.0)
+    skip = math.ceil(_LEAST_NS / period)
+    last = len(synchronization.frame_ns) - 1 - skip
+    firsts = np.unique(np.linspace(0, max(last, 0), _INTERVALS).astype(int)).tolist()
+    # A clip may end between the two frames; nothing is compared across such a gap.
+    found = [
+        _interval(reader, timeline, synchronization, first, skip, int(1.5 * skip * period))
+        for first in firsts
+    ]
+    return [interval for interval in found if interval is not None]
+
+
+def _interval(
+    reader: BagReader,
+    timeline: Timeline,
+    synchronization: Synchronization,
+    first: int,
+    skip: int,
+    longest_ns: int,
+) -> Interval | None:
+    """Look at the change from one frame to another, `skip` later; None if there is too little."""
+    length = int(synchronization.frame_ns[min(first + skip, len(synchronization.frame_ns) - 1)])
+    length -= int(synchronization.frame_ns[first])
+    if not 0 < length <= longest_ns:
+        return None
+    windows = list(
+        frame_windows(
+            reader, timeline, synchronization, length, 0, first=first + skip, last=first + skip + 1
+        )
+    )
+    befores = list(
+        frame_windows(reader, timeline, synchronization, 0, 0, first=first, last=first + 1)
+    )
+    if not windows or not befores:
+        return None
+    events = windows[0].events
+    if len(events) < _LEAST_EVENTS * events.width * events.height:
+        return None
+    before, after = (
+        log_intensity(_grey(image_rgb(reader.parse_image(window.message))), _TOE)
+        for window in (befores[0], windows[0])
+    )
+    change = after - before
+    if change.std() < _LEAST_CHANGE:
+        return None
+    signs = np.zeros((events.height, events.width), np.float32)
+    np.add.at(signs, (events.y, events.x), 2 * events.p.astype(np.float32) - 1)
+    return Interval(change, signs)
+
+
+def _grey(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)

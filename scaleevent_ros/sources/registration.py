@@ -1,0 +1,466 @@
+"""Find the homography between two cameras from what changed in both.
+
+Between two moments, a frame camera sees the logarithm of brightness change by D, and the events of
+an event camera, summed with their signs, say the same of each of its pixels: E (Gallego et al.,
+"Event-based Vision: A Survey", TPAMI 2022, section 2.4). Both are strong at edges that moved.
+Wherever the cameras look, E is D seen through the homography between them, up to a gain and noise.
+That homography is sought over many intervals at once, from coarse to fine:
+
+1. An exhaustive search over rotation and scale. For each, all shifts at once: normalized
+   cross-correlation, by Fourier transform, of where there was any change, masked as in Padfield,
+   "Masked Object Registration in the Fourier Domain", IEEE TIP 2012.
+2. From the best few, least squares over the homography: Baker and Matthews, "Lucas-Kanade 20 Years
+   On: A Unifying Framework", IJCV 2004; a gain for each interval; residuals weighed as by Huber.
+3. The same with parts of the intervals, which says how far the result can be trusted.
+
+Inside, homographies go from pixels of the event image to those of the frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.events.compile import kernel
+from scaleevent_ros.sources.errors import AlignmentError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+LEAST_INTERVALS = 8
+"""Fewer say nothing of how far an alignment can be trusted."""
+
+_LEAST_CORRELATION = 0.2
+_MOST_RESIDUAL_PX = 3.0
+_RIVAL = 0.8  # another alignment with so much of the best one's correlation makes it ambiguous
+_SAME = 0.03  # of the event image's longer side: alignments closer than that are one
+_PARTS = 4
+
+# The exhaustive search.
+_COARSE_SIDE = 64  # pixels of an image's longer side
+_COARSE_INTERVALS = 8
+_SCALES = 2.0 ** np.arange(-1, 1.01, 1 / 6)  # of the frame, relative to images of equal sides
+_ROTATIONS = np.radians(np.arange(0, 360, 6))
+_LEAST_OVERLAP = 0.25  # of the smaller image
+_PEAK = 3  # pixels: shifts closer than that belong to one peak
+_CANDIDATES = 8
+
+# Least squares.
+_MIDDLE_LEVELS = ((128, False), (256, True))  # longer side in pixels, whether signs count
+_FINE_SIDE = 400
+_FINALISTS = 3
+_HUBER = 1.5  # standard deviations
+_DAMPING = 1e-3
+_STILL_PX = 0.01
+# Directions of the eight parameters that keep a homography a similarity; see `_Sums`.
+_SIMILARITY = np.zeros((8, 4))
+_SIMILARITY[[0, 4], 0] = 1
+_SIMILARITY[[1, 3], 1] = -1, 1
+_SIMILARITY[2, 2] = _SIMILARITY[5, 3] = 1
+
+
+class Interval(NamedTuple):
+    """What both cameras saw change between two moments.
+
+    Attributes:
+        frame: Change of the logarithm of brightness, float32 [H, W] of the frames.
+        events: Sum of the events' signs, float32 [H, W] of the event image.
+    """
+
+    frame: NDArray[np.float32]
+    events: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Registration:
+    """Where frames lie in the event image.
+
+    Attributes:
+        matrix: Homography from pixels of frames to those of the event image, float64 [3, 3].
+        residual_px: By how much the corners of the event image differ, as root mean square, when
+            quarters of the intervals are asked alone.
+        correlation: Between both changes where both cameras look; 1 at best.
+    """
+
+    matrix: NDArray[np.float64]
+    residual_px: float
+    correlation: float
+
+
+class _Candidate(NamedTuple):
+    """A similarity from a scaled frame into the scaled event image, and how well it fits."""
+
+    score: float
+    scale: float
+    rotation: float
+    into_event: NDArray[np.float64]
+
+
+class _Fit(NamedTuple):
+    """A homography from event image to frame, and how well changes correlate under it."""
+
+    matrix: NDArray[np.float64]
+    correlation: float
+
+
+def register(intervals: Sequence[Interval]) -> Registration:
+    """Find the homography that brings changes in frames onto changes in events.
+
+    Args:
+        intervals: Of one recording, all of the same two sizes.
+
+    Raises:
+        AlignmentError: If it cannot be told: too few intervals, nothing in common, several answers
+            that are as good, or parts of the recording that disagree.
+    """
+    if len(intervals) < LEAST_INTERVALS:
+        msg = (
+            f"only {len(intervals)} intervals between frames show enough change to align by, "
+            f"{LEAST_INTERVALS} are needed: record a scene with texture, and move the camera"
+        )
+        raise AlignmentError(msg)
+    height, width = intervals[0].events.shape
+    some = intervals[:: len(intervals) // LEAST_INTERVALS]
+    fits = [_Fit(start, 0.0) for start in _search(intervals)]
+    for side, signed in _MIDDLE_LEVELS:
+        level = _Level(some, side, signed=signed)
+        fits = [_fit(level, fit.matrix, similarity_first=not signed) for fit in fits]
+        fits = _different(fits, (width, height))[:_FINALISTS]
+
+    level = _Level(intervals, _FINE_SIDE, signed=True)
+    best = _fit(level, fits[0].matrix)
+    if best.correlation < _LEAST_CORRELATION:
+        msg = (
+            "frames and events have too little in common: the best alignment correlates by "
+            f"{best.correlation:.2f}, {_LEAST_CORRELATION} is needed: are they of one scene, and "
+            "on one clock?"
+        )
+        raise AlignmentError(msg)
+    for rival in fits[1:]:
+        if rival.correlation > _RIVAL * fits[0].correlation:
+            apart = _corner_distance(fits[0].matrix, rival.matrix, (width, height))
+            msg = (
+                f"the alignment is ambiguous: another one, {apart:.0f} px away, correlates by "
+                f"{rival.correlation:.2f}, the best by {fits[0].correlation:.2f}: record a scene "
+                "whose texture does not repeat"
+            )
+            raise AlignmentError(msg)
+    misses = [
+        _corner_distance(best.matrix, _fit(level, best.matrix, part).matrix, (width, height))
+        for part in range(_PARTS)
+    ]
+    residual = math.sqrt(sum(miss * miss for miss in misses) / _PARTS)
+    if not residual <= _MOST_RESIDUAL_PX:
+        msg = (
+            f"parts of the recording disagree by {residual:.1f} px: is the scene too close for a "
+            "homography, is texture missing in parts of the view, or do clocks drift?"
+        )
+        raise AlignmentError(msg)
+    matrix = np.linalg.inv(best.matrix)
+    return Registration(matrix / matrix[2, 2], residual, best.correlation)
+
+
+def _different(fits: Sequence[_Fit], size: tuple[int, int]) -> list[_Fit]:
+    """Sort by correlation, and keep one of those that have come to the same answer."""
+    kept: list[_Fit] = []
+    for fit in sorted(fits, key=lambda fit: -fit.correlation):
+        if all(
+            _corner_distance(other.matrix, fit.matrix, size) > _SAME * max(size) for other in kept
+        ):
+            kept.append(fit)
+    return kept
+
+
+def _corner_distance(
+    one: NDArray[np.float64], other: NDArray[np.float64], size: tuple[int, int]
+) -> float:
+    """Compare two maps of the event image into the frame, in pixels of the event image.
+
+    Returns:
+        Root mean square of how far the corners that `one` maps come back by `other`.
+    """
+    width, height = size
+    corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], float)
+    back = cv2.perspectiveTransform(corners, np.linalg.solve(other, one))
+    return float(np.sqrt(np.square(back - corners).sum(axis=-1).mean()))
+
+
+def _prepare(
+    change: NDArray[np.float32], side: int, *, signed: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Scale a change, free it of what is common to neighbourhoods, and norm it.
+
+    Args:
+        change: [H, W].
+        side: Pixels that the longer side shall have at most.
+        signed: Whether signs count; otherwise, where there was any change.
+
+    Returns:
+        float32 [h, w], of mean square 1, and the matrix from pixels to scaled ones.
+    """
+    height, width = change.shape
+    scale = min(side / max(height, width), 1.0)
+    size = (max(round(width * scale), 2), max(round(height * scale), 2))
+    image = change if signed else np.sqrt(np.abs(change))
+    image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.float32)
+    image = np.asarray(cv2.GaussianBlur(image, (0, 0), 1.0), np.float32)
+    image -= cv2.GaussianBlur(image, (0, 0), max(size) / 16)
+    spread = max(float(image.std()), 1e-9)
+    image = np.clip(image / spread, -4, 4)
+    image /= max(float(np.sqrt(np.square(image).mean())), 1e-9)
+    to_scaled = np.diag([size[0] / width, size[1] / height, 1.0])
+    to_scaled[:2, 2] = (to_scaled[[0, 1], [0, 1]] - 1) / 2
+    return image, to_scaled
+
+
+def _search(intervals: Sequence[Interval]) -> list[NDArray[np.float64]]:
+    """Try all rotations, scales and shifts; return the best few maps of event image to frame."""
+    chosen = sorted(intervals, key=lambda interval: -float(np.abs(interval.events).sum()))
+    prepared = [
+        (
+            *_prepare(interval.frame, _COARSE_SIDE, signed=False),
+            *_prepare(interval.events, _COARSE_SIDE, signed=False),
+        )
+        for interval in chosen[:_COARSE_INTERVALS]
+    ]
+    frames = np.stack([item[0] for item in prepared])
+    events = np.stack([item[2] for item in prepared])
+    frame_to_scaled, event_to_scaled = prepared[0][1], prepared[0][3]
+    found = []
+    for scale, rotation in product(_SCALES, _ROTATIONS):
+        turn = scale * np.array(
+            [[math.cos(rotation), -math.sin(rotation)], [math.sin(rotation), math.cos(rotation)]]
+        )
+        for score, shift in _best_shifts(frames, events, turn):
+            into_event = np.eye(3)
+            into_event[:2, :2] = turn
+            into_event[:2, 2] = shift
+            found.append(_Candidate(score, scale, rotation, into_event))
+    kept: list[_Candidate] = []
+    for candidate in sorted(found, key=lambda candidate: -candidate.score):
+        if all(_apart(candidate, other) for other in kept):
+            kept.append(candidate)
+        if len(kept) == _CANDIDATES:
+            break
+    # Events, scaled down, rotated and shifted back into the scaled frame, and scaled up.
+    return [
+        np.linalg.inv(frame_to_scaled) @ np.linalg.inv(candidate.into_event) @ event_to_scaled
+        for candidate in kept
+    ]
+
+
+def _apart(one: _Candidate, other: _Candidate) -> bool:
+    """Say whether candidates are no neighbours; two shifts of one rotation and scale are none."""
+    turn = abs((one.rotation - other.rotation + math.pi) % (2 * math.pi) - math.pi)
+    ratio = abs(math.log2(one.scale / other.scale))
+    return ratio > 0.2 or turn > math.radians(7) or (ratio, turn) == (0, 0)
+
+
+def _best_shifts(
+    frames: NDArray[np.float32], events: NDArray[np.float32], turn: NDArray[np.float64]
+) -> list[tuple[float, NDArray[np.float64]]]:
+    """Find the two shifts under which turned frames correlate best with events.
+
+    Args:
+        frames: Changes [N, H, W].
+        events: Changes [N, h, w].
+        turn: Rotation and scale, float64 [2, 2].
+
+    Returns:
+        For each a score, and the shift [2] in pixels after the turn.
+    """
+    height, width = frames.shape[1:]
+    corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]) @ turn.T
+    low = np.floor(corners.min(axis=0))
+    columns, rows = (np.ceil(corners.max(axis=0)) - low + 1).astype(int).tolist()
+    affine = np.hstack([turn, -low[:, None]])
+    flags = cv2.INTER_AREA if turn[0, 0] ** 2 + turn[1, 0] ** 2 < 1 else cv2.INTER_LINEAR
+    size = (columns, rows)
+    turned = np.stack([cv2.warpAffine(frame, affine, size, flags=flags) for frame in frames])
+    inside = cv2.warpAffine(np.ones((height, width), np.float32), affine, size)
+    tall, wide = events.shape[1:]
+    shape = (cv2.getOptimalDFTSize(rows + tall), cv2.getOptimalDFTSize(columns + wide))
+
+    def spectrum(image: NDArray[Any]) -> NDArray[np.complex128]:
+        return np.asarray(np.fft.rfft2(image, shape))
+
+    def correlate(
+        one: NDArray[np.complex128], other: NDArray[np.complex128]
+    ) -> NDArray[np.float64]:
+        """Sum, for each shift, one image where it is moved by it, times the other."""
+        return np.asarray(np.fft.irfft2(np.conj(one) * other, shape))
+
+    product_sum = np.asarray(
+        np.fft.irfft2((np.conj(spectrum(turned)) * spectrum(events)).sum(axis=0), shape)
+    )
+    inside_spectrum = spectrum(inside)
+    everywhere = spectrum(np.ones((tall, wide), np.float32))
+    event_energy = correlate(inside_spectrum, spectrum(np.square(events).sum(axis=0)))
+    frame_energy = correlate(spectrum(np.square(turned).sum(axis=0)), everywhere)
+    overlap = correlate(inside_spectrum, everywhere)
+    enough = overlap > _LEAST_OVERLAP * min(float(inside.sum()), tall * wide)
+    energy = np.sqrt(np.maximum(event_energy, 1) * np.maximum(frame_energy, 1))
+    # The root of the overlap makes it a significance: small overlaps correlate by chance.
+    score = np.where(enough, product_sum / energy * np.sqrt(np.maximum(overlap, 0)), -np.inf)
+    best = []
+    for _ in range(2):
+        row, column = map(int, np.unravel_index(score.argmax(), score.shape))
+        # Shifts beyond the event image are negative ones.
+        shift_y = row if row < tall else row - shape[0]
+        shift_x = column if column < wide else column - shape[1]
+        best.append((float(score[row, column]), np.array([shift_x, shift_y]) - low))
+        around = np.arange(-_PEAK, _PEAK + 1)
+        score[np.ix_((row + around) % shape[0], (column + around) % shape[1])] = -np.inf
+    return best
+
+
+class _Level:
+    """Intervals at one resolution.
+
+    Attributes:
+        frames: Changes, float32 [N, H, W].
+        events: Changes, float32 [N, h, w].
+        frame_to_scaled: Matrix from pixels of frames to those of this level.
+        event_to_scaled: The same for events.
+    """
+
+    def __init__(self, intervals: Sequence[Interval], side: int, *, signed: bool) -> None:
+        frames, events = [], []
+        for interval in intervals:
+            frame, self.frame_to_scaled = _prepare(interval.frame, side, signed=signed)
+            event, self.event_to_scaled = _prepare(interval.events, side, signed=signed)
+            frames.append(frame)
+            events.append(event)
+        self.frames, self.events = np.stack(frames), np.stack(events)
+
+
+def _fit(
+    level: _Level,
+    matrix: NDArray[np.float64],
+    part: int | None = None,
+    *,
+    similarity_first: bool = False,
+) -> _Fit:
+    """Improve a homography from event image to frame until it stands still.
+
+    Args:
+        level: The intervals.
+        matrix: Where to start.
+        part: Use this quarter of the intervals only.
+        similarity_first: Begin with rotation, scale and shift alone.
+    """
+    frames, events = level.frames, level.events
+    if part is not None:
+        chosen = slice(part * len(frames) // _PARTS, (part + 1) * len(frames) // _PARTS)
+        frames, events = frames[chosen], events[chosen]
+    height, width = frames.shape[1:]
+    tall, wide = events.shape[1:]
+    # Unit coordinates of the frame make the eight parameters alike in size.
+    unit = np.array([[2 / width, 0, -1], [0, 2 / width, -height / width], [0, 0, 1]])
+    back = np.linalg.inv(unit)
+    current = level.frame_to_scaled @ matrix @ np.linalg.inv(level.event_to_scaled)
+    gains = np.full(len(frames), 0.5)
+    deviation = 1.0
+    correlation = 0.0
+    for step in range(40):
+        sums = np.zeros((len(frames), _SUMS))
+        _accumulate(frames, events, current, unit, gains, _HUBER * deviation, sums)
+        total = sums.sum(axis=0)
+        count, e_e, d_d, e_d = total[:4]
+        if count < 0.1 * len(frames) * min(height * width, tall * wide):
+            return _Fit(matrix, 0.0)
+        correlation = float(e_d / math.sqrt(max(e_e * d_d, 1e-12)))
+        gains = np.maximum(sums[:, 3] / np.maximum(sums[:, 2], 1e-9), 0.05)
+        deviation = math.sqrt(max(e_e - 2 * correlation * e_d + correlation**2 * d_d, 0) / count)
+        basis = _SIMILARITY if similarity_first and step < 10 else np.eye(8)
+        upper = total[4:68].reshape(8, 8)
+        normal = basis.T @ (upper + np.triu(upper, 1).T) @ basis
+        normal += _DAMPING * np.diag(np.diag(normal)) + 1e-9 * np.eye(len(normal))
+        delta = basis @ np.linalg.solve(normal, basis.T @ total[68:76])
+        moved = back @ (np.eye(3) + np.append(delta, 0).reshape(3, 3)) @ unit @ current
+        change = _corner_distance(moved, current, (wide, tall))
+        if not change < 0.25 * max(wide, tall):
+            return _Fit(matrix, 0.0)
+        current = moved / moved[2, 2]
+        if change < _STILL_PX and (step >= 10 or not similarity_first):
+            break
+    found = np.linalg.inv(level.frame_to_scaled) @ current @ level.event_to_scaled
+    return _Fit(found / found[2, 2], correlation)
+
+
+_SUMS = 4 + 64 + 8
+
+
+@kernel
+def _accumulate(
+    frames: NDArray[np.float32],
+    events: NDArray[np.float32],
+    matrix: NDArray[np.float64],
+    unit: NDArray[np.float64],
+    gains: NDArray[np.float64],
+    huber: float,
+    sums: NDArray[np.float64],
+) -> None:
+    """Add up what a step of least squares needs, for each interval.
+
+    The residual is E - gain * D(q), q the place in the frame of a pixel of the event image. A step
+    moves q, in unit coordinates (x, y), to ((1 + d0) x + d1 y + d2, d3 x + (1 + d4) y + d5) divided
+    by (d6 x + d7 y + 1).
+
+    Args:
+        frames: D, [N, H, W].
+        events: E, [N, h, w].
+        matrix: From the event image to the frame.
+        unit: From pixels of the frame to unit coordinates, a scale and a shift.
+        gains: [N].
+        huber: Residual from which on weights fall.
+        sums: Takes, for each interval [N, 76]: count, E², D², E·D, the upper triangle of the
+            matrix of the normal equations [8, 8], and their right side [8].
+    """
+    height, width = frames.shape[1:]
+    tall, wide = events.shape[1:]
+    row = np.empty(8)
+    for n in range(len(frames)):
+        for v in range(tall):
+            for u in range(wide):
+                w = matrix[2, 0] * u + matrix[2, 1] * v + matrix[2, 2]
+                if w <= 0:
+                    continue
+                x = (matrix[0, 0] * u + matrix[0, 1] * v + matrix[0, 2]) / w
+                y = (matrix[1, 0] * u + matrix[1, 1] * v + matrix[1, 2]) / w
+                if not (0 <= x < width - 1 and 0 <= y < height - 1):
+                    continue
+                i, j = int(x), int(y)
+                a, b = x - i, y - j
+                p, q = frames[n, j, i], frames[n, j, i + 1]
+                r, s = frames[n, j + 1, i], frames[n, j + 1, i + 1]
+                top, bottom = p + a * (q - p), r + a * (s - r)
+                seen = top + b * (bottom - top)
+                slope_x = ((1 - b) * (q - p) + b * (s - r)) / unit[0, 0]
+                slope_y = (bottom - top) / unit[1, 1]
+                event = events[n, v, u]
+                sums[n, 0] += 1
+                sums[n, 1] += event * event
+                sums[n, 2] += seen * seen
+                sums[n, 3] += event * seen
+                residual = event - gains[n] * seen
+                weight = 1.0 if abs(residual) <= huber else huber / abs(residual)
+                x = unit[0, 0] * x + unit[0, 2]
+                y = unit[1, 1] * y + unit[1, 2]
+                along = slope_x * x + slope_y * y
+                row[0], row[1], row[2] = slope_x * x, slope_x * y, slope_x
+                row[3], row[4], row[5] = slope_y * x, slope_y * y, slope_y
+                row[6], row[7] = -along * x, -along * y
+                for k in range(8):
+                    row[k] *= gains[n]
+                for k in range(8):
+                    for m in range(k, 8):
+                        sums[n, 4 + 8 * k + m] += weight * row[k] * row[m]
+                    sums[n, 68 + k] += weight * row[k] * residual
