@@ -98,6 +98,9 @@ def first_time(packet: EventPacketView) -> int | None:
 class ClockResidual:
     """How far the host's stamps of packets stray from a line over the sensor's clock.
 
+    A figure to watch while recording. `scaleevent_ros.events.SensorClock`, which maps times, finds
+    the lower edge of the stamps instead of their middle, and needs numba for it.
+
     Args:
         wrap_ns: When the sensor's clock starts again; 0 for never.
         length: Packets that are looked at, the latest.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -374,6 +376,12 @@ def test_a_disk_that_refuses_ends_the_recording_and_not_the_node(
     graph.spin_for(0.3)
     assert recorder.interrupt() == 0
     assert len(stored(tmp_path / "bag_2", "/image")) == 1
+
+
+def test_it_does_without_numba() -> None:
+    # 80 MB at its import, and more when it compiles.
+    program = f"import sys, {MODULE}; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_ends_after_its_duration(graph: Graph, tmp_path: Path) -> None:
