@@ -38,9 +38,11 @@ _COARSER_GAIN = 0.1  # By chance alone, fewer cells correlate more.
 MIN_CORRELATION = 0.2
 MAX_RESIDUAL_MS = 3.0
 MAX_RIVAL = 0.9
+MAX_STEP = 1.5
 
 _MS = 1_000_000
-_LONGEST_CHANGE_NS = 20 * _MS
+# A pixel that was silent for longer stood still for a while; its change began later.
+_LONGEST_CHANGE_NS = 30 * _MS
 _PARTS = 5
 _DARK = 0.02  # Added to brightness from 0 to 1, so that the noise of dark pixels stays small.
 
@@ -215,15 +217,20 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
     position = (times - times[0]) / _MS + MAX_SHIFT_MS
     whole = position.astype(np.int64)
     fraction = (position - whole).astype(np.float32)[:, None]
-    changes = changes - changes.mean(axis=0)
+    steps = np.diff(times)
+    # Across a gap too much may have changed.
+    successive = steps <= MAX_STEP * np.median(steps)
+    changes = _without_means(changes[successive])
+    size = np.linalg.norm(changes, axis=1, keepdims=True)
+    # No interval counts much more than others: a flash, or a shutter, is no motion.
+    changes *= np.minimum(1, 2 * np.median(size) / np.maximum(size, 1e-9))
     shifts = np.arange(-MAX_SHIFT_MS, MAX_SHIFT_MS + 1)
     products = np.empty((len(shifts), len(changes)))
     squares = np.empty_like(products)
     for row, candidate in enumerate(shifts):
         index = whole + candidate
         upto = sums[index] * (1 - fraction) + sums[index + 1] * fraction
-        events = np.diff(upto, axis=0)
-        events -= events.mean(axis=0)
+        events = _without_means(np.diff(upto, axis=0)[successive])
         products[row] = (events * changes).sum(axis=1)
         squares[row] = np.square(events).sum(axis=1)
     energy = np.square(changes).sum(axis=1)
@@ -245,6 +252,13 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
         float(scores[top]),
         float(scores[peaks].max(initial=0.0)),
     )
+
+
+def _without_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Take away what is the same everywhere (exposure), and what is the same always (bias)."""
+    centred: NDArray[np.float32] = values - values.mean(axis=1, keepdims=True)
+    centred -= centred.mean(axis=0)
+    return centred
 
 
 def _peak_position(scores: NDArray[np.float64]) -> float:

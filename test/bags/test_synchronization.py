@@ -47,6 +47,11 @@ def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> 
     assert abs(np.median(errors)) < 1.0
 
 
+def test_changes_of_exposure_do_not_hide_a_shift(tmp_path: Path) -> None:
+    result, _ = synchronized(tmp_path, Rig(shift=22, flicker=0.5, seed=3), "estimated")
+    assert result.shift_ms == pytest.approx(22, abs=1.0)
+
+
 def test_no_shift_is_made_up_where_frames_and_events_have_nothing_in_common(
     tmp_path: Path,
 ) -> None:

@@ -49,6 +49,7 @@ class Rig:
         sensor_stamps: Whether frames are stamped by the sensor's clock.
         speed: Of the texture, in pixels per second.
         seed: Of texture and jitter.
+        flicker: Standard deviation of the logarithm of the frames' exposure.
         frames_of_another_scene: Whether frames show something that events do not.
     """
 
@@ -65,6 +66,7 @@ class Rig:
     sensor_stamps: bool = False
     speed: float = 150.0
     seed: int = 1
+    flicker: float = 0.0
     frames_of_another_scene: bool = False
 
 
@@ -147,7 +149,9 @@ def write_scene(path: Path, rig: Rig) -> NDArray[np.int64]:
         replace(rig, seed=rig.seed + 50, speed=-rig.speed) if rig.frames_of_another_scene else rig
     )
     for time in frame_ms:
-        pixels = np.clip(255 * np.exp(log_brightness(time, seen)), 0, 255).astype(np.uint8)
+        exposure = random.normal(0, 1) * rig.flicker
+        brightness = 255 * np.exp(log_brightness(time, seen) + exposure)
+        pixels = np.clip(brightness, 0, 255).astype(np.uint8)
         arrival = host_ns(time)
         stamp = arrival - round((rig.shift + random.normal(0, 1) * rig.stamp_jitter) * 1e6)
         if rig.sensor_stamps:
