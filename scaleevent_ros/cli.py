@@ -260,8 +260,8 @@ def recover(
     recovery = restore(bag, output)
     for name, what in recovery.damage.items():
         typer.echo(f"{name}: {what}")
-    for name, topic in recovery.topics.items():
-        typer.echo(f"{name}: {topic.count:,} messages")
+    for name, count in recovery.counts.items():
+        typer.echo(f"{name}: {count:,} messages")
     typer.echo(str(recovery.path))
 
 

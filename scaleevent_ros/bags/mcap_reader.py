@@ -86,13 +86,16 @@ class McapFile:
 
     Args:
         path: Of the file.
+        skip_damaged: Whether the rest of a damaged block is left out, and named in `damage`,
+            rather than an error.
 
     Raises:
         BagError: If it is not an MCAP file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, skip_damaged: bool = False) -> None:
         self.path = path
+        self._skip_damaged = skip_damaged
         with _open(path) as file:
             size = os.fstat(file).st_size
             if os.pread(file, len(mcap.MAGIC), 0) != mcap.MAGIC:
@@ -149,8 +152,11 @@ class McapFile:
                     data = view[start + _MESSAGE_LENGTH : end]
                     yield StoredMessage(time_ns, publish_time_ns, channel_id, data)
         except (BagError, struct.error) as error:
-            msg = f"{self.path} is damaged at byte {block.offset} ({error}): use scaleevent recover"
-            raise BagError(msg) from None
+            what = f"the block at byte {block.offset} is damaged ({error})"
+            if not self._skip_damaged:
+                msg = f"{self.path}: {what}: use scaleevent recover"
+                raise BagError(msg) from None
+            self.damage = what
 
 
 def _topic(channel: mcap.Channel, schema: mcap.Schema | None) -> StoredTopic:

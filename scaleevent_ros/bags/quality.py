@@ -274,9 +274,11 @@ def check_bag(
             problems.append(f"frames and events cannot be put on one clock: {error}")
     pairs: list[PairQuality] = []
     thumbnails: list[Thumbnail] = []
+    warnings = [f"{name}: {what}" for name, what in reader.damage.items()]
     if synchronization:
         examination = _Examination(reader, timeline, synchronization, watch.tally, before_ns)
         pairs, thumbnails = examination.run(), examination.thumbnails
+        warnings += [examination.error] if examination.error else []
     events = watch.summary(timeline)
     frames = _summarize_frames(timeline) if has_frames else None
     return BagQuality(
@@ -284,7 +286,7 @@ def check_bag(
         duration_s=(reader.end_ns - reader.start_ns) / 1e9,
         damage=reader.damage,
         problems=[*problems, *_find_problems(events, pairs)],
-        warnings=list(_find_warnings(reader, events, frames)),
+        warnings=[*warnings, *_find_warnings(events, frames)],
         topics={
             name: {"type": info.msgtype, "count": info.count}
             for name, info in reader.topics.items()
@@ -343,7 +345,12 @@ class _Look(NamedTuple):
 
 
 class _Examination:
-    """Goes through the frames and the events of their windows."""
+    """Goes through the frames and the events of their windows.
+
+    Attributes:
+        thumbnails: Of the pairs that were picked.
+        error: What is wrong with the first frame that cannot be read; empty if nothing is.
+    """
 
     def __init__(
         self,
@@ -354,6 +361,7 @@ class _Examination:
         before_ns: int,
     ) -> None:
         self.thumbnails: list[Thumbnail] = []
+        self.error = ""
         self._reader = reader
         self._timeline = timeline
         self._synchronization = synchronization
@@ -401,7 +409,8 @@ class _Examination:
     def _look(self, message: RawMessage) -> _Look:
         try:
             grey = image_grey(self._reader.parse_image(message))
-        except (MessageError, ImageError):
+        except (MessageError, ImageError) as error:
+            self.error = self.error or str(error)
             return _Look(None, None)
         return _Look(measure_frame(grey), grey)
 
@@ -518,12 +527,8 @@ def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[s
         yield f"only {usable} of {len(pairs)} pairs can be used ({common})"
 
 
-def _find_warnings(
-    reader: BagReader, events: EventSummary, frames: FrameSummary | None
-) -> Iterator[str]:
+def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterator[str]:
     """Say what is wrong besides."""
-    for name, what in reader.damage.items():
-        yield f"{name}: {what}"
     if 0 < events.malformed <= MAX_LOST_SHARE * events.packets:
         yield f"{events.malformed} messages of {events.topic} are no event packets"
     if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:

@@ -115,23 +115,25 @@ class BagReader:
         topics: By name.
         start_ns: Record time of the earliest message; 0 where there is none.
         end_ns: Record time of the latest message; 0 where there is none.
-        damage: By file, what is missing or wrong; empty for a sound bag.
 
     Args:
         path: A bag's folder, or one file of it.
+        skip_damaged: Whether what is damaged within a file is left out, and named in `damage` once
+            it was come upon, rather than an error.
 
     Raises:
         BagError: If there is no bag, or one that cannot be read at all.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, skip_damaged: bool = False) -> None:
         self.path = Path(path)
         if self.path.name == METADATA_NAME:
             self.path = self.path.parent
         if not self.path.exists():
             msg = f"there is no bag at {self.path}"
             raise BagError(msg)
-        self.damage: dict[str, str] = {}
+        self._damage: dict[str, str] = {}
+        self._skip_damaged = skip_damaged
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         metadata = self._read_metadata()
         self._files = [
@@ -141,6 +143,12 @@ class BagReader:
         self.start_ns = min((file.start_ns for file in filled), default=0)
         self.end_ns = max((file.end_ns for file in filled), default=0)
         self.topics = self._merge_topics()
+
+    @property
+    def damage(self) -> dict[str, str]:
+        """What is missing or wrong, by file; empty for a sound bag."""
+        of_files = {file.path.name: file.damage for file in self._files if file.damage}
+        return self._damage | of_files
 
     def messages(
         self, topics: Collection[str] | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
@@ -289,7 +297,7 @@ class BagReader:
             information = content["rosbag2_bagfile_information"]
             [Path(name) for name in information["relative_file_paths"]]
         except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
-            self.damage[METADATA_NAME] = "it cannot be read"
+            self._damage[METADATA_NAME] = "it cannot be read"
             return {}
         return dict(information)
 
@@ -310,7 +318,7 @@ class BagReader:
         ]
         for name in listed:
             if name not in present:
-                self.damage[name] = "it is missing"
+                self._damage[name] = "it is missing"
         if listed:
             series = {_series(name) for name in listed}
             names = [name for name in present if name in listed or _series(name) in series]
@@ -320,7 +328,7 @@ class BagReader:
             msg = f"{self.path} is not a bag: there is no .mcap or .db3 file in it"
             raise BagError(msg)
         if not metadata:
-            self.damage.setdefault(METADATA_NAME, "it is missing")
+            self._damage.setdefault(METADATA_NAME, "it is missing")
         return [present[name] for name in sorted(names, key=_natural_order)]
 
     def _open_file(self, path: Path) -> McapFile | SqliteFile | None:
@@ -335,17 +343,15 @@ class BagReader:
             raise BagError(msg) from None
         file: McapFile | SqliteFile
         if head.startswith(mcap.MAGIC):
-            file = McapFile(path)
+            file = McapFile(path, skip_damaged=self._skip_damaged)
         elif head == SQLITE_MAGIC:
             file = SqliteFile(path)
         elif not head.strip(b"\0"):
-            self.damage[path.name] = "it is empty"
+            self._damage[path.name] = "it is empty"
             return None
         else:
             msg = f"{path} is not a bag: it is neither MCAP nor sqlite3"
             raise BagError(msg)
-        if file.damage:
-            self.damage[path.name] = file.damage
         return file
 
     def _decompress(self, path: Path) -> Path:

@@ -13,8 +13,6 @@ from scaleevent_ros.bags.writer import BagWriter
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from scaleevent_ros.bags.reader import TopicInfo
-
 FILE_BYTES = 4 * 2**30
 
 
@@ -24,19 +22,20 @@ class Recovery:
 
     Attributes:
         path: Of the new bag.
-        topics: What it holds, by name.
+        counts: Its messages by topic.
         damage: By file, what was wrong with the original; empty where nothing was.
     """
 
     path: Path
-    topics: Mapping[str, TopicInfo]
+    counts: Mapping[str, int]
     damage: Mapping[str, str]
 
 
 def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
     """Copy all that can be read of a bag into a new one with an index and metadata.
 
-    The original is only read, and what was written so far is removed if anything goes wrong.
+    What is damaged is left out. The original is only read; what was written so far is removed if
+    anything goes wrong.
 
     Args:
         path: Of the bag, in any storage and state that `BagReader` reads.
@@ -47,7 +46,7 @@ def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
         BagExistsError: If there is something at `output`.
         DiskFullError: If it does not fit.
     """
-    reader = BagReader(path)
+    reader = BagReader(path, skip_damaged=True)
     target = Path(output) if output else _beside(reader.path)
     writer = BagWriter(target, max_bytes=FILE_BYTES)
     try:
@@ -64,7 +63,7 @@ def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
-    return Recovery(target, reader.topics, reader.damage)
+    return Recovery(target, writer.counts, reader.damage)
 
 
 def _beside(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from bag_files import EVENT_TOPIC, IMAGE_TOPIC, Message, example_messages, write_bag
 from rosbags.rosbag2 import Reader
@@ -60,6 +61,33 @@ def test_a_bag_of_ours_that_was_killed_is_restored_whole(tmp_path: Path) -> None
     assert list(BagReader(tmp_path / "bag").damage.values()) == ["it ends without an index"]
     assert read_with_rosbags(recover(tmp_path / "bag", tmp_path / "whole").path) == MESSAGES
     writer.close()
+
+
+@pytest.mark.parametrize("compression", [None, "zstd", "lz4"])
+def test_damage_in_the_middle_of_a_sound_file_costs_its_block_only(
+    tmp_path: Path, compression: str | None
+) -> None:
+    random = np.random.default_rng(3)
+    messages = [
+        Message(EVENT_TOPIC, index, b"\0\1\0\0" + random.bytes(900_000)) for index in range(30)
+    ]
+    with BagWriter(tmp_path / "bag", compression=compression) as writer:
+        writer.add_topic(EVENT_TOPIC, EVENT_PACKET)
+        for message in messages:
+            writer.write(*message)
+    file = tmp_path / "bag" / "bag_0.mcap"
+    data = bytearray(file.read_bytes())
+    starts = {None: messages[12].cdr[:99], "zstd": b"\x28\xb5\x2f\xfd", "lz4": b"\x04\x22\x4d\x18"}
+    at = data.find(starts[compression], len(data) // 3) - 31 * (compression is None)
+    data[at : at + 200] = b"\xff" * 200
+    file.write_bytes(data)
+    with pytest.raises(BagError, match=r"bag_0\.mcap: the block .* use scaleevent recover"):
+        list(BagReader(tmp_path / "bag").messages())
+    recovery = recover(tmp_path / "bag")
+    found = read_with_rosbags(recovery.path)
+    assert 25 <= len(found) == recovery.counts[EVENT_TOPIC] < 30
+    assert set(found) < set(messages)
+    assert "the block at byte" in recovery.damage["bag_0.mcap"]
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
