@@ -30,7 +30,7 @@ extras = {
     # Pretraining and fine-tuning.
     "train": [
         "lightning>=2.5,<3",
-        "jsonargparse[signatures]>=4.37",
+        "jsonargparse[signatures]>=4.49",
         "tensorboard>=2.18",
         "torchmetrics>=1.6",
         "webdataset>=1.0.2",

@@ -349,7 +349,7 @@ def parse_configuration(
     parser.add_class_arguments(kind, as_group=False)
     try:
         parsed = parser.parse_args(list(arguments))
-        made = parser.instantiate_classes(parsed)
+        made = parser.instantiate(parsed)
     except ScaleEventError as error:
         raise ConfigurationError(str(error)) from error
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:

@@ -111,7 +111,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: P
 
 
 def test_a_folder_with_a_run_is_not_overwritten(uninterrupted: Path) -> None:
-    with pytest.raises(TrainingError, match="holds a run of 15 steps.*--trainer.resume true"):
+    with pytest.raises(TrainingError, match=r"holds a run of 15 steps.*--trainer.resume true"):
         run_here(TinyRun(uninterrupted))
 
 

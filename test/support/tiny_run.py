@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +25,8 @@ from scaleevent_ros.distill.trainer import Trainer, start_fabric
 from scaleevent_ros.models import build_student, build_teacher
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from synthetic_pairs import SlidingTexture
+
+from scaleevent_ros.data.alignment import HomographyAlignment
+from scaleevent_ros.data.augmentation import AugmentationOptions
+from scaleevent_ros.data.dataset import (
+    Batch,
+    Pair,
+    PairDataset,
+    PairLoaders,
+    PartOfSource,
+    SampleOptions,
+    make_sample,
+    split_off,
+)
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw, Schedule
+from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events import activity_mask, represent
+
+ALL = AugmentationOptions(
+    zoom=(1, 2), crop=True, flip=0.5, event_dropout=0.3, polarity_flip=0.5, noise_hz=5
+)
+CPU = torch.device("cpu")
+
+
+def batches(workers: int, augmentation: AugmentationOptions = ALL) -> list[Batch]:
+    options = SampleOptions(width=48, height=32, augmentation=augmentation, seed=4)
+    dataset = PairDataset([SlidingTexture(5), SlidingTexture(4, seed=2)], options)
+    schedule = Schedule((5, 4), (1.0, 1.0), batch_size=3, seed=4)
+    loaders = PairLoaders(dataset, dataset, schedule, workers, prefetch=2)
+    return list(loaders.training(BatchSampler(schedule, range(6)), CPU))
+
+
+def test_samples_do_not_depend_on_the_number_of_workers() -> None:
+    alone = batches(0)
+    for workers in (1, 2):
+        for expected, found in zip(alone, batches(workers), strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_what_is_drawn_differs_from_epoch_to_epoch_and_not_with_one_draw() -> None:
+    options = SampleOptions(width=48, height=32, augmentation=ALL)
+    dataset = PairDataset([SlidingTexture(5)], options)
+    first, again, later = (dataset[Draw(epoch, 2, 3)] for epoch in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.frame, later.frame)
+    assert not torch.equal(first.events, later.events)
+
+
+def test_a_sample_without_augmentation_is_the_pair_itself() -> None:
+    source = SlidingTexture(5)
+    options = SampleOptions(width=64, height=48, threshold=20, bins=3, normalization="none")
+    pair = source.read(3)
+    sample = PairDataset([source], options)[Draw(0, 0, 3)]
+    start = pair.t_end - options.window.length_ns
+    assert np.array_equal(sample.frame.permute(1, 2, 0).numpy(), pair.frame)
+    expected = represent("voxel", pair.events, start, pair.t_end, 3)
+    assert np.array_equal(sample.events.numpy(), expected)
+    window = pair.events.between(start, pair.t_end)
+    assert np.array_equal(sample.active.numpy(), activity_mask(window, 16, 20))
+    assert sample.covered.all()
+    assert sample.active.any()
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
+    """The texture slides, so what events add up to is the frame's slope along its motion."""
+    options = SampleOptions(
+        width=48,
+        height=32,
+        augmentation=AugmentationOptions(zoom=(1, 2), crop=True, flip=flip),
+        window=WindowOptions(length_ms=8),
+        normalization="none",
+    )
+    dataset = PairDataset([SlidingTexture(5)], options)
+    for position in range(5):
+        sample = dataset[Draw(0, position, 3)]
+        motion = -1 if flip else 1
+        slope = motion * np.gradient(sample.frame.float().mean(0).numpy(), axis=1)
+        change = cv2.GaussianBlur(sample.events.sum(0).numpy(), (0, 0), 1)
+        aligned = np.corrcoef(slope.ravel(), change.ravel())[0, 1]
+        mirrored = np.corrcoef(-slope[:, ::-1].ravel(), change.ravel())[0, 1]
+        assert aligned > 0.5
+        assert mirrored < 0.3
+
+
+def test_the_teachers_frame_is_finer_and_the_threshold_follows_the_stride() -> None:
+    options = SampleOptions(width=64, height=48, stride=32, frame_scale=2, threshold=20)
+    sample = PairDataset([SlidingTexture(5)], options)[Draw(0, 0, 3)]
+    assert sample.frame.shape == (3, 96, 128)
+    assert sample.active.shape == (2, 2) == sample.covered.shape
+    pair = SlidingTexture(5).read(3)
+    window = pair.events.between(pair.t_end - options.window.length_ns, pair.t_end)
+    assert np.array_equal(sample.active.numpy(), activity_mask(window, 32, 80))
+
+
+def test_pixels_without_a_frame_are_not_covered() -> None:
+    pair = SlidingTexture(5).read(3)
+    shifted = np.array([[1, 0, 17.0], [0, 1, 0], [0, 0, 1]])
+    options = SampleOptions(width=64, height=48)
+    sample = make_sample(
+        pair._replace(alignment=HomographyAlignment(shifted)), options, Draw(0, 0, 0)
+    )
+    assert sample.covered.tolist() == [[False, False, True, True]] * 3
+    known = np.ones((48, 64), bool)
+    known[40:] = False
+    sample = make_sample(pair._replace(covered=known), options, Draw(0, 0, 0))
+    assert sample.covered.tolist() == [[True] * 4, [True] * 4, [False] * 4]
+
+
+def test_padding_counts_nowhere() -> None:
+    dataset = PairDataset([SlidingTexture(3)], SampleOptions(width=64, height=48, threshold=1))
+    sample = dataset[Draw(0, PADDING, 1)]
+    assert not sample.active.any()
+    assert not sample.covered.any()
+
+
+def test_the_last_part_is_held_out() -> None:
+    source = SlidingTexture(10)
+    train, held_out = split_off(source, 0.25)
+    assert (len(train), len(held_out)) == (8, 2)
+    assert held_out.read(0).t_end == source.read(8).t_end
+    assert isinstance(train, PartOfSource)
+    with pytest.raises(DataError, match="too few"):
+        split_off(SlidingTexture(1), 0.1)
+
+
+def test_a_pair_of_another_size_fills_the_tensor() -> None:
+    pair: Pair = SlidingTexture(4, width=80, height=40).read(2)
+    sample = make_sample(pair, SampleOptions(width=32, height=32), Draw(0, 0, 0))
+    assert sample.events.shape == (5, 32, 32)
+    assert sample.frame.shape == (3, 32, 32)
+    assert sample.covered.all()
