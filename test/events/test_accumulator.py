@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 from time import sleep
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,6 +238,27 @@ def test_one_thread_pushes_while_another_reads() -> None:
     assert len(set(ends)) > 5
     for window in windows[:: max(len(windows) // 50, 1)]:
         assert_same(window, batch, accumulator)
+
+
+@pytest.mark.parametrize("start", [100 * MS, -(10**9) * MS])
+def test_a_window_that_is_being_read_stays_what_it_was(
+    start: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that is kept is replaced, or time starts anew, between the choice and the reading."""
+    rng = np.random.default_rng(9)
+    batch = random_batch(rng, 5000, 20, 10, 0, 100 * MS)
+    more = random_batch(rng, 50_000, 20, 10, start, start + 1000 * MS)
+    accumulator = WindowAccumulator(10, 20, rule=ByTime(20 * MS))
+    accumulator.push(batch)
+    render = accumulator._render
+
+    def overtaken(*arguments: Any) -> None:
+        for part in pieces(more, list(range(0, 50_000, 97))):
+            accumulator.push(part)
+        render(*arguments)
+
+    monkeypatch.setattr(accumulator, "_render", overtaken)
+    assert_same(accumulator.read(), batch, accumulator)
 
 
 def test_wrong_input_is_refused() -> None:
