@@ -35,10 +35,13 @@ class WindowOptions:
 
     def __post_init__(self) -> None:
         """Check that such a window exists."""
-        if not 0 < self.shortest_ms <= self.length_ms <= 10_000:
+        if not 0 < self.length_ms <= 10_000:
+            msg = f"window: length_ms is {self.length_ms}, it must be above 0 and at most 10000"
+            raise DataError(msg)
+        if self.mode == "motion" and not 0 < self.shortest_ms <= self.length_ms:
             msg = (
-                f"window: shortest_ms {self.shortest_ms} and length_ms {self.length_ms} must be "
-                "above 0, in this order, and at most 10000"
+                f"window: shortest_ms is {self.shortest_ms}, it must be above 0 and at most "
+                f"length_ms, {self.length_ms}"
             )
             raise DataError(msg)
         if not self.events_per_pixel > 0:

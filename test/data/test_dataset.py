@@ -75,19 +75,20 @@ def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
         width=48,
         height=32,
         augmentation=AugmentationOptions(zoom=(1, 2), crop=True, flip=flip),
-        window=WindowOptions(length_ms=8),
+        window=WindowOptions(length_ms=4),
         normalization="none",
     )
     dataset = PairDataset([SlidingTexture(5)], options)
-    for position in range(5):
+    aligned, mirrored = [], []
+    for position in range(20):
         sample = dataset[Draw(0, position, 3)]
         motion = -1 if flip else 1
         slope = motion * np.gradient(sample.frame.float().mean(0).numpy(), axis=1)
         change = cv2.GaussianBlur(sample.events.sum(0).numpy(), (0, 0), 1)
-        aligned = np.corrcoef(slope.ravel(), change.ravel())[0, 1]
-        mirrored = np.corrcoef(-slope[:, ::-1].ravel(), change.ravel())[0, 1]
-        assert aligned > 0.5
-        assert mirrored < 0.3
+        aligned.append(np.corrcoef(slope.ravel(), change.ravel())[0, 1])
+        mirrored.append(np.corrcoef(-slope[:, ::-1].ravel(), change.ravel())[0, 1])
+    assert np.mean(aligned) > 0.3
+    assert np.mean(mirrored) < 0.1
 
 
 def test_the_teachers_frame_is_finer_and_the_threshold_follows_the_stride() -> None:

@@ -42,8 +42,8 @@ def test_events_after_the_frame_do_not_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"length_ms": 0}, {"shortest_ms": 60}, {"events_per_pixel": 0}]
+    "arguments", [{"length_ms": 0}, {"shortest_ms": 60, "mode": "motion"}, {"events_per_pixel": 0}]
 )
-def test_windows_that_cannot_be(arguments: dict[str, float]) -> None:
+def test_windows_that_cannot_be(arguments: dict[str, object]) -> None:
     with pytest.raises(DataError, match="window"):
         WindowOptions(**arguments)  # type: ignore[arg-type]

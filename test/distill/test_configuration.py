@@ -25,7 +25,7 @@ def parse(*arguments: str) -> Pretraining:
         (["--augmentation.flip", "3"], "flip is 3"),
         (["--augmentation.zoom", "[2, 1]"], "zoom is"),
         (["--events.window.mode", "long"], "events.window.mode.*fixed"),
-        (["--events.window.length_ms", "-1"], "length_ms -1"),
+        (["--events.window.length_ms", "-1"], "length_ms is -1"),
         (["--events.normalization", "scaleevent_picture"], "needs 3 channels"),
         (["--loss.name", "l2"], "structure_active"),
         (["--loss.options", '{"near": 1}'], "no option 'near'"),

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from scaleevent_ros.distill.configuration import OptimizerOptions, ParameterGroup
+from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.distill.optimizer import build_optimizer, layer_depths, set_rate
+from scaleevent_ros.models import Student, build_student
+
+VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2}
+
+
+@pytest.fixture
+def student() -> Student:
+    return build_student("vit_tiny_patch16_224", 5, "random", options=VIT)
+
+
+def rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, tuple[float, float]]:
+    by_id = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    return {name: by_id[id(p)] for name, p in model.named_parameters() if id(p) in by_id}
+
+
+def test_every_parameter_learns_at_one_rate_by_default(student: Student) -> None:
+    found = rates(build_optimizer(student, OptimizerOptions(learning_rate=0.1)), student)
+    assert found.keys() == dict(student.named_parameters()).keys()
+    assert {rate for rate, _ in found.values()} == {0.1}
+
+
+def test_vectors_are_decayed_only_if_asked(student: Student) -> None:
+    options = OptimizerOptions(weight_decay=0.5)
+    some = rates(build_optimizer(student, options), student)
+    for name, parameter in student.named_parameters():
+        assert some[name][1] == (0.5 if parameter.ndim > 1 else 0.0)
+    everything = rates(
+        build_optimizer(student, OptimizerOptions(weight_decay=0.5, decay_all=True)), student
+    )
+    assert {decay for _, decay in everything.values()} == {0.5}
+
+
+def test_layers_further_from_the_output_learn_more_slowly(student: Student) -> None:
+    options = OptimizerOptions(learning_rate=1.0, layer_decay=0.5)
+    found = rates(build_optimizer(student, options), student)
+    blocks = [found[f"backbone.model.blocks.{i}.attn.qkv.weight"][0] for i in range(3)]
+    assert blocks[1] == 2 * blocks[0]
+    assert blocks[2] == 2 * blocks[1]
+    assert found["backbone.model.patch_embed.proj.weight"][0] == blocks[0] / 2
+    assert found["backbone.model.norm.weight"][0] == 1.0
+
+
+def test_convnexts_have_depths_too() -> None:
+    depths = layer_depths(build_student("convnext_atto", 5, "random"))
+    assert depths["backbone.model.stem.0.weight"] == max(depths.values()) > 3
+
+
+def test_groups_multiply_and_freeze(student: Student) -> None:
+    groups = [ParameterGroup("patch_embed", 0.5), ParameterGroup(r"blocks\.0\.", 0)]
+    options = OptimizerOptions(learning_rate=1.0, groups=groups)
+    optimizer = build_optimizer(student, options)
+    found = rates(optimizer, student)
+    assert found["backbone.model.patch_embed.proj.weight"][0] == 0.5
+    assert not any(".blocks.0." in name for name in found)
+    assert found["backbone.model.blocks.1.norm1.weight"][0] == 1.0
+    set_rate(optimizer, 0.1)
+    assert rates(optimizer, student)["backbone.model.patch_embed.proj.weight"][0] == 0.05
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        ([ParameterGroup("nothing_like_it", 1)], "no parameter fits 'nothing_like_it'"),
+        ([ParameterGroup("(", 1)], "not a regular expression"),
+        ([ParameterGroup("", 0)], "no parameter that learns"),
+    ],
+)
+def test_groups_that_cannot_be(student: Student, groups: list[ParameterGroup], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        build_optimizer(student, OptimizerOptions(groups=groups))
