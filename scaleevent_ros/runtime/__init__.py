@@ -1,1 +1,13 @@
-"""A checkpoint becomes a fast callable: eager, compiled, CUDA graph, ONNX, TensorRT."""
+"""A checkpoint becomes a fast callable: eager, compiled, CUDA graph, ONNX Runtime, TensorRT.
+
+In: a student's checkpoint, with or without task heads, or what was exported of it; then the tensor
+of one window after another. Out: dense features, class ids, depth and flow, on the device.
+"""
+
+from __future__ import annotations
+
+from scaleevent_ros.runtime.engine import Engine, Outputs
+from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.placement import BACKENDS, PRECISIONS
+
+__all__ = ["BACKENDS", "PRECISIONS", "Engine", "EngineError", "Outputs"]
