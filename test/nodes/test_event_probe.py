@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
-
-pytest.importorskip("rosbags", reason="rosbags is not installed")
-
-from typing import TYPE_CHECKING
 
 from scaleevent_ros.bags import BagReader
 from scaleevent_ros.bags.messages import EventPacketView
