@@ -6,10 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from bag_files import EVENT_TOPIC, IMAGE_TOPIC, Message, example_messages, write_bag
+from bag_files import (
+    EVENT_TOPIC,
+    IMAGE_TOPIC,
+    Message,
+    example_messages,
+    files_limited_to,
+    write_bag,
+)
 from rosbags.rosbag2 import Reader
 
-from scaleevent_ros.bags import BagError, BagExistsError, BagReader, BagWriter, recover
+from scaleevent_ros.bags import (
+    BagError,
+    BagExistsError,
+    BagReader,
+    BagWriter,
+    DiskFullError,
+    recover,
+)
 from scaleevent_ros.bags.messages import EVENT_PACKET, IMAGE
 
 if TYPE_CHECKING:
@@ -96,6 +110,13 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(BagExistsError, match="bag_recovered exists already"):
         recover(bag)
     assert list((tmp_path / "bag_recovered").iterdir()) == []
+
+
+def test_what_does_not_fit_leaves_nothing_behind(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", MESSAGES)
+    with pytest.raises(DiskFullError), files_limited_to(20_000):
+        recover(bag)
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
 
 def test_what_cannot_be_read_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from moving_scene import EVENT_TOPIC, IMAGE_TOPIC, Rig, write_scene
 
 from scaleevent_ros.bags import BagError, BagReader, SynchronizationError
 from scaleevent_ros.bags.event_stream import EventStream
-from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> 
 
 
 def test_changes_of_exposure_do_not_hide_a_shift(tmp_path: Path) -> None:
-    result, _ = synchronized(tmp_path, Rig(shift=22, flicker=0.5, seed=3), "estimated")
+    result, _ = synchronized(tmp_path, Rig(shift=22, flicker=2.0, seed=4), "estimated")
     assert result.shift_ms == pytest.approx(22, abs=1.0)
 
 
@@ -94,6 +94,13 @@ def test_trigger_edges_are_matched_to_frames(tmp_path: Path, shift: float) -> No
     assert result.shift_ms == pytest.approx(shift, abs=1.0)
     assert 1.0 < result.residual_ms < 3.0
     assert "have rising edges of trigger 1" in result.reason
+
+
+def test_an_edge_belongs_to_one_frame_only() -> None:
+    edges = np.array([0, 100, 200, 300])
+    index, known = _assign(edges, np.array([3, 1, 99, 160, 301]), 25)
+    assert index[[0, 1, 2, 4]].tolist() == [0, 0, 1, 3]
+    assert known.tolist() == [False, True, True, False, True]
 
 
 def test_edges_that_keep_no_time_with_the_frames_are_not_used(tmp_path: Path) -> None:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from bag_files import EVENT_TOPIC, IMAGE_TOPIC, START_NS, Message, example_messages
+from bag_files import (
+    EVENT_TOPIC,
+    IMAGE_TOPIC,
+    START_NS,
+    Message,
+    example_messages,
+    files_limited_to,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.exceptions import EndOfFile
@@ -33,9 +39,9 @@ from scaleevent_ros.bags import (
     Qos,
 )
 from scaleevent_ros.bags.messages import EVENT_PACKET, IMAGE, TypeDefinition
+from scaleevent_ros.bags.metadata import write_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 MESSAGES = example_messages()
@@ -234,17 +240,6 @@ class TestBadUse:
             BagWriter(tmp_path / "file" / "bag")
 
 
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Let the kernel refuse to make a file larger than this, in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def write_until_full(writer: BagWriter) -> tuple[int, str]:
     """Write the messages; return how many went well, and the error."""
     written = 0
@@ -274,6 +269,14 @@ def test_a_full_disk_leaves_what_was_written(
     found = [Message(m.topic, m.record_time_ns, bytes(m.data)) for m in reader.messages()]
     assert found == MESSAGES[:written]
     assert reader.damage == {"bag_0.mcap": "it ends without an index"}
+
+
+def test_metadata_that_cannot_be_written_leaves_the_old_in_place(tmp_path: Path) -> None:
+    write_metadata(tmp_path, {"version": 9})
+    with pytest.raises(OSError, match="too large"), files_limited_to(10):
+        write_metadata(tmp_path, {"version": 9, "storage_identifier": "mcap"})
+    assert metadata(tmp_path) == {"version": 9}
+    assert [path.name for path in tmp_path.iterdir()] == ["metadata.yaml"]
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
