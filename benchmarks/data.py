@@ -48,6 +48,7 @@ class RandomPairs:
         return self._count
 
     def read(self, index: int) -> Pair:
+        """Give the same pair for any index."""
         del index
         return Pair(self._frame, self._events, NS_PER_S // 20, HomographyAlignment(np.eye(3)))
 

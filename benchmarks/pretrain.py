@@ -5,8 +5,8 @@
 
 The plain loop: float32, teacher and student forward, full N x N affinities with the released
 formula, AdamW, clip. Ours: the step of `Trainer` with the loss `structure_active`, in bfloat16 and
-compiled on a GPU. Both with random weights and inputs of 40 % active tokens. MFU: the floating-point
-operations of teacher forward, student forward and backward, over time, relative to the rate that
+compiled on a GPU. Both with random weights and inputs of 40 % active tokens. MFU: the
+floating-point operations of teacher forward, student forward and backward, over time, relative to the rate that
 one large matrix product reaches on the same device in the same precision.
 
 Needs torch, timm and lightning; no ROS, no rosbags, no jsonargparse.
@@ -81,7 +81,9 @@ def plain_step(case: Case) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-6, weight_decay=1e-4)
     grid = (case.height // 16, case.width // 16)
 
-    def affinity_loss(first: torch.Tensor, second: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    def affinity_loss(
+        first: torch.Tensor, second: torch.Tensor, truth: torch.Tensor
+    ) -> torch.Tensor:
         similarity = torch.relu(first @ second.transpose(1, 2))
         wanted = torch.relu(truth @ truth.transpose(1, 2))
         wanted = torch.where(wanted > 0.1, wanted, torch.zeros_like(wanted))
@@ -123,7 +125,8 @@ def our_step(case: Case) -> Callable[[], None]:
     def step() -> None:
         losses = objective.losses(model, batch)
         if not bool(torch.isfinite(losses["total"])):
-            raise RuntimeError("the loss is not finite")
+            msg = "the loss is not finite"
+            raise RuntimeError(msg)
         fabric.backward(losses["total"])
         fabric.clip_gradients(model, optimizer, max_norm=0.1, error_if_nonfinite=False)
         optimizer.step()
@@ -217,8 +220,8 @@ def main() -> None:
                 seconds_of[loop] = seconds
                 against = f"{seconds_of['plain'] / seconds:.2f}x" if "plain" in seconds_of else ""
                 print(
-                    f"| {model} | {size} | {loop} | {seconds * 1e3:.0f} | {case.batch / seconds:.2f} "
-                    f"| {memory:.1f} | {flops / seconds / rate:.0%} | {against} |",
+                    f"| {model} | {size} | {loop} | {seconds * 1e3:.0f} "
+                    f"| {case.batch / seconds:.2f} | {memory:.1f} | {flops / seconds / rate:.0%} | {against} |",
                     flush=True,
                 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +48,7 @@ def find_recordings(place: str) -> list[Path]:
     Raises:
         DataError: If there is none.
     """
-    found = sorted(glob.glob(place, recursive=True)) if glob.has_magic(place) else [place]
-    recordings = [path for name in found for path in _recordings(Path(name))]
+    recordings = [path for start in _matches(place) for path in _recordings(start)]
     if not recordings:
         msg = f"there is no bag and no folder of shards at {place}"
         raise DataError(msg)
@@ -59,6 +57,18 @@ def find_recordings(place: str) -> list[Path]:
 
 def _is_shards(path: Path) -> bool:
     return (path / MANIFEST_NAME).is_file()
+
+
+def _matches(place: str) -> list[Path]:
+    """List the paths that fit a pattern; a path without one fits itself."""
+    path = Path(place)
+    fixed = Path(path.anchor)
+    parts = path.parts[1:] if path.anchor else path.parts
+    for number, part in enumerate(parts):
+        if any(sign in part for sign in "*?["):
+            return sorted(fixed.glob("/".join(parts[number:])))
+        fixed /= part
+    return [path]
 
 
 def _recordings(path: Path) -> Iterator[Path]:

@@ -117,7 +117,9 @@ def test_dropout_swaps_and_noise_come_as_often_as_asked() -> None:
     ]
     share = np.mean([np.array_equal(each.p, 1 - batch.p) for each in swapped])
     assert share == pytest.approx(0.5, abs=0.2)
-    assert all(np.array_equal(each.p, batch.p) or np.array_equal(each.p, 1 - batch.p) for each in swapped)
+    assert all(
+        np.array_equal(each.p, batch.p) or np.array_equal(each.p, 1 - batch.p) for each in swapped
+    )
     noisy = AugmentationOptions(noise_hz=100)
     added = []
     for seed in range(60):
@@ -129,7 +131,13 @@ def test_dropout_swaps_and_noise_come_as_often_as_asked() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"zoom": (0.5, 1)}, {"flip": 2}, {"event_dropout": 1}, {"noise_hz": -1}, {"polarity_flip": -0.1}],
+    [
+        {"zoom": (0.5, 1)},
+        {"flip": 2},
+        {"event_dropout": 1},
+        {"noise_hz": -1},
+        {"polarity_flip": -0.1},
+    ],
 )
 def test_options_that_cannot_be(arguments: dict[str, object]) -> None:
     with pytest.raises(DataError, match="augmentation"):

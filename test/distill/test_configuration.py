@@ -10,6 +10,8 @@ from scaleevent_ros.distill.errors import ConfigurationError
 
 PRESETS = Path(__file__).resolve().parents[2] / "config" / "pretrain"
 
+NAMES = {"s": "small", "b": "base", "l": "large"}
+
 
 def parse(*arguments: str) -> Pretraining:
     return parse_configuration(Pretraining, arguments, "test")
@@ -80,7 +82,7 @@ def test_the_papers_presets_hold_the_papers_numbers() -> None:
         assert paper.loss.options == {"feature": 1, "intra": 10, "cross": 4}
         assert paper.augmentation == Pretraining().augmentation
         assert not paper.augmentation.moves
-        assert f"vit_{dict(s='small', b='base', l='large')[size]}_" in paper.teacher.name
+        assert f"vit_{NAMES[size]}_" in paper.teacher.name
 
 
 def test_the_line_wins_over_the_file_and_all_is_printed(

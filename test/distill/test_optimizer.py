@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
-from torch import nn
 
 from scaleevent_ros.distill.configuration import OptimizerOptions, ParameterGroup
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.optimizer import build_optimizer, layer_depths, set_rate
 from scaleevent_ros.models import Student, build_student
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 

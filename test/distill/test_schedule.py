@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from scaleevent_ros.distill.configuration import OptimizerOptions
@@ -15,7 +17,7 @@ def test_cosine_warms_up_and_ends_where_it_should() -> None:
     assert curve[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert max(curve) == 1.0
     assert curve[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(curve[9:], curve[10:], strict=False))
+    assert all(a >= b for a, b in pairwise(curve[9:]))
     assert curve[54] == pytest.approx(0.55, abs=0.01)  # half-way down, half-way through
 
 

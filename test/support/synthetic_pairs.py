@@ -12,9 +12,20 @@ import numpy as np
 from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.dataset import Pair
 from scaleevent_ros.events import EventBatch
+from scaleevent_ros.sources.convert import ConvertOptions, convert_recording
+from scaleevent_ros.sources.recording import (
+    FRAMES_TOPIC,
+    ClockStatement,
+    Picture,
+    PictureStream,
+    Recording,
+)
 from scaleevent_ros.sources.simulator import EventSimulator
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 MS = 1_000_000
@@ -59,3 +70,25 @@ class SlidingTexture:
             for t in range(0, (self.count + 1) * FRAME_MS * MS, 4 * MS)
         ]
         return EventBatch.concatenate(batches)
+
+
+def write_bag(texture: SlidingTexture, bag: Path) -> None:
+    """Write a texture's frames and events as a bag."""
+    events = texture._events
+
+    def batches(t_start: int) -> Iterator[EventBatch]:
+        for t in range(0, int(events.t[-1]) + 1, 10 * MS):
+            part = events.between(max(t, t_start), t + 10 * MS)
+            if len(part):
+                yield part
+
+    def pictures(t_start: int) -> Iterator[Picture]:
+        for index in range(len(texture)):
+            pair = texture.read(index)
+            if pair.t_end >= t_start:
+                yield Picture(pair.t_end, pair.frame)
+
+    clock = ClockStatement("sensor_time", "made up", 0.0)
+    frames = PictureStream(FRAMES_TOPIC, "texture", pictures)
+    recording = Recording(bag, "texture", texture.width, texture.height, batches, clock, (frames,))
+    convert_recording(recording, bag, ConvertOptions())

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_pairs import SlidingTexture, write_bag
+
+from scaleevent_ros.bags import BagReader
+from scaleevent_ros.bags.pairing import pairs
+from scaleevent_ros.data import bag_pairs
+from scaleevent_ros.data.alignment import HomographyAlignment
+from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.recordings import open_recordings
+from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.sources.calibration import Homography, write_calibration
+
+WINDOW = WindowOptions(length_ms=30)
+TEXTURE = SlidingTexture(8)
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bags") / "texture"
+    write_bag(TEXTURE, path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_every_pair_is_what_went_in_in_any_order(bag: Path) -> None:
+    source = BagPairs(bag, BagOptions(), WINDOW)
+    first = source.read(0).t_end
+    offset = next(i for i in range(8) if TEXTURE.read(i).t_end == first)
+    assert len(source) >= 6
+    for index in (3, 0, 5, 1, 5):
+        found, expected = source.read(index), TEXTURE.read(index + offset)
+        assert found.t_end == expected.t_end
+        assert np.array_equal(found.frame, expected.frame)
+        window = expected.events.between(expected.t_end - WINDOW.length_ns, expected.t_end)
+        seen = found.events.between(found.t_end - WINDOW.length_ns, found.t_end)
+        assert len(window) > 50
+        for name in ("x", "y", "p", "t"):
+            assert np.array_equal(getattr(seen, name), getattr(window, name))
+
+
+def test_it_agrees_with_reading_the_bag_through(bag: Path) -> None:
+    source = BagPairs(bag, BagOptions(), WINDOW)
+    through = list(pairs(BagReader(bag), before_ns=WINDOW.length_ns))
+    assert len(through) == len(source)
+    for index, expected in enumerate(through):
+        found = source.read(index)
+        assert np.array_equal(found.frame, expected.frame)
+        assert np.array_equal(found.events.t, expected.events.t)
+
+
+def test_a_bag_is_indexed_once_until_it_changes(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scaleevent_ros.bags import timeline
+
+    read: list[object] = []
+    original = timeline.read_timeline
+
+    def counting(*arguments: object) -> object:
+        read.append(arguments)
+        return original(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(timeline, "read_timeline", counting)
+    once = BagPairs(bag, BagOptions(), WINDOW)
+    again = BagPairs(bag, BagOptions(), WINDOW)
+    assert len(read) == 1
+    assert np.array_equal(once.read(2).events.t, again.read(2).events.t)
+    (index,) = (tmp_path / "cache").rglob("*.npz")
+    index.write_bytes(b"damaged")
+    BagPairs(bag, BagOptions(), WINDOW)
+    assert len(read) == 2
+    BagPairs(bag, BagOptions(clock="header_stamps"), WINDOW)
+    assert len(read) == 3
+
+
+def test_it_travels_to_workers_without_open_files(bag: Path) -> None:
+    source = BagPairs(bag, BagOptions(), WINDOW)
+    expected = source.read(1)
+    copy = pickle.loads(pickle.dumps(source))
+    assert np.array_equal(copy.read(1).events.t, expected.events.t)
+
+
+def test_a_calibration_beside_or_named_is_used(bag: Path, tmp_path: Path) -> None:
+    matrix = np.array([[1, 0, 4.0], [0, 1, 0], [0, 0, 1]])
+    path = tmp_path / "calibration.yaml"
+    write_calibration(path, Homography((64, 48), (64, 48), matrix))
+    alignment = BagPairs(bag, BagOptions(calibration=str(path)), WINDOW).read(0).alignment
+    assert isinstance(alignment, HomographyAlignment)
+    assert np.array_equal(alignment.matrix, matrix)
+    plain = BagPairs(bag, BagOptions(), WINDOW).read(0).alignment
+    assert isinstance(plain, HomographyAlignment)
+    assert np.array_equal(plain.matrix, np.eye(3))
+    write_calibration(path, Homography((640, 480), (64, 48), matrix))
+    with pytest.raises(DataError, match=r"its frames are 64x48.*its calibration is for"):
+        BagPairs(bag, BagOptions(calibration=str(path)), WINDOW).read(0)
+
+
+def test_windows_longer_than_the_bag_leave_nothing(bag: Path) -> None:
+    with pytest.raises(DataError, match="none of its 8 frames has 5000 ms of events"):
+        BagPairs(bag, BagOptions(), WindowOptions(length_ms=5000))
+
+
+def test_recordings_are_found_by_path_folder_and_pattern(bag: Path, tmp_path: Path) -> None:
+    (tmp_path / "some" / "deep").mkdir(parents=True)
+    (tmp_path / "some" / "deep" / "one").symlink_to(bag)
+    (tmp_path / "some" / "two").symlink_to(bag)
+    for place, count in (
+        (str(bag), 1),
+        (str(next(bag.glob("*.mcap"))), 1),
+        (str(tmp_path / "some"), 2),
+        (str(tmp_path / "so*" / "*"), 2),
+        (str(tmp_path / "**" / "two"), 1),
+    ):
+        assert len(open_recordings(place, BagOptions(), WINDOW)) == count
+    for place in ("nowhere", "no*where"):
+        with pytest.raises(DataError, match="no bag and no folder of shards"):
+            open_recordings(str(tmp_path / place), BagOptions(), WINDOW)
+
+
+def test_a_bag_without_frames_is_refused(test_data: Path) -> None:
+    with pytest.raises(ScaleEventError, match="image"):
+        open_recordings(str(test_data / "bags" / "evt3_640x480"), BagOptions(), WINDOW)
+
+
+def test_bags_are_read_only_where_they_are_needed() -> None:
+    source = Path(bag_pairs.__file__).read_text()
+    head = source.partition("class BagOptions")[0].partition("if TYPE_CHECKING")[0]
+    assert "scaleevent_ros.bags" not in head

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from scaleevent_ros.data.dataset import Batch
+from scaleevent_ros.distill.distillation import Distillation, Panel
+from scaleevent_ros.distill.losses import build_loss
+from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+
+
+@pytest.fixture
+def batch() -> Batch:
+    torch.manual_seed(1)
+    covered = torch.ones(3, 3, 4, dtype=torch.bool)
+    covered[:, 0] = False
+    return Batch(
+        torch.randn(3, 5, 48, 64),
+        torch.randint(256, (3, 3, 48, 64), dtype=torch.uint8),
+        torch.rand(3, 3, 4) < 0.6,
+        covered,
+    )
+
+
+@pytest.fixture
+def objective() -> Distillation:
+    torch.manual_seed(0)
+    teacher = build_teacher("vit_tiny_patch16_224", pretrained=False, options=VIT)
+    student = build_student("vit_tiny_patch16_224", 5, "random", teacher=teacher, options=VIT)
+    shown: list[Panel] = []
+
+    def draw(panel: Panel) -> np.ndarray:
+        shown.append(panel)
+        return np.zeros((2, 2, 3), np.uint8)
+
+    objective = Distillation(student, teacher, build_loss(), draw=draw)
+    objective.shown = shown  # type: ignore[attr-defined]
+    return objective
+
+
+def test_the_loss_looks_at_active_tokens_that_a_frame_covers(
+    objective: Distillation, batch: Batch
+) -> None:
+    compared = objective.compare(objective.model, batch)
+    mask = (batch.active & batch.covered).flatten(1)
+    expected = build_loss()(tokens(compared.student), tokens(compared.teacher), mask)
+    losses = {
+        name: value.detach() for name, value in objective.losses(objective.model, batch).items()
+    }
+    assert float(losses["total"]) == pytest.approx(float(expected.total.detach()))
+    assert float(losses["active"]) == pytest.approx(float(mask.float().mean()))
+    uncovered = batch._replace(active=batch.active | ~batch.covered)
+    again = objective.losses(objective.model, uncovered)["total"].detach()
+    assert float(again) == pytest.approx(float(expected.total.detach()))
+
+
+def test_the_student_learns_and_the_teacher_stays(objective: Distillation, batch: Batch) -> None:
+    teacher = objective._teacher
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    optimizer = torch.optim.AdamW(objective.model.parameters(), lr=1e-3)
+    totals = []
+    for _ in range(8):
+        loss = objective.losses(objective.model.train(), batch)["total"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        totals.append(float(loss.detach()))
+    assert totals[-1] < 0.8 * totals[0]
+    assert not teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+@torch.no_grad()
+def test_measures_of_a_batch_are_those_of_its_parts_and_ignore_padding(
+    objective: Distillation, batch: Batch
+) -> None:
+    whole, _ = objective.measure(objective.model.eval(), batch, 0)
+    parts = [
+        objective.measure(objective.model, Batch(*(each[i : i + 1] for each in batch)), 0)[0]
+        for i in range(3)
+    ]
+    padded = Batch(*(torch.cat([each, each[:1]]) for each in batch))
+    padded.covered[3] = False
+    with_padding, _ = objective.measure(objective.model, padded, 0)
+    for name, sums in whole.items():
+        expected = sums.tolist()
+        assert sum(part[name] for part in parts).tolist() == pytest.approx(expected, rel=1e-4)
+        assert with_padding[name].tolist() == pytest.approx(expected, rel=1e-4)
+    assert objective.score({"cosine_active": 0.3}) == 0.3
+
+
+@torch.no_grad()
+def test_pictures_are_drawn_of_the_first_samples(objective: Distillation, batch: Batch) -> None:
+    _, pictures = objective.measure(objective.model.eval(), batch, 2)
+    shown: list[Panel] = objective.shown  # type: ignore[attr-defined]
+    assert len(pictures) == len(shown) == 2
+    assert shown[1].teacher.shape == shown[1].student.shape == (32, 3, 4)
+    assert torch.equal(shown[1].frame, batch.frames[1])
+
+
+def test_what_is_written_is_loaded_with_its_header(objective: Distillation, tmp_path: Path) -> None:
+    tensors = dict(objective.model.state_dict())
+    objective.write(tmp_path / "student.safetensors", tensors, {"step": 7})
+    student = load_student(tmp_path / "student.safetensors")
+    assert (student.header.extra["step"], student.header.bins) == (7, 5)
+    assert student.header.git_revision != ""
+    for name, value in student.state_dict().items():
+        assert torch.equal(value, tensors[name])

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic_pairs import SlidingTexture, write_bag
+
+from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
+from scaleevent_ros.distill.pretrain import pretrain
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.models import load_student
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VIT = json.dumps({"embed_dim": 32, "depth": 2, "num_heads": 2})
+
+
+@pytest.fixture(scope="module")
+def bags(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bags")
+    write_bag(SlidingTexture(8), folder / "one")
+    write_bag(SlidingTexture(8, seed=1), folder / "two")
+    return folder
+
+
+def arguments(bags: Path, output: Path, *more: str) -> list[str]:
+    return [
+        "--data.train", json.dumps([str(bags)]), "--data.width", "64", "--data.height", "48",
+        "--data.holdout", "0.2", "--data.workers", "1", "--events.activity_threshold", "20",
+        "--events.bins", "3", "--teacher.name", "vit_tiny_patch16_224",
+        "--teacher.pretrained", "false", "--teacher.options", VIT, "--student.init", "random",
+        "--student.options", VIT, "--trainer.output", str(output), "--trainer.batch_size", "4",
+        "--trainer.epochs", "2", "--trainer.log_every", "1", "--trainer.accelerator", "cpu",
+        "--trainer.pictures", "1", *more,
+    ]  # fmt: skip
+
+
+def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def call(*more: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "training/pretrain.py", *arguments(bags, run, *more)]
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run(
+            line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200,
+            check=False,
+        )  # fmt: skip
+
+    first = call()
+    assert first.returncode == 0, first.stderr
+    assert "done after step 6" in first.stderr
+    student = load_student(run / "last.safetensors")
+    assert student.header.bins == 3
+    assert student.header.representation == "voxel"
+    assert student.header.normalization == "percentile"
+    assert student.header.window_ns == 50_000_000
+    assert student.header.extra["run"]["trainer"]["batch_size"] == 4
+    assert list((run / "tensorboard").iterdir())
+    refused = call()
+    assert refused.returncode == 2
+    assert refused.stderr.splitlines()[-1].startswith(f"pretrain: {run} holds a run of 6 steps")
+    longer = call("--trainer.resume", "true", "--trainer.epochs", "3")
+    assert longer.returncode == 0, longer.stderr
+    assert "going on after step 6 of 9" in longer.stderr
+
+
+def configuration(bags: Path, output: Path, *more: str) -> Pretraining:
+    return parse_configuration(Pretraining, arguments(bags, output, *more), "test")
+
+
+def test_the_cache_of_the_teacher_changes_nothing_that_matters(bags: Path, tmp_path: Path) -> None:
+    plain = pretrain(configuration(bags, tmp_path / "plain"))
+    cache = tmp_path / "cache"
+    for name in ("filling", "reading"):
+        cached = pretrain(configuration(bags, tmp_path / name, "--teacher.cache", str(cache)))
+        for metric, value in plain.metrics.items():
+            assert cached.metrics[metric] == pytest.approx(value, abs=2e-3)
+    kept = list(cache.rglob("*.safetensors"))
+    assert 8 <= len(kept) <= 16
+
+
+def test_evaluation_starts_from_the_checkpoint_and_changes_nothing(
+    bags: Path, tmp_path: Path
+) -> None:
+    trained = pretrain(configuration(bags, tmp_path))
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")}
+    again = pretrain(
+        configuration(bags, tmp_path, "--trainer.resume", "true", "--trainer.evaluate", "true")
+    )
+    assert again.metrics == pytest.approx(trained.metrics)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.pt")} == files
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--data.train", "[]"], "data.train names no recording"),
+        (["--data.train", '["/nowhere"]'], "no bag and no folder of shards at /nowhere"),
+        (["--trainer.batch_size", "400"], "does not fill one batch of 400"),
+        (["--trainer.strategy", "fsdp"], "start several with torchrun"),
+        (["--teacher.name", "vit_nobody"], "knows no model"),
+    ],
+)
+def test_what_cannot_start_says_so(bags: Path, tmp_path: Path, more: list[str], words: str) -> None:
+    with pytest.raises(ScaleEventError, match=words):
+        pretrain(configuration(bags, tmp_path, *more))
