@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rcl_interfaces.msg import ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException
+from rclpy.exceptions import InvalidParameterTypeException, ParameterUninitializedException
 
 from scaleevent_ros.nodes.errors import NodeError
 
@@ -114,16 +114,18 @@ def read(node: Node, kind: type[Parameters]) -> Parameters:
     Raises:
         NodeError: If a value is outside its limits, naming them.
     """
-    return kind(
-        **{
-            field.name: _checked(field, node.get_parameter(field.name).value)
-            for field in _fields(kind)
-        }
-    )
+    return kind(**{field.name: _checked(field, _value(node, field)) for field in _fields(kind)})
 
 
 def _fields(kind: type[object]) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(kind)  # type: ignore[arg-type]  # mypy has no name for "a dataclass"
+
+
+def _value(node: Node, field: dataclasses.Field[Any]) -> object:
+    try:
+        return node.get_parameter(field.name).value
+    except ParameterUninitializedException:
+        return field.default  # what ROS makes of an empty list in a YAML file
 
 
 def _checked(field: dataclasses.Field[Any], value: object) -> object:

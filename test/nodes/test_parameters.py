@@ -57,6 +57,12 @@ def test_values_of_every_type(start: Callable[..., Node]) -> None:
     assert read(node, Example) == Example(("/a", "/b"), 2.5, 3, "none", False)
 
 
+def test_an_empty_list_in_a_file_is_the_default(start: Callable[..., Node]) -> None:
+    node = start(topics=None)
+    declare(node, Example)
+    assert read(node, Example).topics == ()
+
+
 def test_a_number_may_be_written_without_a_point(start: Callable[..., Node]) -> None:
     node = start(rate=60)
     declare(node, Example)
