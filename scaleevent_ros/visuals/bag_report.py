@@ -207,8 +207,12 @@ def _inline(picture: NDArray[np.uint8], codec: str) -> str:
 
 def _plots(quality: BagQuality) -> str:
     """Draw the series above each other, as SVG."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    try:
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
+        from matplotlib.figure import Figure
+    except ImportError:
+        msg = "the plots of a report need matplotlib: pip install 'scaleevent_ros[train]'"
+        raise ScaleEventError(msg) from None
 
     draws = [_draw_rates, _draw_jitter, *([_draw_pairs] if quality.pairs else [])]
     figure = Figure(figsize=(10.5, 2.2 * len(draws)), layout="constrained")
