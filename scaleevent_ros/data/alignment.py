@@ -169,8 +169,13 @@ def _covered(
     """Find the output pixels whose centre falls on a pixel of the frame; None if all do."""
     inverse = np.linalg.inv(matrix)
     width, height = size
-    corners = np.array([[0, width - 1, width - 1, 0], [0, 0, height - 1, height - 1], [1] * 4])
-    if _inside(inverse, corners, frame).all():
+    columns, rows = (0, width - 1, width - 1, 0), (0, 0, height - 1, height - 1)
+    x, y, w = inverse @ np.array([columns, rows, (1.0,) * 4])
+    edge = 0.5 + 1e-6
+    if (w > 0).all() and (
+        (np.abs(x / w - (frame[1] - 1) / 2) <= (frame[1] - 1) / 2 + edge)
+        & (np.abs(y / w - (frame[0] - 1) / 2) <= (frame[0] - 1) / 2 + edge)
+    ).all():
         return None
     ones = np.ones(frame, np.uint8)
     return np.asarray(cv2.warpPerspective(ones, matrix, size, flags=cv2.INTER_NEAREST), bool)
@@ -181,17 +186,6 @@ def _on_frame(
 ) -> NDArray[np.bool_]:
     """Tell which places lie between the centres of a frame's outer pixels; NaN does not."""
     return np.asarray((x >= 0) & (x <= frame[1] - 1) & (y >= 0) & (y <= frame[0] - 1))
-
-
-def _inside(
-    inverse: Matrix, points: NDArray[np.generic], frame: tuple[int, int]
-) -> NDArray[np.bool_]:
-    x, y, w = inverse @ points
-    with np.errstate(divide="ignore", invalid="ignore"):
-        x, y = x / w, y / w
-    edge = 0.5 + 1e-6
-    right, bottom = frame[1] - 1 + edge, frame[0] - 1 + edge
-    return np.asarray((w > 0) & (x >= -edge) & (x <= right) & (y >= -edge) & (y <= bottom))
 
 
 def _magnification(matrix: Matrix, point: tuple[float, float]) -> float:

@@ -56,13 +56,11 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """A recording: pairs by number, in order of time.
+    """A recording: pairs by number, in order of time."""
 
-    Attributes:
-        name: For errors.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Name the recording, for errors."""
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -166,10 +164,10 @@ class PairDataset(Dataset[Sample]):
         Raises:
             DataError: If the pair cannot be read, naming the recording.
         """
-        number = bisect_right(self._ends, draw.index)
+        number = bisect_right(self._ends, draw.pair)
         source = self._sources[number]
         first = self._ends[number] - len(source)
-        pair = source.read(draw.index - first)
+        pair = source.read(draw.pair - first)
         sample = make_sample(pair, self._options, draw)
         if draw.position == PADDING:
             return sample._replace(
@@ -262,7 +260,7 @@ class PairLoaders:
         )
 
 
-def split_off(source: PairSource, share: float) -> tuple[PairSource, PairSource]:
+def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSource]:
     """Part a recording into what is learned from and its last part, which is held out.
 
     Args:

@@ -25,12 +25,12 @@ class Draw(NamedTuple):
     Attributes:
         epoch: From 0 on.
         position: In the epoch: with the seed and the epoch it seeds what is drawn at random.
-        index: Of the pair, over all recordings.
+        pair: Its number over all recordings.
     """
 
     epoch: int
     position: int
-    index: int
+    pair: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Schedule:
             )
             if last > first
         ]
-        order = np.concatenate(drawn)
+        order: NDArray[np.int64] = np.concatenate(drawn)
         np.random.default_rng((self.seed, epoch)).shuffle(order)
         return order
 
@@ -108,7 +108,7 @@ class Schedule:
         start = np.random.default_rng((self.seed, epoch, 0)).random()
         ends = np.ceil(np.cumsum(masses) / masses.sum() * total - start).astype(np.int64)
         ends[-1] = total
-        return np.diff(ends.clip(0, total), prepend=0)
+        return np.asarray(np.diff(ends.clip(0, total), prepend=0))
 
 
 class BatchSampler:

@@ -35,7 +35,7 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
     for name, parameter in model.named_parameters():
         multiplier = multipliers.get(name, 1.0) * options.layer_decay ** depths.get(name, 0)
         if multiplier == 0:
-            parameter.requires_grad_(requires_grad=False)
+            parameter.requires_grad = False
         if not parameter.requires_grad:
             continue
         decayed = options.decay_all or parameter.ndim > 1

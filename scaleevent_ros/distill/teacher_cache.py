@@ -69,7 +69,7 @@ class CachedTeacher:
         return features.to(frames.device, torch.float32, non_blocking=True)
 
     def _path(self, frame: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Path:
-        digest = hashlib.blake2b(frame.contiguous().numpy(), digest_size=16)
+        digest = hashlib.blake2b(frame.contiguous().numpy().data, digest_size=16)
         digest.update(repr((tuple(frame.shape), grid, size)).encode())
         name = digest.hexdigest()
         return self._folder / name[:2] / f"{name}.safetensors"

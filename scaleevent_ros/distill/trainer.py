@@ -42,6 +42,7 @@ from scaleevent_ros.distill.schedule import rate_factor
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from lightning.fabric.wrappers import _FabricOptimizer
     from numpy.typing import NDArray
     from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
@@ -82,8 +83,13 @@ class Objective(Protocol):
 class Loaders(Protocol):
     """Where batches come from."""
 
-    schedule: Schedule
-    validation_count: int
+    @property
+    def schedule(self) -> Schedule:
+        """Say in which order pairs come."""
+
+    @property
+    def validation_count(self) -> int:
+        """Count the samples to judge by."""
 
     def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
         """Load these batches, in order."""
@@ -147,7 +153,7 @@ def _strategy(name: str, world: int) -> Any:
         return "auto"
     if name != "fsdp":
         return "ddp"
-    from lightning.fabric.strategies import ModelParallelStrategy
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
     return ModelParallelStrategy(shard_model, data_parallel_size=world, tensor_parallel_size=1)
 
@@ -205,11 +211,13 @@ class Trainer:
         model = objective.model
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             # Batch norms must see the whole batch; there are none in a ViT.
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self._bare = model
         self._model = fabric.setup_module(model)
         objective.to(fabric.device)
-        self._optimizer = fabric.setup_optimizers(build_optimizer(model, optimizer))
+        self._optimizer = cast(
+            "_FabricOptimizer", fabric.setup_optimizers(build_optimizer(model, optimizer))
+        )
         if options.compile:
             model.compile()
         self._average = WeightAverage(model, options.average) if options.average else None
@@ -267,7 +275,7 @@ class Trainer:
         factor = rate_factor(
             self._step, self._steps, schedule.steps_per_epoch, self._optimizer_options
         )
-        set_rate(optimizer, factor)
+        set_rate(optimizer.optimizer, factor)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=fabric.device))
         for part in range(options.accumulate):
             with log.waiting():
@@ -388,7 +396,7 @@ class Trainer:
         """Gather the model's state in the first process; a copy, which later steps leave alone."""
         whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
         weights = get_model_state_dict(self._bare, options=whole)
-        return {name: value.clone() for name, value in weights.items()}
+        return {name: cast("Tensor", value).clone() for name, value in weights.items()}
 
     def _sampler_state(self) -> dict[str, Any]:
         schedule = self._loaders.schedule

@@ -75,7 +75,7 @@ def pca_picture(features: Floats, basis: PcaBasis) -> Picture:
     projected = (features.reshape(depth, -1).T - basis.mean) @ basis.directions
     span = np.where(basis.high > basis.low, basis.high - basis.low, 1)
     colours = np.clip((projected - basis.low) / span, 0, 1) * 255
-    return np.rint(colours).astype(np.uint8).reshape(height, width, 3)
+    return np.asarray(np.rint(colours).astype(np.uint8).reshape(height, width, 3))
 
 
 def similarity_map(features: Floats, anchor: tuple[int, int]) -> Floats:

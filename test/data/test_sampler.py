@@ -79,7 +79,7 @@ def test_validation_deals_every_pair_once_and_as_many_lists_to_each_process() ->
     hands = [validation_batches(11, 2, rank, 3) for rank in range(3)]
     assert {len(hand) for hand in hands} == {2}
     dealt = [draw for hand in hands for batch in hand for draw in batch]
-    assert sorted(draw.index for draw in dealt if draw.position != PADDING) == list(range(11))
+    assert sorted(draw.pair for draw in dealt if draw.position != PADDING) == list(range(11))
     assert sum(draw.position == PADDING for draw in dealt) == 1
 
 

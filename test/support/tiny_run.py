@@ -119,7 +119,7 @@ def _break(trainer: Trainer, run: TinyRun) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         flush(path)
 
-    trainer._train_step = killing_step  # type: ignore[method-assign]
+    trainer._train_step = killing_step  # type: ignore[method-assign, assignment]
     run_folder._flush = killing_flush
 
 
