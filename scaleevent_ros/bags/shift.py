@@ -10,7 +10,7 @@ their events: the peak of the correlation over all cells and pairs of successive
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING
 
 import cv2
@@ -34,7 +34,7 @@ MIN_INTERVALS = 8
 ROWS, COLUMNS = 24, 32
 # A finer grid gives a sharper peak, a coarser one forgives lenses side by side.
 POOLINGS = (1, 2, 4)
-_COARSER_GAIN = 0.1  # By chance alone, fewer cells correlate more.
+_COST_OF_POOLING = 0.05  # Of correlation: by chance alone, fewer cells correlate more.
 MIN_CORRELATION = 0.2
 MAX_RESIDUAL_MS = 3.0
 MAX_RIVAL = 0.9
@@ -91,17 +91,14 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     if last - first < MIN_INTERVALS:
         msg = f"{last - first + 1} frames are too few to estimate a shift from motion"
         raise SynchronizationError(msg)
-    times = frame_ns[first : last + 1]
+    times = np.maximum.accumulate(frame_ns[first : last + 1])
     changes = _brightness_changes(reader, timeline, first, last)
     margin = (MAX_SHIFT_MS + 1) * _MS
     sums = _event_sums(
         reader, timeline, int(times[0]) - MAX_SHIFT_MS * _MS, int(times[-1]) + margin
     )
-    candidates = [_find_peak(_pool(changes, n), _pool(sums, n), times) for n in POOLINGS]
-    # A coarser grid must be clearly better: by chance it correlates more.
-    best = max(
-        zip(candidates, POOLINGS, strict=True), key=lambda c: c[0].correlation - 0.05 * c[1]
-    )[0]
+    peaks = {n: _find_peak(_pool(changes, n), _pool(sums, n), times) for n in POOLINGS}
+    best = peaks[max(peaks, key=lambda n: peaks[n].correlation - _COST_OF_POOLING * n)]
     if not best.is_clear:
         msg = (
             f"motion does not tell the shift: {best.shift_ms:.0f} ms explains frames by events "
@@ -129,7 +126,9 @@ def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
         seen = np.interp(frame_ns[first : last + 1], packets.last, np.cumsum(packets.events))
         first += int(np.argmax(seen[count:] - seen[:-count]))
         last = first + count
-    return first, last
+    # A pause within the stretch must not make it endless.
+    soon = frame_ns[first : last + 1] < frame_ns[first] + 2 * MAX_SECONDS * 1_000 * _MS
+    return first, first + int(np.cumprod(soon).sum()) - 1
 
 
 def _brightness_changes(
@@ -137,15 +136,17 @@ def _brightness_changes(
 ) -> NDArray[np.float32]:
     """Return how much each cell became brighter between successive frames, [N, ROWS, COLUMNS]."""
     record = timeline.frames.record
+    images = reader.images(
+        timeline.image_topic, start_ns=int(record[first]), end_ns=int(record[last]) + 1
+    )
+    skipped = first - int(np.searchsorted(record, record[first]))
     cells = [
         cv2.resize(
             np.log(image_grey(image) / np.float32(255) + np.float32(_DARK)),
             (COLUMNS, ROWS),
             interpolation=cv2.INTER_AREA,
         )
-        for _, image in reader.images(
-            timeline.image_topic, start_ns=int(record[first]), end_ns=int(record[last]) + 1
-        )
+        for _, image in islice(images, skipped, skipped + last - first + 1)
     ]
     return np.diff(np.stack(cells), axis=0)
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from moving_scene import EVENT_TOPIC, IMAGE_TOPIC, Rig, write_scene
 
-from scaleevent_ros.bags import BagError, BagReader, SynchronizationError
+from scaleevent_ros.bags import BagError, BagReader, BagWriter, SynchronizationError
 from scaleevent_ros.bags.event_stream import EventStream
+from scaleevent_ros.bags.messages import parse_image, serialize_image
 from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
 
@@ -45,6 +46,29 @@ def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> 
     result, errors = synchronized(tmp_path, rig)
     assert result.mode == "estimated"
     assert abs(np.median(errors)) < 1.0
+
+
+def test_frames_out_of_order_and_recorded_at_one_time_do_not_matter(tmp_path: Path) -> None:
+    """As after a pause of the recorder: a backlog comes at once, and stamps step back."""
+    write_scene(tmp_path / "bag", Rig(shift=30))
+    reader = BagReader(tmp_path / "bag")
+    timeline = read_timeline(reader)
+    swapped = timeline.frames.stamp.copy()
+    swapped[[20, 21]] = swapped[[21, 20]]
+    messages = list(reader.messages())
+    stamps = iter(swapped.tolist())
+    with BagWriter(tmp_path / "odd") as writer:
+        for name, info in reader.topics.items():
+            writer.add_topic(name, info.msgtype)
+        for message in messages:
+            data, record_ns = bytes(message.data), message.record_time_ns
+            if message.topic == IMAGE_TOPIC:
+                data = serialize_image(parse_image(data)._replace(stamp_ns=next(stamps)))
+                record_ns -= record_ns % 200_000_000
+            writer.write(message.topic, record_ns, data)
+    odd = BagReader(tmp_path / "odd")
+    result = synchronize(odd, read_timeline(odd), "estimated")
+    assert result.shift_ms == pytest.approx(30, abs=1.5)
 
 
 def test_changes_of_exposure_do_not_hide_a_shift(tmp_path: Path) -> None:
