@@ -346,7 +346,7 @@ class BagReader:
             file = McapFile(path, skip_damaged=self._skip_damaged)
         elif head == SQLITE_MAGIC:
             file = SqliteFile(path)
-        elif not head.strip(b"\0"):
+        elif mcap.MAGIC.startswith(head) or not head.strip(b"\0"):
             self._damage[path.name] = "it is empty"
             return None
         else:
