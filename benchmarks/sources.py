@@ -118,9 +118,12 @@ def measure(source: Path, bag: Path) -> Run:
 def measure_shards(bag: Path, workers: list[int]) -> None:
     """Write the pairs of a bag as shards, by so many processes in turn, and print how fast."""
     from scaleevent_ros.data.bag_pairs import BagOptions
-    from scaleevent_ros.data.sharding import ShardOptions, write_shards
+    from scaleevent_ros.data.sharding import ShardOptions, count_pairs, write_shards
 
     options = ShardOptions(samples=20, bags=BagOptions(frames_topic=FRAMES_TOPIC))
+    start = time.perf_counter()
+    pairs = count_pairs(bag, options)
+    print(f"times of {pairs} pairs read in {time.perf_counter() - start:.1f} s, once for a bag")
     for count in workers:
         out = bag.with_name("shards")
         start = time.perf_counter()
