@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from scaleevent_ros.bags import BagReader, BagWriter, recover
+from scaleevent_ros.bags.check import check_bag
 from scaleevent_ros.bags.messages import (
     EVENT_PACKET,
     IMAGE,
@@ -25,7 +26,6 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
     serialize_image,
 )
-from scaleevent_ros.bags.quality import check_bag
 from scaleevent_ros.events import EventBatch, make_encoder
 from scaleevent_ros.visuals.bag_report import write_report
 

@@ -230,7 +230,7 @@ def check(
 ) -> None:
     """Judge a bag: exit code 0 if it can be used for pretraining, 1 if not, 2 if not readable."""
     from scaleevent_ros.bags import BagReader
-    from scaleevent_ros.bags.quality import check_bag
+    from scaleevent_ros.bags.check import check_bag
     from scaleevent_ros.bags.summary_text import quality_text
     from scaleevent_ros.visuals.bag_report import write_report
 

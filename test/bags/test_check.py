@@ -12,12 +12,13 @@ import pytest
 from moving_scene import EVENT_TOPIC, HEIGHT, IMAGE_TOPIC, WIDTH, Rig, write_scene
 
 from scaleevent_ros.bags import BagError, BagReader, BagWriter
+from scaleevent_ros.bags.check import check_bag
 from scaleevent_ros.bags.frame_quality import blurred, measure_frame
 from scaleevent_ros.bags.messages import (
     parse_image,
     serialize_image,
 )
-from scaleevent_ros.bags.quality import REASONS, check_bag
+from scaleevent_ros.bags.quality import REASONS
 from scaleevent_ros.bags.summary_text import quality_text
 from scaleevent_ros.visuals.bag_report import render_report, write_report
 

@@ -1,0 +1,360 @@
+"""A bag is read, and judged."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.bags.errors import ImageError, MessageError, SynchronizationError
+from scaleevent_ros.bags.event_stream import EventStream
+from scaleevent_ros.bags.event_tally import EventTally
+from scaleevent_ros.bags.frame_quality import FrameQuality, blurred, measure_frame
+from scaleevent_ros.bags.images import image_grey, image_rgb
+from scaleevent_ros.bags.pairing import BEFORE_NS, FrameWindow, frame_windows, is_covered
+from scaleevent_ros.bags.quality import (
+    BagQuality,
+    ClockSummary,
+    EventSummary,
+    FrameSummary,
+    PairQuality,
+    Series,
+    Thumbnail,
+    count_reasons,
+)
+from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.timeline import read_timeline
+from scaleevent_ros.events import activity_mask, histogram
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags.event_stream import DecodedPacket
+    from scaleevent_ros.bags.reader import BagReader, RawMessage
+    from scaleevent_ros.bags.synchronization import Synchronization
+    from scaleevent_ros.bags.timeline import Timeline
+
+PATCH = 16
+PATCH_EVENTS = 64
+MIN_ACTIVE_SHARE = 0.05
+MIN_USABLE_SHARE = 0.5
+MAX_LOST_SHARE = 0.01
+GAP_FACTOR = 1.5
+THUMBNAILS = 12
+THUMBNAIL_WIDTH = 240
+
+_MS = 1_000_000
+_MAX_BINS = 600
+_IN_FLIGHT = 8
+
+
+def check_bag(
+    reader: BagReader,
+    *,
+    event_topic: str | None = None,
+    image_topic: str | None = None,
+    mode: str = "auto",
+    before_ns: int = BEFORE_NS,
+) -> BagQuality:
+    """Judge a bag.
+
+    It is read twice; frames are measured in a second thread at half their size.
+
+    Args:
+        reader: Of the bag.
+        event_topic: May be left out where there is one.
+        image_topic: May be left out where there is one, or none.
+        mode: See `synchronize`.
+        before_ns: Length of the window of events that ends with each frame.
+
+    Raises:
+        BagError: If there is no event topic, a topic is not clear, or no event can be decoded.
+    """
+    stream = EventStream(reader, event_topic)
+    watch = _Watch(reader, stream)
+    has_frames = image_topic is not None or reader.has_images
+    timeline = read_timeline(
+        reader, image_topic=image_topic, stream=stream, watch=watch.add, with_frames=has_frames
+    )
+    synchronization = None
+    problems = []
+    if not has_frames:
+        problems.append("there is no image topic, and without frames there are no pairs")
+    else:
+        try:
+            synchronization = synchronize(reader, timeline, mode)
+        except SynchronizationError as error:
+            problems.append(f"frames and events cannot be put on one clock: {error}")
+    pairs: list[PairQuality] = []
+    thumbnails: list[Thumbnail] = []
+    warnings = [f"{name}: {what}" for name, what in reader.damage.items()]
+    if synchronization:
+        examination = _Examination(reader, timeline, synchronization, watch.tally, before_ns)
+        pairs, thumbnails = examination.run(), examination.thumbnails
+        warnings += [examination.error] if examination.error else []
+    events = watch.summary(timeline)
+    frames = _summarize_frames(timeline) if has_frames else None
+    return BagQuality(
+        bag=str(reader.path),
+        duration_s=(reader.end_ns - reader.start_ns) / 1e9,
+        damage=reader.damage,
+        problems=[*problems, *_find_problems(events, pairs)],
+        warnings=[*warnings, *_find_warnings(events, frames)],
+        topics={
+            name: {"type": info.msgtype, "count": info.count}
+            for name, info in reader.topics.items()
+        },
+        events=events,
+        frames=frames,
+        clock=_summarize_clock(timeline, synchronization) if synchronization else None,
+        pairs=pairs,
+        series=_series(reader, timeline, watch, pairs),
+        thumbnails=thumbnails,
+    )
+
+
+class _Watch:
+    """Counts the packets of the first reading, in all and by time."""
+
+    def __init__(self, reader: BagReader, stream: EventStream) -> None:
+        duration_ns = max(reader.end_ns - reader.start_ns, 1)
+        self.tally = EventTally()
+        self.bin_ns = max(1_000_000_000, -(-duration_ns // _MAX_BINS))
+        self.events = np.zeros(duration_ns // self.bin_ns + 1, np.int64)
+        self._stream = stream
+        self._start_ns = reader.start_ns
+
+    def add(self, packet: DecodedPacket) -> None:
+        """Take the next packet."""
+        self.tally.add(packet)
+        self.events[(packet.record_ns - self._start_ns) // self.bin_ns] += len(packet.events)
+
+    def summary(self, timeline: Timeline) -> EventSummary:
+        """Sum up what was seen."""
+        tally, packets = self.tally, timeline.packets
+        span_s = max(int(packets.last[-1] - packets.first[0]), 1) / 1e9
+        return EventSummary(
+            topic=self._stream.topic,
+            width=tally.width,
+            height=tally.height,
+            packets=tally.packets,
+            malformed=self._stream.malformed,
+            lost_packets=tally.lost,
+            restarts=tally.restarts,
+            events=tally.events,
+            on=tally.on,
+            off=tally.off,
+            triggers=dict(tally.triggers),
+            mean_rate=tally.events / span_s,
+            decoder=asdict(self._stream.stats) if self._stream.stats else {},
+        )
+
+
+class _Look(NamedTuple):
+    """What a frame looks like; none of it where it cannot be read."""
+
+    quality: FrameQuality | None
+    grey: NDArray[np.uint8] | None
+
+
+class _Examination:
+    """Goes through the frames and the events of their windows.
+
+    Attributes:
+        thumbnails: Of the pairs that were picked.
+        error: What is wrong with the first frame that cannot be read; empty if nothing is.
+    """
+
+    def __init__(
+        self,
+        reader: BagReader,
+        timeline: Timeline,
+        synchronization: Synchronization,
+        tally: EventTally,
+        before_ns: int,
+    ) -> None:
+        self.thumbnails: list[Thumbnail] = []
+        self.error = ""
+        self._reader = reader
+        self._timeline = timeline
+        self._synchronization = synchronization
+        self._before_ns = before_ns
+        self._losses = np.array(tally.losses, np.int64).reshape(-1, 2)
+        self._previous: NDArray[np.uint8] | None = None
+
+    def run(self) -> list[PairQuality]:
+        """Judge each frame with its window; frames without one have but a reason."""
+        timeline, synchronization = self._timeline, self._synchronization
+        pairs: dict[int, PairQuality] = {}
+        with ThreadPoolExecutor(1) as pool:
+            waiting: deque[tuple[FrameWindow, Future[_Look]]] = deque()
+            picked = self._pick()
+            for window in frame_windows(self._reader, timeline, synchronization, self._before_ns):
+                waiting.append((window, pool.submit(self._look, window.message)))
+                if window.index in picked:
+                    self._keep(window)
+                if len(waiting) >= _IN_FLIGHT:
+                    self._judge(pairs, *waiting.popleft())
+            while waiting:
+                self._judge(pairs, *waiting.popleft())
+        seen = [pair for pair in pairs.values() if pair.frame]
+        for pair, is_blurred in zip(seen, blurred([p.frame for p in seen if p.frame]), strict=True):
+            if is_blurred:
+                pairs[pair.index] = replace(pair, reasons=(*pair.reasons, "blurred"))
+        stamps = timeline.frames.stamp.tolist()
+        return [
+            pairs.get(index) or PairQuality(index, stamp, (self._why_missing(index),), 0, 0.0, None)
+            for index, stamp in enumerate(stamps)
+        ]
+
+    def _why_missing(self, index: int) -> str:
+        return "not covered" if self._synchronization.known[index] else "no trigger"
+
+    def _pick(self) -> set[int]:
+        covered = np.flatnonzero(
+            is_covered(self._timeline, self._synchronization, self._before_ns, 0)
+        )
+        if not len(covered):
+            return set()
+        chosen = np.linspace(0, len(covered) - 1, THUMBNAILS + 2)[1:-1].round().astype(int)
+        return set(covered[chosen].tolist())
+
+    def _look(self, message: RawMessage) -> _Look:
+        try:
+            grey = image_grey(self._reader.parse_image(message))
+        except (MessageError, ImageError) as error:
+            self.error = self.error or str(error)
+            return _Look(None, None)
+        return _Look(measure_frame(grey), grey)
+
+    def _judge(
+        self, pairs: dict[int, PairQuality], window: FrameWindow, future: Future[_Look]
+    ) -> None:
+        look = future.result()
+        events = window.events
+        active = float(activity_mask(events, PATCH, PATCH_EVENTS).mean())
+        start_ns = window.sensor_ns - self._before_ns
+        lost = (self._losses[:, 0] < window.sensor_ns) & (self._losses[:, 1] > start_ns)
+        checks = {
+            "events lost": bool(lost.any()),
+            "few events": active < MIN_ACTIVE_SHARE,
+            "unreadable": look.quality is None,
+            "dark": look.quality is not None and look.quality.is_dark,
+            "saturated": look.quality is not None and look.quality.is_saturated,
+            "duplicate": (
+                look.grey is not None
+                and self._previous is not None
+                and np.array_equal(look.grey, self._previous)
+            ),
+        }
+        self._previous = look.grey
+        pairs[window.index] = PairQuality(
+            window.index,
+            int(self._timeline.frames.stamp[window.index]),
+            tuple(reason for reason, applies in checks.items() if applies),
+            len(events),
+            active,
+            look.quality,
+        )
+
+    def _keep(self, window: FrameWindow) -> None:
+        try:
+            frame = image_rgb(self._reader.parse_image(window.message))
+        except (MessageError, ImageError):
+            return
+        size = (THUMBNAIL_WIDTH, max(THUMBNAIL_WIDTH * frame.shape[0] // frame.shape[1], 1))
+        end_ns = window.sensor_ns
+        self.thumbnails.append(
+            Thumbnail(
+                window.index,
+                cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False),
+                histogram(window.events, end_ns - self._before_ns, end_ns),
+            )
+        )
+
+
+def _summarize_frames(timeline: Timeline) -> FrameSummary:
+    stamps = timeline.frames.stamp
+    steps = np.diff(stamps)
+    forward = steps[steps > 0]
+    usual = float(np.median(forward)) if len(forward) else 0.0
+    gaps = forward[forward > GAP_FACTOR * usual]
+    return FrameSummary(
+        topic=timeline.image_topic,
+        count=len(stamps),
+        rate=1e9 / usual if usual else 0.0,
+        missing=int(np.rint(gaps / usual - 1).sum()) if usual else 0,
+        unordered=int((steps <= 0).sum()),
+    )
+
+
+def _summarize_clock(timeline: Timeline, synchronization: Synchronization) -> ClockSummary:
+    longest = max(timeline.clock.segments, key=lambda segment: segment.end - segment.start)
+    return ClockSummary(
+        synchronization.mode,
+        synchronization.shift_ms,
+        synchronization.residual_ms,
+        synchronization.reason,
+        timeline.clock.residual_ms,
+        longest.fit.drift * 1e6,
+        len(timeline.clock.segments),
+    )
+
+
+def _series(
+    reader: BagReader, timeline: Timeline, watch: _Watch, pairs: list[PairQuality]
+) -> dict[str, Series]:
+    """Gather what the report plots; of packets and pairs, not more than can be seen."""
+    seconds = watch.bin_ns / 1e9
+    bins = len(watch.events)
+    middles = ((np.arange(bins) + 0.5) * seconds).tolist()
+    lengths = np.full(bins, seconds)
+    lengths[-1] = (reader.end_ns - reader.start_ns) / 1e9 - (bins - 1) * seconds or seconds
+    frame_bins = (timeline.frames.record - reader.start_ns) // watch.bin_ns
+    frames = np.bincount(frame_bins, minlength=bins)
+    packets = timeline.packets
+    every = max(len(packets.record) // 2000, 1)
+    jitter = packets.stamp - timeline.clock.to_host(packets.first)
+    since = (packets.record - reader.start_ns) / 1e9
+    times = (timeline.frames.record - reader.start_ns) / 1e9
+    return {
+        "events": Series(middles, (watch.events / lengths).tolist()),
+        "frames": Series(middles, (frames / lengths).tolist()),
+        "stamp_jitter_ms": Series(since[::every].tolist(), (jitter[::every] / _MS).tolist()),
+        "active": Series(
+            [float(times[pair.index]) for pair in pairs], [pair.active for pair in pairs]
+        ),
+    }
+
+
+def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[str]:
+    """Say what stands in the way of pretraining."""
+    if events.malformed > MAX_LOST_SHARE * events.packets:
+        yield f"{events.malformed} messages of {events.topic} are no event packets"
+    if events.lost_packets > MAX_LOST_SHARE * events.packets:
+        yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+    usable = sum(not pair.reasons for pair in pairs)
+    if pairs and usable < MIN_USABLE_SHARE * len(pairs):
+        counts = count_reasons(pairs).most_common(3)
+        common = ", ".join(f"{name}: {count}" for name, count in counts)
+        yield f"only {usable} of {len(pairs)} pairs can be used ({common})"
+
+
+def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterator[str]:
+    """Say what is wrong besides."""
+    if 0 < events.malformed <= MAX_LOST_SHARE * events.packets:
+        yield f"{events.malformed} messages of {events.topic} are no event packets"
+    if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:
+        yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+    if events.restarts:
+        yield f"the packets of {events.topic} started counting anew {events.restarts} times"
+    if frames and frames.missing:
+        yield f"{frames.missing} frames are missing beside {frames.count} of {frames.topic}"
+    if frames and frames.unordered:
+        yield f"{frames.unordered} frames of {frames.topic} are stamped out of order"
