@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
@@ -13,7 +14,8 @@ from scaleevent_ros.visuals.panels import draw_panel
 
 def main() -> None:
     """Run; an expected error is one line on stderr and exit code 2."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     try:
         configuration = parse_configuration(Pretraining, sys.argv[1:], str(__doc__))
         outcome = pretrain(configuration, draw_panel)

@@ -238,7 +238,7 @@ class TrainerOptions:
         strategy: ``ddp`` copies the model to each process, ``fsdp`` shards it; ``auto`` is
             ``ddp`` where there are several processes.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
-        compile: Compile the model with `torch.compile`.
+        compile: Compile the model, and a teacher, with `torch.compile`.
         average: Decay of an exponential moving average of the weights, which is then what is
             validated and handed out; 0 keeps none.
         save_every: Steps between checkpoints.

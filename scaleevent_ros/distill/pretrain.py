@@ -54,6 +54,8 @@ def pretrain(
         teacher, student = build_models(configuration)
     if configuration.trainer.checkpointing:
         student.backbone.set_grad_checkpointing()
+    if configuration.trainer.compile:
+        teacher.backbone.compile()
     loaders = build_loaders(configuration, train, weights, held_out, student.stride)
     if fabric.is_global_zero:
         logger.info(

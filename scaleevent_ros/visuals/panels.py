@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _TILE_WIDTH = 320
 _ANCHORS = 3
 _MARK = (0, 255, 0)
+_GAP = 4  # pixels of white between tiles
+_TITLES = ("events", "frame", "teacher", "student")
 
 
 def draw_panel(panel: Panel) -> Picture:
@@ -46,7 +48,7 @@ def draw_panel(panel: Panel) -> Picture:
     events = enlarge(tensor_picture(panel.events.numpy()), size)
     basis = pca_basis(teacher)
     colours = [enlarge(pca_picture(features, basis), size) for features in (teacher, student)]
-    rows = [np.hstack([events, frame, *colours])]
+    rows = [_row([_titled(*each) for each in zip([events, frame, *colours], _TITLES, strict=True)])]
     for anchor in choose_anchors(teacher, active, _ANCHORS):
         place = (
             round((anchor[1] + 0.5) * size[0] / active.shape[1]),
@@ -60,8 +62,27 @@ def draw_panel(panel: Panel) -> Picture:
             enlarge(similarity_picture(similarity_map(features, anchor)), size)
             for features in (teacher, student)
         ]
-        rows.append(np.hstack([*marked, *heat]))
+        rows.append(_row([*marked, *heat]))
     return np.asarray(np.vstack(rows), np.uint8)
+
+
+def _row(tiles: list[Picture]) -> Picture:
+    """Put tiles side by side, with a gap at the right and below each."""
+    white = (255, 255, 255)
+    return np.hstack(
+        [
+            cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=white)
+            for tile in tiles
+        ]
+    )
+
+
+def _titled(tile: Picture, title: str) -> Picture:
+    """Write a title into the upper left corner, legible on any ground."""
+    titled = tile.copy()
+    for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
+        cv2.putText(titled, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness)
+    return titled
 
 
 def tensor_picture(tensor: NDArray[np.float32]) -> Picture:

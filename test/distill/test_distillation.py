@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -13,6 +13,8 @@ from scaleevent_ros.models import build_student, build_teacher, load_student, to
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from scaleevent_ros.models import Student
 
 VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -77,6 +79,25 @@ def test_the_student_learns_and_the_teacher_stays(objective: Distillation, batch
     assert not teacher.training
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+
+
+def test_activations_computed_again_give_the_same_gradients(
+    objective: Distillation, batch: Batch
+) -> None:
+    gradients = []
+    for enable in (False, True):
+        cast("Student", objective.model).backbone.set_grad_checkpointing(enable)
+        objective.model.train().zero_grad()
+        objective.losses(objective.model, batch)["total"].backward()  # type: ignore[no-untyped-call]
+        gradients.append(
+            [
+                parameter.grad.clone()
+                for parameter in objective.model.parameters()
+                if parameter.grad is not None
+            ]
+        )
+    for kept, again in zip(*gradients, strict=True):
+        torch.testing.assert_close(again, kept)
 
 
 @torch.no_grad()

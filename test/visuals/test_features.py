@@ -101,8 +101,8 @@ def test_a_panel_has_a_row_for_each_anchor() -> None:
         torch.ones(3, 4, dtype=torch.bool),
     )
     picture = draw_panel(panel)
-    assert picture.shape == (4 * 240, 4 * 320, 3)
-    teacher, student = picture[:240, 640:960], picture[:240, 960:]
+    assert picture.shape == (4 * 244, 4 * 324, 3)
+    teacher, student = picture[30:240, 648:968], picture[30:240, 972:1292]
     assert not np.array_equal(teacher, student)
     same = draw_panel(panel._replace(student=panel.teacher))
-    assert np.array_equal(same[:, 640:960], same[:, 960:])
+    assert np.array_equal(same[30:, 648:968], same[30:, 972:1292])
