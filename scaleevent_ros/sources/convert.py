@@ -24,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from scaleevent_ros.bags.messages import type_definition
 from scaleevent_ros.bags.metadata import FileSpan, Topic, build_metadata, write_metadata
 from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.events import EventsError
 from scaleevent_ros.sources.calibration import write_calibration
 from scaleevent_ros.sources.errors import ConversionError, SourceError
 from scaleevent_ros.sources.formats import find_recordings
@@ -196,10 +197,11 @@ def convert_recording(
         "format": recording.format,
         "options": asdict(options),
     }
+    work = bag.with_name(f"{bag.name}.partial")
     if bag.exists():
         _load(bag, arguments)
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
         return
-    work = bag.with_name(f"{bag.name}.partial")
     if work.exists():
         state = _load(work, arguments)
         state.error = None
@@ -214,6 +216,10 @@ def convert_recording(
         state.error = str(error)
         state.save(work)
         raise
+    except EventsError as error:  # which knows of no file
+        state.error = f"{recording.source}: {error}"
+        state.save(work)
+        raise SourceError(state.error) from error
     _assemble(recording, bag, work, state, options)
 
 

@@ -109,8 +109,18 @@ def _size(node: h5py.Group | h5py.Dataset) -> tuple[int, int] | None:
     return (int(said[0]), int(said[1])) if None not in said else None
 
 
-def event_source(path: Path, options: ReadOptions) -> tuple[EventColumns, tuple[int, int]]:
-    """Open the events of a file: its columns, and the sensor's width and height.
+def event_source(
+    path: Path, options: ReadOptions, likely_size: tuple[int, int] | None = None
+) -> tuple[EventColumns, tuple[int, int]]:
+    """Open the events of a file.
+
+    Args:
+        path: Of the file.
+        options: Whose size and unit go before the file's.
+        likely_size: Of the sensor, if neither options nor file say it.
+
+    Returns:
+        The columns, and the sensor's width and height.
 
     Raises:
         SourceError: If there are none, or the sensor's size is not known.
@@ -120,7 +130,8 @@ def event_source(path: Path, options: ReadOptions) -> tuple[EventColumns, tuple[
     if layout is None:
         msg = f"{path}: holds no events: no group or table has columns x, y, t and p"
         raise SourceError(msg)
-    size = layout.size if layout.size and options.width is None else options.geometry(path)
+    known = (layout.size or likely_size) if options.width is None else None
+    size = known or options.geometry(path)
     unit = options.time_unit or layout.unit
     return EventColumns(path, layout.columns, unit, table=layout.table), size
 

@@ -11,7 +11,6 @@ Read too, where those are not there: ``events.csv``, ``events.h5`` and ``events.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,18 +52,24 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         SourceError: If something is not laid out like that, or pictures have no times.
     """
     images = folder / "images"
-    pictures = (_pictures(images, options),) if images.is_dir() else ()
+    pictures: tuple[PictureStream, ...] = ()
+    picture_size = None
+    if images.is_dir():
+        pictures = (_pictures(images, options),)
+        height, width = read_raster(pictures_in(images)[0]).shape[:2]
+        picture_size = width, height
     path = next(folder / name for name in (*TEXT_NAMES, *HDF5_NAMES) if (folder / name).is_file())
     events: Callable[[int], Iterator[EventBatch]]
     span = None
     if path.name in HDF5_NAMES:
-        columns, (width, height) = event_source(path, _sized(options, images))
+        columns, (width, height) = event_source(path, options, picture_size)
         span = columns.span_ns
 
         def events(t_start: int) -> Iterator[EventBatch]:
             return columns.batches(width, height, t_start)
     else:
-        width, height = _sized(options, images).geometry(path)
+        given = picture_size if options.width is None else None
+        width, height = given or options.geometry(path)
 
         def events(t_start: int) -> Iterator[EventBatch]:
             return event_batches(path, width, height, t_start, options.time_unit)
@@ -81,14 +86,8 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         _cameras(folder / "calib.txt", width, height),
         imu=(lambda t_start: _imu(imu, t_start)) if imu.is_file() else None,
         span_ns=span,
+        one_sensor=picture_size in {None, (width, height)},
     )
-
-
-def _sized(options: ReadOptions, images: Path) -> ReadOptions:
-    if options.width is not None or not images.is_dir():
-        return options
-    height, width = read_raster(pictures_in(images)[0]).shape[:2]
-    return replace(options, width=width, height=height)
 
 
 def _pictures(images: Path, options: ReadOptions) -> PictureStream:

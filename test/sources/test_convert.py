@@ -141,7 +141,9 @@ def test_a_damaged_recording_keeps_what_is_whole_and_says_what_is_wrong(
 def test_a_complete_bag_stays_as_it_is(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "bag", OPTIONS)
     written = (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns
+    (tmp_path / "bag.partial").mkdir()  # as if stopped before it was removed
     convert(source, tmp_path / "bag", OPTIONS)
+    assert not (tmp_path / "bag.partial").exists()
     assert (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns == written
 
 
@@ -204,3 +206,11 @@ def test_the_command_converts_and_says_what_is_wrong_in_one_line(
     )
     assert failed.returncode == 2
     assert failed.stderr == f"scaleevent: {tmp_path / 'bad.raw'}: holds no events\n"
+
+
+def test_what_the_encoding_cannot_hold_is_an_error_that_names_the_recording(
+    source: Path, tmp_path: Path
+) -> None:
+    large = ConvertOptions(ReadOptions(width=4096, height=4096))
+    with pytest.raises(SourceError, match=r"source\.h5: a sensor of 4096x4096 pixels"):
+        convert(source, tmp_path / "bag", large)

@@ -75,6 +75,20 @@ def test_hdf5_events_beside_timestamped_pictures(tmp_path: Path, place: str) -> 
     ]
 
 
+def test_a_sensor_of_another_size_than_the_frames(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    write_frames(folder)
+    with h5py.File(folder / "events.h5", "w") as file:
+        file["x"], file["y"], file["p"], file["t"] = EVENTS.x, EVENTS.y, EVENTS.p, EVENTS.t // 1000
+        file.attrs["width"], file.attrs["height"] = 320, 200
+    (folder / "timestamps.txt").write_text("1.1\n1.2\n1.3\n")
+    convert(folder, tmp_path / "bag", ConvertOptions())
+    bag = read_bag(tmp_path / "bag")
+    assert (bag.events.width, bag.events.height) == (320, 200)
+    images = bag.messages["/camera/image_raw"]
+    assert {m.header.frame_id for _, m in images} == {"camera"}  # of another lens
+
+
 def test_events_alone_need_a_size(tmp_path: Path) -> None:
     write_text_events(tmp_path)
     with pytest.raises(SourceError, match="give --width and --height"):
