@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,10 +18,11 @@ from scaleevent_ros.bags.timeline import read_timeline
 from scaleevent_ros.sources.calibration import Homography
 from scaleevent_ros.sources.errors import AlignmentError
 from scaleevent_ros.sources.recording import FRAMES_TOPIC
-from scaleevent_ros.sources.registration import LEAST_INTERVALS, Interval, register
+from scaleevent_ros.sources.registration import LEAST_INTERVALS, Interval, agreement, register
 from scaleevent_ros.sources.simulator import log_intensity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _INTERVALS = 32
+_LAG_STEP_NS = 2_000_000
+_LAG_STEPS = 10
 _LEAST_NS = 40_000_000  # of an interval: in less, little changes
 _LEAST_EVENTS = 0.01  # of each pixel in an interval: with less there is nothing to see
 _LEAST_CHANGE = 0.01  # standard deviation of a frame's change, in natural logarithms
@@ -65,9 +69,17 @@ def align_bag(
         image_topic = next((name for name in usual if name in reader.topics), None)
     timeline = read_timeline(reader, event_topic, image_topic)
     synchronization = synchronize(reader, timeline, mode)
-    intervals = _intervals(reader, timeline, synchronization)
+
+    def look(lag_ns: int) -> list[Interval]:
+        late = replace(synchronization, frame_ns=synchronization.frame_ns + lag_ns)
+        return _intervals(reader, timeline, late)
+
+    intervals = look(0)
     try:
         found = register(intervals)
+        if lag_ns := _lag(look, found.matrix):
+            intervals = look(lag_ns)
+            found = register(intervals, found.matrix)
     except AlignmentError as error:
         msg = f"{path}: {error}"
         raise AlignmentError(msg) from None
@@ -82,8 +94,43 @@ def align_bag(
         found.matrix,
         round(found.residual_px, 3),
         f"scaleevent align {path.name}: {len(intervals)} intervals, "
-        f"correlation {found.correlation:.2f}, clock by {synchronization.mode}",
+        f"correlation {found.correlation:.2f}, clock by {synchronization.mode}, events "
+        f"{lag_ns / 1e6:.1f} ms behind",
     )
+
+
+def _lag(look: Callable[[int], list[Interval]], matrix: NDArray[np.float64]) -> int:
+    """Find how far events are behind frames: pixels have a latency, most in the dark.
+
+    Where all that is seen moves outwards, as before a driving car, even a millisecond would pass
+    for a wrong scale.
+
+    Args:
+        look: Gives the intervals whose events are so many ns late.
+        matrix: That is nearly right.
+
+    Returns:
+        The lag in ns of best agreement, within 20 ms.
+    """
+    agreements: dict[int, float] = {}
+
+    def agree(step: int) -> float:
+        if step not in agreements:
+            intervals = look(step * _LAG_STEP_NS)
+            enough = len(intervals) >= LEAST_INTERVALS
+            agreements[step] = agreement(intervals, matrix) if enough else 0.0
+        return agreements[step]
+
+    best = 0
+    while abs(best) < _LAG_STEPS:
+        step = max((best - 1, best, best + 1), key=agree)
+        if step == best:
+            break
+        best = step
+    before, here, after = agree(best - 1), agree(best), agree(best + 1)
+    bend = before - 2 * here + after
+    within = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return round((best + within) * _LAG_STEP_NS)
 
 
 def _intervals(

@@ -54,7 +54,7 @@ _CANDIDATES = 8
 
 # Least squares.
 _MIDDLE_LEVELS = ((128, False), (256, True))  # longer side in pixels, whether signs count
-_FINE_SIDE = 400
+_FINE_SIDE = 640
 _FINALISTS = 3
 _HUBER = 1.5  # standard deviations
 _DAMPING = 1e-3
@@ -110,11 +110,14 @@ class _Fit(NamedTuple):
     correlation: float
 
 
-def register(intervals: Sequence[Interval]) -> Registration:
+def register(
+    intervals: Sequence[Interval], start: NDArray[np.float64] | None = None
+) -> Registration:
     """Find the homography that brings changes in frames onto changes in events.
 
     Args:
-        intervals: Of one recording, all of the same two sizes.
+        intervals: Of one recording, all of the same two sizes, in order of time.
+        start: A result of before that is nearly right, to save the search.
 
     Raises:
         AlignmentError: If it cannot be told: too few intervals, nothing in common, several answers
@@ -128,8 +131,9 @@ def register(intervals: Sequence[Interval]) -> Registration:
         raise AlignmentError(msg)
     height, width = intervals[0].events.shape
     some = intervals[:: len(intervals) // LEAST_INTERVALS]
-    fits = [_Fit(start, 0.0) for start in _search(intervals)]
-    for side, signed in _MIDDLE_LEVELS:
+    starts = _search(intervals) if start is None else [np.linalg.inv(start)]
+    fits = [_Fit(matrix, 0.0) for matrix in starts]
+    for side, signed in _MIDDLE_LEVELS[0 if start is None else 1 :]:
         level = _Level(some, side, signed=signed)
         fits = [_fit(level, fit.matrix, similarity_first=not signed) for fit in fits]
         fits = _different(fits, (width, height))[:_FINALISTS]
@@ -165,6 +169,17 @@ def register(intervals: Sequence[Interval]) -> Registration:
         raise AlignmentError(msg)
     matrix = np.linalg.inv(best.matrix)
     return Registration(matrix / matrix[2, 2], residual, best.correlation)
+
+
+def agreement(intervals: Sequence[Interval], matrix: NDArray[np.float64]) -> float:
+    """Say how well changes correlate under a homography, after a little least squares.
+
+    Args:
+        intervals: As of `register`.
+        matrix: As of `Registration`.
+    """
+    side, signed = _MIDDLE_LEVELS[-1]
+    return _fit(_Level(intervals, side, signed=signed), np.linalg.inv(matrix)).correlation
 
 
 def _different(fits: Sequence[_Fit], size: tuple[int, int]) -> list[_Fit]:
