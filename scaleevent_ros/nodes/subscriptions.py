@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.validate_topic_name import validate_topic_name
 
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.message_types import message_class
@@ -73,16 +75,23 @@ class Subscriptions:
         receive: Called with a topic and a message's bytes.
 
     Raises:
-        NodeError: If `wanted.exclude` is no regular expression.
+        NodeError: If a name is none that topics can have, or `wanted.exclude` no regular
+            expression.
     """
 
     def __init__(self, node: Node, wanted: Wanted, receive: Callable[[Topic, bytes], None]) -> None:
         self._node = node
         self._wanted = wanted
         self._receive = receive
-        self._names = {node.resolve_topic_name(name) for name in wanted.names}
         self._refused: set[str] = set()
         self.topics: dict[str, Topic] = {}
+        try:
+            for name in wanted.names:
+                validate_topic_name(name)
+        except InvalidTopicNameException as error:
+            msg = f"parameter 'topics': {error}"
+            raise NodeError(msg) from None
+        self._names = {node.resolve_topic_name(name) for name in wanted.names}
         try:
             self._exclude = re.compile(wanted.exclude) if wanted.exclude else None
         except re.error as error:

@@ -395,6 +395,7 @@ def test_ends_after_its_duration(graph: Graph, tmp_path: Path) -> None:
     [
         ({"compression": "rar"}, "parameter 'compression' is 'rar', not one of none, "),
         ({"qos_depth": 0}, "parameter 'qos_depth' is 0, outside its limits: At least 1"),
+        ({"topics": ["/a b"]}, "parameter 'topics': Invalid topic name"),
         ({"exclude": "("}, "parameter 'exclude' is no regular expression"),
         ({"name": "a/b"}, "parameter 'name' gives 'a/b'"),
         ({"min_free_space": 1e12}, "less than min_free_space"),
