@@ -40,7 +40,7 @@ def draw_homography(
     to_middle, back = np.eye(3), np.eye(3)
     to_middle[:2, 2] = -(np.array(frame_size) - 1) / 2
     back[:2, 2] = (np.array(EVENT_SIZE) - 1) / 2 + rng.uniform(-shift, shift, 2)
-    return back @ middle @ to_middle
+    return np.asarray(back @ middle @ to_middle)
 
 
 def film(
@@ -65,7 +65,10 @@ def film(
         events = sequence.events.between(int(sequence.stamps[i]), int(sequence.stamps[i + 1]))
         signs = np.zeros(EVENT_SIZE[::-1], np.float32)
         np.add.at(signs, (events.y, events.x), 2 * events.p.astype(np.float32) - 1)
-        change = log_intensity(frames[i + 1], TOE) - log_intensity(frames[i], TOE)
+        before, after = (
+            log_intensity(np.asarray(frame, np.uint8), TOE) for frame in frames[i : i + 2]
+        )
+        change = np.asarray(after - before, np.float32)
         intervals.append(Interval(change, signs))
     return intervals
 

@@ -29,7 +29,7 @@ TOE = 20.0
 def play(path: Path) -> list[np.ndarray]:
     """Decode a video as grey frames."""
     capture = cv2.VideoCapture(str(path))
-    frames = []
+    frames: list[np.ndarray] = []
     while True:
         found, frame = capture.read()
         if not found:
@@ -38,9 +38,15 @@ def play(path: Path) -> list[np.ndarray]:
         frames.append(cv2.resize(grey, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA))
 
 
+def photograph(width: int, height: int) -> np.ndarray:
+    """Scale a photograph that scikit-image carries: red, green and blue."""
+    picture = getattr(data, "astronaut")()  # noqa: B009 - it has no types
+    return np.asarray(cv2.resize(picture, (width, height)), np.uint8)
+
+
 def slide(step: float, number: int) -> list[np.ndarray]:
     """Move over a photograph by so many pixels a frame."""
-    picture = cv2.resize(data.astronaut()[..., 1], (1024, 1024), interpolation=cv2.INTER_AREA)
+    picture = photograph(1024, 1024)[..., 1]
     return [
         cv2.warpAffine(
             picture, np.array([[1, 0, -step * i], [0, 1, -0.5 * step * i]]), (WIDTH, HEIGHT)
@@ -51,7 +57,8 @@ def slide(step: float, number: int) -> list[np.ndarray]:
 
 def log_of(frame: np.ndarray) -> np.ndarray:
     """Compute the logarithm with its tangent as toe, in float64."""
-    return np.log(np.maximum(frame, TOE)) + np.minimum(frame / TOE - 1, 0)
+    bright = np.log(np.maximum(frame, TOE))
+    return np.asarray(bright + np.minimum(frame / TOE - 1, 0))
 
 
 def correlation(frames: list[np.ndarray], model: str) -> float:
@@ -109,16 +116,15 @@ def main() -> None:
     start = time.perf_counter()
     number = sum(len(list(frames_between(before, after))) for _ in range(5))
     each = (time.perf_counter() - start) / number * 1e3
-    print(
-        f"\nInterpolation, 640x480, 8 px a frame: {each:.1f} ms a frame between, with flow"
-    )
+    print(f"\nInterpolation, 640x480, 8 px a frame: {each:.1f} ms a frame between, with flow")
 
-    picture = cv2.resize(data.astronaut(), (WIDTH, HEIGHT))
+    picture = photograph(WIDTH, HEIGHT)
     options = StillOptions(frames=10)
     simulate_still(picture, options=options)
     start = time.perf_counter()
-    events = sum(len(simulate_still(picture, options=options, seed=s).events) for s in range(5))
+    clips = [simulate_still(picture, options=options, seed=seed) for seed in range(5)]
     seconds = time.perf_counter() - start
+    events = sum(len(clip.events) for clip in clips)
     print(
         f"Still pictures, 640x480, 10 frames at 25 Hz: {50 / seconds:.0f} frames/s with "
         f"{events / 5e6:.1f} M events a clip"

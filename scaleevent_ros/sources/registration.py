@@ -131,7 +131,7 @@ def register(
         raise AlignmentError(msg)
     height, width = intervals[0].events.shape
     some = intervals[:: len(intervals) // LEAST_INTERVALS]
-    starts = _search(intervals) if start is None else [np.linalg.inv(start)]
+    starts = _search(intervals) if start is None else [_inverse(start)]
     fits = [_Fit(matrix, 0.0) for matrix in starts]
     for side, signed in _MIDDLE_LEVELS[0 if start is None else 1 :]:
         level = _Level(some, side, signed=signed)
@@ -167,8 +167,7 @@ def register(
             "homography, is texture missing in parts of the view, or do clocks drift?"
         )
         raise AlignmentError(msg)
-    matrix = np.linalg.inv(best.matrix)
-    return Registration(matrix / matrix[2, 2], residual, best.correlation)
+    return Registration(_inverse(best.matrix), residual, best.correlation)
 
 
 def agreement(intervals: Sequence[Interval], matrix: NDArray[np.float64]) -> float:
@@ -179,7 +178,12 @@ def agreement(intervals: Sequence[Interval], matrix: NDArray[np.float64]) -> flo
         matrix: As of `Registration`.
     """
     side, signed = _MIDDLE_LEVELS[-1]
-    return _fit(_Level(intervals, side, signed=signed), np.linalg.inv(matrix)).correlation
+    return _fit(_Level(intervals, side, signed=signed), _inverse(matrix)).correlation
+
+
+def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    inverse = np.linalg.inv(matrix)
+    return np.asarray(inverse / inverse[2, 2], np.float64)
 
 
 def _different(fits: Sequence[_Fit], size: tuple[int, int]) -> list[_Fit]:

@@ -47,7 +47,6 @@ def corner_errors(found: np.ndarray, truth: np.ndarray, frame_size: tuple[int, i
 @pytest.mark.parametrize(
     ("frame_size", "degrees", "scale", "shift", "tilt"),
     [
-        ((320, 240), 0, 1.0, (0, 0), (0, 0)),
         ((480, 270), 8, 0.8, (40, -40), (1e-4, -1e-4)),
         ((240, 320), 95, 1.2, (-25, 30), (0, 0)),
     ],
