@@ -1,1 +1,12 @@
-"""Segmentation, depth, flow: head, loss and metrics for each."""
+"""What a student is for: heads, losses and metrics of segmentation, depth and optical flow.
+
+In: dense features of a `scaleevent_ros.models.Student`. Out: class logits, depth in metres and flow
+in pixels for each pixel of its input, and how right they are.
+"""
+
+from __future__ import annotations
+
+from scaleevent_ros.tasks.errors import TaskError
+from scaleevent_ros.tasks.heads import HEAD_KINDS, build_head, describe_head, load_heads
+
+__all__ = ["HEAD_KINDS", "TaskError", "build_head", "describe_head", "load_heads"]

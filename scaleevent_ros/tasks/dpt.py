@@ -1,0 +1,155 @@
+"""The dense prediction head: fine maps from coarse features, by fusing four resolutions.
+
+Source: Ranftl, Bochkovskiy and Koltun, "Vision Transformers for Dense Prediction", ICCV 2021 (DPT),
+section 3, as Depth Anything V2 (Yang et al., NeurIPS 2024) has it, without its batch norms. There,
+each resolution is made of another layer of the transformer. Here all four are made of the student's
+last features, the only ones that it was taught to have: Li et al., "Exploring Plain Vision
+Transformer Backbones for Object Detection", ECCV 2022, section 3, find that such a pyramid of the
+last map is as good as one of several.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from torch import nn
+from torch.nn import functional
+
+from scaleevent_ros.tasks.grid import to_pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class DptDecoder(nn.Module):
+    """Features on the student's grid to features of eight times its resolution.
+
+    Args:
+        width: Channels D of the features.
+        channels: F of the result, and of all between.
+    """
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(width, channels, kernel_size=1),
+                    nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=4),
+                ),
+                nn.Sequential(
+                    nn.Conv2d(width, channels, kernel_size=1),
+                    nn.ConvTranspose2d(channels, channels, kernel_size=2, stride=2),
+                ),
+                nn.Conv2d(width, channels, kernel_size=1),
+                nn.Conv2d(width, channels, kernel_size=3, stride=2, padding=1),
+            ]
+        )
+        self.gather = nn.ModuleList(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1, bias=False) for _ in self.levels
+        )
+        self.fuse = nn.ModuleList(
+            _Fusion(channels, merges=level + 1 < len(self.levels))
+            for level in range(len(self.levels))
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Decode ``[B, D, h, w]`` to ``[B, F, 8 * h, 8 * w]``."""
+        maps = [
+            gather(level(features)) for level, gather in zip(self.levels, self.gather, strict=True)
+        ]
+        merged: Tensor | None = None
+        for level in reversed(range(len(maps))):
+            finer = maps[level - 1].shape[-2:] if level else [8 * n for n in features.shape[-2:]]
+            merged = self.fuse[level](maps[level], merged, (finer[0], finer[1]))
+        assert merged is not None
+        return merged
+
+
+class _Fusion(nn.Module):
+    """One resolution and what came of the coarser ones, brought to the next finer resolution."""
+
+    def __init__(self, channels: int, *, merges: bool) -> None:
+        super().__init__()
+        self.enter = _Residual(channels) if merges else nn.Identity()
+        self.refine = _Residual(channels)
+        self.leave = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, fine: Tensor, coarse: Tensor | None, size: tuple[int, int]) -> Tensor:
+        merged = self.enter(fine) if coarse is None else self.enter(fine) + coarse
+        merged = functional.interpolate(
+            self.refine(merged), size, mode="bilinear", align_corners=False
+        )
+        return cast("Tensor", self.leave(merged))
+
+
+class _Residual(nn.Module):
+    """Two convolutions beside an identity; activation first (He et al., ECCV 2016)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.second = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast("Tensor", self.second(self.first(x.relu()).relu()))
+
+
+class DptSegmentation(nn.Module):
+    """Logits by way of `DptDecoder`.
+
+    Args:
+        width: Channels D of the features.
+        stride: Pixels per feature.
+        classes: C.
+        channels: Of the decoder.
+    """
+
+    def __init__(self, width: int, stride: int, classes: int, channels: int = 128) -> None:
+        super().__init__()
+        self.stride = stride
+        self.decoder = DptDecoder(width, channels)
+        self.predict = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(channels, classes, kernel_size=1),
+        )
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Compute logits ``[B, C, H, W]`` of features ``[B, D, h, w]`` of an input of that size."""
+        logits = self.predict(self.decoder(features))
+        return to_pixels(logits, (features.shape[-2], features.shape[-1]), self.stride, size)
+
+
+class DptDepth(nn.Module):
+    """Metric depth by way of `DptDecoder`: a sigmoid times a stated maximum.
+
+    Source: the metric models of Depth Anything V2.
+
+    Args:
+        width: Channels D of the features.
+        stride: Pixels per feature.
+        maximum: The largest depth that can be told, in metres.
+        channels: Of the decoder.
+    """
+
+    def __init__(self, width: int, stride: int, maximum: float, channels: int = 128) -> None:
+        super().__init__()
+        self.stride = stride
+        self.maximum = maximum
+        self.decoder = DptDecoder(width, channels)
+        self.halve = nn.Conv2d(channels, channels // 2, kernel_size=3, padding=1)
+        self.predict = nn.Sequential(
+            nn.Conv2d(channels // 2, 32, kernel_size=3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(32, 1, kernel_size=1),
+        )
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Compute depth ``[B, 1, H, W]`` in m of features ``[B, D, h, w]`` of an input of a size.
+
+        It is float32, whatever the features are: at 80 m a bfloat16 would tell only 0.25 m apart.
+        """
+        grid = (features.shape[-2], features.shape[-1])
+        fine = to_pixels(self.halve(self.decoder(features)), grid, self.stride, size)
+        return cast("Tensor", self.predict(fine)).float().sigmoid() * self.maximum

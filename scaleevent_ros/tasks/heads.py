@@ -1,0 +1,170 @@
+"""Task heads by name: built, described in a checkpoint's header, and loaded from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from scaleevent_ros.models import CheckpointError, read_checkpoint
+from scaleevent_ros.models.student import HEADS
+from scaleevent_ros.models.weights import load_exactly
+from scaleevent_ros.tasks.dpt import DptDepth, DptSegmentation
+from scaleevent_ros.tasks.errors import TaskError
+from scaleevent_ros.tasks.linear import LinearSegmentation
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import nn
+
+TASKS = ("segmentation", "depth", "flow")
+
+
+class _Kind(NamedTuple):
+    """A kind of head.
+
+    Attributes:
+        task: What it does.
+        build: Makes one, of width, stride and options.
+        required: Options that must be given.
+        limits: Lowest and highest value of each option.
+    """
+
+    task: str
+    build: Callable[..., nn.Module]
+    required: tuple[str, ...]
+    limits: dict[str, tuple[float, float]]
+
+
+_CLASSES = (2, 65535)  # class ids are told in 16 bits at most
+_CHANNELS = (2, 4096)
+_KINDS = {
+    "segmentation_linear": _Kind(
+        "segmentation", LinearSegmentation, ("classes",), {"classes": _CLASSES}
+    ),
+    "segmentation_dpt": _Kind(
+        "segmentation",
+        DptSegmentation,
+        ("classes",),
+        {"classes": _CLASSES, "channels": _CHANNELS},
+    ),
+    "depth_dpt": _Kind(
+        "depth", DptDepth, ("maximum",), {"maximum": (1e-3, 1e6), "channels": _CHANNELS}
+    ),
+}
+HEAD_KINDS = tuple(_KINDS)
+
+
+def build_head(kind: str, width: int, stride: int, **options: Any) -> nn.Module:
+    """Build a task head with random weights.
+
+    Args:
+        kind: ``segmentation_linear`` (option ``classes``), ``segmentation_dpt`` (``classes``,
+            ``channels``) or ``depth_dpt`` (``maximum`` in metres, ``channels``).
+        width: Channels D of the student's features.
+        stride: Pixels per feature of the student.
+        options: Of the kind.
+
+    Returns:
+        A module: segmentation ``(features [B, D, h, w], (H, W)) -> logits [B, C, H, W]``, depth
+        ``-> [B, 1, H, W]`` in metres; H and W are those of the student's input.
+
+    Raises:
+        TaskError: If there is no such kind, or an option is missing, unknown or impossible.
+    """
+    entry = _find(kind)
+    _check(kind, {"width": (1, 65536), "stride": (1, 1024)}, {"width": width, "stride": stride})
+    for name in entry.required:
+        if name not in options:
+            msg = f"a head {kind} needs the option {name!r}"
+            raise TaskError(msg)
+    _check(kind, entry.limits, options)
+    return entry.build(width, stride, **options)
+
+
+def _check(kind: str, limits: dict[str, tuple[float, float]], options: dict[str, Any]) -> None:
+    for name, value in options.items():
+        if name not in limits:
+            msg = f"a head {kind} has no option {name!r}; known: {', '.join(limits)}"
+            raise TaskError(msg)
+        low, high = limits[name]
+        whole = name != "maximum"
+        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+        if not number or not low <= value <= high:
+            msg = f"a head {kind} has {name} {value!r}, it must be from {low:g} to {high:g}"
+            raise TaskError(msg)
+
+
+def describe_head(kind: str, width: int, stride: int, **options: Any) -> dict[str, Any]:
+    """Say what `load_heads` must know of a head, for ``student.header.heads[task]``.
+
+    Args:
+        kind: As to `build_head`.
+        width: Likewise.
+        stride: Likewise.
+        options: Likewise.
+    """
+    return {"kind": kind, "width": width, "stride": stride, **options}
+
+
+def task_of(kind: str) -> str:
+    """Name the task that a kind of head does.
+
+    Raises:
+        TaskError: If there is no such kind.
+    """
+    return _find(kind).task
+
+
+def _find(kind: object) -> _Kind:
+    if not isinstance(kind, str) or kind not in _KINDS:
+        msg = f"there is no head {kind!r}; known: {', '.join(HEAD_KINDS)}"
+        raise TaskError(msg)
+    return _KINDS[kind]
+
+
+def load_heads(path: str | Path) -> dict[str, nn.Module]:
+    """Load the task heads of a checkpoint, on the CPU in eval mode.
+
+    Args:
+        path: Of a checkpoint that `scaleevent_ros.models.save_student` wrote.
+
+    Returns:
+        Heads as `build_head` gives them, by task; none if the checkpoint has none.
+
+    Raises:
+        CheckpointError: If the file is damaged or not ours, or a head's tensors are not there.
+        TaskError: If a head is of a kind, or has options, that this release does not know.
+    """
+    header, tensors = read_checkpoint(path)
+    heads: dict[str, nn.Module] = {}
+    for task, description in header.heads.items():
+        heads[task] = _build_described(path, task, description, len(header.classes))
+        prefix = f"{HEADS}{task}."
+        own = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        load_exactly(heads[task], own, f"the head {task!r} of {path}")
+        heads[task].eval()
+    return heads
+
+
+def _build_described(path: str | Path, task: str, description: object, classes: int) -> nn.Module:
+    if not isinstance(description, dict) or not {"kind", "width", "stride"} <= set(description):
+        msg = f"{path}: the header's head {task!r} does not give kind, width and stride"
+        raise CheckpointError(msg)
+    try:
+        head = build_head(**description)
+        done = task_of(description["kind"])
+    except TaskError as error:
+        msg = f"{path}: {error}"
+        raise TaskError(msg) from error
+    if done != task:
+        msg = f"{path}: the head {task!r} is of kind {description['kind']}, which does {done}"
+        raise CheckpointError(msg)
+    if task == "segmentation" and classes not in {0, description["classes"]}:
+        msg = f"{path}: the header names {classes} classes, its head has {description['classes']}"
+        raise CheckpointError(msg)
+    return head
