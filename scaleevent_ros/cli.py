@@ -75,6 +75,9 @@ def simulate(
     from scaleevent_ros.sources.stills import StillOptions
 
     model = pixel_model(pixels, threshold)
+    if labels is not None and not still:
+        msg = "labels are of still pictures: give --still too"
+        raise ScaleEventError(msg)
     if still:
         names = tuple(name.strip() for name in classes.split(",") if name.strip())
         film = StillOptions(
