@@ -16,7 +16,7 @@ from scaleevent_ros.runtime.placement import (
     choose_device,
     choose_precision,
 )
-from scaleevent_ros.runtime.torch_backend import EagerBackend
+from scaleevent_ros.runtime.torch_backend import GraphBackend, TorchBackend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+BYTE_CLASSES = 255  # 255 itself means unlabelled in an 8-bit picture
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,14 +89,19 @@ class Engine:
         size: tuple[int, int],
     ) -> None:
         self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
         self.backend = choose_backend(backend, self.device)
+        self.precision = choose_precision(precision, self.device)
         network = load_network(checkpoint, size)
-        self.header = network.header
-        self.size, self.grid = network.size, network.grid
-        self.width, self.stride = network.width, network.stride
-        self.outputs = network.outputs
-        self._backend = EagerBackend(network, self.device, DTYPES[self.precision])
+        info = network.info
+        self.header = info.header
+        self.size, self.grid = info.size, info.grid
+        self.width, self.stride = info.width, info.stride
+        self.outputs = info.outputs
+        captured = self.device.type == "cuda" and self.backend != "eager"
+        kind = GraphBackend if captured else TorchBackend
+        self._backend = kind(
+            network, self.device, DTYPES[self.precision], compiled=self.backend == "compile"
+        )
 
     @torch.inference_mode()
     def __call__(
@@ -124,7 +131,10 @@ class Engine:
             if name not in self.outputs:
                 msg = f"the checkpoint has no {name!r}; it has: {', '.join(self.outputs)}"
                 raise EngineError(msg)
-        return Outputs(**self._backend.run(events, names))
+        outputs = self._backend.run(events, names)
+        if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
+            outputs["segmentation"] = outputs["segmentation"].to(torch.uint8)
+        return Outputs(**outputs)
 
     def reset(self) -> None:
         """Forget the window before, so that flow starts anew: after a gap, say."""

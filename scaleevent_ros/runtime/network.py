@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import CheckpointError, load_student
 from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.fixed_size import fix_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,12 +21,42 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scaleevent_ros.models import Student
+    from scaleevent_ros.models import Header, Student
 
 logger = logging.getLogger(__name__)
 
 TASKS = ("segmentation", "depth", "flow")
-BYTE_CLASSES = 255  # 255 means unlabelled in an 8-bit picture
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """What a network takes and gives.
+
+    Attributes:
+        header: Of its checkpoint.
+        size: Height and width of the event tensor.
+        stride: Pixels per feature.
+        width: Channels D of the features.
+        outputs: What it makes: ``features``, and the tasks that have heads.
+    """
+
+    header: Header
+    size: tuple[int, int]
+    stride: int
+    width: int
+    outputs: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a window smaller than one feature."""
+        if min(self.size) < self.stride:
+            height, width = self.size
+            msg = f"a window of {width}x{height} is smaller than a feature of {self.stride} pixels"
+            raise EngineError(msg)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the features."""
+        return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
 
 
 class Network(nn.Module):
@@ -33,54 +65,71 @@ class Network(nn.Module):
     A size that the stride does not divide is padded with zeros at the right and the bottom, as in
     training; heads see the padded size, and their outputs are cut back.
 
+    A head is called as ``head(features [1, D, h, w], (height, width))`` and returns logits
+    [1, C, ...] at any resolution (``segmentation``) or [1, 1, height, width] (``depth``); that of
+    ``flow`` as ``head(previous_features, features, (height, width))`` for [1, 2, height, width].
+
     Attributes:
+        info: What it takes and gives.
+
+    Args:
+        student: Its backbone becomes part of the network, in eval mode.
+        heads: By task.
         size: Height and width of the event tensor.
-        grid: Height and width of the features.
-        outputs: What `finish` can make: ``features``, and the tasks that have heads.
+        fixed: Make what follows from the size a constant. Else other sizes run too.
+
+    Raises:
+        EngineError: If the size is too small, or a head's task is unknown.
     """
 
     def __init__(
-        self, student: Student, heads: Mapping[str, nn.Module], size: tuple[int, int]
+        self,
+        student: Student,
+        heads: Mapping[str, nn.Module],
+        size: tuple[int, int],
+        *,
+        fixed: bool = True,
     ) -> None:
         super().__init__()
-        height, width = size
-        stride = student.stride
-        if min(height, width) < stride:
-            msg = f"a window of {width}x{height} is smaller than a feature, {stride}x{stride}"
-            raise EngineError(msg)
         unknown = sorted(set(heads) - set(TASKS))
         if unknown:
             msg = f"the engine knows no task {unknown[0]!r}; known: {', '.join(TASKS)}"
             raise EngineError(msg)
+        outputs = ("features", *(task for task in TASKS if task in heads))
+        self.info = NetworkInfo(student.header, size, student.stride, student.width, outputs)
         self.backbone = student.backbone
         self.heads = nn.ModuleDict(heads)
-        self.header = student.header
-        self.size = size
-        self.grid = (-(-height // stride), -(-width // stride))
-        self.stride = stride
-        self.width = student.width
-        self.outputs = ("features", *(task for task in TASKS if task in heads))
         self.eval().requires_grad_(requires_grad=False)
+        if fixed:
+            fix_size(self.backbone, self.info.grid)
 
     def encode(self, events: Tensor) -> Tensor:
-        """Compute features, ``[1, bins, H, W] -> [1, D, h, w]``, in the network's own dtype."""
+        """Compute features in the network's own dtype, ``[1, bins, H, W] -> [1, D, h, w]``."""
         return cast("Tensor", self.backbone(events))
 
-    def finish(self, output: str, features: Tensor, previous: Tensor | None = None) -> Tensor:
+    def finish(
+        self,
+        output: str,
+        features: Tensor,
+        previous: Tensor | None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
         """Make one output of features.
 
         Args:
-            output: One of ``outputs``.
+            output: One of ``info.outputs``.
             features: From `encode`.
-            previous: Of the window before, for flow.
+            previous: Those of the window before, for ``flow``.
+            size: Height and width of the event tensor, if not ``info.size``.
 
         Returns:
-            As the attribute of `Outputs` of that name.
+            As the attribute of `Outputs` of that name; class ids as int32.
         """
         if output == "features":
             return features[0].float()
-        height, width = self.size
-        padded = (self.grid[0] * self.stride, self.grid[1] * self.stride)
+        height, width = size or self.info.size
+        stride = self.info.stride
+        padded = (features.shape[-2] * stride, features.shape[-1] * stride)
         head = cast("Any", self.heads[output])
         if output == "flow":
             flow: Tensor = head(previous, features, padded)
@@ -90,12 +139,11 @@ class Network(nn.Module):
             return values[0, 0, :height, :width].float()
         if values.shape[-2:] != padded:
             values = functional.interpolate(values, padded, mode="bilinear", align_corners=False)
-        kind = torch.uint8 if values.shape[1] <= BYTE_CLASSES else torch.int32
-        return values[0, :, :height, :width].argmax(0).to(kind)
+        return values[0, :, :height, :width].argmax(0).to(torch.int32)
 
 
-def load_network(path: str | Path, size: tuple[int, int]) -> Network:
-    """Load a checkpoint's student and heads for windows of one size, on the CPU.
+def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True) -> Network:
+    """Load a checkpoint's student and heads as a network on the CPU (see `Network`).
 
     Raises:
         EngineError: If the file is absent, damaged or of another kind, or the size is too small.
@@ -111,12 +159,12 @@ def load_network(path: str | Path, size: tuple[int, int]) -> Network:
         heads = load_heads(path)
     if student.header.normalization is None:
         logger.warning("%s does not say how its input is normalized: it is taken as it is", path)
-    return Network(student, heads, size)
+    return Network(student, heads, size, fixed=fixed)
 
 
 def normalized(events: Tensor, how: str | None) -> Tensor:
     """Normalize an event tensor [bins, H, W] as a header says, where the tensor is."""
-    if how is None or how == "none":
+    if how is None:
         return events
     if events.device.type == "cpu":
         # numpy's partition of the active values is many times faster than torch's sort of all.

@@ -1,42 +1,61 @@
-"""The backends of PyTorch: eager and compiled, on a GPU replayed as CUDA graphs."""
+"""The backends of PyTorch: eager and compiled, and on a GPU replayed as CUDA graphs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 
 from scaleevent_ros.runtime.network import normalized
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
-    import torch
     from torch import Tensor
 
     from scaleevent_ros.runtime.network import Network
 
+WARM_UP = 3  # calls before a capture: libraries choose their kernels in the first ones
 
-class EagerBackend:
-    """Runs a network operation by operation.
+
+class TorchBackend:
+    """Runs a network by PyTorch.
 
     Args:
         network: Is moved to the device and cast.
         device: Where it runs.
         dtype: Of weights and activations.
+        compiled: Let `torch.compile` fuse operations; takes a minute.
     """
 
-    def __init__(self, network: Network, device: torch.device, dtype: torch.dtype) -> None:
-        self._network = network.to(device, dtype)
+    def __init__(
+        self, network: Network, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
+    ) -> None:
+        self.info = network.info
         self._device, self._dtype = device, dtype
+        network = network.to(device, dtype).to(memory_format=torch.channels_last)
+        compile_ = partial(torch.compile, dynamic=False) if compiled else _as_it_is
+        self._encode: Callable[[Tensor], Tensor] = compile_(network.encode)
+        self._finish: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
+            name: compile_(partial(network.finish, name)) for name in self.info.outputs
+        }
         self._previous: Tensor | None = None
 
     def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        """Compute the wanted outputs of a window, float32 [bins, H, W], not normalized."""
-        events = events.to(self._device, non_blocking=True)
-        events = normalized(events, self._network.header.normalization)[None].to(self._dtype)
-        features = self._network.encode(events)
+        """Compute outputs of a window.
+
+        Args:
+            events: float32 [bins, H, W], not normalized, on this device or the CPU.
+            wanted: Which of ``info.outputs``.
+
+        Returns:
+            They, in memory of their own; without ``flow`` where there is no window before.
+        """
+        features = self._features(events.to(self._device, non_blocking=True))
         previous, self._previous = self._previous, features
         return {
-            name: self._network.finish(name, features, previous)
+            name: self._finish[name](features, previous)
             for name in wanted
             if name != "flow" or previous is not None
         }
@@ -44,3 +63,83 @@ class EagerBackend:
     def reset(self) -> None:
         """Forget the window before."""
         self._previous = None
+
+    def _features(self, events: Tensor) -> Tensor:
+        events = normalized(events, self.info.header.normalization)
+        return self._encode(
+            events[None].to(self._dtype).contiguous(memory_format=torch.channels_last)
+        )
+
+
+class _Captured(NamedTuple):
+    """A CUDA graph and the memory that its replays write their result to."""
+
+    graph: torch.cuda.CUDAGraph
+    result: Tensor
+
+
+class GraphBackend(TorchBackend):
+    """Replays CUDA graphs: one from the window to the features, one for each head.
+
+    A replay costs the host one call. The graphs share the memory of one pool; that is safe, since
+    they replay in the order of their capture, and each output is copied out before the next
+    graph runs. So nothing that a caller holds is written to again.
+    """
+
+    def __init__(
+        self, network: Network, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
+    ) -> None:
+        super().__init__(network, device, dtype, compiled=compiled)
+        with torch.cuda.device(device):
+            self._pool = torch.cuda.graph_pool_handle()
+            shape = (self.info.header.bins, *self.info.size)
+            self._input = torch.zeros(shape, device=device)
+            self._encoded = self._capture(partial(self._features, self._input))
+            self._before = torch.zeros_like(self._encoded.result)
+            self._finished = {
+                name: self._capture(partial(finish, self._encoded.result, self._before))
+                for name, finish in self._finish.items()
+                if name != "features"  # a copy, no more
+            }
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+        self._has_before = False
+
+    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Compute outputs of a window, as `TorchBackend.run` does."""
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(self._done)  # the last call may have been on another stream
+        flow = "flow" in self._finished and self._has_before
+        if flow:
+            self._before.copy_(self._encoded.result)
+        self._input.copy_(events, non_blocking=True)
+        self._encoded.graph.replay()
+        self._has_before = True
+        outputs = {}
+        if "features" in wanted:
+            outputs["features"] = self._encoded.result[0].to(torch.float32, copy=True)
+        for name, captured in self._finished.items():
+            if name in wanted and (name != "flow" or flow):
+                captured.graph.replay()
+                outputs[name] = captured.result.clone()
+        self._done.record(stream)
+        return outputs
+
+    def reset(self) -> None:
+        """Forget the window before."""
+        self._has_before = False
+
+    def _capture(self, function: Callable[[], Tensor]) -> _Captured:
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+            result = function()
+        return _Captured(graph, result)
+
+
+def _as_it_is(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    return function

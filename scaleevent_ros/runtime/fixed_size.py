@@ -1,0 +1,54 @@
+"""What a network computes anew for each image from the image's size alone, made a constant.
+
+Position embeddings that follow the image cost time in every call, copy from the host, which a CUDA
+graph cannot capture, and export as branches that some runtimes get wrong.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from scaleevent_ros.models import Backbone
+
+
+class FixedRotaryEmbedding(nn.Module):
+    """Sine and cosine of the positions of one grid, in timm's form and always in float32."""
+
+    embedding: Tensor
+
+    def __init__(self, embedding: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("embedding", embedding.detach().float(), persistent=False)
+
+    def get_embed(self, shape: object = None) -> Tensor:  # noqa: ARG002 - timm passes the grid
+        """Return the embedding."""
+        return self.embedding
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FixedRotaryEmbedding:
+        """Move as any module, but do not cast: 16-bit positions blur the features."""
+        exact = self.embedding
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch's own has no types
+        self.embedding = exact.to(self.embedding.device)
+        return self
+
+
+def fix_size(backbone: Backbone, grid: tuple[int, int]) -> None:
+    """Make the position embeddings of a backbone constants for one grid of features, in place.
+
+    Networks without such embeddings stay as they are; so do those of other kinds (SAM's), which
+    still run, and slower.
+    """
+    model = cast("Any", backbone.model)
+    if getattr(model, "rope", None) is not None:
+        model.rope = FixedRotaryEmbedding(model.rope.get_embed(shape=grid))
+    if getattr(model, "pos_embed", None) is not None and getattr(model, "dynamic_img_size", False):
+        model.set_input_size(img_size=tuple(cells * backbone.stride for cells in grid))
+        model.dynamic_img_size = False
+        model.patch_embed.flatten = True  # tokens as a list, as timm wants them for a fixed size

@@ -1,0 +1,187 @@
+"""ONNX files of networks: what is written into them, and what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from scaleevent_ros.models import Header
+from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.network import NetworkInfo
+from scaleevent_ros.runtime.placement import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from scaleevent_ros.runtime.network import Network
+
+METADATA_KEY = "scaleevent"
+FORMAT_VERSION = 1
+EVENTS, PREVIOUS = "events", "previous_features"
+LARGEST_BYTES = 2**31 - 1  # of a protocol buffer
+
+
+@dataclass(frozen=True)
+class ExportedInfo:
+    """What an exported network says of itself.
+
+    Attributes:
+        header: Of the checkpoint it was made of.
+        precision: ``fp32`` or ``fp16``.
+        size: Height and width of its windows; None if they may be any multiple of the stride.
+        stride: Pixels per feature.
+        width: Channels of the features.
+        outputs: Their names, in order.
+    """
+
+    header: Header
+    precision: str
+    size: tuple[int, int] | None
+    stride: int
+    width: int
+    outputs: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Write it down, for the metadata of a file."""
+        return json.dumps({"version": FORMAT_VERSION, **asdict(self)})
+
+    def network_info(self, size: tuple[int, int] | None, path: Path) -> NetworkInfo:
+        """Say what the network takes and gives for windows of one size.
+
+        Args:
+            size: Height and width; None for the size that the file was made for.
+            path: Of the file.
+
+        Raises:
+            EngineError: If the file was made for another size, or the size cannot be.
+        """
+        wanted = size or self.size
+        if wanted is None:
+            msg = f"{path} takes any size: say which, as size=(height, width)"
+            raise EngineError(msg)
+        if self.size is not None and wanted != self.size:
+            msg = (
+                f"{path} was exported for {self.size[1]}x{self.size[0]}, not "
+                f"{wanted[1]}x{wanted[0]}: export it again for that size"
+            )
+            raise EngineError(msg)
+        if self.size is None and any(length % self.stride for length in wanted):
+            msg = (
+                f"{path} takes sizes that are multiples of {self.stride}, not "
+                f"{wanted[1]}x{wanted[0]}: export it for that fixed size, which pads"
+            )
+            raise EngineError(msg)
+        return NetworkInfo(self.header, wanted, self.stride, self.width, self.outputs)
+
+
+def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
+    """Read what an exported file says of itself.
+
+    Raises:
+        EngineError: If it says nothing, or what this release does not know.
+    """
+    if METADATA_KEY not in metadata:
+        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
+        raise EngineError(msg)
+    try:
+        content: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        if content.pop("version") != FORMAT_VERSION:
+            msg = f"{path} was exported by another release: export the checkpoint again"
+            raise EngineError(msg)
+        size = content.pop("size")
+        return ExportedInfo(
+            header=Header(**content.pop("header")),
+            size=None if size is None else (int(size[0]), int(size[1])),
+            outputs=tuple(content.pop("outputs")),
+            **content,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        msg = f"{path}: the header is damaged: {error!r}"
+        raise EngineError(msg) from error
+
+
+class _Exported(nn.Module):
+    """A network without batch: ``events [bins, H, W]`` in, the outputs in order out."""
+
+    def __init__(self, network: Network, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.network = network.to(dtype)
+        self.dtype = dtype
+
+    def forward(self, events: Tensor, previous_features: Tensor | None = None) -> list[Tensor]:
+        features = self.network.encode(events[None].to(self.dtype))
+        previous = None if previous_features is None else previous_features[None].to(self.dtype)
+        size = (events.shape[-2], events.shape[-1])
+        return [
+            self.network.finish(name, features, previous, size)
+            for name in self.network.info.outputs
+        ]
+
+
+def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
+    """Write a network as an ONNX file.
+
+    Its inputs are ``events``, float32 [bins, H, W], **normalized** as the header says, and, where
+    there is a head for flow, ``previous_features``, the ``features`` of the window before. Its
+    outputs are those of `Outputs`, class ids as int32.
+
+    Args:
+        network: On the CPU; it is cast.
+        path: The file.
+        precision: ``fp32`` or ``fp16``: of weights and activations.
+        dynamic: Let height and width be any multiples of the stride. The network must not have
+            been fixed.
+
+    Raises:
+        EngineError: If the network cannot be exported so.
+    """
+    info = network.info
+    exported = ExportedInfo(
+        info.header, precision, None if dynamic else info.size, info.stride, info.width,
+        info.outputs,
+    )  # fmt: skip
+    events = torch.zeros(info.header.bins, *info.size)
+    inputs: dict[str, Tensor] = {EVENTS: events}
+    shapes: dict[str, Any] = {EVENTS: {}}
+    if dynamic:
+        rows, columns = torch.export.Dim("rows", min=2), torch.export.Dim("columns", min=2)
+        shapes[EVENTS] = {1: info.stride * rows, 2: info.stride * columns}
+    if "flow" in info.outputs:
+        inputs[PREVIOUS] = torch.zeros(info.width, *info.grid)
+        shapes[PREVIOUS] = {1: rows, 2: columns} if dynamic else {}
+    module = _Exported(network, DTYPES[precision]).eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter's own use of torch
+            program = torch.onnx.export(
+                module,
+                kwargs=inputs,
+                input_names=list(inputs),
+                output_names=list(info.outputs),
+                dynamic_shapes=shapes if dynamic else None,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        kind = "any size" if dynamic else f"{info.size[1]}x{info.size[0]}"
+        msg = f"{info.header.architecture} cannot be exported for {kind}: {_last_line(error)}"
+        raise EngineError(msg) from error
+    assert program is not None
+    program.model.metadata_props[METADATA_KEY] = exported.to_json()
+    program.save(path)
+
+
+def _last_line(error: BaseException) -> str:
+    """Find the cause that an exporter's error ends in."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().splitlines()[0]
