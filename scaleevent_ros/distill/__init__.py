@@ -1,8 +1,8 @@
 """A teacher that sees frames teaches a student that sees events: losses, step, trainer.
 
 In come a configuration (`configuration.Pretraining`) and the recordings it names; out goes a run's
-folder with students, checkpoints, metrics and pictures (`pretrain.pretrain`). `trainer.Trainer` runs
-the loop of anything that trains on pairs.
+folder with students, checkpoints, metrics and pictures (`pretrain.pretrain`). `trainer.Trainer`
+runs the loop of anything that trains on pairs.
 """
 
 from __future__ import annotations
