@@ -12,7 +12,6 @@ Dense Inverse Search", ECCV 2016.
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import cv2
@@ -26,17 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FASTEST_PERCENTILE = 99.5  # of displacements: single wild vectors do not count
-
-
-@contextmanager
-def _one_opencv_thread() -> Iterator[None]:
-    """Keep OpenCV on one thread: DIS cuts the picture by threads, and its flow depends on it."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(threads)
 
 
 def frames_between(
@@ -55,9 +43,8 @@ def frames_between(
     """
     # Made anew for each pair: it would start from the last flow's state otherwise.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    with _one_opencv_thread():
-        forth = np.asarray(dis.calc(before, after, np.empty(0, np.float32)), np.float32)
-        back = np.asarray(dis.calc(after, before, np.empty(0, np.float32)), np.float32)
+    forth = np.asarray(dis.calc(before, after, np.empty(0, np.float32)), np.float32)
+    back = np.asarray(dis.calc(after, before, np.empty(0, np.float32)), np.float32)
     fastest = np.percentile(np.hypot(forth[..., 0], forth[..., 1]), _FASTEST_PERCENTILE)
     steps = min(math.ceil(fastest), max_steps)
     if steps < 2:

@@ -66,7 +66,6 @@ def test_the_number_of_threads_changes_nothing(light: np.ndarray) -> None:
         for number in (1, 2, 4):
             cv2.setNumThreads(number)
             results.append(np.stack([frame for _, frame in frames_between(before, after)]))
-            assert cv2.getNumThreads() == number
     finally:
         cv2.setNumThreads(threads)
     np.testing.assert_array_equal(results[0], results[1])

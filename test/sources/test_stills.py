@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from photographs import photograph
 
-from scaleevent_ros.sources.camera_motion import see, see_labels
+from scaleevent_ros.sources.camera_motion import (
+    largest_displacement,
+    random_motion,
+    see,
+    see_labels,
+)
 from scaleevent_ros.sources.errors import SimulationError
 from scaleevent_ros.sources.simulator import PIXEL_MODELS, log_intensity
-from scaleevent_ros.sources.stills import StillOptions, StillSequence, simulate_still
+from scaleevent_ros.sources.stills import StillOptions, StillSequence, _render_times, simulate_still
 
 MS = 1_000_000
 FINE = replace(PIXEL_MODELS["ideal"], threshold_on=0.05, threshold_off=0.05)
@@ -81,6 +87,15 @@ def test_same_seed_same_sequence(picture: np.ndarray, sequence: StillSequence) -
     np.testing.assert_array_equal(again.frames, sequence.frames)
     assert again.labels is None
     assert np.abs(other.homographies - sequence.homographies).max() > 1e-3
+
+
+def test_nothing_moves_by_over_a_pixel_between_two_renderings() -> None:
+    motion = random_motion(np.random.default_rng(2), (320, 240), 3.0)
+    times = list(_render_times(motion, OPTIONS.frames_us))
+    assert set(OPTIONS.frames_us) <= set(times)
+    for one, other in pairwise(times):
+        before, after = motion.homography(one * 1e-6), motion.homography(other * 1e-6)
+        assert largest_displacement(before, after, (320, 240)) < 1.1
 
 
 @pytest.mark.parametrize("size", [(160, 120), (100, 200), (400, 300)])
