@@ -86,13 +86,16 @@ class EventStream:
                 self.malformed += 1
                 continue
             decoder = self._decoder_for(packet.encoding, packet.width, packet.height)
+            events = decoder.decode(packet.payload, packet.time_base)
+            # A message holds whole words: what a truncated one began must not shift the next.
+            decoder.flush()
             yield DecodedPacket(
                 message.record_time_ns,
                 packet.stamp_ns,
                 packet.seq,
                 packet.frame_id,
                 len(packet.payload),
-                decoder.decode(packet.payload, packet.time_base),
+                events,
                 decoder.triggers(),
             )
 
