@@ -227,7 +227,8 @@ class TrainerOptions:
     Attributes:
         output: Folder of the run: checkpoints, logs, pictures.
         resume: Go on from the newest checkpoint in the folder, or start if there is none.
-        evaluate: Validate what the run would start from, and stop.
+        evaluate: Validate what the run would start from, the newest checkpoint with ``resume``,
+            and stop.
         seed: Of everything that is drawn at random.
         epochs: How many.
         pairs_per_epoch: How many samples make an epoch; all there are if none is given.

@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from scaleevent_ros.distill.configuration import OptimizerOptions, ParameterGroup
 
 
+def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
+    """Let parameters whose rate is 0 not learn; before a model is wrapped for its processes.
+
+    Raises:
+        ConfigurationError: As `build_optimizer` does.
+    """
+    multipliers = _group_multipliers(model, options.groups)
+    for name, parameter in model.named_parameters():
+        if multipliers.get(name) == 0:
+            parameter.requires_grad = False
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        msg = "optimizer.groups leave no parameter that learns"
+        raise ConfigurationError(msg)
+
+
 def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
     """Build AdamW over all parameters that learn.
 
@@ -27,23 +42,18 @@ def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.
         options: See `OptimizerOptions`.
 
     Raises:
-        ConfigurationError: If a group's pattern fits no parameter, or nothing is left to learn.
+        ConfigurationError: If a group's pattern is none, or fits no parameter.
     """
     multipliers = _group_multipliers(model, options.groups)
     depths = layer_depths(model) if options.layer_decay < 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        multiplier = multipliers.get(name, 1.0) * options.layer_decay ** depths.get(name, 0)
-        if multiplier == 0:
-            parameter.requires_grad = False
         if not parameter.requires_grad:
             continue
+        multiplier = multipliers.get(name, 1.0) * options.layer_decay ** depths.get(name, 0)
         decayed = options.decay_all or parameter.ndim > 1
         decay = options.weight_decay if decayed else 0.0
         groups.setdefault((options.learning_rate * multiplier, decay), []).append(parameter)
-    if not groups:
-        msg = "optimizer.groups leave no parameter that learns"
-        raise ConfigurationError(msg)
     return torch.optim.AdamW(
         [
             {"params": parameters, "lr": rate, "highest": rate, "weight_decay": decay}

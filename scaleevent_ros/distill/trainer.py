@@ -35,7 +35,7 @@ from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
 from scaleevent_ros.distill.errors import ConfigurationError, TrainingError
 from scaleevent_ros.distill.journal import Journal
-from scaleevent_ros.distill.optimizer import build_optimizer, set_rate
+from scaleevent_ros.distill.optimizer import build_optimizer, freeze_parameters, set_rate
 from scaleevent_ros.distill.run_folder import RunFolder
 from scaleevent_ros.distill.schedule import rate_factor
 
@@ -212,6 +212,7 @@ class Trainer:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             # Batch norms must see the whole batch; there are none in a ViT.
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        freeze_parameters(model, optimizer)
         self._bare = model
         self._model = fabric.setup_module(model)
         objective.to(fabric.device)
@@ -413,7 +414,7 @@ class Trainer:
         """Go on from the newest checkpoint in the folder, if there is one and it is wanted."""
         state = self._folder.load_newest()
         if state is None or not self._options.resume:
-            if state is not None and not self._options.evaluate:
+            if state is not None:
                 msg = (
                     f"{self._folder.path} holds a run of {state['step']} steps: go on with "
                     "--trainer.resume true, or name another folder with --trainer.output"

@@ -6,7 +6,12 @@ import pytest
 
 from scaleevent_ros.distill.configuration import OptimizerOptions, ParameterGroup
 from scaleevent_ros.distill.errors import ConfigurationError
-from scaleevent_ros.distill.optimizer import build_optimizer, layer_depths, set_rate
+from scaleevent_ros.distill.optimizer import (
+    build_optimizer,
+    freeze_parameters,
+    layer_depths,
+    set_rate,
+)
 from scaleevent_ros.models import Student, build_student
 
 if TYPE_CHECKING:
@@ -65,6 +70,7 @@ def test_convnexts_have_depths_too() -> None:
 def test_groups_multiply_and_freeze(student: Student) -> None:
     groups = [ParameterGroup("patch_embed", 0.5), ParameterGroup(r"blocks\.0\.", 0)]
     options = OptimizerOptions(learning_rate=1.0, groups=groups)
+    freeze_parameters(student, options)
     optimizer = build_optimizer(student, options)
     found = rates(optimizer, student)
     assert found["backbone.model.patch_embed.proj.weight"][0] == 0.5
@@ -84,4 +90,4 @@ def test_groups_multiply_and_freeze(student: Student) -> None:
 )
 def test_groups_that_cannot_be(student: Student, groups: list[ParameterGroup], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        build_optimizer(student, OptimizerOptions(groups=groups))
+        freeze_parameters(student, OptimizerOptions(groups=groups))

@@ -18,7 +18,11 @@ from synthetic_pairs import SlidingTexture
 from scaleevent_ros.data.dataset import PairDataset, PairLoaders, SampleOptions, split_off
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill import run_folder
-from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
+from scaleevent_ros.distill.configuration import (
+    OptimizerOptions,
+    ParameterGroup,
+    TrainerOptions,
+)
 from scaleevent_ros.distill.distillation import Distillation
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.distill.trainer import Trainer, start_fabric
@@ -88,7 +92,12 @@ def build_trainer(run: TinyRun) -> Trainer:
         prefetch=2,
     )
     objective = Distillation(student, teacher, build_loss(), autocast=fabric.autocast)
-    optimizer = OptimizerOptions(learning_rate=1e-3, warmup_steps=3, layer_decay=0.9)
+    optimizer = OptimizerOptions(
+        learning_rate=1e-3,
+        warmup_steps=3,
+        layer_decay=0.9,
+        groups=[ParameterGroup("pos_embed", 0), ParameterGroup("patch_embed", 2)],
+    )
     return Trainer(objective, loaders, optimizer, options, {}, fabric)
 
 
