@@ -154,8 +154,9 @@ def exact_flow(
 def largest_displacement(
     before: NDArray[np.float64], after: NDArray[np.float64], size: tuple[int, int]
 ) -> float:
-    """Say how far, in pixels, the corner goes that goes farthest; see `exact_flow`."""
+    """Say how far, in pixels, that of 9x9 places goes that goes farthest; see `exact_flow`."""
     width, height = size
-    corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], float)
-    moved = cv2.perspectiveTransform(corners, np.linalg.solve(after, before))
-    return float(np.linalg.norm(moved - corners, axis=-1).max())
+    columns, rows = np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 9)
+    places = np.stack(np.meshgrid(columns, rows), axis=-1)
+    moved = cv2.perspectiveTransform(places, np.linalg.solve(after, before))
+    return float(np.linalg.norm(moved - places, axis=-1).max())
