@@ -9,6 +9,7 @@ from scaleevent_ros.models.student import HEADS
 from scaleevent_ros.models.weights import load_exactly
 from scaleevent_ros.tasks.dpt import DptDepth, DptSegmentation
 from scaleevent_ros.tasks.errors import TaskError
+from scaleevent_ros.tasks.flow import CorrelationFlow
 from scaleevent_ros.tasks.linear import LinearSegmentation
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ _KINDS = {
     "depth_dpt": _Kind(
         "depth", DptDepth, ("maximum",), {"maximum": (1e-3, 1e6), "channels": _CHANNELS}
     ),
+    "flow_correlation": _Kind(
+        "flow",
+        CorrelationFlow,
+        (),
+        {"channels": _CHANNELS, "radius": (1, 16), "iterations": (1, 64)},
+    ),
 }
 HEAD_KINDS = tuple(_KINDS)
 
@@ -60,14 +67,16 @@ def build_head(kind: str, width: int, stride: int, **options: Any) -> nn.Module:
 
     Args:
         kind: ``segmentation_linear`` (option ``classes``), ``segmentation_dpt`` (``classes``,
-            ``channels``) or ``depth_dpt`` (``maximum`` in metres, ``channels``).
+            ``channels``), ``depth_dpt`` (``maximum`` in metres, ``channels``) or
+            ``flow_correlation`` (``channels``, ``radius``, ``iterations``).
         width: Channels D of the student's features.
         stride: Pixels per feature of the student.
         options: Of the kind.
 
     Returns:
         A module: segmentation ``(features [B, D, h, w], (H, W)) -> logits [B, C, H, W]``, depth
-        ``-> [B, 1, H, W]`` in metres; H and W are those of the student's input.
+        ``-> [B, 1, H, W]`` in metres, flow ``(features of the window before, features, (H, W)) ->
+        [B, 2, H, W]`` in pixels to the right and down; H and W are those of the student's input.
 
     Raises:
         TaskError: If there is no such kind, or an option is missing, unknown or impossible.
@@ -79,6 +88,9 @@ def build_head(kind: str, width: int, stride: int, **options: Any) -> nn.Module:
             msg = f"a head {kind} needs the option {name!r}"
             raise TaskError(msg)
     _check(kind, entry.limits, options)
+    if entry.task == "flow" and stride % 2:
+        msg = f"a head {kind} needs a student of an even stride, not {stride}"
+        raise TaskError(msg)
     return entry.build(width, stride, **options)
 
 

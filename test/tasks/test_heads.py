@@ -27,6 +27,7 @@ WIDTH, STRIDE = 32, 16
 DESCRIBED: dict[str, dict[str, Any]] = {
     "segmentation": describe_head("segmentation_linear", WIDTH, STRIDE, classes=5),
     "depth": describe_head("depth_dpt", WIDTH, STRIDE, maximum=80.0, channels=8),
+    "flow": describe_head("flow_correlation", WIDTH, STRIDE, channels=8, radius=2, iterations=2),
 }
 
 
@@ -114,7 +115,8 @@ def test_loaded_heads_compute_what_the_saved_ones_did(tmp_path: Path) -> None:
     assert set(loaded) == set(DESCRIBED)
     for task, head in heads.items():
         assert not loaded[task].training
-        assert torch.equal(loaded[task](features, (48, 60)), head.eval()(features, (48, 60)))
+        seen = (features.flip(0), features) if task == "flow" else (features,)
+        assert torch.equal(loaded[task](*seen, (48, 60)), head.eval()(*seen, (48, 60)))
 
 
 def test_a_checkpoint_without_heads_has_none(tmp_path: Path) -> None:
@@ -169,5 +171,7 @@ def test_options_that_a_kind_needs_are_asked_for() -> None:
         assert kind in HEAD_KINDS
         with pytest.raises(TaskError, match=option):
             build_head(kind, WIDTH, STRIDE)
+    with pytest.raises(TaskError, match="even stride"):
+        build_head("flow_correlation", WIDTH, 7)
     with pytest.raises(TaskError, match="maximum nan"):
         build_head("depth_dpt", WIDTH, STRIDE, maximum=float("nan"))

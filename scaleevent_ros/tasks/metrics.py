@@ -1,0 +1,139 @@
+"""How right heads are, as the benchmarks count it: sums that add up over batches and processes.
+
+Segmentation is judged by one confusion matrix over the whole set. Depth and flow are judged in each
+image, and images are averaged, as the evaluations of E2Depth (Hidalgo-Carrio et al., 3DV 2020) and
+EV-FlowNet (Zhu et al., RSS 2018) do; an image of which nothing is known does not count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from scaleevent_ros.tasks.losses import IGNORED
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+DEPTH_LIMITS = (10, 20, 30)
+"""Mean errors of depth are told up to so many metres of true depth."""
+
+
+def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Count pixels by their true and their predicted class.
+
+    Args:
+        predicted: Class ids, integers ``[B, H, W]``.
+        truth: Likewise; `IGNORED` where there is none.
+        classes: C.
+
+    Returns:
+        float64 ``[C, C]``: rows by true class, columns by predicted class. Matrices add up.
+    """
+    counts = multiclass_confusion_matrix(
+        predicted, truth, num_classes=classes, ignore_index=IGNORED, validate_args=False
+    )
+    return counts.double()
+
+
+def segmentation_scores(matrix: Tensor, classes: Sequence[str] = ()) -> dict[str, float]:
+    """Judge a segmentation by its confusion matrix.
+
+    Args:
+        matrix: From `confusion_matrix`, summed over the whole set.
+        classes: Their names, for the IoU of each.
+
+    Returns:
+        ``miou``: intersection over union, averaged over the classes that are in truth or
+        prediction; ``accuracy``: share of pixels that are right; and ``iou/NAME`` of each class,
+        nan for one that is in neither. All are 0 where there is no truth at all.
+    """
+    right = matrix.diag()
+    union = matrix.sum(0) + matrix.sum(1) - right
+    there = union > 0
+    iou = right / union  # 0 / 0 is nan
+    scores = {
+        "miou": float(iou[there].mean()) if there.any() else 0.0,
+        "accuracy": float(right.sum() / matrix.sum().clamp(min=1)),
+    }
+    return scores | {f"iou/{name}": float(iou[i]) for i, name in enumerate(classes)}
+
+
+def depth_sums(depth: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
+    """Judge depths.
+
+    Args:
+        depth: ``[B, 1, H, W]`` in m, above 0.
+        truth: Likewise; 0, or not finite, where it is not known.
+        at: Pixels that count, bool ``[B, H, W]``: those with events, or all.
+
+    Returns:
+        By name, the sum over images and their number, float64 ``[2]``. ``rmse`` in m; ``abs_rel``:
+        error relative to the truth; ``delta1`` to ``delta3``: share of pixels whose ratio to the
+        truth, or the truth's to them, is below 1.25, 1.25 ** 2 and 1.25 ** 3 (Eigen et al., NIPS
+        2014); ``mean_10m``, ``mean_20m``, ``mean_30m``: mean error in m of pixels whose true depth
+        is at most that (Zhu et al., CVPR 2019, on MVSEC).
+    """
+    told, true = depth.double().squeeze(1), truth.double().squeeze(1)
+    known = torch.isfinite(true) & (true > 0) & at
+    true = true.where(known, 1)
+    error = (told - true).abs()
+    ratio = torch.maximum(told / true, true / told.clamp(min=1e-9))
+    sums = {
+        "rmse": _over_images(error.square(), known, root=True),
+        "abs_rel": _over_images(error / true, known),
+    }
+    for power in (1, 2, 3):
+        sums[f"delta{power}"] = _over_images((ratio < 1.25**power).double(), known)
+    for limit in DEPTH_LIMITS:
+        sums[f"mean_{limit}m"] = _over_images(error, known & (true <= limit))
+    return sums
+
+
+def flow_sums(flow: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
+    """Judge optical flow.
+
+    Args:
+        flow: ``[B, 2, H, W]`` in pixels.
+        truth: Likewise.
+        at: Pixels that count, bool ``[B, H, W]``: those whose truth is known, or those of them that
+            have events.
+
+    Returns:
+        By name, the sum over images and their number, float64 ``[2]``. ``epe``: length of the
+        difference, in pixels; ``1pe``, ``2pe``, ``3pe``: share of pixels where it is longer than
+        so many pixels (DSEC-Flow); ``outliers``: share where it is longer than 3 pixels and than
+        5 % of the truth (KITTI 2015, and EV-FlowNet); ``angular``: angle between (u, v, 1) and
+        the true one, in degrees (Barron, Fleet and Beauchemin, IJCV 1994).
+    """
+    told = flow.double()
+    true = truth.double().where(at.unsqueeze(1), 0)
+    error = (told - true).norm(dim=1)
+    one = torch.ones_like(told[:, :1])
+    a, b = torch.cat([told, one], dim=1), torch.cat([true, one], dim=1)
+    # Of sine and cosine: the arc cosine alone is blind to small angles.
+    angle = torch.atan2(torch.linalg.cross(a, b, dim=1).norm(dim=1), (a * b).sum(dim=1)).rad2deg()
+    outlier = (error > 3) & (error > 0.05 * true.norm(dim=1))
+    sums = {"epe": _over_images(error, at)}
+    for limit in (1, 2, 3):
+        sums[f"{limit}pe"] = _over_images((error > limit).double(), at)
+    sums["outliers"] = _over_images(outlier.double(), at)
+    sums["angular"] = _over_images(angle, at)
+    return sums
+
+
+def ratios(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Turn sums and numbers into means; 0 where nothing was counted."""
+    return {name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()}
+
+
+def _over_images(values: Tensor, counted: Tensor, *, root: bool = False) -> Tensor:
+    """Average over the counted pixels of each image, and sum over images that have any."""
+    pixels = counted.flatten(1).sum(1)
+    means = values.where(counted, 0).flatten(1).sum(1) / pixels.clamp(min=1)
+    means = means.sqrt() if root else means
+    return torch.stack([means.sum(), (pixels > 0).sum().double()])
