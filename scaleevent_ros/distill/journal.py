@@ -74,9 +74,10 @@ class Journal:
         if not self._active:
             return
         said = _sentence(metrics)
-        self._progress.update(self._task, said=said)
         if self._progress.disable:
             logger.info("step %d: %s", step, said)
+        else:
+            self._progress.update(self._task, said=said)
         self._write("train", step, metrics)
 
     def validation(
@@ -85,7 +86,11 @@ class Journal:
         """Write an entry of validation after ``step`` steps, with pictures uint8 [H, W, 3]."""
         if not self._active:
             return
-        logger.info("validation after step %d: %s", step, _sentence(metrics))
+        said = f"validation after step {step}: {_sentence(metrics)}"
+        if self._progress.disable:
+            logger.info(said)
+        else:
+            self._progress.console.print(said, highlight=False)
         self._write("validation", step, metrics)
         if self._board is not None:
             for number, picture in enumerate(pictures):

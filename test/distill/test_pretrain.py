@@ -4,13 +4,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic_pairs import SlidingTexture, write_bag
 
+from scaleevent_ros.data.dataset import PairDataset, SampleOptions
+from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
-from scaleevent_ros.distill.pretrain import pretrain
+from scaleevent_ros.distill.pretrain import pretrain, split_recordings
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
 
@@ -80,6 +85,20 @@ def test_the_cache_of_the_teacher_changes_nothing_that_matters(bags: Path, tmp_p
             assert cached.metrics[metric] == pytest.approx(value, abs=2e-3)
     kept = list(cache.rglob("*.safetensors"))
     assert 8 <= len(kept) <= 16
+
+
+def test_bags_and_the_shards_made_of_them_teach_the_same(bags: Path, tmp_path: Path) -> None:
+    write_shards(str(bags), tmp_path / "shards", ShardOptions(samples=4, codec="png"))
+    from_bags = configuration(bags, tmp_path / "a")
+    train, _, _ = split_recordings(from_bags)
+    from_shards = configuration(tmp_path / "shards", tmp_path / "b", "--data.holdout", "0.1")
+    stored, _, held_out = split_recordings(from_shards)
+    assert sum(map(len, stored)) + sum(map(len, held_out)) == 14
+    options = SampleOptions(width=64, height=48)
+    expected, found = (PairDataset(each, options)[Draw(0, 0, 2)] for each in (train, stored))
+    assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
+    outcome = pretrain(replace(from_shards, trainer=replace(from_shards.trainer, epochs=1)))
+    assert outcome.step == 3
 
 
 def test_evaluation_starts_from_the_checkpoint_and_changes_nothing(
