@@ -16,7 +16,7 @@ from rclpy.exceptions import InvalidParameterTypeException, ParameterUninitializ
 from scaleevent_ros.nodes.errors import NodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from rclpy.node import Node
 
@@ -115,6 +115,17 @@ def read(node: Node, kind: type[Parameters]) -> Parameters:
         NodeError: If a value is outside its limits, naming them.
     """
     return kind(**{field.name: _checked(field, _value(node, field)) for field in _fields(kind)})
+
+
+def changed(settings: Parameters, changes: Mapping[str, object]) -> Parameters:
+    """Check new values of some parameters and put them into a copy of the dataclass.
+
+    Raises:
+        NodeError: If a value is of a wrong type or outside its limits, naming them.
+    """
+    fields = {field.name: field for field in _fields(type(settings))}
+    checked: Any = {name: _checked(fields[name], value) for name, value in changes.items()}
+    return dataclasses.replace(settings, **checked)  # type: ignore[type-var]  # as for _fields
 
 
 def _fields(kind: type[object]) -> tuple[dataclasses.Field[Any], ...]:

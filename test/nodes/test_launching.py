@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags import BagReader
 from scaleevent_ros.nodes.parameters import described
+from scaleevent_ros.nodes.perception_parameters import INPUTS, PerceptionParameters
 from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NODES = {
+    "perception.launch.py": ("perception.yaml", PerceptionParameters),
     "record.launch.py": ("recorder.yaml", RecorderParameters),
     "replay.launch.py": ("replay.yaml", ReplayParameters),
 }
@@ -46,7 +48,8 @@ def test_every_parameter_is_a_described_argument(repository: Path, launch_file: 
     assert description is not None
     arguments = {argument.name: argument for argument in description.get_launch_arguments()}
     parameters = {name: text for name, _, text in described(NODES[launch_file][1])}
-    assert arguments.keys() == parameters.keys() | {"params_file", "namespace"}
+    topics = {topic.removeprefix("~/") for topic in INPUTS if "perception" in launch_file}
+    assert arguments.keys() == parameters.keys() | topics | {"params_file", "namespace"}
     for name, text in parameters.items():
         assert arguments[name].description.startswith(text)
 

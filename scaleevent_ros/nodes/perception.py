@@ -1,0 +1,507 @@
+"""Runs a student on a live event camera and publishes what it sees."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, cast
+
+from diagnostic_msgs.msg import DiagnosticArray
+from event_camera_msgs.msg import EventPacket
+from geometry_msgs.msg import PointStamped
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float64
+from vision_msgs.msg import LabelInfo, VisionClass
+
+from scaleevent_ros.bags.errors import MessageError
+from scaleevent_ros.bags.messages import parse_header_stamp
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.events import warm_up
+from scaleevent_ros.nodes import diagnostics
+from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.images import array_to_image
+from scaleevent_ros.nodes.parameters import changed, declare, read
+from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
+from scaleevent_ros.nodes.perception_parameters import LIVE, PerceptionParameters
+from scaleevent_ros.nodes.perception_status import PerceptionReport, Totals, perception_status
+from scaleevent_ros.nodes.perception_stream import PacketStream
+from scaleevent_ros.nodes.perception_windows import make_windows, window_rule
+from scaleevent_ros.nodes.running import run
+from scaleevent_ros.nodes.timings import Timings
+from scaleevent_ros.nodes.transport import transport_warning
+from scaleevent_ros.nodes.wake_up import WakeUp
+from scaleevent_ros.runtime import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rclpy.lifecycle import State
+    from rclpy.parameter import Parameter
+    from rclpy.publisher import Publisher
+    from rclpy.subscription import Subscription
+    from rclpy.timer import Timer
+
+    from scaleevent_ros.nodes.perception_stream import Live
+    from scaleevent_ros.nodes.perception_windows import Windows
+
+NAME = "scaleevent_perception"
+
+_REPORT_PERIOD_S = 1.0
+_LARGE_BYTES = 500_000  # from here on Fast DDS as it comes loses messages
+_AT_ONCE = 100  # packets taken before the executor has another turn
+_TIMED = ("decode", "transfer", "inference", "publish", "window_age")
+
+_RELIABLE = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST, depth=4, reliability=ReliabilityPolicy.RELIABLE
+)
+_LATCHED = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+class Perception(LifecycleNode):
+    """The perception node.
+
+    The executor's thread receives packets, decodes them and keeps the windows. Another thread
+    takes the newest window whenever the trigger asks for one, runs the network, and publishes what
+    is subscribed to. It never has more than one window to do: requests that come meanwhile become
+    one, and are counted.
+
+    Raises:
+        NodeError: If a parameter is wrong from the start.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(NAME)
+        declare(self, PerceptionParameters)
+        self._settings = read(self, PerceptionParameters)
+        self._engine: Engine | None = None
+        self._products: Products | None = None
+        self._stream: PacketStream | None = None
+        self._worker: threading.Thread | None = None
+        self._wake_up = WakeUp()
+        self._images: dict[str, Publisher[Any]] = {}
+        self._label_info: Publisher[Any] | None = None
+        self._debug: dict[str, Publisher[Any]] = {}
+        self._inputs: list[Subscription[Any]] = []
+        self._timer: Timer | None = None
+        self._asked_ns: int | None = None  # by an image whose events are still to come
+        self._due_ns: int | None = None  # by an image whose events are here
+        self._since_request = 0
+        self._stamp_ns = 0
+        self._windows = self._skipped = self._replaced = 0
+        self._large = False
+        self._timings = Timings()
+        self._remarks: deque[str] = deque(maxlen=10)
+        self._problem = ""
+        self._finished = False
+        self._reported = Totals(0, 0, 0, 0), time.monotonic()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(_REPORT_PERIOD_S, self._report)
+        self.add_on_set_parameters_callback(self._change)
+        if (
+            self._settings.autostart
+            and self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        ):
+            self.trigger_activate()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the node was shut down."""
+        return self._finished
+
+    def close(self) -> None:
+        """End the threads."""
+        self._deactivate()
+
+    def on_configure(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Load the checkpoint, run it until it is warm, and offer the topics of its outputs."""
+        self._problem = ""
+        try:
+            self._settings = read(self, PerceptionParameters)
+            warm_up()
+            self._load((self._settings.height, self._settings.width))
+            self._make_windows()
+        except (ScaleEventError, RuntimeError) as error:  # torch raises the latter, out of memory
+            self._unload()
+            self._problem = str(error)
+            self.get_logger().error(f"cannot be configured: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._offer()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Subscribe, and start the thread of inference."""
+        settings = self._settings
+        self._problem = ""
+        self._stamp_ns = self._windows = self._skipped = self._replaced = 0
+        self._start()
+        self._inputs = [
+            self.create_subscription(
+                EventPacket,
+                "~/events",
+                self._receive,
+                QoSProfile(
+                    history=HistoryPolicy.KEEP_LAST,
+                    depth=settings.qos_depth,
+                    reliability=ReliabilityPolicy.BEST_EFFORT,
+                ),
+                raw=True,
+            ),
+            self.create_subscription(PointStamped, "~/point", self._point, 10),
+        ]
+        if settings.trigger == "image":
+            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+            self._inputs.append(
+                self.create_subscription(Image, "~/image", self._receive_image, qos, raw=True)
+            )
+        elif settings.trigger == "rate":
+            self._timer = self.create_timer(1 / settings.rate, self._request)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Unsubscribe and end the thread of inference; the network stays loaded."""
+        self._deactivate()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Forget the network and withdraw the topics."""
+        self._unload()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """End; so does the process."""
+        self._deactivate()
+        self._unload()
+        self._finished = True
+        return TransitionCallbackReturn.SUCCESS
+
+    def _load(self, size: tuple[int, int]) -> None:
+        """Make the engine for a sensor's size."""
+        settings = self._settings
+        if not settings.model:
+            msg = "parameter 'model' is empty: name a checkpoint"
+            raise NodeError(msg)
+        self._engine = None  # two at once may not fit the GPU
+        engine = Engine(
+            settings.model, settings.device, settings.precision, settings.backend, size=size
+        )
+        self._engine, self._products = engine, Products(engine)
+        self.get_logger().info(
+            f"{engine.header.architecture} for {size[1]}x{size[0]} on {engine.device}, "
+            f"{engine.precision}, {engine.backend}: {', '.join(engine.outputs)}"
+        )
+
+    def _unload(self) -> None:
+        for publisher in (*self._images.values(), *self._debug.values()):
+            self.destroy_publisher(publisher)
+        if self._label_info:
+            self.destroy_publisher(self._label_info)
+        self._images, self._debug, self._label_info = {}, {}, None
+        self._engine = self._products = None
+
+    def _offer(self) -> None:
+        """Create the publishers of what the engine can make."""
+        assert self._engine
+        self._images = {
+            topic: self.create_publisher(Image, f"~/{topic}", _RELIABLE)
+            for topic in topics_of(self._engine.outputs)
+        }
+        if self._settings.debug:
+            self._debug = {
+                name: self.create_publisher(Float64, f"~/debug/{name}_ms", 10) for name in _TIMED
+            }
+        if "segmentation" in self._engine.outputs:
+            self._label_info = self.create_publisher(LabelInfo, "~/label_info", _LATCHED)
+            info = LabelInfo(
+                class_map=[
+                    VisionClass(class_id=number, class_name=name)
+                    for number, name in enumerate(self._engine.header.classes)
+                ]
+            )
+            info.header.stamp = self.get_clock().now().to_msg()
+            self._label_info.publish(info)
+
+    def _make_windows(self) -> Windows:
+        engine = self._engine
+        assert engine
+        rule = window_rule(self._settings, engine.header, engine.size)
+        return make_windows(engine.header, engine.size, engine.stride, rule, engine.device)
+
+    def _start(self) -> None:
+        """Take packets of the engine's size, and start the thread of inference."""
+        assert self._engine
+        self._asked_ns = self._due_ns = None
+        self._stream = PacketStream(
+            self._engine.size, self._make_windows, self._settings.silence, self._remark
+        )
+        self._wake_up = WakeUp()
+        self._worker = threading.Thread(
+            target=self._work, args=(self._stream, self._wake_up), name="inference"
+        )
+        self._worker.start()
+
+    def _stop(self) -> None:
+        """End the thread of inference, after the window that it is at."""
+        self._wake_up.stop()
+        if self._worker:
+            self._worker.join()
+        self._worker = None
+
+    def _deactivate(self) -> None:
+        if self._timer:
+            self.destroy_timer(self._timer)
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._timer, self._inputs = None, []
+        self._stop()
+        self._stream = None
+        self._large = False
+
+    def _remark(self, text: str) -> None:
+        self.get_logger().warning(text)
+        self._remarks.append(text)
+
+    def _change(self, parameters: list[Parameter[Any]]) -> SetParametersResult:
+        """Take new values of parameters, or say why not."""
+        changes = {
+            parameter.name: parameter.value
+            for parameter in parameters
+            if hasattr(self._settings, parameter.name)
+        }
+        fixed = sorted(name for name, new in changes.items() if name not in LIVE)
+        state = self._state_machine.current_state[1]
+        try:
+            settings = changed(self._settings, changes)
+            if fixed and state != "unconfigured":
+                msg = (
+                    f"parameter {fixed[0]!r} cannot change while the node is {state}: "
+                    f"`ros2 lifecycle set {self.get_fully_qualified_name()}` deactivate and "
+                    "cleanup, set it, then configure and activate"
+                )
+                raise NodeError(msg)
+            before, self._settings = self._settings, settings
+            try:
+                self._apply(changes.keys())
+            except ScaleEventError:
+                self._settings = before
+                raise
+        except ScaleEventError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _apply(self, names: Any) -> None:
+        """Let new values take effect."""
+        settings, stream = self._settings, self._stream
+        if not stream:
+            return
+        stream.silence_s = settings.silence
+        if {"window", "window_ms", "shortest_ms", "events_per_pixel", "slices_per_bin"} & names:
+            stream.rebuild(self._make_windows)
+        if "rate" in names and self._timer:
+            self.destroy_timer(self._timer)
+            self._timer = self.create_timer(1 / settings.rate, self._request)
+
+    def _receive(self, cdr: bytes) -> None:
+        """Take a packet and those behind it, which spares a turn of the executor for each."""
+        subscription = self._inputs[0]
+        self._take(cdr)
+        for _ in range(_AT_ONCE):
+            with subscription.handle:
+                taken = cast(
+                    "tuple[bytes, object] | None",
+                    subscription.handle.take_message(subscription.msg_type, True),
+                )
+            if taken is None:
+                break
+            self._take(taken[0])
+        if self._stream and (size := self._stream.new_size):
+            self._follow(size)
+
+    def _take(self, cdr: bytes) -> None:
+        stream, settings = self._stream, self._settings
+        assert stream
+        with self._timings.measure("decode"):
+            events = stream.push(cdr, self.get_clock().now().nanoseconds)
+        self._since_request += events
+        enough = {"packet": 1, "count": settings.count}.get(settings.trigger)
+        if enough and self._since_request >= enough:
+            self._request()
+        elif self._asked_ns is not None:
+            self._request_for_image(stream.live)
+
+    def _request_for_image(self, live: Live | None) -> None:
+        """Ask for a result if the events have come up to the image that waits for one."""
+        assert self._asked_ns is not None
+        end = live.windows.t_end if live else None
+        if live is None or end is None or end < live.sensor_time(self._asked_ns):
+            return
+        self._due_ns, self._asked_ns = self._asked_ns, None
+        self._request()
+
+    def _receive_image(self, cdr: bytes) -> None:
+        """Ask for the window that ends when an image was taken, once its events are here."""
+        try:
+            stamp_ns = parse_header_stamp(cdr)
+        except MessageError as error:
+            self._remark(f"an image is left out: {error}")
+            return
+        if self._asked_ns is not None:
+            self._replaced += 1  # the one before still waited for its events
+        self._asked_ns = stamp_ns
+        if self._stream:
+            self._request_for_image(self._stream.live)
+
+    def _request(self) -> None:
+        self._since_request = 0
+        self._wake_up.request()
+
+    def _point(self, message: PointStamped) -> None:
+        assert self._engine
+        assert self._products
+        height, width = self._engine.size
+        column, row = message.point.x, message.point.y
+        if 0 <= column < width and 0 <= row < height:
+            self._products.point = int(column), int(row)
+        else:
+            self._remark(f"the point ({column:g}, {row:g}) is off the {width}x{height} pixels")
+
+    def _follow(self, size: tuple[int, int]) -> None:
+        """Make an engine for a camera that has changed its geometry."""
+        assert self._stream
+        old = self._stream.size
+        self._remark(f"the geometry changes from {old[1]}x{old[0]} to {size[1]}x{size[0]}")
+        self._stop()
+        try:
+            self._load(size)
+        except (ScaleEventError, RuntimeError) as error:
+            self._problem = f"no engine for {size[1]}x{size[0]}: {error}"
+            self.get_logger().error(self._problem)
+            self.trigger_deactivate()
+            return
+        counts = self._stream.counts
+        self._start()
+        self._stream.counts = counts
+
+    def _work(self, stream: PacketStream, wake_up: WakeUp) -> None:
+        """Compute the newest window whenever asked to, until told to stop."""
+        epoch, t_end = 0, 0
+        while requests := wake_up.wait():
+            live = stream.live
+            if live is None:
+                continue
+            if live.epoch != epoch and self._engine:
+                epoch, t_end = live.epoch, 0
+                self._engine.reset()
+            due_ns = self._due_ns
+            wanted = [
+                topic for topic, output in self._images.items() if output.get_subscription_count()
+            ]
+            newest = live.windows.t_end
+            if not wanted or newest is None or newest <= t_end:
+                continue  # nobody listens, or nothing new has come
+            self._skipped += requests - 1
+            at = None if due_ns is None else live.sensor_time(due_ns)
+            try:
+                t_end = self._compute(live, wanted, at)
+                self._problem = ""
+            except (ScaleEventError, RuntimeError) as error:
+                if not self._problem:
+                    self.get_logger().error(f"a window failed: {error}")
+                self._problem = f"a window failed: {error}"
+
+    def _compute(self, live: Live, wanted: list[str], at: int | None) -> int:
+        """Run one window and publish it; return its end on the sensor's clock."""
+        engine, products = self._engine, self._products
+        assert engine
+        assert products
+        times: dict[str, float] = {}
+        begin = time.perf_counter()
+        window = live.windows.read(at)
+        self._wait_for_device()
+        begin = _lap(times, "transfer", begin)
+        outputs = engine(window.tensor, products.needed(wanted))
+        self._wait_for_device()
+        begin = _lap(times, "inference", begin)
+        self._stamp_ns = max(self._stamp_ns, live.fit.to_ros(window.t_end))
+        stamp = Time(nanoseconds=self._stamp_ns).to_msg()
+        for product in products.make(wanted, Scene(window, outputs, self._settings)):
+            message = array_to_image(product.pixels, product.encoding, stamp, live.frame_id)
+            self._images[product.topic].publish(message)
+            self._large |= product.pixels.nbytes >= _LARGE_BYTES
+        _lap(times, "publish", begin)
+        times["window_age"] = (self.get_clock().now().nanoseconds - self._stamp_ns) / 1e6
+        for name, ms in times.items():
+            self._timings.add(name, ms)
+            if name in self._debug:
+                self._debug[name].publish(Float64(data=ms))
+        self._windows += 1
+        return window.t_end
+
+    def _wait_for_device(self) -> None:
+        """Let the GPU finish, so that each step's time is its own."""
+        assert self._engine
+        if self._engine.device.type == "cuda":
+            import torch
+
+            torch.cuda.current_stream(self._engine.device).synchronize()
+
+    def _report(self) -> None:
+        stream, now = self._stream, time.monotonic()
+        counts = stream.counts if stream else None
+        totals = Totals(
+            counts.packets if counts else 0,
+            counts.events if counts else 0,
+            self._windows,
+            self._skipped + self._replaced,
+        )
+        before, then = self._reported
+        self._reported = totals, now
+        silent_s = stream.silent_for if stream and stream.silent_for > stream.silence_s else 0.0
+        remarks = tuple(self._remarks)
+        self._remarks.clear()
+        transport = (transport_warning() or "") if self._large else ""
+        if transport:
+            self.get_logger().warning(transport, once=True)
+        report = PerceptionReport(
+            state=self._state_machine.current_state[1],
+            engine=self._engine,
+            counts=counts,
+            totals=totals,
+            rates=totals.rates(before, now - then),
+            timings=self._timings.take(),
+            subscribed=tuple(
+                topic for topic, output in self._images.items() if output.get_subscription_count()
+            ),
+            silent_s=silent_s,
+            problem=self._problem,
+            remarks=remarks,
+            transport=transport,
+        )
+        status = perception_status(NAME, report)
+        self._diagnostics.publish(diagnostics.array(self.get_clock().now().to_msg(), [status]))
+
+
+def _lap(times: dict[str, float], name: str, begin: float) -> float:
+    """Note the time since a moment, in ms, and return the present one."""
+    end = time.perf_counter()
+    times[name] = (end - begin) * 1e3
+    return end
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the perception node; the exit code is 1 where a parameter is wrong from the start."""
+    return run(NAME, Perception, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""What the perception node publishes of a window: arrays, made only if somebody wants them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.nn import functional
+
+from scaleevent_ros.visuals.features import enlarge, overlay, similarity_picture
+from scaleevent_ros.visuals.palette import class_colours
+from scaleevent_ros.visuals.stable_basis import StableBasis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.perception_windows import BuiltWindow
+    from scaleevent_ros.runtime import Engine, Outputs
+
+ALWAYS = ("features", "features_pca", "overlay", "similarity", "activity")
+"""Topics of every checkpoint; the others need a head."""
+OF_HEADS = {
+    "segmentation": ("segmentation", "segmentation_color"),
+    "depth": ("depth",),
+    "flow": ("flow",),
+}
+
+_SEED = 0  # of the fixed projection
+_POINT = (0, 255, 0)
+_OPACITY = 0.35  # of colours over events
+
+
+class Product(NamedTuple):
+    """One image to publish.
+
+    Attributes:
+        topic: Its name without `~/`.
+        encoding: As in `sensor_msgs/Image`.
+        pixels: [H, W] or [H, W, C], in the host's memory.
+    """
+
+    topic: str
+    encoding: str
+    pixels: NDArray[Any]
+
+
+def topics_of(outputs: Collection[str]) -> tuple[str, ...]:
+    """List the image topics of a checkpoint with these outputs."""
+    return (*ALWAYS, *(topic for head in outputs for topic in OF_HEADS.get(head, ())))
+
+
+class Scene(NamedTuple):
+    """One window, and what is made of it.
+
+    Attributes:
+        window: The window.
+        outputs: Of the engine.
+        settings: As they are now.
+    """
+
+    window: BuiltWindow
+    outputs: Outputs
+    settings: PerceptionParameters
+
+
+class Products:
+    """Makes images of windows and of what an engine computed of them.
+
+    Attributes:
+        point: Column and row, in pixels, that `similarity` compares with; the middle at first.
+
+    Args:
+        engine: What made the outputs: their size, and which there are.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.point = engine.size[1] // 2, engine.size[0] // 2
+        self._size, self._stride, self._grid = engine.size, engine.stride, engine.grid
+        self._classes = max(len(engine.header.classes), 256)
+        self._segments = "segmentation" in engine.outputs
+        self._basis = StableBasis()
+        self._makers: dict[str, Callable[[Scene], tuple[str, NDArray[Any]]]] = {
+            "features": self._features,
+            "features_pca": lambda scene: ("rgb8", self._colours(scene)),
+            "overlay": self._overlay,
+            "similarity": self._similarity,
+            "activity": _activity,
+            "segmentation": _segmentation,
+            "segmentation_color": lambda scene: ("rgb8", self._class_colours(scene)),
+            "depth": lambda scene: ("32FC1", _to_host(_required(scene.outputs.depth))),
+            "flow": _flow,
+        }
+
+    def needed(self, wanted: Collection[str]) -> set[str]:
+        """Name the engine's outputs that these topics are made of."""
+        names = set()
+        for topic in wanted:
+            if topic in {"features", "features_pca", "similarity"}:
+                names.add("features")
+            elif topic == "overlay":
+                names.add("segmentation" if self._segments else "features")
+            elif topic != "activity":
+                names.add(topic.removesuffix("_color"))
+        return names
+
+    def make(self, wanted: Collection[str], scene: Scene) -> Iterator[Product]:
+        """Make the images of these topics, one after the other."""
+        self._pca: NDArray[np.uint8] | None = None  # of this scene
+        for topic in wanted:
+            if topic != "flow" or scene.outputs.flow is not None:  # none without a window before
+                yield Product(topic, *self._makers[topic](scene))
+
+    def _features(self, scene: Scene) -> tuple[str, NDArray[Any]]:
+        features = _required(scene.outputs.features)
+        channels = scene.settings.features_channels
+        if 0 < channels < len(features):
+            projection = fixed_projection(len(features), channels).to(features.device)
+            features = torch.einsum("cd,dhw->chw", projection, features)
+        if scene.settings.features_resolution == "pixel":
+            rows, columns = (side * self._stride for side in self._grid)
+            fine = functional.interpolate(
+                features[None], (rows, columns), mode="bilinear", align_corners=False
+            )
+            features = fine[0, :, : self._size[0], : self._size[1]]
+        return f"32FC{len(features)}", _to_host(features.permute(1, 2, 0))
+
+    def _colours(self, scene: Scene) -> NDArray[np.uint8]:
+        """Colour the features; once for a scene, as each call moves the basis."""
+        if self._pca is None:
+            features = _required(scene.outputs.features)
+            active = scene.window.patch_counts >= scene.settings.activity_threshold
+            colours = self._basis.picture(features, active.to(features.device))
+            self._pca = self._enlarged(_to_host(colours))
+        return self._pca
+
+    def _class_colours(self, scene: Scene) -> NDArray[np.uint8]:
+        ids = _to_host(_required(scene.outputs.segmentation))
+        return np.take(class_colours(self._classes), ids, axis=0)
+
+    def _overlay(self, scene: Scene) -> tuple[str, NDArray[Any]]:
+        colours = self._class_colours(scene) if self._segments else self._colours(scene)
+        return "rgb8", overlay(events_picture(scene.window.tensor), colours, _OPACITY)
+
+    def _similarity(self, scene: Scene) -> tuple[str, NDArray[Any]]:
+        features = functional.normalize(_required(scene.outputs.features), dim=0)
+        column, row = self.point
+        anchor = features[:, row // self._stride, column // self._stride]
+        similarity = _to_host(torch.einsum("dhw,d->hw", features, anchor))
+        picture = self._enlarged(similarity_picture(similarity))
+        cv2.drawMarker(picture, (column, row), _POINT, cv2.MARKER_CROSS, 16, 2)
+        return "rgb8", picture
+
+    def _enlarged(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring a picture of patches to the sensor's pixels."""
+        rows, columns = (side * self._stride for side in self._grid)
+        fine = enlarge(picture, (columns, rows))[: self._size[0], : self._size[1]]
+        return np.ascontiguousarray(fine)
+
+
+def _activity(scene: Scene) -> tuple[str, NDArray[Any]]:
+    share = scene.window.patch_counts * 255 // scene.settings.activity_threshold
+    return "mono8", _to_host(share.clamp(max=255).to(torch.uint8))
+
+
+def _segmentation(scene: Scene) -> tuple[str, NDArray[Any]]:
+    ids = _to_host(_required(scene.outputs.segmentation))
+    return ("mono8", ids) if ids.dtype == np.uint8 else ("mono16", ids.astype(np.uint16))
+
+
+def _flow(scene: Scene) -> tuple[str, NDArray[Any]]:
+    return "32FC2", _to_host(_required(scene.outputs.flow).permute(1, 2, 0))
+
+
+@lru_cache(maxsize=1)
+def fixed_projection(width: int, channels: int) -> Tensor:
+    """Make orthonormal directions that depend on the two numbers alone, float32 [channels, width].
+
+    Random ones: they keep lengths and cosines up to a factor (Johnson and Lindenstrauss, 1984).
+    """
+    # The legacy generator, whose numbers numpy promises not to change.
+    noise = np.random.RandomState(_SEED).standard_normal((width, channels))
+    directions, triangle = np.linalg.qr(noise)
+    return torch.from_numpy((directions * np.sign(np.diag(triangle))).T.astype(np.float32))
+
+
+def events_picture(tensor: Tensor) -> NDArray[np.uint8]:
+    """Draw an event tensor [bins, H, W]: red above zero, blue below, on white; uint8 [H, W, 3]."""
+    total = tensor.sum(0)
+    active = total.abs()
+    # Three times the mean of what is active saturates; a percentile would need a sort.
+    scale = active.sum() / (active > 0).sum().clamp(min=1) * 3
+    share = (total / scale.clamp(min=1e-6)).clamp(-1, 1)
+    above, below = share.clamp(min=0), (-share).clamp(min=0)
+    picture = torch.stack([1 - below, 1 - above - below, 1 - above], -1)
+    return _to_host((picture * 255).to(torch.uint8))
+
+
+def _required(output: Tensor | None) -> Tensor:
+    assert output is not None, "an output that was asked for"
+    return output
+
+
+def _to_host(tensor: Tensor) -> NDArray[Any]:
+    return tensor.contiguous().cpu().numpy()

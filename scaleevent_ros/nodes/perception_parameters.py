@@ -1,0 +1,91 @@
+"""The perception node's parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scaleevent_ros.nodes.parameters import parameter
+from scaleevent_ros.runtime import BACKENDS, PRECISIONS
+
+TRIGGERS = ("rate", "packet", "count", "image")
+WINDOWS = ("fixed", "motion")
+RESOLUTIONS = ("patch", "pixel")
+
+INPUTS = {
+    "~/events": "Topic of event packets.",
+    "~/image": "Topic of images, for trigger image.",
+    "~/point": "Topic of points to compare with, in pixels.",
+}
+"""Topics that the node listens to, for launch files to remap."""
+
+LIVE = frozenset(
+    {
+        "rate", "count", "window", "window_ms", "shortest_ms", "events_per_pixel",
+        "slices_per_bin", "activity_threshold", "features_channels", "features_resolution",
+        "silence",
+    }
+)  # fmt: skip
+"""What may change while the node is configured or active."""
+
+
+@dataclass(frozen=True)
+class PerceptionParameters:
+    """What the perception node takes from launch files, YAML files and the command line."""
+
+    model: str = parameter("", "Checkpoint of a student, or what was exported of it.")
+    device: str = parameter("auto", "auto (a GPU, or with a warning the CPU), cpu, cuda or cuda:N.")
+    precision: str = parameter(
+        "auto", "auto: bf16 or fp16 on a GPU, fp32 on a CPU.", choices=PRECISIONS
+    )
+    backend: str = parameter("auto", "auto: the fastest there.", choices=BACKENDS)
+    width: int = parameter(
+        640, "Of the sensor to be ready for, in pixels; another one is followed.", minimum=1
+    )
+    height: int = parameter(480, "Like width.", minimum=1)
+    trigger: str = parameter(
+        "rate", "What asks for a result; image: each one on ~/image.", choices=TRIGGERS
+    )
+    rate: float = parameter(
+        30.0, "With trigger rate: results a second, at most.", minimum=0.1, maximum=1000
+    )
+    count: int = parameter(
+        50_000, "With trigger count: events from one result to the next.", minimum=1
+    )
+    window: str = parameter(
+        "fixed", "motion: as short as events_per_pixel allows.", choices=WINDOWS
+    )
+    window_ms: float = parameter(
+        0.0,
+        "Length of a window, with motion the greatest, in ms. 0: the checkpoint's, or 50.",
+        minimum=0,
+        maximum=10_000,
+    )
+    shortest_ms: float = parameter(
+        5.0, "With window motion: the least length, in ms.", minimum=0.1, maximum=10_000
+    )
+    events_per_pixel: float = parameter(
+        0.3, "With window motion: what a window holds, on average.", minimum=0.001, maximum=1000
+    )
+    slices_per_bin: int = parameter(
+        2,
+        "On a CPU: in how many moments of a bin a window may end; memory grows with it.",
+        minimum=1,
+        maximum=32,
+    )
+    activity_threshold: int = parameter(
+        64, "Events that make a patch active.", minimum=1, maximum=1_000_000
+    )
+    features_channels: int = parameter(
+        0, "Channels of ~/features, by a fixed projection. 0: all.", minimum=0
+    )
+    features_resolution: str = parameter(
+        "patch", "Of ~/features; pixel: interpolated.", choices=RESOLUTIONS
+    )
+    debug: bool = parameter(False, "Publish the times of each window on ~/debug/*_ms.")
+    silence: float = parameter(
+        1.0, "Seconds without a packet after which the camera counts as silent.", minimum=0.05
+    )
+    qos_depth: int = parameter(
+        400, "Packets that the middleware holds while the node is busy.", minimum=1
+    )
+    autostart: bool = parameter(True, "Configure and activate at once.")

@@ -1,0 +1,26 @@
+"""Colours of classes."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@cache
+def class_colours(count: int) -> NDArray[np.uint8]:
+    """Give each class id a colour of its own, uint8 [count, 3].
+
+    Those of the PASCAL VOC development kit: the bits of the id, three at a time, become the bits
+    of red, green and blue from the highest down. Class 0 is black.
+    """
+    ids = np.arange(count)
+    colours = np.zeros((count, 3), np.int64)
+    for level in range(8):
+        for channel in range(3):
+            colours[:, channel] |= (ids >> (3 * level + channel) & 1) << (7 - level)
+    return colours.astype(np.uint8)
