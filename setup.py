@@ -112,6 +112,7 @@ setup(
             "scaleevent = scaleevent_ros.cli:main",
             "scaleevent_recorder = scaleevent_ros.nodes.recorder:main",
             "scaleevent_replay = scaleevent_ros.nodes.replay:main",
+            "scaleevent_perception = scaleevent_ros.nodes.perception:main",
         ],
     },
     zip_safe=False,
