@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
 from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.export import cached_engine, cached_onnx
+from scaleevent_ros.runtime.exported import KINDS, open_exported
 from scaleevent_ros.runtime.network import load_network
 from scaleevent_ros.runtime.placement import (
     DTYPES,
@@ -20,10 +24,13 @@ from scaleevent_ros.runtime.torch_backend import GraphBackend, TorchBackend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
+
+    from scaleevent_ros.runtime.network import NetworkInfo
+
+logger = logging.getLogger(__name__)
 
 BYTE_CLASSES = 255  # 255 itself means unlabelled in an 8-bit picture
 
@@ -36,14 +43,24 @@ class Outputs:
         features: float32 [D, h, w], with h = ceil(H / stride) and w = ceil(W / stride).
         segmentation: Class ids, uint8 [H, W] (int32 for more than 255 classes).
         depth: float32 [H, W], in the unit that the head was trained with.
-        flow: float32 [2, H, W], pixels to the right and down from the window of the call before;
-            None in the first call, and the first after `Engine.reset`.
+        flow: float32 [2, H, W], how far each pixel of the window of the call before went, in pixels
+            to the right and down; None in the first call, and the first after `Engine.reset`.
     """
 
     features: Tensor | None = None
     segmentation: Tensor | None = None
     depth: Tensor | None = None
     flow: Tensor | None = None
+
+
+class _Backend(Protocol):
+    """What runs a network: see `TorchBackend`."""
+
+    info: NetworkInfo
+
+    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]: ...
+
+    def reset(self) -> None: ...
 
 
 class Engine:
@@ -65,7 +82,8 @@ class Engine:
         backend: Which one runs.
 
     Args:
-        checkpoint: A file that `load_student` reads.
+        checkpoint: A file that `load_student` reads, or what `scaleevent export` made of one:
+            ``.onnx`` or ``.engine``.
         device: ``auto`` (a GPU if there is one, else the CPU with a warning), ``cpu``, ``cuda``
             or ``cuda:N``.
         precision: ``auto`` (fp32 on a CPU, bf16 on GPUs that have it, else fp16), ``fp32``,
@@ -73,7 +91,7 @@ class Engine:
         backend: ``auto`` (the fastest there), ``eager``, ``compile``, ``cudagraph``, ``onnx`` or
             ``tensorrt``.
         size: Height and width of the sensor, in pixels. One that the stride does not divide is
-            padded with zeros.
+            padded with zeros. May be left out where an exported file says it.
 
     Raises:
         EngineError: If the checkpoint, the device, the precision or the backend cannot be had.
@@ -86,22 +104,22 @@ class Engine:
         precision: str = "auto",
         backend: str = "auto",
         *,
-        size: tuple[int, int],
+        size: tuple[int, int] | None = None,
     ) -> None:
         self.device = choose_device(device)
-        self.backend = choose_backend(backend, self.device)
-        self.precision = choose_precision(precision, self.device)
-        network = load_network(checkpoint, size)
-        info = network.info
+        path = Path(checkpoint)
+        with torch.inference_mode():
+            self.backend, self.precision, self._run = _start(
+                path, self.device, precision, backend, size
+            )
+        info = self._run.info
+        if info.header.normalization is None:
+            logger.warning("%s does not say how to normalize: its input is taken as it is", path)
         self.header = info.header
         self.size, self.grid = info.size, info.grid
         self.width, self.stride = info.width, info.stride
         self.outputs = info.outputs
-        captured = self.device.type == "cuda" and self.backend != "eager"
-        kind = GraphBackend if captured else TorchBackend
-        self._backend = kind(
-            network, self.device, DTYPES[self.precision], compiled=self.backend == "compile"
-        )
+        self._warm_up()
 
     @torch.inference_mode()
     def __call__(
@@ -131,11 +149,57 @@ class Engine:
             if name not in self.outputs:
                 msg = f"the checkpoint has no {name!r}; it has: {', '.join(self.outputs)}"
                 raise EngineError(msg)
-        outputs = self._backend.run(events, names)
+        outputs = self._run.run(events, names)
         if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
             outputs["segmentation"] = outputs["segmentation"].to(torch.uint8)
         return Outputs(**outputs)
 
+    def _warm_up(self) -> None:
+        """Make the first, slow calls: two, since flow needs a window before."""
+        events = torch.zeros(self.header.bins, *self.size, device=self.device)
+        for _ in range(2):
+            self(events)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.reset()
+
     def reset(self) -> None:
         """Forget the window before, so that flow starts anew: after a gap, say."""
-        self._backend.reset()
+        self._run.reset()
+
+
+def _start(
+    path: Path, device: torch.device, precision: str, backend: str, size: tuple[int, int] | None
+) -> tuple[str, str, _Backend]:
+    """Resolve backend and precision, and make the backend."""
+    if path.suffix.lower() in KINDS:
+        return _start_exported(path, device, precision, backend, size)
+    if size is None:
+        msg = f"{path} runs at any size: say which, as size=(height, width)"
+        raise EngineError(msg)
+    backend = choose_backend(backend, device)
+    precision = choose_precision(precision, device, backend)
+    if backend == "onnx":
+        return backend, precision, open_exported(cached_onnx(path, size, precision), device, size)
+    if backend == "tensorrt":
+        engine = cached_engine(path, size, precision, device)
+        return backend, precision, open_exported(engine, device, size)
+    network = load_network(path, size)
+    kind = GraphBackend if device.type == "cuda" and backend != "eager" else TorchBackend
+    started = kind(network, device, DTYPES[precision], compiled=backend == "compile")
+    return backend, precision, started
+
+
+def _start_exported(
+    path: Path, device: torch.device, precision: str, backend: str, size: tuple[int, int] | None
+) -> tuple[str, str, _Backend]:
+    own = KINDS[path.suffix.lower()]
+    if backend not in {"auto", own}:
+        msg = f"{path} runs by backend {own!r}, not {backend!r}"
+        raise EngineError(msg)
+    choose_backend(own, device)
+    started = open_exported(path, device, size)
+    if precision not in {"auto", started.precision}:
+        msg = f"{path} was exported as {started.precision}, not {precision}: export it again"
+        raise EngineError(msg)
+    return own, started.precision, started

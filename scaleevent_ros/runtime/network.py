@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
+from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import CheckpointError, load_student
 from scaleevent_ros.runtime.errors import EngineError
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaleevent_ros.models import Header, Student
-
-logger = logging.getLogger(__name__)
 
 TASKS = ("segmentation", "depth", "flow")
 
@@ -58,16 +55,18 @@ class NetworkInfo:
         """Height and width of the features."""
         return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
 
+    def shape(self, output: str) -> tuple[int, ...]:
+        """Say the shape of an output."""
+        if output == "features":
+            return (self.width, *self.grid)
+        return (2, *self.size) if output == "flow" else self.size
+
 
 class Network(nn.Module):
     """A student and its heads, whose outputs are what a robot asks for.
 
     A size that the stride does not divide is padded with zeros at the right and the bottom, as in
-    training; heads see the padded size, and their outputs are cut back.
-
-    A head is called as ``head(features [1, D, h, w], (height, width))`` and returns logits
-    [1, C, ...] at any resolution (``segmentation``) or [1, 1, height, width] (``depth``); that of
-    ``flow`` as ``head(previous_features, features, (height, width))`` for [1, 2, height, width].
+    training. Heads are modules as `scaleevent_ros.tasks.build_head` makes them.
 
     Attributes:
         info: What it takes and gives.
@@ -127,19 +126,12 @@ class Network(nn.Module):
         """
         if output == "features":
             return features[0].float()
-        height, width = size or self.info.size
-        stride = self.info.stride
-        padded = (features.shape[-2] * stride, features.shape[-1] * stride)
         head = cast("Any", self.heads[output])
+        size = size or self.info.size
         if output == "flow":
-            flow: Tensor = head(previous, features, padded)
-            return flow[0, :, :height, :width].float()
-        values: Tensor = head(features, padded)
-        if output == "depth":
-            return values[0, 0, :height, :width].float()
-        if values.shape[-2:] != padded:
-            values = functional.interpolate(values, padded, mode="bilinear", align_corners=False)
-        return values[0, :, :height, :width].argmax(0).to(torch.int32)
+            return cast("Tensor", head(previous, features, size))[0].float()
+        values: Tensor = head(features, size)[0]
+        return values.argmax(0).to(torch.int32) if output == "segmentation" else values[0].float()
 
 
 def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True) -> Network:
@@ -156,9 +148,10 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
     if student.header.heads:
         from scaleevent_ros.tasks import load_heads
 
-        heads = load_heads(path)
-    if student.header.normalization is None:
-        logger.warning("%s does not say how its input is normalized: it is taken as it is", path)
+        try:
+            heads = load_heads(path)
+        except ScaleEventError as error:
+            raise EngineError(str(error)) from error
     return Network(student, heads, size, fixed=fixed)
 
 

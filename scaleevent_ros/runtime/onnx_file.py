@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +17,7 @@ from scaleevent_ros.runtime.placement import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from torch import Tensor
 
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "scaleevent"
 FORMAT_VERSION = 1
 EVENTS, PREVIOUS = "events", "previous_features"
-LARGEST_BYTES = 2**31 - 1  # of a protocol buffer
+LARGEST_BYTES = 2_000_000_000  # a protocol buffer holds 2 ** 31, weights and graph
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,18 @@ def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
         raise EngineError(msg) from error
 
 
+def read_info(path: Path) -> ExportedInfo:
+    """Read what an ONNX file says of itself.
+
+    Raises:
+        EngineError: As `parse_info` does.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    return parse_info({item.key: item.value for item in model.metadata_props}, path)
+
+
 class _Exported(nn.Module):
     """A network without batch: ``events [bins, H, W]`` in, the outputs in order out."""
 
@@ -145,6 +156,14 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         EngineError: If the network cannot be exported so.
     """
     info = network.info
+    width_bytes = DTYPES[precision].itemsize
+    if dynamic and any(length % info.stride for length in info.size):
+        msg = f"sizes that may vary are multiples of {info.stride}: export a fixed size, which pads"
+        raise EngineError(msg)
+    weights = sum(parameter.numel() for parameter in network.parameters()) * width_bytes
+    if weights > LARGEST_BYTES:
+        msg = f"{info.header.architecture} has {weights / 1e9:.1f} GB of weights: ONNX holds 2 GB"
+        raise EngineError(msg)
     exported = ExportedInfo(
         info.header, precision, None if dynamic else info.size, info.stride, info.width,
         info.outputs,

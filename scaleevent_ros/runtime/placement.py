@@ -52,21 +52,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", int(index or 0))
 
 
-def choose_precision(name: str, device: torch.device) -> str:
-    """Resolve a precision: ``auto`` is fp32 on a CPU, bf16 on GPUs that have it, else fp16.
+def choose_precision(name: str, device: torch.device, backend: str) -> str:
+    """Resolve a precision.
+
+    ``auto`` is fp32 on a CPU; on a GPU bf16 where it has it and the backend too, else fp16.
 
     Raises:
-        EngineError: If the precision is unknown, or the GPU cannot do it.
+        EngineError: If the precision is unknown, or the GPU or the backend cannot do it.
     """
     if name not in PRECISIONS:
         msg = f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}"
         raise EngineError(msg)
+    exported = backend in {"onnx", "tensorrt"}
+    if exported and name == "bf16":
+        msg = f"backend {backend!r} runs fp32 or fp16, not bf16"
+        raise EngineError(msg)
     if device.type == "cpu":
         return "fp32" if name == "auto" else name
-    # Emulated bf16, which torch would count as support, is slower than fp16.
+    # What torch counts as support below 8.0 is emulated, and slower than fp16.
     native = torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "auto":
-        return "bf16" if native else "fp16"
+        return "bf16" if native and not exported else "fp16"
     if name == "bf16" and not native:
         msg = f"{torch.cuda.get_device_name(device)} has no bf16: choose fp16 or fp32"
         raise EngineError(msg)

@@ -34,7 +34,8 @@ class TorchBackend:
     ) -> None:
         self.info = network.info
         self._device, self._dtype = device, dtype
-        network = network.to(device, dtype).to(memory_format=torch.channels_last)
+        network = network.to(device, dtype)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         compile_ = partial(torch.compile, dynamic=False) if compiled else _as_it_is
         self._encode: Callable[[Tensor], Tensor] = compile_(network.encode)
         self._finish: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

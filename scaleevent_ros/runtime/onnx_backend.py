@@ -1,0 +1,119 @@
+"""The backend of ONNX Runtime, on the CPU and on GPUs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.network import normalized
+from scaleevent_ros.runtime.onnx_file import EVENTS, PREVIOUS, parse_info
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from torch import Tensor
+
+
+class OnnxBackend:
+    """Runs an exported network by ONNX Runtime.
+
+    Args:
+        path: Of a file that `write_onnx` wrote.
+        device: Where it runs.
+        size: Height and width of the windows; None for those that the file was made for.
+
+    Raises:
+        EngineError: If the file is absent, damaged or not ours, the size is not for it, or ONNX
+            Runtime cannot use the GPU.
+    """
+
+    def __init__(self, path: Path, device: torch.device, size: tuple[int, int] | None) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            msg = f"no exported network at {path}"
+            raise EngineError(msg)
+        self._device = device
+        self._cuda = device.type == "cuda"
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self._cuda:
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
+            options = {
+                "device_id": device.index or 0,
+                "user_compute_stream": str(self._stream.cuda_stream),
+            }
+            providers.insert(0, ("CUDAExecutionProvider", options))
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=providers)
+        except Exception as error:  # its exceptions share no narrower class
+            msg = f"ONNX Runtime cannot load {path}: {error}"
+            raise EngineError(msg) from error
+        if self._cuda and "CUDAExecutionProvider" not in self._session.get_providers():
+            msg = (
+                f"ONNX Runtime {onnxruntime.__version__} cannot use the GPU: install "
+                "onnxruntime-gpu for its CUDA, or choose backend 'cudagraph'"
+            )
+            raise EngineError(msg)
+        exported = parse_info(self._session.get_modelmeta().custom_metadata_map, path)
+        self.precision = exported.precision
+        self.info = exported.network_info(size, path)
+        self._options = onnxruntime.RunOptions()
+        self._options.only_execute_path_to_fetches = True
+        if self._cuda:
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._has_flow = "flow" in self.info.outputs
+        self._none = torch.zeros(self.info.width, *self.info.grid, device=device)
+        self._previous: Tensor | None = None
+
+    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Compute outputs of a window, as `TorchBackend.run` does."""
+        events = events.to(self._device, non_blocking=True)
+        feeds = {EVENTS: normalized(events, self.info.header.normalization).contiguous()}
+        previous = self._previous
+        if self._has_flow:
+            feeds[PREVIOUS] = self._none if previous is None else previous
+        names = [name for name in wanted if name != "flow" or previous is not None]
+        fetched = [*names, "features"] if self._has_flow and "features" not in names else names
+        outputs = self._replay(feeds, fetched) if self._cuda else self._call(feeds, fetched)
+        if self._has_flow:
+            self._previous = outputs["features"]
+        return {name: outputs[name] for name in names}
+
+    def reset(self) -> None:
+        """Forget the window before."""
+        self._previous = None
+
+    def _call(self, feeds: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        if not names:
+            return {}
+        arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
+        found = self._session.run(names, arrays, self._options)
+        return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
+
+    def _replay(self, feeds: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+        """Run on the session's stream, in order with the current one; the host does not wait."""
+        if not names:
+            return {}
+        current = torch.cuda.current_stream(self._device)
+        binding = self._session.io_binding()
+        for name, tensor in feeds.items():
+            binding.bind_input(*self._bound(name, tensor))
+        outputs = {name: self._empty(name) for name in names}
+        for name, tensor in outputs.items():
+            binding.bind_output(*self._bound(name, tensor))
+        self._stream.wait_stream(current)
+        self._session.run_with_iobinding(binding, self._options)
+        current.wait_stream(self._stream)
+        return outputs
+
+    def _bound(self, name: str, tensor: Tensor) -> tuple[Any, ...]:
+        kind = np.int32 if tensor.dtype == torch.int32 else np.float32
+        return name, "cuda", self._device.index or 0, kind, tuple(tensor.shape), tensor.data_ptr()
+
+    def _empty(self, name: str) -> Tensor:
+        kind = torch.int32 if name == "segmentation" else torch.float32
+        return torch.empty(self.info.shape(name), dtype=kind, device=self._device)

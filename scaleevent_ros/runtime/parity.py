@@ -1,0 +1,62 @@
+"""How far the outputs of a backend may be from those of PyTorch in float32."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+class Tolerance(NamedTuple):
+    """What is let pass.
+
+    Attributes:
+        relative: Norm of the difference over the norm of the reference.
+        pixels: Share of the pixels with another class.
+    """
+
+    relative: float
+    pixels: float
+
+
+# fp32 sums in another order; the others round every activation to 11 and 8 bits.
+TOLERANCES = {
+    "fp32": Tolerance(1e-4, 1e-3),
+    "fp16": Tolerance(2e-2, 2e-2),
+    "bf16": Tolerance(1e-1, 1e-1),
+}
+
+
+def difference(name: str, found: Tensor, reference: Tensor) -> float:
+    """Measure how far an output is from its reference, as `Tolerance` says; inf if not finite."""
+    found, reference = found.cpu(), reference.cpu()
+    if name == "segmentation":
+        return float((found != reference).double().mean())
+    distance = torch.linalg.vector_norm((found - reference).double())
+    relative = float(distance / torch.linalg.vector_norm(reference.double()).clamp(min=1e-12))
+    return relative if math.isfinite(relative) else math.inf
+
+
+def largest_differences(
+    found: Mapping[str, Tensor], reference: Mapping[str, Tensor], worst: dict[str, float]
+) -> None:
+    """Raise the largest difference seen of each output."""
+    for name, expected in reference.items():
+        seen = difference(name, found[name], expected)
+        worst[name] = max(worst.get(name, 0.0), seen)
+
+
+def beyond(worst: Mapping[str, float], precision: str) -> list[str]:
+    """Say which differences are not let pass."""
+    tolerance = TOLERANCES[precision]
+    return [
+        f"{name} differs by {seen:.2g}, {limit:g} is let pass"
+        for name, seen in worst.items()
+        if seen > (limit := tolerance.pixels if name == "segmentation" else tolerance.relative)
+    ]

@@ -1,0 +1,144 @@
+"""The backend of TensorRT: engines for one kind of GPU, built from ONNX files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.network import normalized
+from scaleevent_ros.runtime.onnx_file import EVENTS, METADATA_KEY, PREVIOUS, parse_info
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from scaleevent_ros.runtime.onnx_file import ExportedInfo
+
+LENGTH_BYTES = 8  # of the header's length, little-endian, at the file's start
+
+
+def write_engine(onnx_path: Path, path: Path, info: ExportedInfo, device: torch.device) -> None:
+    """Build an engine for the GPU of this machine, in the precision of the ONNX file.
+
+    The file holds the length of the header in 8 bytes, the header as JSON, and TensorRT's plan.
+
+    Args:
+        onnx_path: A file that `write_onnx` wrote for one size.
+        path: The file to write.
+        info: What the ONNX file says of itself.
+        device: The GPU.
+
+    Raises:
+        EngineError: If TensorRT cannot build it.
+    """
+    import tensorrt
+
+    if info.size is None:
+        msg = "a TensorRT engine is built for one size: export a fixed one"
+        raise EngineError(msg)
+    with torch.cuda.device(device):
+        logger = tensorrt.Logger(tensorrt.Logger.WARNING)
+        builder = tensorrt.Builder(logger)
+        # Strongly typed: each operation runs in the type that the file gives it.
+        flags = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        definition = builder.create_network(flags)
+        parser = tensorrt.OnnxParser(definition, logger)
+        if not parser.parse_from_file(str(onnx_path)):
+            reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
+            msg = f"TensorRT {tensorrt.__version__} cannot read {onnx_path}: {reasons}"
+            raise EngineError(msg)
+        plan = builder.build_serialized_network(definition, builder.create_builder_config())
+    if plan is None:
+        msg = f"TensorRT {tensorrt.__version__} cannot build {onnx_path}: its log says why"
+        raise EngineError(msg)
+    header = json.dumps({METADATA_KEY: info.to_json()}).encode()
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(LENGTH_BYTES, "little"))
+        file.write(header)
+        file.write(plan)
+
+
+class TensorRTBackend:
+    """Runs a file that `write_engine` wrote, on the current stream.
+
+    All outputs are computed, whichever are wanted: an engine is one piece.
+
+    Args:
+        path: Of the file.
+        device: The GPU.
+        size: Height and width of the windows; None for those that the file was made for.
+
+    Raises:
+        EngineError: If the file is absent, damaged, not ours, or of another GPU or TensorRT.
+    """
+
+    def __init__(self, path: Path, device: torch.device, size: tuple[int, int] | None) -> None:
+        import tensorrt
+
+        header, plan = _read(path)
+        exported = parse_info(header, path)
+        self.precision = exported.precision
+        self.info = exported.network_info(size, path)
+        self._device = device
+        with torch.cuda.device(device):
+            self._runtime = tensorrt.Runtime(tensorrt.Logger(tensorrt.Logger.WARNING))
+            self._engine = self._runtime.deserialize_cuda_engine(plan)
+            if self._engine is None:
+                msg = (
+                    f"TensorRT {tensorrt.__version__} cannot load {path}: an engine runs only on "
+                    "the kind of GPU and by the release of TensorRT that built it; export it again"
+                )
+                raise EngineError(msg)
+            self._context = self._engine.create_execution_context()
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+        self._has_flow = "flow" in self.info.outputs
+        self._none = torch.zeros(self.info.shape("features"), device=device)
+        self._previous: Tensor | None = None
+
+    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+        """Compute outputs of a window, as `TorchBackend.run` does."""
+        stream = torch.cuda.current_stream(self._device)
+        stream.wait_event(self._done)  # the context's memory may be in use on another stream
+        events = events.to(self._device, non_blocking=True)
+        tensors: dict[str, Tensor] = {
+            EVENTS: normalized(events, self.info.header.normalization).contiguous()
+        }
+        previous = self._previous
+        if self._has_flow:
+            tensors[PREVIOUS] = self._none if previous is None else previous
+        for name in self.info.outputs:
+            kind = torch.int32 if name == "segmentation" else torch.float32
+            tensors[name] = torch.empty(self.info.shape(name), dtype=kind, device=self._device)
+        for name, tensor in tensors.items():
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            msg = "TensorRT refused to run: its log says why"
+            raise EngineError(msg)
+        self._done.record(stream)
+        if self._has_flow:
+            self._previous = tensors["features"]
+        return {name: tensors[name] for name in wanted if name != "flow" or previous is not None}
+
+    def reset(self) -> None:
+        """Forget the window before."""
+        self._previous = None
+
+
+def _read(path: Path) -> tuple[dict[str, Any], bytes]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror}"
+        raise EngineError(msg) from error
+    end = LENGTH_BYTES + int.from_bytes(content[:LENGTH_BYTES], "little")
+    try:
+        header = json.loads(content[LENGTH_BYTES:end])
+    except ValueError as error:
+        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
+        raise EngineError(msg) from error
+    return header if isinstance(header, dict) else {}, content[end:]
