@@ -142,12 +142,11 @@ def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
     square = torch.stack([right, down], dim=-1)
     found = []
     for level, pairs in enumerate(scales):
-        extent = centre.new_tensor([pairs.shape[-1], pairs.shape[-2]])
         # Centres of cells: x of the first scale is (x + 0.5) / 2 - 0.5 of the second.
-        place = (centre + 0.5) / 2**level - 0.5 + square
+        x, y = (2 * ((centre + 0.5) / 2**level - 0.5 + square) + 1).unbind(dim=-1)
         values = functional.grid_sample(
             pairs.reshape(batch * height * width, 1, *pairs.shape[-2:]),
-            (2 * place + 1) / extent - 1,
+            torch.stack([x / pairs.shape[-1], y / pairs.shape[-2]], dim=-1) - 1,
             mode="bilinear",
             padding_mode="zeros",
             align_corners=False,

@@ -1,0 +1,86 @@
+"""Lists of classes: names and colours by id, and the ids that stand for no class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+
+from scaleevent_ros.tasks.errors import TaskError
+from scaleevent_ros.tasks.losses import IGNORED
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """What the ids of a labelled picture mean.
+
+    Attributes:
+        names: By id.
+        colors: Red, green and blue by id.
+        ignored: Ids of pixels that have no class.
+    """
+
+    names: tuple[str, ...]
+    colors: tuple[tuple[int, int, int], ...]
+    ignored: frozenset[int]
+
+    def to_truth(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Replace the ids that stand for no class by `IGNORED`.
+
+        Args:
+            labels: As stored, uint8 of any shape.
+
+        Raises:
+            TaskError: If an id is neither of a class nor ignored.
+        """
+        table = np.full(256, IGNORED, np.uint8)
+        table[: len(self.names)] = np.arange(len(self.names))
+        known = np.zeros(256, np.bool_)
+        known[[*range(len(self.names)), *self.ignored]] = True
+        if not known[labels].all():
+            unknown = int(labels[~known[labels]][0])
+            msg = f"labels hold the id {unknown}, which the list of classes does not know"
+            raise TaskError(msg)
+        return table[labels]
+
+
+def read_classes(path: str | Path) -> ClassList:
+    """Read a list of classes, such as those in ``config/labels``.
+
+    Args:
+        path: A YAML file: ``classes``, a list of ``{id, name, color}`` with ids from 0 on without
+            gaps, and ``ignored``, a list of ids.
+
+    Raises:
+        TaskError: If it cannot be read, or says something else.
+    """
+    try:
+        said = yaml.safe_load(Path(path).read_text())
+        classes = sorted(said["classes"], key=lambda entry: int(entry["id"]))
+        names = tuple(str(entry["name"]) for entry in classes)
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in (e["color"] for e in classes))
+        ignored = frozenset(int(value) for value in said["ignored"])
+        ids = [entry["id"] for entry in classes]
+    except OSError as error:
+        msg = f"the list of classes {path} cannot be read: {error}"
+        raise TaskError(msg) from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        msg = f"{path} is not a list of classes ({{id, name, color}}) with ignored ids: {error!r}"
+        raise TaskError(msg) from error
+    if ids != list(range(len(ids))) or not 2 <= len(ids) < IGNORED:
+        msg = f"{path}: ids of 2 to {IGNORED - 1} classes go from 0 on without gaps, not {ids}"
+        raise TaskError(msg)
+    if len(set(names)) < len(names):
+        msg = f"{path}: two classes have one name"
+        raise TaskError(msg)
+    values = [value for color in colors for value in color] + list(ignored)
+    if not all(0 <= value <= 255 for value in values) or ignored & set(ids):
+        msg = f"{path}: colours and ignored ids are 0 to 255, and no class is ignored"
+        raise TaskError(msg)
+    return ClassList(names, colors, ignored)
