@@ -44,11 +44,13 @@ def draw_panel(panel: Panel) -> Picture:
     size = (_TILE_WIDTH, round(_TILE_WIDTH * height / width))
     teacher, student = panel.teacher.numpy(), panel.student.numpy()
     active = panel.active.numpy()
-    frame = cv2.resize(panel.frame.permute(1, 2, 0).numpy(), size, interpolation=cv2.INTER_AREA)
+    picture = panel.frame.permute(1, 2, 0).numpy()
+    frame = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
     events = enlarge(tensor_picture(panel.events.numpy()), size)
     basis = pca_basis(teacher)
     colours = [enlarge(pca_picture(features, basis), size) for features in (teacher, student)]
-    rows = [_row([_titled(*each) for each in zip([events, frame, *colours], _TITLES, strict=True)])]
+    tiles: list[Picture] = [events, frame, *colours]
+    rows = [_row([_titled(tile, title) for tile, title in zip(tiles, _TITLES, strict=True)])]
     for anchor in choose_anchors(teacher, active, _ANCHORS):
         place = (
             round((anchor[1] + 0.5) * size[0] / active.shape[1]),
@@ -68,13 +70,11 @@ def draw_panel(panel: Panel) -> Picture:
 
 def _row(tiles: list[Picture]) -> Picture:
     """Put tiles side by side, with a gap at the right and below each."""
-    white = (255, 255, 255)
-    return np.hstack(
-        [
-            cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=white)
-            for tile in tiles
-        ]
-    )
+    framed = [
+        cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+        for tile in tiles
+    ]
+    return np.asarray(np.hstack(framed), np.uint8)
 
 
 def _titled(tile: Picture, title: str) -> Picture:
@@ -96,4 +96,4 @@ def tensor_picture(tensor: NDArray[np.float32]) -> Picture:
     picture[..., 0] -= np.where(strength < 0, fade, 0)
     picture[..., 1] -= fade
     picture[..., 2] -= np.where(strength > 0, fade, 0)
-    return np.rint(picture).astype(np.uint8)
+    return np.asarray(np.rint(picture).astype(np.uint8))
