@@ -82,7 +82,7 @@ def _titled(tile: Picture, title: str) -> Picture:
     titled = tile.copy()
     for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
         cv2.putText(titled, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness)
-    return titled
+    return np.asarray(titled)
 
 
 def tensor_picture(tensor: NDArray[np.float32]) -> Picture:
