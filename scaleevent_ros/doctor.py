@@ -46,9 +46,9 @@ INTERFACES = {
     },
 }
 EXTRAS = {
-    "train": ("lightning", "jsonargparse", "tensorboard", "torchmetrics", "webdataset"),
+    "train": ("lightning", "jsonargparse", "tensorboard", "torchmetrics", "matplotlib"),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "data": ("h5py", "hdf5plugin", "aedat", "webdataset"),
+    "data": ("h5py", "hdf5plugin", "aedat"),
 }
 GIB = 1 << 30
 

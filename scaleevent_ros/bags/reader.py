@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
+CAMERA_IMAGE = re.compile(r"/image_raw(/compressed)?$")
 
 _LATEST = 2**63 - 1
 _DIGITS = re.compile(r"(\d+)")
@@ -252,7 +253,16 @@ class BagReader:
         return self._choose(topic, (EVENT_PACKET,), "event")
 
     def image_topic(self, topic: str | None = None) -> str:
-        """Return the topic of images; arguments and errors as of `event_topic`."""
+        """Return the topic of images; arguments and errors as of `event_topic`.
+
+        Where there are several, such as labels or what a perception node published, the one that
+        is named as camera drivers name theirs, ``.../image_raw``, if no other is.
+        """
+        if topic is None:
+            names = [name for name, info in self.topics.items() if info.msgtype in IMAGE_TYPES]
+            raw = [name for name in names if CAMERA_IMAGE.search(name)]
+            if len(raw) == 1:
+                return raw[0]
         return self._choose(topic, IMAGE_TYPES, "image")
 
     @property

@@ -17,7 +17,6 @@ from scaleevent_ros.bags.synchronization import synchronize
 from scaleevent_ros.bags.timeline import read_timeline
 from scaleevent_ros.sources.calibration import Homography
 from scaleevent_ros.sources.errors import AlignmentError
-from scaleevent_ros.sources.recording import FRAMES_TOPIC
 from scaleevent_ros.sources.registration import LEAST_INTERVALS, Interval, agreement, register
 from scaleevent_ros.sources.simulator import log_intensity
 
@@ -56,7 +55,7 @@ def align_bag(
     Args:
         path: Of the bag.
         event_topic: May be left out where there is one.
-        image_topic: May be left out where there is one, or `/camera/image_raw` is among them.
+        image_topic: May be left out where there is one, or one that is named `.../image_raw`.
         mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
 
     Raises:
@@ -64,9 +63,6 @@ def align_bag(
         BagError: If the bag or the mode is wrong.
     """
     reader = BagReader(path)
-    if image_topic is None:
-        usual = (FRAMES_TOPIC, f"{FRAMES_TOPIC}/compressed")
-        image_topic = next((name for name in usual if name in reader.topics), None)
     timeline = read_timeline(reader, event_topic, image_topic)
     synchronization = synchronize(reader, timeline, mode)
 

@@ -25,6 +25,7 @@ from mcap.writer import CompressionType, IndexType
 from mcap.writer import Writer as McapLibraryWriter
 
 from scaleevent_ros.bags import BagError, BagReader, MessageError, Qos
+from scaleevent_ros.bags.writer import BagWriter
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -379,6 +380,29 @@ class TestBadInput:
         write_mcap(tmp_path / "a.mcap", twice)
         with pytest.raises(BagError, match="3 event topics, name one: "):
             next(BagReader(tmp_path).events())
+
+    @pytest.mark.parametrize(
+        ("names", "camera"),
+        [
+            (("/labels", "/camera/image_raw"), "/camera/image_raw"),
+            (("/overlay", "/cam/image_raw/compressed"), "/cam/image_raw/compressed"),
+            (("/labels",), "/labels"),
+            (("/left/image_raw", "/right/image_raw"), None),
+            (("/left", "/right"), None),
+        ],
+    )
+    def test_among_several_image_topics_the_camera_is_known_by_its_name(
+        self, tmp_path: Path, names: tuple[str, ...], camera: str | None
+    ) -> None:
+        with BagWriter(tmp_path / "bag") as writer:
+            for name in names:
+                writer.add_topic(name, "sensor_msgs/msg/Image")
+        reader = BagReader(tmp_path / "bag")
+        if camera is None:
+            with pytest.raises(BagError, match="2 image topics, name one: "):
+                reader.image_topic()
+        else:
+            assert reader.image_topic() == camera
 
     def test_a_message_that_lies(self, tmp_path: Path) -> None:
         cdr = bytearray(MESSAGES[0].cdr)
