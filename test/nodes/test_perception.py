@@ -1,0 +1,407 @@
+"""The perception node as a process, a replayed recording in, and what it publishes checked."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from event_camera_msgs.msg import EventPacket
+from geometry_msgs.msg import PointStamped
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.srv import SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+from std_msgs.msg import Float64
+from tiny_student import CLASSES, tiny_checkpoint
+from vision_msgs.msg import LabelInfo
+
+from scaleevent_ros.bags import BagReader
+from scaleevent_ros.bags.event_stream import EventStream
+from scaleevent_ros.bags.messages import (
+    EventPacketView,
+    parse_event_packet,
+    serialize_event_packet,
+)
+from scaleevent_ros.events import (
+    EventBatch,
+    SensorClock,
+    encode_evt3,
+    voxel_grid,
+)
+from scaleevent_ros.nodes.images import image_to_array
+from scaleevent_ros.nodes.transport import OLD_PROFILE_VARIABLE, PROFILE_VARIABLE
+from scaleevent_ros.runtime import Engine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from ros_processes import Graph, NodeProcess
+
+MODULE = "scaleevent_ros.nodes.perception"
+NODE = "/scaleevent_perception"
+BEST_EFFORT = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+HEIGHT, WIDTH = 128, 160
+PACKET_NS = 5_000_000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def start(graph: Graph, model: Path | str, **parameters: object) -> NodeProcess:
+    defaults = {"device": "cpu", "backend": "eager", "width": WIDTH, "height": HEIGHT}
+    return graph.start(
+        MODULE,
+        parameters={**defaults, "model": str(model), **parameters},
+        remaps={"~/events": "/events", "~/image": "/image", "~/point": "/point"},
+    )
+
+
+class Camera:
+    """Publishes events of a bar that moves, in real time, and answers for its stamps."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.output = graph.publisher(EventPacket, "/events", BEST_EFFORT)
+        self.start_ns = time.time_ns()
+        self.seq = 0
+
+    def packet(self, *, height: int = HEIGHT, width: int = WIDTH) -> bytes:
+        t = self.seq * PACKET_NS + np.arange(400) * (PACKET_NS // 400) // 1000 * 1000
+        x = (np.arange(400) * 7 + self.seq) % width
+        y = np.arange(400) * 3 % height
+        p = np.arange(400) % 2
+        batch = EventBatch(
+            x.astype("u2"), y.astype("u2"), t.astype("i8"), p.astype("u1"), width, height
+        )
+        view = EventPacketView(
+            self.start_ns + self.seq * PACKET_NS, "camera", height, width, self.seq, 0, "evt3",
+            False, encode_evt3(batch),
+        )  # fmt: skip
+        self.seq += 1
+        return serialize_event_packet(view)
+
+    def play(self, packets: int, **size: int) -> None:
+        for _ in range(packets):
+            self.output.publish(self.packet(**size))
+            self.graph.spin_for(PACKET_NS * 1e-9)
+
+    def play_until(self, done: Callable[[], object], what: str, **size: int) -> None:
+        for _ in range(3000):
+            if done():
+                return
+            self.play(1, **size)
+        self.graph.spin_until(done, what, 0)
+
+
+def camera_for(graph: Graph) -> Camera:
+    camera = Camera(graph)
+    graph.wait_for_subscriber(camera.output)
+    graph.spin_for(0.3)
+    return camera
+
+
+def stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def values(arrays: list[DiagnosticArray]) -> dict[str, str]:
+    return {item.key: item.value for item in arrays[-1].status[0].values} if arrays else {}
+
+
+def said(arrays: list[DiagnosticArray], text: str) -> bool:
+    return any(text in status.message for array in arrays for status in array.status)
+
+
+def state(graph: Graph) -> str:
+    return str(graph.call(GetState, f"{NODE}/get_state").current_state.label)
+
+
+def change(graph: Graph, transition: int) -> bool:
+    request = ChangeState.Request(transition=Transition(id=transition))
+    return bool(graph.call(ChangeState, f"{NODE}/change_state", request).success)
+
+
+def set_parameter(graph: Graph, name: str, value: float | str) -> tuple[bool, str]:
+    if isinstance(value, str):
+        written = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value)
+    elif isinstance(value, int):
+        written = ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value)
+    else:
+        written = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value)
+    request = SetParameters.Request(parameters=[Parameter(name=name, value=written)])
+    result = graph.call(SetParameters, f"{NODE}/set_parameters", request).results[0]
+    return bool(result.successful), str(result.reason)
+
+
+def test_features_of_a_recording_are_the_engines(
+    graph: Graph, model: Path, test_data: Path
+) -> None:
+    bag = test_data / "bags" / "evt3_640x480"
+    node = start(graph, model, width=640, height=480, rate=15.0)
+    features = graph.collect(Image, f"{NODE}/features")
+    node.wait_for_output("for 640x480 on cpu, fp32, eager")
+    replay = graph.start(
+        "scaleevent_ros.nodes.replay",
+        parameters={"path": str(bag), "restamp": False, "delay": 2.0},
+        remaps={"/event_camera/events": "/events"},
+    )
+    graph.spin_until(lambda: replay.process.poll() is not None, "the end of the recording")
+    graph.spin_for(0.3)
+    assert node.interrupt() == 0
+    assert len(features) >= 8
+    stamps = [stamp_ns(message) for message in features]
+    assert stamps == sorted(stamps)
+    assert len(set(stamps)) == len(stamps)
+    # Offline: all events at once, and the clock of the whole recording.
+    packets = list(EventStream(BagReader(bag)).packets())
+    clock = SensorClock()
+    for packet in packets:
+        if len(packet.events):
+            clock.add(int(packet.events.t[0]), packet.stamp_ns)
+    events = EventBatch.concatenate([packet.events for packet in packets])
+    engine = Engine(model, "cpu", "fp32", "eager", size=(480, 640))
+    slice_ns = 50_000_000 // 8
+    ends = []
+    for message, stamp in zip(features[2:], stamps[2:], strict=True):
+        assert message.header.frame_id == packets[0].frame_id
+        assert (message.height, message.width, message.encoding) == (30, 40, "32FC32")
+        got = image_to_array(message).transpose(2, 0, 1)
+        # Early on, the node knew the clock less well than we do: look at the windows around.
+        nearest = round((clock.fit.sensor_ns + stamp - clock.fit.ros_ns) / slice_ns)
+        errors = {}
+        for index in range(nearest - 2, nearest + 3):
+            end = index * slice_ns
+            window = voxel_grid(events, end - 50_000_000, end, 5)
+            offline = engine(window, ["features"]).features
+            assert offline is not None
+            errors[end] = float(np.abs(offline.numpy() - got).max())
+        best = min(errors, key=errors.__getitem__)
+        ends.append(best)
+        assert errors[best] < 1e-3
+        assert sorted(errors.values())[1] > 10 * errors[best]
+    assert ends == sorted(set(ends))
+
+
+def test_every_topic_of_a_checkpoint_with_heads(graph: Graph, tmp_path: Path) -> None:
+    model = tiny_checkpoint(tmp_path / "heads.safetensors", heads=True)
+    node = start(graph, model, debug=True, activity_threshold=5)
+    encodings = {
+        "features": "32FC32", "features_pca": "rgb8", "overlay": "rgb8", "similarity": "rgb8",
+        "activity": "mono8", "segmentation": "mono8", "segmentation_color": "rgb8",
+        "depth": "32FC1", "flow": "32FC2",
+    }  # fmt: skip
+    images = {topic: graph.collect(Image, f"{NODE}/{topic}") for topic in encodings}
+    ages = graph.collect(Float64, f"{NODE}/debug/window_age_ms")
+    point = graph.publisher(PointStamped, "/point")
+    camera = camera_for(graph)
+    graph.wait_for_subscriber(point)
+    camera.play_until(
+        lambda: all(len(messages) > 2 for messages in images.values()) and ages, "every topic"
+    )
+    labels = graph.collect(LabelInfo, f"{NODE}/label_info", LATCHED)
+    graph.spin_until(lambda: labels, "the labels")
+    assert [item.class_name for item in labels[0].class_map] == list(CLASSES)
+    for topic, encoding in encodings.items():
+        message = images[topic][-1]
+        patches = topic in {"features", "activity"}
+        assert message.encoding == encoding
+        assert (message.height, message.width) == ((8, 10) if patches else (HEIGHT, WIDTH))
+        assert message.header.frame_id == "camera"
+        # A window has one stamp, whatever is made of it.
+        assert stamp_ns(message) in {stamp_ns(other) for other in images["activity"]}
+    assert image_to_array(images["segmentation"][-1]).max() < len(CLASSES)
+    assert image_to_array(images["activity"][-1]).max() == 255
+    # A click moves the place that all others are compared with, and it is like itself.
+    click = PointStamped()
+    click.point.x, click.point.y = 30.0, 100.0
+    before = len(images["similarity"])
+    point.publish(click)
+    camera.play_until(lambda: len(images["similarity"]) > before + 5, "similarity")
+    heat = image_to_array(images["similarity"][-1])
+    assert (heat[100, 30] == (0, 255, 0)).all()
+    assert (heat[111, 16] == (252, 255, 164)).all()  # the brightest colour of the map
+    assert node.terminate() == 0
+
+
+def test_nothing_is_computed_for_nobody(graph: Graph, model: Path) -> None:
+    node = start(graph, model, trigger="packet")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    camera = camera_for(graph)
+    camera.play_until(lambda: float(values(diagnostics).get("packets_hz", 0)) > 50, "packets")
+    assert said(diagnostics, "nobody listens")
+    assert values(diagnostics)["windows_hz"] == "0"
+    assert "inference_ms_p50" not in values(diagnostics)
+    # What is only activity needs no inference of features.
+    activity = graph.collect(Image, f"{NODE}/activity")
+    camera.play_until(lambda: len(activity) > 5, "activity")
+    camera.play_until(lambda: "inference_ms_p50" in values(diagnostics), "a report")
+    found = values(diagnostics)
+    for name in ("decode", "transfer", "inference", "publish", "window_age"):
+        assert 0 <= float(found[f"{name}_ms_p50"]) <= float(found[f"{name}_ms_p99"])
+    assert (found["device"], found["precision"], found["backend"]) == ("cpu", "fp32", "eager")
+    assert found["packets_lost_by_seq"] == found["packets_left_out"] == "0"
+    assert node.interrupt() == 0
+
+
+def test_each_image_gets_the_window_that_ends_with_it(graph: Graph, model: Path) -> None:
+    node = start(graph, model, trigger="image", window_ms=20.0)
+    activity = graph.collect(Image, f"{NODE}/activity")
+    images = graph.publisher(Image, "/image", BEST_EFFORT)
+    camera = camera_for(graph)
+    graph.wait_for_subscriber(images)
+    camera.play(60)
+    assert not activity
+    wanted = []
+    for _ in range(4):
+        frame = Image()
+        asked = camera.start_ns + camera.seq * PACKET_NS
+        frame.header.stamp.sec, frame.header.stamp.nanosec = divmod(asked, 10**9)
+        images.publish(frame)
+        wanted.append(asked)
+        camera.play(20)
+    graph.spin_until(lambda: len(activity) >= 4, "a result for each image")
+    assert len(activity) == 4
+    for asked, message in zip(wanted, activity, strict=True):
+        assert -2_500_000 <= stamp_ns(message) - asked <= 2_000  # windows end on slices of 2.5 ms
+    assert node.interrupt() == 0
+
+
+def test_a_corrupt_packet_a_silence_and_another_camera(graph: Graph, model: Path) -> None:
+    node = start(graph, model, trigger="count", count=2000, silence=0.5)
+    activity = graph.collect(Image, f"{NODE}/activity")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    camera = camera_for(graph)
+    camera.play_until(lambda: len(activity) > 3, "the first results")
+    camera.output.publish(b"\0\1\0\0nonsense")
+    view = parse_event_packet(camera.packet())
+    noise = np.random.default_rng(0).integers(0, 256, 1001, np.uint8).tobytes()
+    camera.output.publish(serialize_event_packet(view._replace(payload=noise)))
+    camera.output.publish(serialize_event_packet(view._replace(encoding="morse", seq=view.seq)))
+    count = len(activity)
+    camera.play_until(lambda: len(activity) > count + 3, "results after the corrupt packets")
+    camera.play_until(lambda: values(diagnostics).get("packets_left_out") == "2", "the count")
+    assert int(values(diagnostics)["broken_words"]) > 0
+    graph.spin_until(lambda: said(diagnostics, "no event packet for"), "the silence")
+    count = len(activity)
+    camera.play_until(lambda: len(activity) > count + 3, "results after the silence")
+    camera.play_until(lambda: said(diagnostics, "the camera is back after"), "the return")
+    camera.play_until(
+        lambda: activity[-1].width == 13, "results of the other geometry", height=96, width=200
+    )
+    assert activity[-1].height == 6
+    camera.play_until(
+        lambda: said(diagnostics, "the geometry changes from 160x128 to 200x96"), "the change",
+        height=96, width=200,
+    )  # fmt: skip
+    # The host's clock is set back by an hour: stamps do not follow it.
+    camera.start_ns -= 3600 * 10**9
+    camera.play_until(lambda: said(diagnostics, "was set anew"), "the step", height=96, width=200)
+    stamps = [stamp_ns(message) for message in activity]
+    assert stamps == sorted(stamps)
+    assert node.interrupt() == 0
+    assert "Traceback" not in node.output
+
+
+def test_lifecycle_and_parameters(graph: Graph, model: Path) -> None:
+    node = start(graph, model, autostart=False)
+    assert state(graph) == "unconfigured"
+    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    assert state(graph) == "inactive"
+    assert change(graph, Transition.TRANSITION_ACTIVATE)
+    features = graph.collect(Image, f"{NODE}/features")
+    camera = camera_for(graph)
+    camera.play_until(lambda: len(features) > 2, "features")
+    for name, value, why in (
+        ("rate", 0.0, "parameter 'rate' is 0.0, outside its limits: From 0.1 to 1000"),
+        ("window", "long", "not one of fixed, motion"),
+        ("rate", "often", "parameter 'rate' is 'often', not a number"),
+        ("model", "other", "cannot change while the node is active"),
+    ):
+        done, reason = set_parameter(graph, name, value)
+        assert not done
+        assert why in reason
+    assert set_parameter(graph, "features_channels", 8) == (True, "")
+    assert set_parameter(graph, "features_resolution", "pixel") == (True, "")
+    camera.play_until(lambda: features[-1].encoding == "32FC8", "fewer channels")
+    camera.play_until(lambda: features[-1].width == WIDTH, "pixels")
+    for name, change_to in (("window", "motion"), ("window_ms", 10.0), ("rate", 50.0)):
+        assert set_parameter(graph, name, change_to) == (True, "")
+    count = len(features)
+    camera.play_until(lambda: len(features) > count + 3, "features of other windows")
+    assert change(graph, Transition.TRANSITION_DEACTIVATE)
+    graph.spin_for(0.2)
+    count = len(features)
+    camera.play(50)
+    assert len(features) == count
+    assert change(graph, Transition.TRANSITION_CLEANUP)
+    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    assert change(graph, Transition.TRANSITION_ACTIVATE)
+    camera.play_until(lambda: len(features) > count, "features again")
+    assert change(graph, Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert node.wait() == 0
+
+
+def test_what_cannot_be_configured_can_be_mended(graph: Graph, model: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.safetensors"
+    wrong.write_bytes(b"this is no checkpoint")
+    node = start(graph, wrong)
+    node.wait_for_output("cannot be configured")
+    assert str(wrong) in node.output
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    graph.spin_until(lambda: said(diagnostics, str(wrong)), "the error in diagnostics")
+    assert diagnostics[-1].status[0].level == DiagnosticStatus.ERROR
+    assert state(graph) == "unconfigured"
+    assert set_parameter(graph, "model", str(model))[0]
+    import torch
+
+    if not torch.cuda.is_available():
+        assert set_parameter(graph, "device", "cuda")[0]
+        assert not change(graph, Transition.TRANSITION_CONFIGURE)
+        node.wait_for_output("finds no GPU")
+        assert set_parameter(graph, "device", "cpu")[0]
+    assert change(graph, Transition.TRANSITION_CONFIGURE)
+    assert change(graph, Transition.TRANSITION_ACTIVATE)
+    assert state(graph) == "active"
+    assert node.terminate() == 0
+    assert "Traceback" not in node.output
+
+
+def test_a_wrong_parameter_at_the_start_is_one_clear_line(graph: Graph, model: Path) -> None:
+    node = start(graph, model, trigger="sometimes")
+    assert node.wait() == 1
+    assert "parameter 'trigger' is 'sometimes', not one of rate, " in node.output
+    assert "Traceback" not in node.output
+
+
+def test_warns_when_large_messages_go_out_without_the_profile(graph: Graph, model: Path) -> None:
+    node = graph.start(
+        MODULE,
+        parameters={
+            "device": "cpu", "backend": "eager", "width": 640, "height": 480, "model": str(model),
+        },
+        remaps={"~/events": "/events"},
+        environment={PROFILE_VARIABLE: "", OLD_PROFILE_VARIABLE: ""},
+    )  # fmt: skip
+    graph.collect(Image, f"{NODE}/features")
+    camera = camera_for(graph)
+    camera.play(300, height=480, width=640)
+    assert "loses best-effort messages" not in node.output
+    graph.collect(Image, f"{NODE}/features_pca")
+    camera.play_until(
+        lambda: "loses best-effort messages" in node.output, "a warning", height=480, width=640
+    )
+    assert node.interrupt() == 0
