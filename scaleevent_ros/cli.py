@@ -268,6 +268,50 @@ def recover(
     typer.echo(str(recovery.path))
 
 
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A student's file of weights.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(help="NAME.onnx or NAME.engine (TensorRT); beside the checkpoint if left."),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Of the sensor, such as 640x480; the bag's if not given.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    dynamic: Annotated[
+        bool, typer.Option("--dynamic", help="One file for all multiples of the stride.")
+    ] = False,
+    bag: Annotated[
+        Path | None, typer.Option(help="Compare on windows of this recording, not made-up ones.")
+    ] = None,
+    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+) -> None:
+    """Write a student as ONNX or TensorRT, unless its outputs differ from PyTorch's."""
+    from scaleevent_ros.runtime.export import ExportOptions, parse_size
+    from scaleevent_ros.runtime.export import export as write
+
+    shape = None if size is None else parse_size(size)
+    options = ExportOptions(shape, precision, dynamic, bag, events_topic)
+    typer.echo(str(write(checkpoint, out or checkpoint.with_suffix(".onnx"), options)))
+
+
+@app.command()
+def report(
+    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    model: Annotated[Path, typer.Option(help="Checkpoint of a student.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
+    windows: Annotated[int, typer.Option(help="How many, spread over the bag.", min=1)] = 12,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Show what a student sees in a bag: a film strip as one page of HTML."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.visuals.report import write_film_strip
+
+    write_film_strip(BagReader(bag), model, out, windows=windows, device=device)
+    typer.echo(str(out))
+
+
 def _as_json(content: dict[str, Any]) -> str:
     from json import dumps
 

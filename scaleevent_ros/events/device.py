@@ -212,8 +212,9 @@ def _picture(grid: torch.Tensor) -> torch.Tensor:
     low, high = grid.min(), grid.max()
     picture = torch.floor((grid - low) / (high - low) * 255)
     picture = torch.where(high > low, picture, 127) / 255
-    mean, std = (grid.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return (picture - mean) / std
+    # By numbers: tensors made of them would be copied from the host, which no CUDA graph can hold.
+    channels = zip(picture, IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    return torch.stack([(channel - mean) / std for channel, mean, std in channels])
 
 
 def _blocks(events: DeviceEvents) -> Iterator[DeviceEvents]:

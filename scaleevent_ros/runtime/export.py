@@ -86,6 +86,19 @@ class Exported:
         return f"{self.path}: differs from PyTorch on {where}: {seen}"
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``WIDTHxHEIGHT``, such as ``640x480``, as height and width.
+
+    Raises:
+        EngineError: If it is none.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        msg = f"{text!r} is no size; write it like 640x480"
+        raise EngineError(msg)
+    return int(height), int(width)
+
+
 def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions()) -> Exported:
     """Export a checkpoint and compare the result with PyTorch in float32.
 

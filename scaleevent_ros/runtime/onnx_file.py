@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from scaleevent_ros.runtime.network import NetworkInfo
 from scaleevent_ros.runtime.placement import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from torch import Tensor
@@ -179,8 +180,7 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         shapes[PREVIOUS] = {1: rows, 2: columns} if dynamic else {}
     module = _Exported(network, DTYPES[precision]).eval()
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter's own use of torch
+        with _quiet_exporter(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 kwargs=inputs,
@@ -197,6 +197,22 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     assert program is not None
     program.model.metadata_props[METADATA_KEY] = exported.to_json()
     program.save(path)
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hold back what the exporter says of its own use of torch and of its optimizations."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _last_line(error: BaseException) -> str:

@@ -1,0 +1,137 @@
+"""The engine alone: from a window's tensor to its outputs, by model, size and backend.
+
+One command on any machine, with or without a GPU, ROS or rosbags; weights are random, which costs
+the same. On a GPU the window lies there already and every call is timed by itself, to its end. On
+a CPU the engine takes turns with ONNX Runtime called directly (`bare`) on the same file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from scaleevent_ros.models import build_student, save_student
+from scaleevent_ros.runtime import BACKENDS, Engine
+from scaleevent_ros.runtime.export import cached_onnx, parse_size
+from scaleevent_ros.runtime.network import normalized
+from scaleevent_ros.runtime.trial_windows import made_up_windows
+from scaleevent_ros.tasks import build_head, describe_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BINS, CLASSES = 5, 11
+MODELS = {
+    "small": "vit_small_patch16_dinov3_qkvb",
+    "base": "vit_base_patch16_dinov3_qkvb",
+    "large": "vit_large_patch16_dinov3_qkvb",
+    "tiny": "vit_tiny_patch16_224",
+    "lite0": "tf_efficientnet_lite0",
+}
+ON_A_GPU = {"models": ["small", "base", "large"], "sizes": ["640x480", "1280x960"]}
+ON_A_CPU = {"models": ["lite0", "tiny", "small"], "sizes": ["320x240", "640x480"]}
+
+
+def write_student(path: Path, name: str) -> Path:
+    """Write a student of random weights with a linear head for segmentation."""
+    torch.manual_seed(0)
+    student = build_student(MODELS[name], BINS, "random")
+    options = {"classes": CLASSES}
+    head = build_head("segmentation_linear", student.width, student.stride, **options)
+    described = describe_head("segmentation_linear", student.width, student.stride, **options)
+    student.header = replace(
+        student.header, normalization="percentile", heads={"segmentation": described}
+    )
+    save_student(path, student, {"segmentation": head})
+    return path
+
+
+def take_turns(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
+    """Time calls in turns, ms, so that what disturbs the machine disturbs them all."""
+    spent: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(next(iter(spent.values()))) < 5:
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            spent[name].append((time.perf_counter() - start) * 1e3)
+    return {name: np.array(times) for name, times in spent.items()}
+
+
+def bare_onnx(checkpoint: Path, size: tuple[int, int], window: torch.Tensor) -> Callable[[], Any]:
+    """Call ONNX Runtime directly, on a window that is normalized already."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        cached_onnx(checkpoint, size, "fp32"), providers=["CPUExecutionProvider"]
+    )
+    feeds = {"events": normalized(window, "percentile").numpy()}
+    return lambda: session.run(None, feeds)
+
+
+def measure(
+    checkpoint: Path, size: tuple[int, int], backends: list[str], arguments: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """Time a checkpoint's backends at one size, ms a window."""
+    calls: dict[str, Callable[[], Any]] = {}
+    for backend in backends:
+        engine = Engine(checkpoint, arguments.device, arguments.precision, backend, size=size)
+        (window,) = made_up_windows(engine.header, size, 1)
+        on_device = window.to(engine.device)
+
+        def call(engine: Engine = engine, window: torch.Tensor = on_device) -> None:
+            engine(window)
+            if engine.device.type == "cuda":
+                torch.cuda.synchronize(engine.device)
+
+        calls[f"{engine.backend} {engine.precision}"] = call
+        if engine.device.type == "cpu" and engine.backend == "onnx":
+            calls["bare ONNX Runtime fp32"] = bare_onnx(checkpoint, size, window)
+    return take_turns(calls, arguments.seconds)
+
+
+def main() -> None:
+    """Measure and print the table."""
+    gpu = torch.cuda.is_available()
+    defaults = ON_A_GPU if gpu else ON_A_CPU
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=defaults["models"])
+    parser.add_argument("--sizes", nargs="+", default=defaults["sizes"], help="WIDTHxHEIGHT")
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=BACKENDS[1:],
+        default=["eager", "cudagraph", "compile"] if gpu else ["eager", "onnx"],
+    )
+    parser.add_argument("--device", default="cuda" if gpu else "cpu")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each row of backends")
+    arguments = parser.parse_args()
+    name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
+    print(f"torch {torch.__version__}, {arguments.device}: {name}; features and segmentation\n")
+    print("| model | size | backend | p50 ms | p99 ms | calls |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        for model in arguments.models:
+            checkpoint = write_student(Path(folder) / f"{model}.safetensors", model)
+            for size in arguments.sizes:
+                measured = measure(checkpoint, parse_size(size), arguments.backends, arguments)
+                for backend, times in measured.items():
+                    p50, p99 = np.percentile(times, (50, 99))
+                    row = f"{p50:.2f} | {p99:.2f} | {len(times)}"
+                    print(f"| {model} | {size} | {backend} | {row} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,188 @@
+"""Exported files: what they hold, how they run, and when they are not written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from tiny_checkpoints import DINOV3, SIZE, sparse_window, write_student
+
+from scaleevent_ros.events import normalize_tensor
+from scaleevent_ros.models import load_student
+from scaleevent_ros.runtime import Engine, EngineError
+from scaleevent_ros.runtime import export as exporting
+from scaleevent_ros.runtime.export import ExportOptions, cached_onnx, export, parse_size
+from scaleevent_ros.runtime.onnx_file import read_info
+from scaleevent_ros.runtime.parity import TOLERANCES, difference
+
+TASKS = ("segmentation", "depth", "flow")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("student") / "student.safetensors")
+
+
+def test_a_file_of_one_size_has_positions_as_constants_and_runs_alone(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "student.onnx"
+    done = export(checkpoint, path, ExportOptions(SIZE))
+    assert done.differences["features"] <= TOLERANCES["fp32"].relative
+    kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
+    assert not {"If", "Tile", "Sin", "Cos", "Loop", "Resize"} & set(kinds)
+    # By ONNX Runtime alone, as someone without this package would.
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    window = normalize_tensor(sparse_window(0), "percentile")
+    (features,) = session.run(["features"], {"events": window})
+    with torch.inference_mode():
+        truth = load_student(checkpoint)(torch.from_numpy(window)[None])[0]
+    assert difference("features", torch.from_numpy(features), truth) <= 1e-4
+    # By the engine, without the checkpoint.
+    engine = Engine(path, "cpu")
+    assert (engine.backend, engine.precision, engine.size) == ("onnx", "fp32", SIZE)
+    assert engine.header == load_student(checkpoint).header
+    found = engine(sparse_window(0)).features
+    assert found is not None
+    np.testing.assert_array_equal(found.numpy(), features)
+
+
+def test_a_file_of_any_size_runs_at_several(tmp_path: Path) -> None:
+    student = write_student(tmp_path / "student.safetensors", DINOV3, ("segmentation", "depth"))
+    path = tmp_path / "student.onnx"
+    export(student, path, ExportOptions((48, 64), dynamic=True))
+    for size in ((48, 64), (80, 112)):
+        window = sparse_window(1, size)
+        found = Engine(path, "cpu", size=size)(window)
+        truth = Engine(student, "cpu", backend="eager", size=size)(window)
+        for name in ("features", "segmentation", "depth"):
+            limit = 1e-3 if name == "segmentation" else 1e-4
+            assert difference(name, getattr(found, name), getattr(truth, name)) <= limit
+    with pytest.raises(EngineError, match="say which"):
+        Engine(path, "cpu")
+    with pytest.raises(EngineError, match="multiples of 16, not 70x50"):
+        Engine(path, "cpu", size=SIZE)
+
+
+def test_half_precision_is_within_its_tolerance(checkpoint: Path, tmp_path: Path) -> None:
+    path = tmp_path / "student.onnx"
+    export(checkpoint, path, ExportOptions(SIZE, "fp16"))
+    assert read_info(path).precision == "fp16"
+    window = sparse_window(2)
+    found = Engine(path, "cpu")(window).features
+    truth = Engine(checkpoint, "cpu", backend="eager", size=SIZE)(window).features
+    assert found is not None
+    assert truth is not None
+    assert 1e-5 < difference("features", found, truth) <= TOLERANCES["fp16"].relative
+    with pytest.raises(EngineError, match="exported as fp16, not fp32"):
+        Engine(path, "cpu", "fp32")
+
+
+def test_a_file_that_differs_is_not_written_and_the_old_one_stays(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "student.onnx"
+    path.write_bytes(b"old")
+
+    def write_wrong(network: torch.nn.Module, *arguments: object, **options: object) -> None:
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.mul_(1.01)
+        write(network, *arguments, **options)
+
+    write = exporting.write_onnx
+    monkeypatch.setattr(exporting, "write_onnx", write_wrong)
+    with pytest.raises(EngineError, match="not written, as it differs from PyTorch: features"):
+        export(checkpoint, path, ExportOptions(SIZE))
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["student.onnx"]
+
+
+def test_the_comparison_runs_on_windows_of_a_recording(
+    checkpoint: Path, tmp_path: Path, test_data: Path
+) -> None:
+    bag = test_data / "bags" / "libcaer_cmp_346x260"
+    done = export(checkpoint, tmp_path / "student.onnx", ExportOptions(bag=bag))
+    assert (done.size, done.windows, done.recorded) == ((260, 346), 3, True)
+    with pytest.raises(EngineError, match="346x260, not 70x50"):
+        export(checkpoint, tmp_path / "other.onnx", ExportOptions(SIZE, bag=bag))
+
+
+def test_an_engine_finds_its_exported_file_again(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = cached_onnx(checkpoint, SIZE, "fp32")
+    written = first.stat().st_mtime_ns
+    assert cached_onnx(checkpoint, SIZE, "fp32") == first
+    assert first.stat().st_mtime_ns == written
+    copy = tmp_path / checkpoint.name
+    copy.write_bytes(checkpoint.read_bytes())
+    assert cached_onnx(copy, SIZE, "fp32") == first
+    other = write_student(tmp_path / "b" / checkpoint.name, tasks=("segmentation",))
+    assert cached_onnx(other, SIZE, "fp32") != first
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("student.pt", ExportOptions(SIZE), r"named \.onnx or \.engine"),
+        ("student.onnx", ExportOptions(), "needs the sensor's size"),
+        ("student.onnx", ExportOptions(SIZE, dynamic=True), "multiples of 16"),
+        ("student.onnx", ExportOptions(SIZE, "bf16"), "fp32 or fp16"),
+        ("student.onnx", ExportOptions(SIZE, "fp8"), "unknown precision"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(
+    checkpoint: Path, tmp_path: Path, name: str, options: ExportOptions, words: str
+) -> None:
+    with pytest.raises(EngineError, match=words):
+        export(checkpoint, tmp_path / name, options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
+    node = onnx.helper.make_node("Identity", ["events"], ["features"])
+    kind = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [node],
+        "foreign",
+        [kind("events", onnx.TensorProto.FLOAT, [5, 8, 8])],
+        [kind("features", onnx.TensorProto.FLOAT, [5, 8, 8])],
+    )
+    path = tmp_path / "foreign.onnx"
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
+    model.ir_version = 10
+    onnx.save(model, path)
+    with pytest.raises(EngineError, match="holds no header"):
+        Engine(path, "cpu")
+
+
+def test_a_size_is_read_as_width_by_height() -> None:
+    assert parse_size("640x480") == (480, 640)
+    with pytest.raises(EngineError, match="640x480"):
+        parse_size("640,480")
+
+
+def test_the_command_exports_and_says_how_far_off(checkpoint: Path, tmp_path: Path) -> None:
+    command = Path(sys.executable).parent / "scaleevent"
+    path = tmp_path / "student.onnx"
+    arguments = [str(checkpoint), str(path), "--size", "70x50"]
+    done = subprocess.run(
+        [command, "export", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "3 made-up windows of 70x50: features by" in done.stdout
+    assert read_info(path).size == SIZE
+    done = subprocess.run(
+        [command, "export", *arguments[:2]], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
