@@ -1,0 +1,237 @@
+"""What a student sees in a bag, as one page of HTML that needs no other file and no ROS."""
+
+from __future__ import annotations
+
+import base64
+import html
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.events import activity_mask, histogram, represent
+from scaleevent_ros.visuals.events import event_picture
+from scaleevent_ros.visuals.features import (
+    choose_anchors,
+    enlarge,
+    similarity_map,
+    similarity_picture,
+)
+from scaleevent_ros.visuals.palette import class_colours
+from scaleevent_ros.visuals.stable_basis import StableBasis
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.runtime import Engine
+
+    Picture = NDArray[np.uint8]
+
+WINDOW_NS = 50_000_000  # where the checkpoint does not say
+
+_WIDTH = 320
+_MARK = (0, 255, 0)
+
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1f2933; margin: 2rem auto; max-width: 1400px;
+  padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin-bottom: .2rem; } .path { color: #52606d; margin-top: 0; }
+table { border-collapse: collapse; } th { font-weight: 600; color: #52606d; }
+td, th { padding: .2rem .9rem .2rem 0; text-align: left; vertical-align: top; }
+.strip td { padding: 2px; } .strip th { padding: 2px; text-align: center; }
+.strip img { display: block; width: 320px; } .when { white-space: nowrap; color: #52606d; }
+"""
+
+
+class Still(NamedTuple):
+    """One window of the film strip.
+
+    Attributes:
+        seconds: Its end, since the first event.
+        events: How many it holds.
+        pictures: RGB, uint8 [H, W, 3], by title.
+        build_ms: How long it took to build the tensor.
+        inference_ms: How long the network took.
+    """
+
+    seconds: float
+    events: int
+    pictures: dict[str, Picture]
+    build_ms: float
+    inference_ms: float
+
+
+def write_film_strip(
+    reader: BagReader, model: str | Path, path: Path, *, windows: int = 12, device: str = "auto"
+) -> None:
+    """Run a student on windows spread over a bag and write what it sees as HTML.
+
+    Args:
+        reader: Of the bag, which has one event topic.
+        model: The checkpoint.
+        path: The page.
+        windows: How many.
+        device: As `Engine` takes it.
+
+    Raises:
+        ScaleEventError: If the bag holds no events, the checkpoint cannot run, or the page cannot
+            be written.
+    """
+    from scaleevent_ros.runtime import Engine
+
+    engine: Engine | None = None
+    stills = []
+    basis, anchor = StableBasis(), None
+    for events, t_end, first_ns in _windows(reader, windows, model):
+        if engine is None:
+            engine = Engine(model, device, size=(events.height, events.width))
+        still, anchor = _look(engine, events, t_end, basis, anchor)
+        stills.append(still._replace(seconds=(t_end - first_ns) / 1e9))
+    if engine is None:
+        msg = f"{reader.path} holds no events"
+        raise ScaleEventError(msg)
+    try:
+        path.write_text(_page(str(reader.path), str(model), engine, stills), encoding="utf-8")
+    except OSError as error:
+        msg = f"cannot write the report {path}: {error.strerror}"
+        raise ScaleEventError(msg) from None
+
+
+def _windows(
+    reader: BagReader, count: int, model: str | Path
+) -> Iterator[tuple[EventBatch, int, int]]:
+    """Cut windows whose ends are spread evenly over a bag: events, end, time of the first event.
+
+    Packets are decoded once, and only the last window's are kept.
+    """
+    from scaleevent_ros.bags.event_stream import EventStream, EventWindow
+    from scaleevent_ros.models import load_student
+
+    length = load_student(model).header.window_ns or WINDOW_NS
+    span = max(reader.end_ns - reader.start_ns, length)
+    recent = EventWindow()
+    first = None
+    due = 1
+    for packet in EventStream(reader).packets():
+        if not len(packet.events):
+            continue
+        recent.push(packet.events)
+        if first is None:
+            first = int(packet.events.t[0])
+        while due <= count and recent.end_ns >= (end := first + span * due // (count + 1)):
+            due += 1
+            events = recent.between(end - length, end)
+            if events is not None:
+                yield events, end, first
+        recent.drop_before(recent.end_ns - 2 * length)
+
+
+def _look(
+    engine: Engine,
+    events: EventBatch,
+    t_end: int,
+    basis: StableBasis,
+    anchor: tuple[int, int] | None,
+) -> tuple[Still, tuple[int, int]]:
+    """Run one window and draw it; the place that others are compared with is kept."""
+    header = engine.header
+    start = t_end - (header.window_ns or WINDOW_NS)
+    begin = time.perf_counter()
+    bins = header.bins // 2 if header.representation == "stacked_histogram" else header.bins
+    tensor = represent(header.representation, events, start, t_end, bins)
+    built = time.perf_counter()
+    outputs = engine(tensor, {"features", "segmentation"}.intersection(engine.outputs))
+    assert outputs.features is not None
+    features = outputs.features.cpu()
+    done = time.perf_counter()
+    active = activity_mask(events, engine.stride)
+    array = features.numpy()
+    anchor = anchor or choose_anchors(array, active, 2)[-1]
+    pictures = {
+        "events": event_picture(histogram(events, start, t_end)),
+        "principal components": _to_pixels(
+            basis.picture(features, torch.from_numpy(active)).numpy(), engine
+        ),
+        "similarity to the cross": _to_pixels(
+            similarity_picture(similarity_map(array, anchor)), engine
+        ),
+    }
+    place = round((anchor[1] + 0.5) * engine.stride), round((anchor[0] + 0.5) * engine.stride)
+    for title in ("events", "similarity to the cross"):
+        cv2.drawMarker(pictures[title], place, _MARK, cv2.MARKER_CROSS, 20, 2)
+    if outputs.segmentation is not None:
+        colours = class_colours(max(len(header.classes), 256))
+        pictures["segmentation"] = np.take(colours, outputs.segmentation.cpu().numpy(), axis=0)
+    return Still(0.0, len(events), pictures, (built - begin) * 1e3, (done - built) * 1e3), anchor
+
+
+def _to_pixels(picture: Picture, engine: Engine) -> Picture:
+    """Bring a picture of patches to the sensor's pixels."""
+    rows, columns = (side * engine.stride for side in engine.grid)
+    fine = enlarge(picture, (columns, rows))[: engine.size[0], : engine.size[1]]
+    return np.ascontiguousarray(fine)
+
+
+def _page(bag: str, model: str, engine: Engine, stills: Sequence[Still]) -> str:
+    name = html.escape(bag.rstrip("/").rsplit("/", 1)[-1])
+    header = engine.header
+    facts = [
+        ("Model", f"{model}: {header.architecture}, {engine.width} channels"),
+        ("Ran on", f"{engine.device}, {engine.precision}, {engine.backend}"),
+        ("Window", f"{(header.window_ns or WINDOW_NS) / 1e6:g} ms, {header.representation}"),
+        ("Building a window", _timing([still.build_ms for still in stills])),
+        ("Network", _timing([still.inference_ms for still in stills])),
+    ]
+    rows = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(value)}</td></tr>" for key, value in facts
+    )
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in stills[0].pictures)
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{name}</title><style>{_STYLE}</style></head><body><h1>{name}</h1>"
+        f"<p class='path'>{html.escape(bag)}</p><table>{rows}</table>{_legend(engine)}"
+        f"<table class='strip'><tr><th></th>{titles}</tr>{''.join(map(_row, stills))}</table>"
+        "</body></html>\n"
+    )
+
+
+def _legend(engine: Engine) -> str:
+    """Name the colours of classes, where there are any."""
+    if "segmentation" not in engine.outputs:
+        return ""
+    colours = class_colours(256)
+    swatches = "".join(
+        f"<span style='background: rgb{tuple(colours[index].tolist())}'>&emsp;</span> "
+        f"{html.escape(label)}&ensp;"
+        for index, label in enumerate(engine.header.classes)
+    )
+    return f"<p>{swatches}</p>"
+
+
+def _row(still: Still) -> str:
+    cells = "".join(
+        f"<td><img alt='{html.escape(title)}' src='{_inline(picture)}'></td>"
+        for title, picture in still.pictures.items()
+    )
+    when = f"{still.seconds:.2f} s<br>{still.events:,} events<br>{still.inference_ms:.1f} ms"
+    return f"<tr><td class='when'>{when}</td>{cells}</tr>"
+
+
+def _timing(ms: Sequence[float]) -> str:
+    """Say how long a step took; the first call may have been warming up."""
+    return f"median {np.median(ms):.2f} ms, longest {max(ms):.2f} ms of {len(ms)} windows"
+
+
+def _inline(picture: Picture) -> str:
+    height = max(_WIDTH * picture.shape[0] // picture.shape[1], 1)
+    small = cv2.resize(picture, (_WIDTH, height), interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".png", small[..., ::-1])
+    return f"data:image/png;base64,{base64.b64encode(data.tobytes()).decode()}"
