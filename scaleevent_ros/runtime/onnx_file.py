@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
