@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,6 +121,7 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
     device = CPU if suffix == ".onnx" else choose_device("cuda")
     backend = choose_backend("onnx" if suffix == ".onnx" else "tensorrt", device)
     precision = choose_precision(options.precision, device, backend)
+    options = replace(options, precision=precision)
     if options.size is None and options.bag is None:
         msg = "an export needs the sensor's size, such as 640x480, or a bag to take it from"
         raise EngineError(msg)

@@ -10,7 +10,7 @@ from torch import nn
 
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import normalize_tensor
-from scaleevent_ros.models import CheckpointError, load_student
+from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.fixed_size import fix_size
 
@@ -140,18 +140,15 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
     Raises:
         EngineError: If the file is absent, damaged or of another kind, or the size is too small.
     """
+    heads: Mapping[str, nn.Module] = {}
     try:
         student = load_student(path)
-    except CheckpointError as error:
-        raise EngineError(str(error)) from error
-    heads: Mapping[str, nn.Module] = {}
-    if student.header.heads:
-        from scaleevent_ros.tasks import load_heads
+        if student.header.heads:
+            from scaleevent_ros.tasks import load_heads
 
-        try:
             heads = load_heads(path)
-        except ScaleEventError as error:
-            raise EngineError(str(error)) from error
+    except ScaleEventError as error:
+        raise EngineError(str(error)) from error
     return Network(student, heads, size, fixed=fixed)
 
 

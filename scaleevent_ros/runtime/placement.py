@@ -111,6 +111,6 @@ def _missing(backend: str) -> list[str]:
     """Name the packages that a backend needs and that are not there."""
     needed = {
         "onnx": ("onnx", "onnxscript", "onnxruntime"),
-        "tensorrt": ("onnx", "onnxscript", "tensorrt"),
+        "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
     }
     return [module for module in needed.get(backend, ()) if find_spec(module) is None]

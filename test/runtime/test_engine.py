@@ -47,7 +47,8 @@ def all_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(all_tasks: Path) -> list[Outputs]:
     """What the student and its heads say of three windows, called by hand in float32."""
     student, heads = load_student(all_tasks), load_heads(all_tasks)
-    before, outputs = None, []
+    before: torch.Tensor | None = None
+    outputs = []
     with torch.inference_mode():
         for seed in range(3):
             window = torch.from_numpy(normalize_tensor(sparse_window(seed), "percentile"))[None]

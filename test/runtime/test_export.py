@@ -19,6 +19,7 @@ from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
 from scaleevent_ros.runtime.export import ExportOptions, cached_onnx, export, parse_size
+from scaleevent_ros.runtime.network import Network, load_network
 from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
 
@@ -91,14 +92,16 @@ def test_a_file_that_differs_is_not_written_and_the_old_one_stays(
     path = tmp_path / "student.onnx"
     path.write_bytes(b"old")
 
-    def write_wrong(network: torch.nn.Module, *arguments: object, **options: object) -> None:
-        with torch.no_grad():
+    def load_wrong(path: Path, size: tuple[int, int], *, fixed: bool = True) -> Network:
+        network = load_network(path, size, fixed=fixed)
+        loaded.append(network)
+        if len(loaded) == 1:  # the one that is exported, not the one to compare with
             for parameter in network.parameters():
                 parameter.mul_(1.01)
-        write(network, *arguments, **options)
+        return network
 
-    write = exporting.write_onnx
-    monkeypatch.setattr(exporting, "write_onnx", write_wrong)
+    loaded: list[Network] = []
+    monkeypatch.setattr(exporting, "load_network", load_wrong)
     with pytest.raises(EngineError, match="not written, as it differs from PyTorch: features"):
         export(checkpoint, path, ExportOptions(SIZE))
     assert path.read_bytes() == b"old"
