@@ -1,0 +1,182 @@
+"""How long the perception node takes, over DDS: from the publishing of a packet to the result.
+
+This process publishes event packets at a fixed rate of events and receives the features; the node
+runs beside it. A window ends on a slice, so that its stamp is the time at which its last packet was
+published, within a packet's 4 ms: the age of a message at its arrival is the whole latency, less
+the wait for the next trigger. What the node adds to inference is its own times for building the
+window and publishing, and the way of the message through the middleware.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "test" / "support")]
+
+import torch  # noqa: E402 - found through the path above
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from event_camera_msgs.msg import EventPacket  # noqa: E402
+from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
+from ros_processes import Graph  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
+from std_msgs.msg import Float64  # noqa: E402
+
+from scaleevent_ros.bags.messages import (  # noqa: E402
+    EventPacketView,
+    parse_header_stamp,
+    serialize_event_packet,
+)
+from scaleevent_ros.models import build_student, save_student  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NODE = "/scaleevent_perception"
+WIDTH, HEIGHT = 640, 480
+PACKET_HZ = 250
+TIMES = ("decode", "transfer", "inference", "publish")
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "tiny": (
+        "vit_tiny_patch16_224",
+        {"embed_dim": 64, "depth": 2, "num_heads": 2, "dynamic_img_size": True},
+    ),
+    "vit_small": ("vit_small_patch16_dinov3", {}),
+}
+
+
+class Outcome(NamedTuple):
+    """What one run measured: arrays of ms, and shares of a core."""
+
+    arrivals: int
+    published: int
+    age: Sequence[float]
+    way: Sequence[float]
+    times: dict[str, Sequence[float]]
+    decode_p50: float
+    cores: float
+    lost: str
+
+
+def payload(events: int) -> bytes:
+    """Make a `libcaer` packet of events over 4 ms, whose time starts at the packet's base."""
+    rng = np.random.default_rng(0)
+    words = np.empty((events, 2), "<u4")
+    x, y = rng.integers(0, WIDTH, events), rng.integers(0, HEIGHT, events)
+    words[:, 0] = x << 17 | y << 2 | rng.integers(0, 2, events) << 1 | 1
+    words[:, 1] = np.arange(events) * (1_000_000 // PACKET_HZ) // events
+    return words.tobytes()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Read how long a process has run on any core."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def run(model: Path, mev_s: float, seconds: float, rate: float, *, listen: bool) -> Outcome:
+    """Publish for a while, and listen or not."""
+    data = payload(int(mev_s * 1e6 / PACKET_HZ))
+    qos = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
+    with Graph() as graph:
+        node = graph.start(
+            "scaleevent_ros.nodes.perception",
+            parameters={"model": str(model), "device": "cpu", "rate": rate, "debug": True},
+            remaps={"~/events": "/events"},
+        )
+        node.wait_for_output(": features", 120)
+        output = graph.publisher(EventPacket, "/events", qos)
+        age: list[float] = []
+        stamps: dict[int, int] = {}
+
+        def arrived(cdr: bytes) -> None:
+            now = time.time_ns()
+            stamp = parse_header_stamp(cdr)
+            stamps[stamp] = now
+            age.append((now - stamp) / 1e6)
+
+        if listen:
+            graph.node.create_subscription(Image, f"{NODE}/features", arrived, 100, raw=True)
+        debug = {name: graph.collect(Float64, f"{NODE}/debug/{name}_ms") for name in TIMES[1:]}
+        ages = graph.collect(Float64, f"{NODE}/debug/window_age_ms")
+        diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+        graph.wait_for_subscriber(output)
+        graph.spin_for(1.0)
+        begin, base, before = time.perf_counter(), time.time_ns(), 0.0
+        skip = 2.0
+        for seq in range(round((seconds + skip) * PACKET_HZ)):
+            due = begin + (seq + 1) / PACKET_HZ
+            graph.spin_for(max(due - time.perf_counter(), 0))
+            if seq == round(skip * PACKET_HZ):
+                before = cpu_seconds(node.process.pid)
+                for series in (age, ages, *debug.values()):
+                    series.clear()
+            stamp = base + seq * 1_000_000_000 // PACKET_HZ
+            view = EventPacketView(
+                time.time_ns(), "camera", HEIGHT, WIDTH, seq, stamp, "libcaer", False, data
+            )
+            output.publish(serialize_event_packet(view))
+        cores = (cpu_seconds(node.process.pid) - before) / (time.perf_counter() - begin - skip)
+        graph.spin_for(1.2)
+        values = {item.key: item.value for item in diagnostics[-2].status[0].values}
+        node.interrupt()
+        inside = [message.data for message in ages]
+        count = min(len(age), len(inside))
+        return Outcome(
+            arrivals=len(age),
+            published=len(inside),
+            age=age,
+            way=[out - within for out, within in zip(age[:count], inside[:count], strict=True)],
+            times={name: [message.data for message in got] for name, got in debug.items()},
+            decode_p50=float(values.get("decode_ms_p50", "nan")),
+            cores=cores,
+            lost=values.get("packets_lost_by_seq", "?"),
+        )
+
+
+def percentiles(ms: Sequence[float]) -> str:
+    """Write median and 99th percentile."""
+    return "-" if not len(ms) else "{:.1f} / {:.1f}".format(*np.percentile(ms, (50, 99)))
+
+
+def main() -> None:
+    """Measure each model, with nobody who listens and with one who does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny"])
+    parser.add_argument("--mev", type=float, default=10.0, help="million events a second")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rate", type=float, default=30.0, help="windows a second, at most")
+    arguments = parser.parse_args()
+    head = ("model", "listener", "windows", "arrived", "build", "inference", "publish", "DDS",
+            "age at arrival", "decode p50", "of a core", "decoding", "packets lost")  # fmt: skip
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
+    for name in arguments.models:
+        architecture, options = MODELS[name]
+        torch.manual_seed(0)
+        student = build_student(architecture, 5, "random", options=options)
+        student.header = replace(student.header, normalization="mean_std", window_ns=50_000_000)
+        with tempfile.TemporaryDirectory() as folder:
+            model = Path(folder) / "student.safetensors"
+            save_student(model, student)
+            for listen in (False, True):
+                found = run(model, arguments.mev, arguments.seconds, arguments.rate, listen=listen)
+                row = (
+                    name, "features" if listen else "none", f"{found.published}",
+                    f"{found.arrivals}", *(percentiles(found.times[key]) for key in TIMES[1:]),
+                    percentiles(found.way), percentiles(found.age), f"{found.decode_p50:.2f}",
+                    f"{found.cores:.0%}", f"{found.decode_p50 * PACKET_HZ / 1e3:.0%}", found.lost,
+                )  # fmt: skip
+                print("| " + " | ".join(row) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
