@@ -48,17 +48,17 @@ class OnnxBackend:
             }
             providers.insert(0, ("CUDAExecutionProvider", options))
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=providers)
+            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
         except Exception as error:  # its exceptions share no narrower class
             msg = f"ONNX Runtime cannot load {path}: {error}"
             raise EngineError(msg) from error
-        if self._cuda and "CUDAExecutionProvider" not in self._session.get_providers():
+        if self._cuda and "CUDAExecutionProvider" not in self.session.get_providers():
             msg = (
                 f"ONNX Runtime {onnxruntime.__version__} cannot use the GPU: install "
                 "onnxruntime-gpu for its CUDA, or choose backend 'cudagraph'"
             )
             raise EngineError(msg)
-        exported = parse_info(self._session.get_modelmeta().custom_metadata_map, path)
+        exported = parse_info(self.session.get_modelmeta().custom_metadata_map, path)
         self.precision = exported.precision
         self.info = exported.network_info(size, path)
         self._options = onnxruntime.RunOptions()
@@ -91,7 +91,7 @@ class OnnxBackend:
         if not names:
             return {}
         arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
-        found = self._session.run(names, arrays, self._options)
+        found = self.session.run(names, arrays, self._options)
         return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
 
     def _replay(self, feeds: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
@@ -99,14 +99,14 @@ class OnnxBackend:
         if not names:
             return {}
         current = torch.cuda.current_stream(self._device)
-        binding = self._session.io_binding()
+        binding = self.session.io_binding()
         for name, tensor in feeds.items():
             binding.bind_input(*self._bound(name, tensor))
         outputs = {name: self._empty(name) for name in names}
         for name, tensor in outputs.items():
             binding.bind_output(*self._bound(name, tensor))
         self._stream.wait_stream(current)
-        self._session.run_with_iobinding(binding, self._options)
+        self.session.run_with_iobinding(binding, self._options)
         current.wait_stream(self._stream)
         return outputs
 

@@ -162,6 +162,9 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if dynamic and any(length % info.stride for length in info.size):
         msg = f"sizes that may vary are multiples of {info.stride}: export a fixed size, which pads"
         raise EngineError(msg)
+    if dynamic and "flow" in info.outputs:
+        msg = "a head for flow is exported for a fixed size only"
+        raise EngineError(msg)
     weights = sum(parameter.numel() for parameter in network.parameters()) * width_bytes
     if weights > LARGEST_BYTES:
         msg = f"{info.header.architecture} has {weights / 1e9:.1f} GB of weights: ONNX holds 2 GB"
@@ -178,7 +181,6 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         shapes[EVENTS] = {1: info.stride * rows, 2: info.stride * columns}
     if "flow" in info.outputs:
         inputs[PREVIOUS] = torch.zeros(info.width, *info.grid)
-        shapes[PREVIOUS] = {1: rows, 2: columns} if dynamic else {}
     module = _Exported(network, DTYPES[precision]).eval()
     try:
         with _quiet_exporter(), torch.no_grad():

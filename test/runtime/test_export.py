@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -23,7 +23,8 @@ from scaleevent_ros.runtime.network import Network, load_network
 from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
 
-TASKS = ("segmentation", "depth", "flow")
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +152,12 @@ def test_what_cannot_be_exported_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_flow_at_any_size_is_refused(tmp_path: Path) -> None:
+    student = write_student(tmp_path / "student.safetensors", tasks=("flow",))
+    with pytest.raises(EngineError, match="fixed size only"):
+        export(student, tmp_path / "student.onnx", ExportOptions((48, 64), dynamic=True))
+
+
 def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
     node = onnx.helper.make_node("Identity", ["events"], ["features"])
     kind = onnx.helper.make_tensor_value_info
@@ -175,17 +182,13 @@ def test_a_size_is_read_as_width_by_height() -> None:
 
 
 def test_the_command_exports_and_says_how_far_off(checkpoint: Path, tmp_path: Path) -> None:
-    command = Path(sys.executable).parent / "scaleevent"
     path = tmp_path / "student.onnx"
-    arguments = [str(checkpoint), str(path), "--size", "70x50"]
-    done = subprocess.run(
-        [command, "export", *arguments], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "scaleevent_ros.cli", "export", str(checkpoint), str(path)]
+    sized = [*command, "--size", "70x50"]
+    done = subprocess.run(sized, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "3 made-up windows of 70x50: features by" in done.stdout
     assert read_info(path).size == SIZE
-    done = subprocess.run(
-        [command, "export", *arguments[:2]], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("scaleevent: an export needs the sensor's size")
