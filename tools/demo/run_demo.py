@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 DONE = "stage.json"
+READY = ": features"  # what the perception node says it publishes, once it is warm
 # A domain of its own, so that the demo neither hears nor disturbs a robot beside it.
 ROS = {"ROS_DOMAIN_ID": "87", "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 PHOTOGRAPHS = (
@@ -116,18 +117,42 @@ def take_photographs(folder: Path) -> None:
         cv2.imwrite(str(folder / f"{name}.png"), picture[..., ::-1])
 
 
-def record(folder: Path, bag: Path) -> None:
-    """Publish a bag on topics while the recorder node records them."""
-    arguments = ("--ros-args", "-p", f"output_folder:={folder}", "-p", "name:=recorded")
-    recorder = start(folder, "recorder", BIN / "scaleevent_recorder", *arguments)
+def record(folder: Path, bag: Path, *others: tuple[str, ...]) -> None:
+    """Publish a bag on topics while the recorder node records all that appears.
+
+    Args:
+        folder: Of the stage; the recording is `recorded` in it.
+        bag: To publish.
+        others: Nodes that run beside, each an executable and its arguments.
+    """
+    arguments = ("-p", f"output_folder:={folder}", "-p", "name:=recorded")
+    processes = {
+        name: start(folder, name, BIN / name, "--ros-args", *parameters)
+        for name, *parameters in (("scaleevent_recorder", *arguments), *others)
+    }
     try:
-        replay = ("--ros-args", "-p", f"path:={bag}", "-p", "delay:=4.0")
-        run(folder, "replay", BIN / "scaleevent_replay", *replay)
+        for name, *_ in others:
+            wait_for(folder / f"{name}.log", READY, processes[name], 120)
+        replay = ("--ros-args", "-p", f"path:={bag}", "-p", "delay:=5.0")
+        run(folder, "scaleevent_replay", BIN / "scaleevent_replay", *replay)
         time.sleep(1)  # what is still on its way
-        recorder.send_signal(signal.SIGINT)
-        finish(folder, "recorder", recorder, 30)
+        for name, process in processes.items():
+            process.send_signal(signal.SIGINT)
+            finish(folder, name, process, 30)
     finally:
-        recorder.kill()
+        for process in processes.values():
+            process.kill()
+
+
+def wait_for(log: Path, word: str, process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait until a command has said a word."""
+    deadline = time.monotonic() + seconds
+    while word not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
+            msg = f"{log.stem} never said {word!r}; the end of {log}:\n{tail}"
+            raise StageError(msg)
+        time.sleep(0.2)
 
 
 def stages(output: Path) -> list[Stage]:
@@ -142,6 +167,12 @@ def stages(output: Path) -> list[Stage]:
         *("--config", REPOSITORY / "config" / "pretrain" / "cpu.yaml"),
         *("--data.train", json.dumps([str(bag)])),
     ]
+    student = output / "5-pretrained" / "run" / "best.safetensors"
+    perception = (
+        "scaleevent_perception",
+        *("-p", f"model:={student}", "-p", "width:=320", "-p", "height:=240", "-p", "rate:=10.0"),
+        *("-r", "~/events:=/event_camera/events"),
+    )
     film = ["--still", "--size", "320x240", "--frames", "40", "--no-flow"]
     return [
         Stage(
@@ -180,6 +211,22 @@ def stages(output: Path) -> list[Stage]:
                 folder, "pretrain", *pretrain, "--trainer.output", str(folder / "run"), seconds=1800
             ),
         ),
+        Stage(
+            "6-perceived",
+            "the student runs as a node on the replayed recording, and all it says is recorded",
+            list(perception),
+            lambda folder: record(folder, bag, perception),
+        ),
+        Stage(
+            "7-reported",
+            "what the student sees, as a page",
+            [],
+            lambda folder: run(
+                folder,
+                "report",
+                *(scaleevent, "report", bag, "--model", student, "--out", folder / "report.html"),
+            ),
+        ),
     ]
 
 
@@ -215,7 +262,8 @@ def main() -> int:
         done.write_text(json.dumps({"made_from": mark, "seconds": round(seconds, 1)}))
         print(f"    took {seconds:.0f} s")
     print(f"The journey took {time.monotonic() - began:.0f} s. Look at:")
-    print(output / "4-checked" / "report.html")
+    for page in ("4-checked/report.html", "7-reported/report.html"):
+        print(output / page)
     return 0
 
 
