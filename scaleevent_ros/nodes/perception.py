@@ -36,7 +36,7 @@ from scaleevent_ros.nodes.running import run
 from scaleevent_ros.nodes.timings import Timings
 from scaleevent_ros.nodes.transport import transport_warning
 from scaleevent_ros.nodes.wake_up import WakeUp
-from scaleevent_ros.runtime import Engine
+from scaleevent_ros.runtime import Engine, Outputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -142,6 +142,10 @@ class Perception(LifecycleNode):
     def on_activate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
         """Subscribe, and start the thread of inference."""
         settings = self._settings
+        if not self._engine:
+            self._problem = "there is no network for this camera: cleanup and configure the node"
+            self.get_logger().error(self._problem)
+            return TransitionCallbackReturn.FAILURE
         self._problem = ""
         self._stamp_ns = self._windows = self._skipped = self._replaced = 0
         self._start()
@@ -291,7 +295,7 @@ class Perception(LifecycleNode):
                 raise NodeError(msg)
             before, self._settings = self._settings, settings
             try:
-                self._apply(changes.keys())
+                self._apply(set(changes))
             except ScaleEventError:
                 self._settings = before
                 raise
@@ -299,7 +303,7 @@ class Perception(LifecycleNode):
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
-    def _apply(self, names: Any) -> None:
+    def _apply(self, names: set[str]) -> None:
         """Let new values take effect."""
         settings, stream = self._settings, self._stream
         if not stream:
@@ -429,9 +433,11 @@ class Perception(LifecycleNode):
         window = live.windows.read(at)
         self._wait_for_device()
         begin = _lap(times, "transfer", begin)
-        outputs = engine(window.tensor, products.needed(wanted))
-        self._wait_for_device()
-        begin = _lap(times, "inference", begin)
+        outputs = Outputs()
+        if needed := products.needed(wanted):
+            outputs = engine(window.tensor, needed)
+            self._wait_for_device()
+            begin = _lap(times, "inference", begin)
         self._stamp_ns = max(self._stamp_ns, live.fit.to_ros(window.t_end))
         stamp = Time(nanoseconds=self._stamp_ns).to_msg()
         for product in products.make(wanted, Scene(window, outputs, self._settings)):
