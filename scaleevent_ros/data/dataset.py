@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from scaleevent_ros.data.windows import WindowOptions, window_start
 from scaleevent_ros.events import EventBatch, activity_mask, represent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -217,6 +217,16 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return Batch(*(torch.stack(each) for each in (events, frames, active, covered)))
 
 
+class Samples(Protocol):
+    """Samples by draw, such as a `PairDataset`."""
+
+    def __len__(self) -> int:
+        """Count what can be drawn."""
+
+    def __getitem__(self, draw: Draw) -> Any:
+        """Make the sample of a draw; called in workers."""
+
+
 @dataclass(frozen=True)
 class PairLoaders:
     """Training and validation samples for a trainer.
@@ -227,13 +237,15 @@ class PairLoaders:
         schedule: The order of the former.
         workers: Processes that make samples.
         prefetch: Batches that each makes ahead.
+        stack: Makes a batch of samples.
     """
 
-    train: PairDataset
-    held_out: PairDataset
+    train: Samples
+    held_out: Samples
     schedule: Schedule
     workers: int
     prefetch: int
+    stack: Callable[[Sequence[Any]], Any] = collate
 
     @property
     def validation_count(self) -> int:
@@ -248,14 +260,14 @@ class PairLoaders:
         """Load batches to judge by, in order."""
         return self._loader(self.held_out, batches, device)
 
-    def _loader(self, dataset: PairDataset, batches: Any, device: torch.device) -> DataLoader[Any]:
+    def _loader(self, samples: Samples, batches: Any, device: torch.device) -> DataLoader[Any]:
         return DataLoader(
-            dataset,
+            cast("Dataset[Any]", samples),
             batch_sampler=batches,
             num_workers=self.workers,
             prefetch_factor=self.prefetch if self.workers else None,
             pin_memory=device.type == "cuda",
-            collate_fn=collate,
+            collate_fn=self.stack,
             worker_init_fn=_start_worker,
         )
 

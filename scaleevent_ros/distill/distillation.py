@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
 
-from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums
+from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums, ratios
 from scaleevent_ros.models import tokens
 from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
 
@@ -144,6 +144,10 @@ class Distillation:
             # The mean is over all images; those that pad the batch add nothing to its sum.
             sums[name] = torch.stack([value.double() * len(learned), images])
         return sums, self._pictures(batch, compared, pictures)
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Divide each sum by its weight; the two are float64 [2]."""
+        return ratios(sums)
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Judge by the cosine on active tokens, which no choice of loss can flatter by scale."""

@@ -71,7 +71,10 @@ class Objective(Protocol):
     def measure(
         self, model: nn.Module, batch: Any, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Judge samples: sums and weights, float64 [2], by name; and pictures of the first few."""
+        """Judge samples: sums by name, which add up over batches; and pictures of the first few."""
+
+    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Turn the sums over all samples into metrics."""
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Say how good the metrics of a validation are; more is better."""
@@ -356,9 +359,7 @@ class Trainer:
                     sums[name] = sums[name] + pair if name in sums else pair
         self._model.train()
         sums = cast("dict[str, Tensor]", fabric.all_reduce(sums, reduce_op="sum"))
-        self._metrics = {
-            name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()
-        }
+        self._metrics = self._objective.summarize(sums)
         score = self._objective.score(self._metrics)
         if score > self._best_score and self._step:
             self._best_step, self._best_score = self._step, score

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # Affinities of more tokens than this are judged by an even choice of so many.
 _MOST_TOKENS = 1024
@@ -58,3 +63,8 @@ def _affinities(tokens: Tensor) -> Tensor:
     unit = functional.normalize(tokens.double(), dim=-1)
     rows, columns = torch.triu_indices(len(unit), len(unit), 1, device=unit.device)
     return (unit @ unit.T)[rows, columns]
+
+
+def ratios(sums: Mapping[str, Tensor]) -> dict[str, float]:
+    """Turn sums and weights, [2] by name, into means; 0 where nothing was weighed."""
+    return {name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()}

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from scaleevent_ros.tasks.losses import IGNORED
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -49,18 +49,18 @@ def segmentation_scores(matrix: Tensor, classes: Sequence[str] = ()) -> dict[str
 
     Returns:
         ``miou``: intersection over union, averaged over the classes that are in truth or
-        prediction; ``accuracy``: share of pixels that are right; and ``iou/NAME`` of each class,
-        nan for one that is in neither. All are 0 where there is no truth at all.
+        prediction; ``accuracy``: share of pixels that are right; and ``iou/NAME`` of each of those
+        classes. Where there is no truth at all, ``miou`` and ``accuracy`` are 0.
     """
     right = matrix.diag()
     union = matrix.sum(0) + matrix.sum(1) - right
     there = union > 0
-    iou = right / union  # 0 / 0 is nan
+    iou = right / union.clamp(min=1)
     scores = {
         "miou": float(iou[there].mean()) if there.any() else 0.0,
         "accuracy": float(right.sum() / matrix.sum().clamp(min=1)),
     }
-    return scores | {f"iou/{name}": float(iou[i]) for i, name in enumerate(classes)}
+    return scores | {f"iou/{name}": float(iou[i]) for i, name in enumerate(classes) if there[i]}
 
 
 def depth_sums(depth: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
@@ -124,11 +124,6 @@ def flow_sums(flow: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
     sums["outliers"] = _over_images(outlier.double(), at)
     sums["angular"] = _over_images(angle, at)
     return sums
-
-
-def ratios(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Turn sums and numbers into means; 0 where nothing was counted."""
-    return {name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()}
 
 
 def _over_images(values: Tensor, counted: Tensor, *, root: bool = False) -> Tensor:

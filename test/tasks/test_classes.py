@@ -37,34 +37,20 @@ def test_ignored_ids_become_one() -> None:
         classes.to_truth(np.array([12], np.uint8))
 
 
+A = "{id: 0, name: a, color: [0, 0, 0]}"
+B = "{id: 1, name: b, color: [1, 0, 0]}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("classes: [", "not a list"),
         ("[1, 2]", "not a list"),
         ("classes: [{id: 0, name: a}]\nignored: []", "color"),
-        ("classes: [{id: 0, name: a, color: [0, 0, 0]}]\nignored: []", "2 to 254"),
-        (
-            (
-                "classes: [{id: 0, name: a, color: [0, 0, 0]}, {id: 2, name: b, color: [1, 0, 0]}]\n"
-                "ignored: []"
-            ),
-            "without gaps",
-        ),
-        (
-            (
-                "classes: [{id: 0, name: a, color: [0, 0, 0]}, {id: 1, name: a, color: [1, 0, 0]}]\n"
-                "ignored: []"
-            ),
-            "one name",
-        ),
-        (
-            (
-                "classes: [{id: 0, name: a, color: [0, 0, 0]}, {id: 1, name: b, color: [1, 0, 0]}]\n"
-                "ignored: [1]"
-            ),
-            "no class is ignored",
-        ),
+        (f"classes: [{A}]\nignored: []", "2 to 254"),
+        (f"classes: [{A}, {B.replace('1', '2')}]\nignored: []", "without gaps"),
+        (f"classes: [{A}, {B.replace('b', 'a')}]\nignored: []", "one name"),
+        (f"classes: [{A}, {B}]\nignored: [1]", "no class is ignored"),
     ],
 )
 def test_a_wrong_list_is_refused(tmp_path: Path, text: str, said: str) -> None:

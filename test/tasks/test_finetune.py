@@ -1,0 +1,230 @@
+"""Whole downstream runs of a tiny ViT on textured rectangles."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from labelled_pictures import write_labelled
+from safetensors.torch import load_file
+
+from scaleevent_ros.distill.configuration import (
+    EventOptions,
+    OptimizerOptions,
+    ParameterGroup,
+    StudentOptions,
+    TrainerOptions,
+    parse_configuration,
+)
+from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.models import load_student, save_student
+from scaleevent_ros.tasks import load_heads
+from scaleevent_ros.tasks.classes import read_classes
+from scaleevent_ros.tasks.finetune import (
+    Finetuning,
+    HeadOptions,
+    LabelledData,
+    build_segmenter,
+    finetune,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VIT = {"embed_dim": 24, "depth": 1, "num_heads": 2, "patch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
+    folder = write_labelled(tmp_path_factory.mktemp("labelled") / "all", 10)
+    return LabelledData(
+        pictures=str(folder / "pictures"),
+        labels=str(folder / "labels"),
+        validation_pictures=str(folder / "pictures"),
+        validation_labels=str(folder / "labels"),
+        classes=str(folder / "classes.yaml"),
+        width=64, height=48, workers=0, fraction=0.8, validation_fraction=0.5, strength=2,
+    )  # fmt: skip
+
+
+def configured(data: LabelledData, output: Path, **trainer: Any) -> Finetuning:
+    defaults = {
+        "epochs": 6, "batch_size": 4, "save_every": 4, "validate_every": 100, "log_every": 4,
+        "tensorboard": False, "accelerator": "cpu", "output": str(output),
+    }  # fmt: skip
+    return Finetuning(
+        data=data,
+        student=StudentOptions("vit_tiny_patch16_224", "random", None, VIT),
+        optimizer=OptimizerOptions(learning_rate=1e-2, clip=1.0),
+        trainer=TrainerOptions(**{**defaults, **trainer}),
+    )
+
+
+def start(configuration: Finetuning) -> dict[str, torch.Tensor]:
+    classes = read_classes(configuration.data.classes)
+    return dict(build_segmenter(configuration, classes).student.state_dict())
+
+
+def test_a_linear_probe_learns_and_leaves_the_backbone_alone(
+    data: LabelledData, tmp_path: Path
+) -> None:
+    configuration = configured(data, tmp_path)
+    outcome = finetune(configuration)
+    assert outcome.step == 12
+    assert outcome.metrics["miou"] > 0.6
+    assert set(outcome.metrics) == {
+        "miou", "accuracy", "iou/smooth", "iou/rough", "events/miou", "events/accuracy",
+    }  # fmt: skip
+    path = tmp_path / "last.safetensors"
+    student = load_student(path)
+    assert student.header.classes == ["smooth", "rough"]
+    for name, value in start(configuration).items():
+        assert torch.equal(student.state_dict()[name], value), name
+    head = load_heads(path)["segmentation"]
+    assert head(student(torch.randn(1, 5, 48, 64)), (48, 64)).shape == (1, 2, 48, 64)
+
+
+def test_only_a_frozen_backbone_keeps_its_batch_norms_as_they_are(
+    data: LabelledData, tmp_path: Path
+) -> None:
+    for frozen in (True, False):
+        run = replace(configured(data, tmp_path), head=HeadOptions(frozen=frozen))
+        model = build_segmenter(run, read_classes(data.classes)).train()
+        assert model.head.training
+        assert all(module.training != frozen for module in model.student.modules())
+        assert not model.eval().head.training
+
+
+def test_fine_tuning_moves_the_backbone_at_its_own_rate(data: LabelledData, tmp_path: Path) -> None:
+    moved = []
+    for multiplier in (0.1, 1.0):
+        configuration = configured(data, tmp_path / str(multiplier), epochs=1)
+        configuration = replace(
+            configuration,
+            head=HeadOptions("segmentation_dpt", {"channels": 8}, frozen=False),
+            optimizer=OptimizerOptions(
+                learning_rate=1e-3,
+                groups=[ParameterGroup("^student", multiplier)],
+                schedule="constant",
+            ),
+        )
+        finetune(configuration)
+        student = load_student(tmp_path / str(multiplier) / "last.safetensors")
+        before, after = start(configuration), student.state_dict()
+        key = "backbone.model.patch_embed.proj.weight"
+        moved.append(float((after[key] - before[key]).abs().mean()))
+    assert 0 < 5 * moved[0] < moved[1]
+
+
+def test_a_run_that_was_stopped_ends_like_one_that_was_not(
+    data: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finetune(configured(data, tmp_path / "whole"))
+    from scaleevent_ros.distill.trainer import Trainer
+
+    step = Trainer._train_step
+
+    def stop(self: Trainer, *arguments: Any) -> Any:
+        if self._step == 6:
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(configured(data, tmp_path / "parts"))
+    outcome = finetune(configured(data, tmp_path / "parts", resume=True))
+    assert outcome.step == 12
+    whole, parts = (load_file(tmp_path / n / "last.safetensors") for n in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_the_seed_does_not_choose_what_is_judged(data: LabelledData, tmp_path: Path) -> None:
+    metrics = []
+    checkpoint = tmp_path / "student.safetensors"
+    model = build_segmenter(configured(data, tmp_path), read_classes(data.classes))
+    save_student(checkpoint, model.student, {"segmentation": model.head})
+    for seed in (1, 2):
+        run = configured(data, tmp_path / str(seed), seed=seed, epochs=1)
+        run = replace(run, student=StudentOptions(init=str(checkpoint)))
+        first = build_segmenter(run, read_classes(data.classes))
+        assert all(
+            torch.equal(value, first.student.state_dict()[name])
+            for name, value in model.student.state_dict().items()
+        )
+        metrics.append(finetune(run).metrics["miou"])
+    assert metrics[0] != metrics[1]  # heads start from the seed
+    from scaleevent_ros.data.sampler import Draw
+    from scaleevent_ros.tasks.finetune import build_loaders
+
+    held_out = [
+        build_loaders(configured(data, tmp_path, seed=seed), read_classes(data.classes)).held_out
+        for seed in (1, 2)
+    ]
+    assert torch.equal(held_out[0][Draw(0, 0, 0)].events, held_out[1][Draw(0, 0, 0)].events)
+
+
+def test_a_checkpoint_of_other_event_tensors_is_refused(data: LabelledData, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "student.safetensors"
+    run = configured(data, tmp_path)
+    model = build_segmenter(run, read_classes(data.classes))
+    save_student(checkpoint, model.student, {"segmentation": model.head})
+    run = replace(run, student=StudentOptions(init=str(checkpoint)), events=EventOptions(bins=3))
+    with pytest.raises(ConfigurationError, match="5 channels"):
+        build_segmenter(run, read_classes(data.classes))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--data.fraction", "0"], "data.fraction is 0"),
+        (["--data.classes", ""], "data.classes is not given"),
+        (["--head.kind", "depth_dpt"], "segmentation only"),
+        (["--head.kind", "segmentation_magic"], "segmentation_linear"),
+    ],
+)
+def test_a_wrong_configuration_is_named(wrong: list[str], said: str) -> None:
+    names = ("pictures", "labels", "validation_pictures", "validation_labels", "classes")
+    given = [word for name in names for word in (f"--data.{name}", "x")]
+    with pytest.raises(ConfigurationError, match=said):
+        parse_configuration(Finetuning, [*given, *wrong], "")
+
+
+@pytest.mark.parametrize("name", ["camvid_linear_probe_cpu", "camvid_finetune_cpu"])
+def test_our_configurations_can_be_read(name: str, data: LabelledData) -> None:
+    places = [
+        f"--data.{name}={getattr(data, name)}"
+        for name in ("pictures", "labels", "validation_pictures", "validation_labels")
+    ]
+    path = REPOSITORY / "config" / "finetune" / f"{name}.yaml"
+    read = parse_configuration(Finetuning, ["--config", str(path), *places], "")
+    assert (REPOSITORY / read.data.classes).is_file()
+    assert read.head.frozen == ("probe" in name)
+
+
+def test_the_program_runs_and_says_what_is_wrong_in_one_line(
+    data: LabelledData, tmp_path: Path
+) -> None:
+    names = ("pictures", "labels", "validation_pictures", "validation_labels", "classes")
+    command = [
+        sys.executable,
+        str(REPOSITORY / "training" / "finetune.py"),
+        *(f"--data.{name}={getattr(data, name)}" for name in names),
+        "--data.width=64", "--data.height=48", "--data.workers=0", "--data.fraction=0.4",
+        "--student.name=vit_tiny_patch16_224", "--student.init=random",
+        f"--student.options={json.dumps(VIT)}", "--trainer.epochs=1", "--trainer.batch_size=2",
+        "--trainer.tensorboard=false", f"--trainer.output={tmp_path}",
+    ]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    for more, code in (([], 0), (["--trainer.batch_size=99"], 2)):
+        done = subprocess.run(
+            [*command, *more], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == code, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("finetune: an epoch of 4 pairs does not fill")
+    assert (tmp_path / "best.safetensors").is_file()
