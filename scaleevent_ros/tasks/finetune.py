@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.distill.trainer import Outcome
     from scaleevent_ros.models import Student
     from scaleevent_ros.tasks.classes import ClassList
-    from scaleevent_ros.tasks.segmentation import Draw
 
 logger = logging.getLogger(__name__)
 
@@ -134,12 +133,11 @@ class Finetuning:
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
 
 
-def finetune(configuration: Finetuning, draw: Draw | None = None) -> Outcome:
+def finetune(configuration: Finetuning) -> Outcome:
     """Run it: in one process, or in each of those that `torchrun` started.
 
     Args:
         configuration: Of the run.
-        draw: Makes the pictures of a validation; see `Segmentation`.
 
     Raises:
         ScaleEventError: If data, weights or the run's folder are not as they should be.
@@ -159,7 +157,7 @@ def finetune(configuration: Finetuning, draw: Draw | None = None) -> Outcome:
     if configuration.trainer.checkpointing and not configuration.head.frozen:
         model.student.backbone.set_grad_checkpointing()
     trainer = Trainer(
-        Segmentation(model, draw),
+        Segmentation(model),
         loaders,
         configuration.optimizer,
         configuration.trainer,

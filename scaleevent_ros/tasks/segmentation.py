@@ -14,7 +14,7 @@ from scaleevent_ros.tasks.losses import IGNORED, cross_entropy, dice
 from scaleevent_ros.tasks.metrics import confusion_matrix, segmentation_scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import numpy as np
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.models import Student
     from scaleevent_ros.tasks.labelled_stills import LabelledBatch
-
-    Draw = Callable[[Tensor, Tensor, Tensor], NDArray[np.uint8]]
 
 TASK = "segmentation"
 
@@ -70,17 +68,14 @@ class Segmentation:
         model: A `Segmenter`.
     """
 
-    def __init__(self, model: Segmenter, draw: Draw | None = None) -> None:
+    def __init__(self, model: Segmenter) -> None:
         """Judge by the classes that the student's header names.
 
         Args:
             model: The header of its student describes the head, and names the classes.
-            draw: Makes a picture of a validation sample, uint8 [H, W, 3], from the event tensor
-                [bins, H, W], predicted and true class ids [H, W].
         """
         self.model = cast("nn.Module", model)
         self._header = model.student.header
-        self._draw = draw
 
     def to(self, device: torch.device) -> None:
         """Move nothing: there is only the model."""
@@ -95,7 +90,8 @@ class Segmentation:
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Count pixels by true and predicted class: all, and those with events."""
+        """Count pixels by true and predicted class: all, and those with events; draw nothing."""
+        del pictures
         predicted = model(batch.events).argmax(dim=1)
         classes = len(self._header.classes)
         at_events = batch.truth.where(batch.at_events, IGNORED)
@@ -103,12 +99,7 @@ class Segmentation:
             "all": confusion_matrix(predicted, batch.truth, classes),
             "events": confusion_matrix(predicted, at_events, classes),
         }
-        drawn = [
-            self._draw(batch.events[i].float().cpu(), predicted[i].cpu(), batch.truth[i].cpu())
-            for i in range(min(pictures, len(batch.events)) if self._draw else 0)
-            if self._draw is not None
-        ]
-        return sums, drawn
+        return sums, []
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Judge by one confusion matrix over the set; ``events/``: of pixels with events alone."""
