@@ -384,6 +384,9 @@ def first_reason(error: BaseException) -> str:
         ('": Expected', ": expected"),
         ('": ', ": "),
         ("a <class 'list'>", 'a list such as \'["one", "two"]\''),
+        ("a <class 'int'>", "a whole number"),
+        ("a <class 'float'>", "a number"),
+        ("a <class 'bool'>", "true or false"),
     ):
         reason = reason.replace(said, better)
     return reason

@@ -44,9 +44,15 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own message advises to load the file in a way that may run its code.
+        msg = (
+            f"{path} is damaged or not a file of weights: it is no file of PyTorch, or holds more "
+            "than tensors and is not opened, since that could run code"
+        )
+        raise CheckpointError(msg) from error
     except (
         SafetensorError,
-        pickle.UnpicklingError,
         BadZipFile,
         RuntimeError,
         OSError,

@@ -123,7 +123,7 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
     precision = choose_precision(options.precision, device, backend)
     options = replace(options, precision=precision)
     if options.size is None and options.bag is None:
-        msg = "an export needs the sensor's size, such as 640x480, or a bag to take it from"
+        msg = "an export needs the sensor's size (--size 640x480), or a bag to take it from (--bag)"
         raise EngineError(msg)
     size = options.size or sensor_size(Path(str(options.bag)), options.topic)
     if options.dynamic and suffix == ".engine":

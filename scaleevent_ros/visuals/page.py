@@ -59,12 +59,13 @@ def render_page(title: str, place: str, parts: Iterable[str]) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page.
+    """Write a page, and the folder that it is to lie in if need be.
 
     Raises:
         ScaleEventError: If it cannot be written.
     """
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         msg = f"cannot write the report {path}: {error.strerror}"

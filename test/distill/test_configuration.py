@@ -21,7 +21,9 @@ def parse(*arguments: str) -> Pretraining:
     ("arguments", "words"),
     [
         (["--trainer.batch_sise", "7"], "batch_sise"),
-        (["--trainer.batch_size", "many"], "trainer.batch_size: expected.*int"),
+        (["--trainer.batch_size", "many"], "trainer.batch_size: expected a whole number"),
+        (["--optimizer.clip", "low"], "optimizer.clip: expected a number"),
+        (["--trainer.compile", "7"], "trainer.compile: expected true or false"),
         (["--data.train", "bags"], "data.train: expected a list such as"),
         (["--trainer.batch_size", "0"], "trainer.batch_size is 0, it must be from 1"),
         (["--trainer.accumulate", "3"], "32 does not divide into 3"),

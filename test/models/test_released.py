@@ -228,6 +228,9 @@ class _Payload:
 def test_code_in_a_file_is_refused_and_not_run(tmp_path: Path) -> None:
     target = tmp_path / "proof"
     torch.save({"cls_token": _Payload(str(target))}, tmp_path / "evil.pth")
-    with pytest.raises(CheckpointError, match=r"evil.pth is damaged or not a file of weights"):
+    with pytest.raises(
+        CheckpointError, match=r"evil.pth is damaged or not a file of weights"
+    ) as seen:
         load_student(tmp_path / "evil.pth")
     assert not target.exists()
+    assert "weights_only" not in str(seen.value)  # PyTorch would advise to switch it off

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def test_a_film_strip_of_a_recording(test_data: Path, tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "heads.safetensors", heads=True)
-    page = tmp_path / "page.html"
+    page = tmp_path / "made" / "with it" / "page.html"
     bag = test_data / "bags" / "evt3_640x480"
     command = ["report", str(bag), "--model", str(model), "--out", str(page), "--windows", "3"]
     result = CliRunner().invoke(app, [*command, "--device", "cpu"])
@@ -53,5 +53,6 @@ def test_a_film_strip_of_a_recording(test_data: Path, tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written(test_data: Path, tmp_path: Path) -> None:
     model = tiny_checkpoint(tmp_path / "tiny.safetensors")
     reader = BagReader(test_data / "bags" / "evt3_640x480")
+    (tmp_path / "file").touch()
     with pytest.raises(ScaleEventError, match="cannot write the report"):
-        write_film_strip(reader, model, tmp_path / "no" / "page.html", windows=1, device="cpu")
+        write_film_strip(reader, model, tmp_path / "file" / "page.html", windows=1, device="cpu")
