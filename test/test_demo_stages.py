@@ -89,7 +89,9 @@ def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
 
 def test_a_command_ends_with_its_block(tmp_path: Path) -> None:
     log = tmp_path / "script.log"
-    script = "import time; print('ready', flush=True); time.sleep(60)"
+    # Where tests run in the background, interrupts are ignored until a program says otherwise.
+    listen = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"import signal, time; {listen}; print('ready', flush=True); time.sleep(60)"
     with started(log, Path(sys.executable).name, "-c", script) as command:
         command.wait_for("ready", 30)
     with pytest.raises(CommandError, match="ended with"):
