@@ -26,6 +26,7 @@ from scaleevent_ros.events.normalization import (
     NORMALIZATIONS,
     normalize_into,
     normalize_tensor,
+    percentile_scale,
 )
 from scaleevent_ros.events.representations import (
     REPRESENTATIONS,
@@ -68,6 +69,7 @@ __all__ = [
     "normalize_into",
     "normalize_tensor",
     "patch_counts",
+    "percentile_scale",
     "represent",
     "resize_batch",
     "resize_counts",

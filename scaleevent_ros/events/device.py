@@ -181,18 +181,23 @@ def normalize(tensor: torch.Tensor, how: str) -> torch.Tensor:
     """Compute `normalization.normalize_tensor` for any but ``none``."""
     if how == "scaleevent_picture":
         return _picture(tensor)
-    active = tensor != 0
-    count = active.sum()
     if how == "percentile":
-        rank = tensor.numel() - count + (count * PERCENT + 99) // 100 - 1
-        ordered = tensor.abs().flatten().sort().values
-        scale = ordered.index_select(0, rank.reshape(1))
-        return tensor / torch.where(scale > 0, scale, 1)
-    total = count.clamp(min=1)
+        return tensor / percentile_scale(tensor)
+    active = tensor != 0
+    total = active.sum().clamp(min=1)
     mean = tensor.sum(dtype=torch.float64) / total
     deviation = ((tensor - mean) * active).square().sum(dtype=torch.float64) / total
     scale = torch.where(deviation > 0, deviation.rsqrt(), 1)
     return (tensor - mean.to(torch.float32)) * scale.to(torch.float32) * active
+
+
+def percentile_scale(tensor: torch.Tensor) -> torch.Tensor:
+    """Compute `normalization.percentile_scale`, float32 [1]."""
+    count = (tensor != 0).sum()
+    rank = tensor.numel() - count + (count * PERCENT + 99) // 100 - 1
+    ordered = tensor.abs().flatten().sort().values
+    scale = ordered.index_select(0, rank.reshape(1))
+    return torch.where(scale > 0, scale, 1)
 
 
 def patch_counts(counts: torch.Tensor, patch: int) -> torch.Tensor:

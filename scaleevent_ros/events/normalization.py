@@ -23,7 +23,7 @@ NORMALIZATIONS = ("none", "mean_std", "percentile", "scaleevent_picture")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PERCENT = 99
-BAR_PERCENT = 95  # of a sample: below the 99th of all by several standard errors
+BELOW = 0.4  # times the root of a sample's size: four standard errors of its 99th percentile
 SAMPLE = 4096
 BLOCK = 32  # values that are compared with the bar at once, by vector instructions
 
@@ -90,13 +90,29 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
         np.subtract(result, centre, out=result)
         np.divide(result, spread, out=result)
     elif how == "percentile":
-        scale = _percentile(values, results)
-        np.divide(tensor, np.float32(scale or 1), out=result)
+        _divide_by_percentile(values, results)
     else:
         count = _count(values)
         mean = float(values.sum(dtype=np.float64)) / max(count, 1)
         variance = _squared_deviations(values, mean) / max(count, 1)
         _standardize(values, mean, variance**-0.5 if variance > 0 else 1.0, results)
+
+
+def percentile_scale(tensor: Tensor) -> Tensor:
+    """Find what normalization ``percentile`` divides one event tensor by.
+
+    Args:
+        tensor: A numpy array, or a torch tensor on any device, float32.
+
+    Returns:
+        float32 [1], of the same kind and device; 1 where nothing is active.
+    """
+    if isinstance(tensor, np.ndarray):
+        values = np.ascontiguousarray(tensor).reshape(-1)
+        return np.array([_percentile(values, np.empty_like(values))], np.float32)
+    from scaleevent_ros.events import device
+
+    return device.percentile_scale(tensor)
 
 
 def _check(tensor: Floats | torch.Tensor, how: str) -> None:
@@ -136,37 +152,13 @@ def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-def percentile_rank(count: int) -> int:
-    """Return the index of the 99th percentile among ``count`` sorted values (1 or more)."""
-    return math.ceil(count * PERCENT / 100) - 1
-
-
-def _percentile(values: Floats, scratch: Floats) -> float:
-    """Select the 99th percentile of the active values' magnitudes, exactly; 0 without any.
-
-    A sample sets a bar that nearly always lies below it, so that only the few magnitudes above
-    the bar need to be ordered. Where the bar is too high, all are.
-
-    Args:
-        values: One after the other.
-        scratch: Of the same length; it is overwritten.
-    """
-    sample = np.abs(values[:: max(len(values) // SAMPLE, 1) | 1])
-    sample = sample[sample > 0]
-    at = len(sample) * BAR_PERCENT // 100
-    bar = np.float32(np.partition(sample, at)[at] if len(sample) else 0)
-    active, above = _take_above(values, bar, scratch)
-    if not active:
-        return 0.0
-    wanted = active - percentile_rank(active)  # so many are not less than the percentile
-    if above < wanted:
-        _, not_below = _take_above(values, np.nextafter(bar, np.float32(0)), scratch)
-        if wanted <= not_below:
-            return float(bar)
-        _, above = _take_above(values, np.float32(0), scratch)
-    high = scratch[:above]
-    high.partition(above - wanted)
-    return float(high[above - wanted])
+# Compiled whole: between two runs of a network, when caches are cold, each call costs.
+@kernel
+def _divide_by_percentile(values: Floats, result: Floats) -> None:
+    """Divide by the 99th percentile of the active values' magnitudes."""
+    scale = _percentile(values, result)
+    for i in range(len(values)):
+        result[i] = values[i] / scale
 
 
 @kernel
@@ -199,6 +191,55 @@ def _take_above(values: Floats, bar: np.float32, magnitudes: Floats) -> tuple[in
             magnitudes[above] = magnitude
             above += 1
     return active, above
+
+
+@kernel
+def _percentile(values: Floats, scratch: Floats) -> np.float32:
+    """Select the 99th percentile of the active values' magnitudes, exactly; 1 without any.
+
+    A sample sets a bar that nearly always lies below it, so that only the few magnitudes above
+    the bar need to be ordered. Where the bar is too high, all are.
+
+    Args:
+        values: One after the other.
+        scratch: Of the same length; it is overwritten.
+    """
+    bar = _bar(values, scratch)
+    active, above = _take_above(values, bar, scratch)
+    if active == 0:
+        one: np.float32 = np.float32(1)
+        return one
+    rank = (active * PERCENT + 99) // 100 - 1
+    wanted = active - rank  # so many are not less than the percentile
+    if above < wanted:
+        _, not_below = _take_above(values, np.nextafter(bar, np.float32(0)), scratch)
+        if wanted <= not_below:
+            return bar
+        _, above = _take_above(values, np.float32(0), scratch)
+    return _select(scratch[:above], above - wanted)
+
+
+@kernel
+def _bar(values: Floats, scratch: Floats) -> np.float32:
+    """Choose a magnitude that probably lies a little below the percentile; 0 without any."""
+    step = max(len(values) // SAMPLE, 1) | 1
+    count = 0
+    for i in range(0, len(values), step):
+        magnitude = abs(values[i])
+        if magnitude > 0:
+            scratch[count] = magnitude
+            count += 1
+    if count == 0:
+        scratch[0], count = 0, 1
+    at = max(int(count * (PERCENT / 100) - BELOW * math.sqrt(count)), 0)
+    return _select(scratch[:count], at)
+
+
+@kernel
+def _select(values: Floats, at: int) -> np.float32:
+    """Return the value that stands at a place once all are in order."""
+    selected: np.float32 = np.partition(values, at)[at]
+    return selected
 
 
 @kernel

@@ -121,7 +121,6 @@ class Engine:
         self.outputs = info.outputs
         self._warm_up()
 
-    @torch.inference_mode()
     def __call__(
         self, tensor: Tensor | NDArray[np.float32], wanted: Collection[str] | None = None
     ) -> Outputs:

@@ -18,7 +18,7 @@ from scaleevent_ros import __version__
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import open_exported
 from scaleevent_ros.runtime.network import load_network
-from scaleevent_ros.runtime.onnx_file import read_info, write_onnx
+from scaleevent_ros.runtime.onnx_file import FORMAT_VERSION, read_info, write_onnx
 from scaleevent_ros.runtime.parity import beyond, largest_differences
 from scaleevent_ros.runtime.placement import (
     choose_backend,
@@ -256,6 +256,11 @@ def _cache_path(checkpoint: Path, made_by: object) -> Path:
     return cache / "scaleevent" / "engines" / f"{checkpoint.stem}-{digest.hexdigest()}"
 
 
-def _versions() -> tuple[str, ...]:
+def _versions() -> tuple[object, ...]:
     """Name the releases that decide what an exported file holds."""
-    return (__version__, torch.__version__, *(version(name) for name in ("timm", "onnxscript")))
+    return (
+        FORMAT_VERSION,
+        __version__,
+        torch.__version__,
+        *(version(name) for name in ("timm", "onnxscript")),
+    )

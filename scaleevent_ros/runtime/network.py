@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.events import normalize_into, normalize_tensor
+from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.fixed_size import fix_size
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from scaleevent_ros.models import Header, Student
@@ -194,23 +192,16 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
     return Network(student, heads, size, fixed=fixed)
 
 
-def normalized(
-    events: Tensor, how: str | None, memory: NDArray[np.float32] | None = None
-) -> Tensor:
+def normalized(events: Tensor, how: str | None) -> Tensor:
     """Normalize an event tensor [bins, H, W] as a header says, where the tensor is.
 
     Args:
         events: float32. It is not changed.
         how: The header's normalization; None for none.
-        memory: For a tensor on the CPU, of its shape: where to write, so that no call needs fresh
-            memory. The result lies there, unless there is nothing to normalize.
     """
     if how is None or how == "none":
         return events
     if events.device.type != "cpu":
         return normalize_tensor(events, how)
     # numpy's partition of the active values is many times faster than torch's sort of all.
-    if memory is None:
-        return torch.from_numpy(normalize_tensor(events.numpy(), how))
-    normalize_into(events.numpy(), how, memory)
-    return torch.from_numpy(memory)
+    return torch.from_numpy(normalize_tensor(events.numpy(), how))

@@ -7,14 +7,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scaleevent_ros.events import normalize_into, percentile_scale
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.network import normalized
-from scaleevent_ros.runtime.onnx_file import EVENTS, PREVIOUS, parse_info
+from scaleevent_ros.runtime.onnx_file import (
+    EVENTS,
+    PREVIOUS,
+    SCALE,
+    divides_by_scale,
+    events_and_scale,
+    parse_info,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -66,23 +74,19 @@ class OnnxBackend:
         if self._cuda:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._has_flow = "flow" in self.info.outputs
-        # Only one run reads it, so the next may overwrite it. On a GPU memory comes from a pool.
-        shape = (self.info.header.bins, *self.info.size)
-        self._normalized = None if self._cuda else np.empty(shape, np.float32)
+        # Only one run reads it, so the next may overwrite it.
+        self._normalized: NDArray[np.float32] | None = None
         self._none = torch.zeros(self.info.width, *self.info.grid, device=device)
         self._previous: Tensor | None = None
 
     def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
-        events = events.to(self._device, non_blocking=True)
-        how = self.info.header.normalization
-        feeds = {EVENTS: normalized(events, how, self._normalized).contiguous()}
         previous = self._previous
-        if self._has_flow:
-            feeds[PREVIOUS] = self._none if previous is None else previous
         names = [name for name in wanted if name != "flow" or previous is not None]
         fetched = [*names, "features"] if self._has_flow and "features" not in names else names
-        outputs = self._replay(feeds, fetched) if self._cuda else self._call(feeds, fetched)
+        if not fetched:
+            return {}
+        outputs = (self._replay if self._cuda else self._call)(events, fetched)
         if self._has_flow:
             self._previous = outputs["features"]
         return {name: outputs[name] for name in names}
@@ -91,17 +95,34 @@ class OnnxBackend:
         """Forget the window before."""
         self._previous = None
 
-    def _call(self, feeds: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-        if not names:
-            return {}
-        arrays = {name: tensor.numpy() for name, tensor in feeds.items()}
-        found = self.session.run(names, arrays, self._options)
+    def _call(self, events: Tensor, names: list[str]) -> dict[str, Tensor]:
+        feeds = self._arrays(events.numpy(force=True))
+        if self._has_flow:
+            feeds[PREVIOUS] = self._before().numpy()
+        found = self.session.run(names, feeds, self._options)
         return {name: torch.from_numpy(array) for name, array in zip(names, found, strict=True)}
 
-    def _replay(self, feeds: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    def _arrays(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Do what `events_and_scale` does, by numpy, without fresh memory for each window."""
+        header = self.info.header
+        if divides_by_scale(header):
+            return {EVENTS: np.ascontiguousarray(events), SCALE: percentile_scale(events)}
+        if header.normalization is None or header.normalization == "none":
+            return {EVENTS: np.ascontiguousarray(events)}
+        if self._normalized is None:
+            self._normalized = np.empty(events.shape, np.float32)
+        normalize_into(events, header.normalization, self._normalized)
+        return {EVENTS: self._normalized}
+
+    def _before(self) -> Tensor:
+        return self._none if self._previous is None else self._previous
+
+    def _replay(self, events: Tensor, names: list[str]) -> dict[str, Tensor]:
         """Run on the session's stream, in order with the current one; the host does not wait."""
-        if not names:
-            return {}
+        events = events.to(self._device, non_blocking=True)
+        feeds = events_and_scale(events, self.info.header)
+        if self._has_flow:
+            feeds[PREVIOUS] = self._before()
         current = torch.cuda.current_stream(self._device)
         binding = self.session.io_binding()
         for name, tensor in feeds.items():

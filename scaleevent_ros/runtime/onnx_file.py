@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from scaleevent_ros.events import percentile_scale
 from scaleevent_ros.models import Header
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.network import NetworkInfo
+from scaleevent_ros.runtime.network import NetworkInfo, normalized
 from scaleevent_ros.runtime.placement import DTYPES
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime.network import Network
 
 METADATA_KEY = "scaleevent"
-FORMAT_VERSION = 1
-EVENTS, PREVIOUS = "events", "previous_features"
+FORMAT_VERSION = 2
+EVENTS, SCALE, PREVIOUS = "events", "scale", "previous_features"
 LARGEST_BYTES = 2_000_000_000  # a protocol buffer holds 2 ** 31, weights and graph
 
 
@@ -122,15 +123,34 @@ def read_info(path: Path) -> ExportedInfo:
     return parse_info({item.key: item.value for item in model.metadata_props}, path)
 
 
+def divides_by_scale(header: Header) -> bool:
+    """Say whether an exported network takes a ``scale`` beside events that are not normalized."""
+    return header.normalization == "percentile"
+
+
+def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
+    """Make an exported network's inputs of a window, by name, where the window is."""
+    if divides_by_scale(header):
+        return {EVENTS: events.contiguous(), SCALE: percentile_scale(events)}
+    return {EVENTS: normalized(events, header.normalization).contiguous()}
+
+
 class _Exported(nn.Module):
-    """A network without batch: ``events [bins, H, W]`` in, the outputs in order out."""
+    """A network without batch, whose outputs are a list in order; see `write_onnx`."""
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
         super().__init__()
         self.network = network.to(dtype)
         self.dtype = dtype
 
-    def forward(self, events: Tensor, previous_features: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self,
+        events: Tensor,
+        scale: Tensor | None = None,
+        previous_features: Tensor | None = None,
+    ) -> list[Tensor]:
+        if scale is not None:
+            events = events / scale
         encoded = self.network.encode(events[None].to(self.dtype))
         previous = None if previous_features is None else previous_features[None].to(self.dtype)
         size = (events.shape[-2], events.shape[-1])
@@ -142,9 +162,11 @@ class _Exported(nn.Module):
 def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
     """Write a network as an ONNX file.
 
-    Its inputs are ``events``, float32 [bins, H, W], **normalized** as the header says, and, where
-    there is a head for flow, ``previous_features``, the ``features`` of the window before. Its
-    outputs are those of `Outputs`, class ids as int32.
+    Its inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1], if the header says
+    ``percentile``, and ``previous_features``, the ``features`` of the window before, if there is a
+    head for flow. Events are divided by the scale (see `percentile_scale`), here and not outside
+    since the division takes all threads of the network; with another normalization they are
+    **normalized** before. Outputs are those of `Outputs`, class ids as int32.
 
     Args:
         network: On the CPU; it is cast.
@@ -178,6 +200,8 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if dynamic:
         rows, columns = torch.export.Dim("rows", min=2), torch.export.Dim("columns", min=2)
         shapes[EVENTS] = {1: info.stride * rows, 2: info.stride * columns}
+    if divides_by_scale(info.header):
+        inputs[SCALE], shapes[SCALE] = torch.ones(1), {}
     if "flow" in info.outputs:
         inputs[PREVIOUS] = torch.zeros(info.width, *info.grid)
     module = _Exported(network, DTYPES[precision]).eval()

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.network import normalized
-from scaleevent_ros.runtime.onnx_file import EVENTS, METADATA_KEY, PREVIOUS, parse_info
+from scaleevent_ros.runtime.onnx_file import METADATA_KEY, PREVIOUS, events_and_scale, parse_info
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -105,9 +104,7 @@ class TensorRTBackend:
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(self._done)  # the context's memory may be in use on another stream
         events = events.to(self._device, non_blocking=True)
-        tensors: dict[str, Tensor] = {
-            EVENTS: normalized(events, self.info.header.normalization).contiguous()
-        }
+        tensors = events_and_scale(events, self.info.header)
         previous = self._previous
         if self._has_flow:
             tensors[PREVIOUS] = self._none if previous is None else previous

@@ -43,6 +43,7 @@ class TorchBackend:
         }
         self._previous: Tensor | None = None
 
+    @torch.inference_mode()
     def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute outputs of a window.
 
@@ -105,6 +106,7 @@ class GraphBackend(TorchBackend):
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
         self._has_before = False
 
+    @torch.inference_mode()
     def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         stream = torch.cuda.current_stream(self._device)

@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaleevent_ros.events import NORMALIZATIONS, EventsError, normalize_into, normalize_tensor
+from scaleevent_ros.events import (
+    NORMALIZATIONS,
+    EventsError,
+    normalize_into,
+    normalize_tensor,
+    percentile_scale,
+)
 from scaleevent_ros.events.normalization import SAMPLE, scaleevent_picture
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -40,6 +46,12 @@ def test_statistics_are_of_the_active_values(tensor: np.ndarray) -> None:
         np.testing.assert_allclose(standard[tensor != 0], expected, rtol=1e-4, atol=1e-5)
         scale = np.percentile(np.abs(active), 99, method="inverted_cdf")
         np.testing.assert_allclose(scaled, tensor / scale, rtol=1e-6)
+    else:
+        scale = 1
+    for device in DEVICES:
+        found = percentile_scale(torch.tensor(tensor, device=device))
+        np.testing.assert_array_equal(found.cpu().numpy(), np.array([scale], np.float32))
+    np.testing.assert_array_equal(percentile_scale(tensor), np.array([scale], np.float32))
 
 
 @given(tensors(), st.sampled_from(NORMALIZATIONS))
