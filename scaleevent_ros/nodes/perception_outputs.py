@@ -210,7 +210,7 @@ def _required(output: Tensor | None) -> Tensor:
 def _to_host(tensor: Tensor) -> NDArray[Any]:
     """Copy to memory in order: a GPU puts it in order itself, for the CPU numpy does.
 
-    PyTorch's threads would have to wait for those of ONNX Runtime, which keep spinning for a while.
+    PyTorch's threads would keep spinning for a while, against those of ONNX Runtime's next run.
     """
     if tensor.device.type == "cpu":
         return np.ascontiguousarray(tensor.numpy())

@@ -168,9 +168,9 @@ class Engine:
 
 
 def _as_bytes(ids: Tensor) -> Tensor:
-    """Cast class ids to uint8, on a CPU by numpy, whose one thread has a core at once.
+    """Cast class ids to uint8, on a CPU by numpy, in one thread.
 
-    PyTorch's threads have to wait for those of ONNX Runtime, which keep spinning for a while.
+    PyTorch's threads would keep spinning for a while, against those of ONNX Runtime's next run.
     """
     if ids.device.type == "cpu":
         return torch.from_numpy(ids.numpy().astype(np.uint8))

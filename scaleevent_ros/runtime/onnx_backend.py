@@ -55,8 +55,13 @@ class OnnxBackend:
                 "user_compute_stream": str(self._stream.cuda_stream),
             }
             providers.insert(0, ("CUDAExecutionProvider", options))
+        session_options = onnxruntime.SessionOptions()
+        # Else its threads keep cores busy between windows, which decoding and publishing need.
+        session_options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self.session = onnxruntime.InferenceSession(str(path), providers=providers)
+            self.session = onnxruntime.InferenceSession(
+                str(path), session_options, providers=providers
+            )
         except Exception as error:  # its exceptions share no narrower class
             msg = f"ONNX Runtime cannot load {path}: {error}"
             raise EngineError(msg) from error
