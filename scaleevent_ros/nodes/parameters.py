@@ -7,6 +7,7 @@ checked against it.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -90,6 +91,8 @@ def described(kind: type[object]) -> Iterator[Described]:
 def declare(node: Node, kind: type[object]) -> None:
     """Declare every parameter of a dataclass on a node, with its default and description.
 
+    A value for a parameter that there is not is warned of: ROS would pass over a slip of the pen.
+
     Raises:
         NodeError: If a value from the command line or a file has another type.
     """
@@ -106,6 +109,18 @@ def declare(node: Node, kind: type[object]) -> None:
         except InvalidParameterTypeException:
             msg = f"parameter {name!r} must be {_IN_WORDS[type(default)]}: {description}"
             raise NodeError(msg) from None
+    _warn_of_unknown(node, [name for name, _, _ in described(kind)])
+
+
+def _warn_of_unknown(node: Node, known: list[str]) -> None:
+    # No public method of any rclpy tells which values were given for nothing.
+    for name in getattr(node, "_parameter_overrides", {}):
+        # Others are declared by rclpy itself, or later by topics for their QoS.
+        if node.has_parameter(name) or name.startswith("qos_overrides."):
+            continue
+        meant = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {meant[0]!r}?" if meant else f"there are {', '.join(known)}"
+        node.get_logger().warning(f"parameter {name!r} is unknown and passed over: {hint}")
 
 
 def read(node: Node, kind: type[Parameters]) -> Parameters:

@@ -57,6 +57,22 @@ def test_values_of_every_type(start: Callable[..., Node]) -> None:
     assert read(node, Example) == Example(("/a", "/b"), 2.5, 3, "none", False)
 
 
+def test_a_parameter_that_there_is_not_is_named(
+    start: Callable[..., Node], capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = {"rates": 2.0, "qos_overrides./a.publisher.depth": 2, "use_sim_time": False}
+    node = start(**given, frobnicate=1, depth=3)
+    declare(node, Example)
+    assert read(node, Example) == Example(depth=3)
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "unknown" in line]
+    assert [line.split("parameter ")[1].split(" is")[0] for line in warnings] == [
+        "'rates'",
+        "'frobnicate'",
+    ]
+    assert "did you mean 'rate'?" in warnings[0]
+    assert "there are topics, rate, depth, mode, enabled" in warnings[1]
+
+
 def test_an_empty_list_in_a_file_is_the_default(start: Callable[..., Node]) -> None:
     node = start(topics=None)
     declare(node, Example)
