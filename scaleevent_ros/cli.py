@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from scaleevent_ros.commands import ends_in_words
 from scaleevent_ros.errors import ScaleEventError
 
 app = typer.Typer(
@@ -320,11 +320,8 @@ def _as_json(content: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
-    try:
+    with ends_in_words("scaleevent"):
         app()
-    except ScaleEventError as error:
-        sys.stderr.write(f"scaleevent: {error}\n")
-        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

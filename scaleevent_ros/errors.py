@@ -8,4 +8,9 @@ class ScaleEventError(Exception):
 
     Each layer derives its own class from it. The command line and the nodes print the message
     alone, without a traceback; any other exception is a defect of ours.
+
+    Attributes:
+        exit_code: Of a command that ends with it.
     """
+
+    exit_code = 2

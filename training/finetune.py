@@ -6,22 +6,20 @@ import logging
 import os
 import sys
 
-from scaleevent_ros.distill.configuration import parse_configuration
-from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.tasks.finetune import Finetuning, finetune
-from scaleevent_ros.tasks.objectives import OBJECTIVES
+from scaleevent_ros.commands import ends_in_words
 
 
 def main() -> None:
     """Run; an expected error is one line on stderr and exit code 2."""
+    # Here, since they take seconds, in which it may be interrupted.
+    from scaleevent_ros.distill.configuration import parse_configuration
+    from scaleevent_ros.tasks.finetune import Finetuning, finetune
+    from scaleevent_ros.tasks.objectives import OBJECTIVES
+
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
-    try:
-        configuration = parse_configuration(Finetuning, sys.argv[1:], str(__doc__))
-        outcome = finetune(configuration)
-    except ScaleEventError as error:
-        sys.stderr.write(f"finetune: {error}\n")
-        raise SystemExit(2) from None
+    configuration = parse_configuration(Finetuning, sys.argv[1:], str(__doc__))
+    outcome = finetune(configuration)
     judged_by = OBJECTIVES[configuration.data.task].judged_by
     logging.getLogger(__name__).info(
         "done after step %d with %s %.4f; best after step %d",
@@ -33,4 +31,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ends_in_words("finetune"):
+        main()

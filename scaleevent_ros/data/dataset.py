@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -26,6 +27,7 @@ from scaleevent_ros.events import EventBatch, activity_mask, represent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import FrameType
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.data.sampler import Schedule
 
 _PATCH = 16  # of the activity threshold
+_GRACE_S = 30  # what batch systems give a job before they kill it
 
 
 class Pair(NamedTuple):
@@ -314,8 +317,20 @@ def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSou
     return PartOfSource(source, range(first)), PartOfSource(source, range(first, len(source)))
 
 
+def _end_later(number: int, frame: FrameType | None) -> None:
+    """Let a worker that nobody tells to end do so all the same."""
+    del number, frame
+    signal.alarm(_GRACE_S)
+
+
 def _start_worker(number: int) -> None:
-    """Keep a worker on one core: parallelism comes from the number of workers."""
+    """Keep a worker on one core, since there are several, and alive while its parent needs it.
+
+    Ctrl-C, and a batch system at a job's end, send signals to all processes, while the parent may
+    want to finish its step. It tells workers by their queue to end, and they do when it is gone.
+    """
     del number
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

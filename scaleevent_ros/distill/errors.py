@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from scaleevent_ros.errors import ScaleEventError
 
 
@@ -15,3 +17,19 @@ class ConfigurationError(DistillError):
 
 class TrainingError(DistillError):
     """A run cannot start, go on or be resumed; its checkpoints stay as they are."""
+
+
+class RunStopped(TrainingError):  # noqa: N818 - it ends as it was told to
+    """A run was asked to stop, and is saved.
+
+    Args:
+        number: Of the signal.
+        step: How many steps are done.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        name = signal.Signals(number).name
+        super().__init__(
+            f"stopped by {name} after step {step}, which is saved: --trainer.resume true goes on"
+        )
+        self.exit_code = 128 + number  # as of a process that the signal ended

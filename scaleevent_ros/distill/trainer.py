@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -33,14 +33,15 @@ from torch.distributed.checkpoint.state_dict import (
 
 from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
-from scaleevent_ros.distill.errors import ConfigurationError, TrainingError
+from scaleevent_ros.distill.errors import ConfigurationError, RunStopped, TrainingError
 from scaleevent_ros.distill.journal import Journal
 from scaleevent_ros.distill.optimizer import build_optimizer, freeze_parameters, set_rate
 from scaleevent_ros.distill.run_folder import RunFolder
 from scaleevent_ros.distill.schedule import rate_factor
+from scaleevent_ros.distill.stop_request import stop_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from lightning.fabric.wrappers import _FabricOptimizer
     from numpy.typing import NDArray
@@ -238,6 +239,7 @@ class Trainer:
         Raises:
             TrainingError: If the folder holds another run, a loss is not finite, or nothing can be
                 written.
+            RunStopped: If SIGINT or SIGTERM came, once the step is done and saved.
         """
         self._resume()
         journal = Journal(
@@ -251,14 +253,18 @@ class Trainer:
             if self._options.evaluate:
                 self._validate(journal)
             else:
-                self._train(journal)
+                with stop_requests() as stop:
+                    self._train(journal, stop)
         finally:
             journal.close()
         return Outcome(self._step, self._metrics, self._best_step, self._best_score)
 
-    def _train(self, journal: Journal) -> None:
+    def _train(self, journal: Journal, stop: Callable[[], int]) -> None:
+        with closing(self._training_batches()) as batches:  # which ends its workers, come what may
+            self._train_on(batches, journal, stop)
+
+    def _train_on(self, batches: Iterator[Any], journal: Journal, stop: Callable[[], int]) -> None:
         options = self._options
-        batches = self._training_batches()
         log = _StepLog()
         self._model.train()
         if self._step == 0:
@@ -273,9 +279,20 @@ class Trainer:
             last = self._step == self._steps
             if last or self._step % options.validate_every == 0:
                 self._validate(journal)
-            if last or self._step % options.save_every == 0 or self._best_step == self._step:
+            signal = self._stop_of_any(stop())
+            saves = last or self._step % options.save_every == 0 or self._best_step == self._step
+            if saves or signal:
                 self._save()
+            if signal and not last:
+                raise RunStopped(signal, self._step)
             log.restart_clock()
+
+    def _stop_of_any(self, signal: int) -> int:
+        """Let all processes stop after the same step, whichever was asked to."""
+        if self.fabric.world_size == 1:
+            return signal
+        asked = torch.tensor(float(signal), device=self.fabric.device)
+        return int(cast("Tensor", self.fabric.all_reduce(asked, reduce_op="max")))
 
     def _train_step(self, batches: Iterator[Any], log: _StepLog) -> dict[str, Tensor]:
         """Take one step of the optimizer, over all parts of its batch."""
@@ -316,7 +333,7 @@ class Trainer:
             self._average.update()
         return dict(sums)
 
-    def _training_batches(self) -> Iterator[Any]:
+    def _training_batches(self) -> Generator[Any]:
         fabric = self.fabric
         sampler = BatchSampler(
             self._loaders.schedule,
@@ -325,7 +342,7 @@ class Trainer:
             fabric.world_size,
             self._options.accumulate,
         )
-        return iter(self._on_device(self._loaders.training(sampler, fabric.device)))
+        yield from self._on_device(self._loaders.training(sampler, fabric.device))
 
     def _on_device(self, loader: DataLoader[Any]) -> Any:
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,9 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import TinyRun, final_weights, launch, run_here
 
-from scaleevent_ros.distill.errors import TrainingError
+from scaleevent_ros.distill import stop_request
+from scaleevent_ros.distill.errors import RunStopped, TrainingError
+from scaleevent_ros.distill.stop_request import stop_requests
 from scaleevent_ros.models import load_student
 
 if TYPE_CHECKING:
@@ -72,6 +76,56 @@ def test_a_killed_and_resumed_run_ends_with_the_same_bits(
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [entry["step"] for entry in entries(output, "train")] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("signal_at", ["SIGINT 6", "SIGTERM 9"])
+def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_with_the_same_bits(
+    uninterrupted: Path, tmp_path: Path, signal_at: str
+) -> None:
+    name, _, step = signal_at.partition(" ")
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    done = int(step) + 1  # the step that was under way is finished
+    with pytest.raises(RunStopped, match=f"{name} after step {done}, .*resume true") as stopped:
+        run_here(TinyRun(tmp_path, kill_at=signal_at))
+    assert stopped.value.exit_code == 128 + signal.Signals[name]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert (tmp_path / "checkpoints" / f"step-{done:08d}").is_dir()
+    run_here(TinyRun(tmp_path, {"resume": True}))
+    expected, found = final_weights(uninterrupted), final_weights(tmp_path)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert [entry["step"] for entry in entries(tmp_path, "train")] == list(range(1, STEPS + 1))
+
+
+def test_all_processes_stop_where_one_is_asked_to(by_one_process: Path, tmp_path: Path) -> None:
+    run = TinyRun(tmp_path, {"resume": True}, drop=0.0)
+    assert launch(replace(run, kill_at="SIGTERM 6"), world=2) == [1, 1]  # of an uncaught error
+    assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
+    assert launch(run, world=2) == [0, 0]
+    assert largest_difference(final_weights(by_one_process), final_weights(tmp_path)) < 1e-5
+
+
+def test_an_interrupt_that_comes_again_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with stop_requests() as stop:
+        assert stop() == 0
+        signal.raise_signal(signal.SIGINT)
+        assert stop() == signal.SIGINT
+        # Passed on by a launcher, which got it too; and told by a batch system beside it.
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(stop_request, "SAME_S", 0.0)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop() == 0
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("options", [{}, {"accumulate": 2}])

@@ -44,7 +44,8 @@ class TinyRun:
         options: Of `TrainerOptions`, besides the folder.
         drop: Of the student's drop path, which draws random numbers in every step.
         kill_at: ``step N``: kill -9 when step N is about to begin; ``save N``: while the
-            checkpoint of step N is written; never if empty.
+            checkpoint of step N is written; never if empty. ``SIGINT N`` or ``SIGTERM N``: that
+            signal to the first process before step N.
         poison_at: The step whose batch holds a value that is not finite; -1 for none.
     """
 
@@ -116,6 +117,12 @@ def _break(trainer: Trainer, run: TinyRun) -> None:
     def killing_step(*arguments: Any) -> Any:
         if what == "step" and trainer._step == int(number):
             os.kill(os.getpid(), signal.SIGKILL)
+        if (
+            what.startswith("SIG")
+            and trainer._step == int(number)
+            and trainer.fabric.is_global_zero
+        ):
+            os.kill(os.getpid(), signal.Signals[what])
         if trainer._step == run.poison_at:
             with torch.no_grad():
                 next(iter(trainer._objective.model.parameters())).fill_(float("nan"))

@@ -38,7 +38,12 @@ def write_report(journey: Journey, path: Path) -> None:
 def _parts(journey: Journey) -> Iterator[str]:
     yield "<h2>What was done, and how long it took</h2>"
     rows = [
-        (str(mark["name"]), str(mark["purpose"]), str(mark["said"]), f"{mark['seconds']:.0f} s")
+        (
+            str(mark["name"]),
+            str(mark["purpose"]),
+            str(mark["said"]),
+            f"{mark['seconds']:.0f}\N{NO-BREAK SPACE}s",
+        )
         for mark in finished(journey.output)
     ]
     yield render_table(rows, ("stage", "", "came of it", "took"))
@@ -65,6 +70,10 @@ def _parts(journey: Journey) -> Iterator[str]:
             quality = check_bag(BagReader(journey.recorded(source)))
             yield f"<h2>The recording {html.escape(source.name)}</h2>"
             yield from report_parts(quality, REASONS)
+
+
+def _seconds(time: float) -> str:
+    return f"{time:.0f}\N{NO-BREAK SPACE}s"
 
 
 def _run_parts(run: Path) -> Iterator[str]:

@@ -1,0 +1,34 @@
+"""How a command ends: what went wrong in one line, and an exit code that says the kind."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.errors import ScaleEventError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INTERRUPTED = 130  # what shells make of SIGINT
+
+
+@contextmanager
+def ends_in_words(name: str) -> Iterator[None]:
+    """End the process with one line on stderr for an expected error, and for Ctrl-C.
+
+    Args:
+        name: Of the command, which begins the line.
+
+    Raises:
+        SystemExit: With the error's `ScaleEventError.exit_code`, or 130.
+    """
+    try:
+        yield
+    except ScaleEventError as error:
+        sys.stderr.write(f"{name}: {error}\n")
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\n{name}: interrupted\n")
+        raise SystemExit(INTERRUPTED) from None
