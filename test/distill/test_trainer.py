@@ -18,6 +18,7 @@ from scaleevent_ros.distill.stop_request import stop_requests
 from scaleevent_ros.models import load_student
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
@@ -28,6 +29,14 @@ STEPS = 15
 def entries(output: Path, kind: str) -> list[dict[str, float]]:
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [entry for entry in map(json.loads, lines) if entry["kind"] == kind]
+
+
+@pytest.fixture(autouse=True)
+def hears_interrupts() -> Iterator[None]:
+    """Listen to interrupts where tests run in the background too, and they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
