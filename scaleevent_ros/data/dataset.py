@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -323,6 +326,18 @@ def _end_later(number: int, frame: FrameType | None) -> None:
     signal.alarm(_GRACE_S)
 
 
+def _end_with_parent() -> None:
+    """End a worker whose parent was killed.
+
+    PyTorch's workers look whose children they are, which with a fork server is the server; it
+    lives for as long as they do, and they with it.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "a worker is somebody's"
+    parent.join()
+    os._exit(1)
+
+
 def _start_worker(number: int) -> None:
     """Keep a worker on one core, since there are several, and alive while its parent needs it.
 
@@ -332,5 +347,6 @@ def _start_worker(number: int) -> None:
     del number
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -54,6 +54,9 @@ def run(name: str, build: Callable[[], RunnableNode], args: Sequence[str] | None
     rclpy.init(
         args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO
     )
+    # What was imported lives as long as the process: no collection needs to look through it, which
+    # with PyTorch takes longer on a busy machine than the 5 s after which launch sends SIGTERM.
+    gc.freeze()
     node = None
     executor = SingleThreadedExecutor()
     try:
@@ -70,7 +73,8 @@ def run(name: str, build: Callable[[], RunnableNode], args: Sequence[str] | None
             node.destroy_node()
         executor.shutdown()
         rclpy.shutdown()
-        # The process ends now. Python would look through all that PyTorch made once more, which on
-        # a busy machine takes longer than the 5 s after which launch sends SIGTERM.
+        # The middleware gives its shared memory back once nothing holds the node any more.
+        del node, executor
+        gc.collect()
         gc.freeze()
     return 0

@@ -3,7 +3,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +22,6 @@ from scaleevent_ros.models import load_student
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -103,6 +105,27 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_with_the_same_bits(
     expected, found = final_weights(uninterrupted), final_weights(tmp_path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert [entry["step"] for entry in entries(tmp_path, "train")] == list(range(1, STEPS + 1))
+
+
+def fork_servers_and_theirs() -> set[int]:
+    """Find the processes that multiprocessing's fork servers are or have started."""
+    found = set()
+    for command in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has just ended
+            if b"multiprocessing.forkserver" in command.read_bytes():
+                found.add(int(command.parent.name))
+    return found
+
+
+def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
+    """Where they come from a fork server, as the run of this test itself does."""
+    assert launch(TinyRun(tmp_path / "whole", {"epochs": 1})) == [0]
+    before = fork_servers_and_theirs()
+    assert launch(TinyRun(tmp_path / "killed", kill_at="step 2")) == [-9]
+    deadline = time.monotonic() + 30
+    while left := fork_servers_and_theirs() - before:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
 
 
 def test_all_processes_stop_where_one_is_asked_to(by_one_process: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
+from tiny_student import tiny_checkpoint
 
 from scaleevent_ros.bags import BagReader
 from scaleevent_ros.bags.messages import ImageView, serialize_image
@@ -23,8 +25,6 @@ from scaleevent_ros.nodes.transport import (
 )
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ros_processes import Graph
 
 RECORDER = "scaleevent_ros.nodes.recorder"
@@ -44,6 +44,21 @@ def test_best_effort_messages_of_4_mb_arrive(graph: Graph, tmp_path: Path) -> No
     assert recorder.interrupt() == 0
     numbers = [int(image.frame_id) for _, image in BagReader(tmp_path / "bag").images()]
     assert numbers == [*range(40)]
+
+
+@pytest.mark.parametrize("module", [RECORDER, "scaleevent_ros.nodes.perception"])
+def test_a_node_gives_the_shared_memory_back(graph: Graph, tmp_path: Path, module: str) -> None:
+    def segments() -> set[Path]:
+        return {path for path in Path("/dev/shm").glob("fastdds_*") if path.stat().st_size > 1e6}
+
+    model = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    parameters = {"output_folder": str(tmp_path)} if module == RECORDER else {"model": str(model)}
+    ours = segments()
+    node = graph.start(module, parameters=parameters)
+    graph.spin_until(lambda: segments() > ours, "the node's segment")
+    graph.spin_until(lambda: len(graph.node.get_node_names()) > 1, "the node")
+    assert node.interrupt() == 0
+    assert segments() == ours
 
 
 def test_a_node_without_a_profile_warns(graph: Graph, tmp_path: Path) -> None:
