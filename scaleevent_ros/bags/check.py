@@ -27,7 +27,7 @@ from scaleevent_ros.bags.quality import (
     count_reasons,
 )
 from scaleevent_ros.bags.synchronization import synchronize
-from scaleevent_ros.bags.timeline import read_timeline
+from scaleevent_ros.bags.timeline import read_timeline, unset_stamps
 from scaleevent_ros.events import activity_mask, histogram
 
 if TYPE_CHECKING:
@@ -207,14 +207,13 @@ class _Examination:
         for pair, is_blurred in zip(seen, blurred([p.frame for p in seen if p.frame]), strict=True):
             if is_blurred:
                 pairs[pair.index] = replace(pair, reasons=(*pair.reasons, "blurred"))
-        stamps = timeline.frames.stamp.tolist()
+        stamps = timeline.frames.stamp
+        missing = np.where(synchronization.known, "not covered", "no trigger")
+        missing[unset_stamps(stamps)] = "no stamp"
         return [
-            pairs.get(index) or PairQuality(index, stamp, (self._why_missing(index),), 0, 0.0, None)
-            for index, stamp in enumerate(stamps)
+            pairs.get(index) or PairQuality(index, stamp, (str(missing[index]),), 0, 0.0, None)
+            for index, stamp in enumerate(stamps.tolist())
         ]
-
-    def _why_missing(self, index: int) -> str:
-        return "not covered" if self._synchronization.known[index] else "no trigger"
 
     def _pick(self) -> set[int]:
         covered = np.flatnonzero(
@@ -281,7 +280,8 @@ class _Examination:
 
 def _summarize_frames(timeline: Timeline) -> FrameSummary:
     stamps = timeline.frames.stamp
-    steps = np.diff(stamps)
+    unset = unset_stamps(stamps)
+    steps = np.diff(stamps[~unset])
     forward = steps[steps > 0]
     usual = float(np.median(forward)) if len(forward) else 0.0
     gaps = forward[forward > GAP_FACTOR * usual]
@@ -291,6 +291,7 @@ def _summarize_frames(timeline: Timeline) -> FrameSummary:
         rate=1e9 / usual if usual else 0.0,
         missing=int(np.rint(gaps / usual - 1).sum()) if usual else 0,
         unordered=int((steps <= 0).sum()),
+        unstamped=int(unset.sum()),
     )
 
 
@@ -356,5 +357,7 @@ def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterato
         yield f"the packets of {events.topic} started counting anew {events.restarts} times"
     if frames and frames.missing:
         yield f"{frames.missing} frames are missing beside {frames.count} of {frames.topic}"
+    if frames and frames.unstamped:
+        yield f"{frames.unstamped} of {frames.count} frames of {frames.topic} have no stamp"
     if frames and frames.unordered:
         yield f"{frames.unordered} frames of {frames.topic} are stamped out of order"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 REASONS = {
     "no trigger": "the frame has no trigger edge, so that its time is not known",
+    "no stamp": "its header has no time, so that its place among the events is not known",
     "not covered": "its window reaches beyond the events",
     "events lost": "packets were lost in its window",
     "few events": "less than 5 % of its patches saw 64 events",
@@ -121,6 +122,7 @@ class FrameSummary:
         rate: Of frames per second, in the median.
         missing: Frames that gaps in the stamps leave room for.
         unordered: Frames stamped before their predecessors, or at the same time.
+        unstamped: Frames whose stamp was never set.
     """
 
     topic: str
@@ -128,6 +130,7 @@ class FrameSummary:
     rate: float
     missing: int
     unordered: int
+    unstamped: int
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # clock, of which EVT2's is a multiple (24 and 34 bits of microseconds).
 _CLOCK_PERIOD_NS = 2**24 * 1000
 _PREROLL_PACKETS = 8
+# A clock that starts at 0 has its second stamp within this.
+_FIRST_STEP_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,24 @@ def events_from(reader: BagReader, timeline: Timeline, sensor_ns: int) -> Iterat
             events = replace(events, t=events.t + offset)
             edges = replace(edges, t=edges.t + offset)
         yield packet._replace(events=events, triggers=edges)
+
+
+def unset_stamps(stamps: Times) -> NDArray[np.bool_]:
+    """Find header stamps that were never set.
+
+    A stamp of 0 was not set, unless the topic's clock starts there: its first stamp is 0 and the
+    second less than 10 s.
+
+    Args:
+        stamps: Stamps of one topic in order of record time, int64 [N], in ns.
+
+    Returns:
+        bool [N].
+    """
+    unset: NDArray[np.bool_] = stamps == 0
+    if len(stamps) > 1 and 0 < stamps[1] < _FIRST_STEP_NS:
+        unset[0] = False
+    return unset
 
 
 def join_triggers(parts: list[Triggers]) -> Triggers:

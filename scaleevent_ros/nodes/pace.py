@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Pace:
@@ -11,13 +16,16 @@ class Pace:
 
     Args:
         rate: Seconds of the recording a second; 0 for no waiting at all.
+        clock: Current time in ns of the clock that `to_clock` maps to.
     """
 
-    def __init__(self, rate: float) -> None:
+    def __init__(self, rate: float, clock: Callable[[], int] = time.time_ns) -> None:
         self._rate = rate
+        self._clock = clock
         self._changed = threading.Condition()
         self._start_ns = 0
         self._begun_at = time.monotonic()
+        self._begun_ns = clock()
         self._held_at: float | None = None
         self._stopped = False
 
@@ -27,6 +35,7 @@ class Pace:
             now = time.monotonic()
             self._start_ns = start_ns
             self._begun_at = now + delay_s
+            self._begun_ns = self._clock() + round(delay_s * 1e9)
             if self._held_at is not None:
                 self._held_at = now
 
@@ -53,10 +62,17 @@ class Pace:
             elapsed = max(0.0, now - self._begun_at)
             return self._start_ns + round(elapsed * self._rate * 1e9)
 
-    def seconds_until(self, due_ns: int) -> float:
-        """Return how long it is until a time of the recording is due; negative once it is over."""
+    def to_clock(self, time_ns: int) -> int:
+        """Map a time of the recording to the clock, both in ns.
+
+        The mapping changes in `begin` and `release` only: in between, equal times stay equal and
+        distances are the recording's, divided by the rate.
+        """
         with self._changed:
-            return self._seconds_until(due_ns)
+            since_ns = time_ns - self._start_ns
+            # An integer as it is: float64 is exact to a nanosecond for 104 days only.
+            scaled_ns = since_ns if self._rate == 1 else round(since_ns / (self._rate or math.inf))
+            return self._begun_ns + scaled_ns
 
     def hold(self) -> None:
         """Let nothing be due from now on."""
@@ -68,7 +84,9 @@ class Pace:
         """Go on where `hold` stopped."""
         with self._changed:
             if self._held_at is not None:
-                self._begun_at += time.monotonic() - self._held_at
+                elapsed = self._held_at - self._begun_at
+                self._begun_at = time.monotonic() - elapsed
+                self._begun_ns = self._clock() - round(elapsed * 1e9)
                 self._held_at = None
                 self._changed.notify_all()
 

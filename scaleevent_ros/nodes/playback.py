@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, parse_header_stamp
 from scaleevent_ros.bags.metadata import METADATA_NAME, Qos
 from scaleevent_ros.bags.reader import BagReader
+from scaleevent_ros.bags.timeline import unset_stamps
 from scaleevent_ros.nodes.errors import NodeError
 
 if TYPE_CHECKING:
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scaleevent_ros.bags.messages import BytesLike
+    from scaleevent_ros.bags.reader import RawMessage
 
 _BAG_SUFFIXES = {".mcap", ".db3", ".zstd"}
 
@@ -27,10 +33,18 @@ class TimedMessage(NamedTuple):
 
 
 class PlayedTopic(NamedTuple):
-    """A topic's message type, and the QoS with which to publish it."""
+    """A topic of a recording.
+
+    Attributes:
+        msgtype: Message type.
+        qos: QoS to publish it with.
+        zero_is_time: Whether a header stamp of 0 is the time 0, as in recordings whose clock starts
+            there; otherwise it means that the publisher set no stamp.
+    """
 
     msgtype: str
     qos: Qos
+    zero_is_time: bool = False
 
 
 class Playback(NamedTuple):
@@ -90,22 +104,41 @@ def _open_bag(path: Path, wanted: Collection[str]) -> Playback:
         for message in reader.messages(list(topics), start_ns=start_ns):
             yield TimedMessage(message.record_time_ns, message.topic, message.data)
 
-    # Record times and header stamps may be months apart. A sensor's first message that has a stamp
-    # tells how far.
+    topics = {
+        name: topic._replace(zero_is_time=_zero_is_time(reader, name))
+        for name, topic in topics.items()
+    }
+    return Playback(topics, reader.start_ns, _stamp_offset(reader, topics), messages)
+
+
+def _stamp_offset(reader: BagReader, topics: dict[str, PlayedTopic]) -> int:
+    """Return by how much stamps are ahead of record times, which may be months, in ns.
+
+    The first stamped message of an event or image topic shows it.
+    """
     sensors = [
         name
         for name, topic in topics.items()
         if topic.msgtype in (EVENT_PACKET, IMAGE, COMPRESSED_IMAGE)
     ]
-    offset_ns = 0
-    if sensors:
-        stamped = (
-            stamp_ns - message.record_time_ns
-            for message in reader.messages(sensors)
-            if (stamp_ns := parse_header_stamp(message.data))
-        )
-        offset_ns = next(stamped, 0)
-    return Playback(topics, reader.start_ns, offset_ns, messages)
+    for message in reader.messages(sensors):
+        stamp_ns = _header_stamp(message)
+        if stamp_ns or topics[message.topic].zero_is_time:
+            return stamp_ns - message.record_time_ns
+    return 0
+
+
+def _zero_is_time(reader: BagReader, topic: str) -> bool:
+    stamps = [_header_stamp(message) for message in islice(reader.messages([topic]), 2)]
+    return stamps[:1] == [0] and not unset_stamps(np.array(stamps, np.int64))[0]
+
+
+def _header_stamp(message: RawMessage) -> int:
+    """Read a message's stamp, 0 where it is too short for a header."""
+    try:
+        return parse_header_stamp(message.data)
+    except MessageError:
+        return 0
 
 
 def _open_recording(path: Path, wanted: Collection[str]) -> Playback:
@@ -122,7 +155,7 @@ def _open_recording(path: Path, wanted: Collection[str]) -> Playback:
         raise NodeError(msg)
     recording = found[0].open(ReadOptions())
     topics = {
-        name: PlayedTopic(msgtype, qos)
+        name: PlayedTopic(msgtype, qos, zero_is_time=True)
         for name, (msgtype, qos) in streams.topics(recording, None).items()
     }
     topics = _chosen(path, topics, wanted)

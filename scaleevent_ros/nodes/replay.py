@@ -63,7 +63,7 @@ class Replay(Node):
         self._with_header = {
             name for name, output in self._outputs.items() if starts_with_header(output.msg_type)
         }
-        self._pace = Pace(self._settings.rate)
+        self._pace = Pace(self._settings.rate, lambda: self.get_clock().now().nanoseconds)
         self._error: ScaleEventError | None = None
         self._published = 0
         if self._settings.clock_hz:
@@ -143,18 +143,17 @@ class Replay(Node):
         return True
 
     def _stamped(self, message: TimedMessage) -> bytes:
-        """Copy a message, its header's stamp moved to now where that is asked for."""
+        """Copy a message, with its header's stamp moved to now if `restamp` is set."""
         cdr = message.cdr
         if not self._settings.restamp or message.topic not in self._with_header:
             return bytes(cdr)
         stamp_ns = parse_header_stamp(cdr)
-        if stamp_ns == 0:
-            return bytes(cdr)  # a header that says nothing goes on saying nothing
-        ahead = self._pace.seconds_until(stamp_ns - self._playback.stamp_offset_ns)
-        now_ns = self.get_clock().now().nanoseconds + round(ahead * _NS)
+        if stamp_ns == 0 and not self._playback.topics[message.topic].zero_is_time:
+            return bytes(cdr)
+        moved_ns = self._pace.to_clock(stamp_ns - self._playback.stamp_offset_ns)
         order = "<" if cdr[1] else ">"
         # After the four bytes that name the byte order, a header starts with its stamp.
-        return b"".join((cdr[:4], struct.pack(f"{order}iI", *divmod(now_ns, _NS)), cdr[12:]))
+        return b"".join((cdr[:4], struct.pack(f"{order}iI", *divmod(moved_ns, _NS)), cdr[12:]))
 
     def _tell_time(self) -> None:
         seconds, nanoseconds = divmod(self._pace.position(), _NS)

@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 _CLOCK = ClockStatement("sensor_time", "simulated: events are made of the frames", 0.0)
 _PAUSE_US = 500_000  # between the clips of two still pictures
+EPOCH_NS = 1_000_000_000
+"""Start of simulated time; not 0, which in a header means that no stamp was set."""
 
 
 class Moment(NamedTuple):
@@ -152,7 +154,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
         (width, height),
         moments,
         [FRAMES_TOPIC],
-        (0, _frame_us(number - 1, rate) * 1000),
+        (EPOCH_NS, _frame_us(number - 1, rate) * 1000),
     )
 
 
@@ -162,7 +164,7 @@ def _format(kind: str, options: VideoOptions | StillsOptions) -> str:
 
 
 def _frame_us(index: int, rate: float) -> int:
-    return round(index * 1e6 / rate)
+    return EPOCH_NS // 1000 + round(index * 1e6 / rate)
 
 
 def _probe(source: Path) -> tuple[int, float, NDArray[np.generic]]:
@@ -268,8 +270,9 @@ def write_bag(
     """
     assert recording.span_ns is not None
     with Progress(*Progress.get_default_columns(), disable=not show_progress) as bars:
-        bar = bars.add_task(out.name, total=recording.span_ns[1])
-        convert_recording(recording, out, options, lambda t: bars.update(bar, completed=t))
+        first, last = recording.span_ns
+        bar = bars.add_task(out.name, total=last - first)
+        convert_recording(recording, out, options, lambda t: bars.update(bar, completed=t - first))
 
 
 def stills_recording(source: Path, options: StillsOptions) -> Recording:
@@ -306,14 +309,14 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
                 None if label is None else _eight_bits(read_photograph(label)),
                 options=options.film,
                 seed=int(np.random.SeedSequence((options.seed, index)).generate_state(1)[0]),
-                start_ns=index * period_us * 1000,
+                start_ns=EPOCH_NS + index * period_us * 1000,
             )
         except SimulationError as error:
             msg = f"{files[index]}: {error}"
             raise SimulationError(msg) from None
 
     def moments(t_start: int) -> Iterator[Moment]:
-        clips = range(t_start // (period_us * 1000), len(files))
+        clips = range(max(t_start - EPOCH_NS, 0) // (period_us * 1000), len(files))
         for sequence in _ahead(film, clips, options.jobs):
             yield from _moments(sequence, with_flow=options.flow)
 
@@ -326,7 +329,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
         size,
         moments,
         topics,
-        (0, (len(files) * period_us - _PAUSE_US) * 1000),
+        (EPOCH_NS, EPOCH_NS + (len(files) * period_us - _PAUSE_US) * 1000),
         options.class_names,
     )
 

@@ -125,6 +125,7 @@ def _frames_and_clock(quality: BagQuality) -> str:
         rows += [
             ("Frames", f"{frames.count:,} at {frames.rate:.1f} Hz, {frames.missing:,} missing"),
             ("Out of order", f"{frames.unordered:,}"),
+            ("Without a stamp", f"{frames.unstamped:,}"),
         ]
     if clock:
         rows += [

@@ -20,6 +20,7 @@ from scaleevent_ros.bags.messages import (
 )
 from scaleevent_ros.bags.quality import REASONS
 from scaleevent_ros.bags.summary_text import quality_text
+from scaleevent_ros.bags.timeline import unset_stamps
 from scaleevent_ros.visuals.bag_report import render_report, write_report
 
 if TYPE_CHECKING:
@@ -139,6 +140,37 @@ def test_missing_frames_are_counted(good_bag: Path, tmp_path: Path) -> None:
     assert quality.frames is not None
     assert (quality.frames.count, quality.frames.missing) == (42, 3)
     assert quality.warnings == [f"3 frames are missing beside 42 of {IMAGE_TOPIC}"]
+
+
+def test_a_stamp_that_was_never_set_is_no_time(good_bag: Path, tmp_path: Path) -> None:
+    def unset(message: RawMessage, index: int) -> bytes | None:
+        data = bytes(message.data)
+        if message.topic == IMAGE_TOPIC and index in {0, 20}:
+            return data[:4] + bytes(8) + data[12:]
+        return data
+
+    quality = check_bag(BagReader(rewrite(good_bag, tmp_path / "bag", unset)))
+    assert quality.frames is not None
+    # The frame in the middle leaves a gap in time.
+    assert (quality.frames.unstamped, quality.frames.missing, quality.frames.unordered) == (2, 1, 0)
+    assert f"2 of 45 frames of {IMAGE_TOPIC} have no stamp" in quality.warnings
+    assert [reasons(quality, index) for index in (0, 20)] == [{"no stamp"}] * 2
+    assert "no stamp" not in reasons(quality, 1)
+
+
+@pytest.mark.parametrize(
+    ("stamps", "expected"),
+    [
+        ([], []),
+        ([0], [True]),
+        ([0, 40_000_000, 80_000_000], [False, False, False]),
+        ([0, 1_700_000_000 * 10**9], [True, False]),
+        ([0, 0, 40_000_000], [True, True, False]),
+        ([5, 0, 6], [False, True, False]),
+    ],
+)
+def test_a_clock_may_start_at_zero(stamps: list[int], expected: list[bool]) -> None:
+    assert unset_stamps(np.array(stamps, np.int64)).tolist() == expected
 
 
 def test_a_still_camera_has_too_few_events(tmp_path: Path) -> None:

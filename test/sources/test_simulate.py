@@ -21,6 +21,7 @@ from scaleevent_ros.sources.convert import ConvertOptions
 from scaleevent_ros.sources.errors import SimulationError, SourceError
 from scaleevent_ros.sources.recording import FLOW_TOPIC, FRAMES_TOPIC, LABELS_TOPIC
 from scaleevent_ros.sources.simulate import (
+    EPOCH_NS,
     StillsOptions,
     VideoOptions,
     size_of,
@@ -81,13 +82,13 @@ def test_a_folder_of_pictures_becomes_a_bag(tmp_path: Path) -> None:
     for (stamp_ns, image), frame, index in zip(
         bag_images(reader, FRAMES_TOPIC), frames, range(12), strict=True
     ):
-        assert stamp_ns == index * 20 * MS
+        assert stamp_ns == EPOCH_NS + index * 20 * MS
         np.testing.assert_array_equal(image, frame)
 
     events = bag_events(reader)
     events.validate()
     assert (np.diff(events.t) >= 0).all()
-    assert events.t[-1] < 220 * MS
+    assert EPOCH_NS < events.t[0] <= events.t[-1] < EPOCH_NS + 220 * MS
     change = np.zeros((120, 160))
     np.add.at(change, (events.y, events.x), np.where(events.p == 1, 0.1, -0.1))
     first, last = (
@@ -106,7 +107,7 @@ def test_a_video_becomes_a_bag(tmp_path: Path) -> None:
     write_bag(video_recording(path, VideoOptions()), tmp_path / "bag", ConvertOptions())
     reader = BagReader(tmp_path / "bag")
     images = bag_images(reader, FRAMES_TOPIC)
-    assert [t for t, _ in images] == [round(i * 1e6 / 30) * 1000 for i in range(10)]
+    assert [t for t, _ in images] == [EPOCH_NS + round(i * 1e6 / 30) * 1000 for i in range(10)]
     assert np.abs(images[5][1].astype(float) - pan(10)[5]).mean() < 8  # JPEG's own loss
     assert len(bag_events(reader)) > 1000
 
@@ -146,19 +147,20 @@ def test_still_pictures_become_clips_with_labels_and_flow(tmp_path: Path) -> Non
             labels[index],
             options=StillOptions(frames=3),
             seed=seed,
-            start_ns=index * period,
+            start_ns=EPOCH_NS + index * period,
         )
         for i in range(3):
             np.testing.assert_array_equal(frames[3 * index + i][1], alone.frames[i])
             assert alone.labels is not None
             np.testing.assert_array_equal(seen[3 * index + i][1], alone.labels[i])
         np.testing.assert_array_equal(flows[2 * index][1], alone.flow(0))
-        mine = events.between(index * period, (index + 1) * period)
+        start = EPOCH_NS + index * period
+        mine = events.between(start, start + period)
         np.testing.assert_array_equal(mine.t, alone.events.t)
         np.testing.assert_array_equal(mine.x, alone.events.x)
     clip = StillOptions(frames=3).length_us * 1000
     assert period - clip == 500 * MS
-    assert len(events.between(clip, period)) == 0
+    assert len(events.between(EPOCH_NS + clip, EPOCH_NS + period)) == 0
 
 
 def test_jobs_change_nothing_and_reading_can_start_anywhere(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_streams_of_one_pass_share_one_simulation(tmp_path: Path) -> None:
     recording = video_recording(tmp_path / "frames", VideoOptions(pixels=PIXEL_MODELS["ideal"]))
     pictures = recording.pictures[0].read(0)
     events = recording.events(0)
-    assert next(pictures).t == 0
+    assert next(pictures).t == EPOCH_NS
     first = EventBatch.concatenate(list(events))
     assert len(list(pictures)) == 3
     again = EventBatch.concatenate(list(recording.events(0)))
