@@ -101,3 +101,22 @@ print(sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_packages_that_launch_files_touch_export_every_name() -> None:
+    code = """
+import importlib, inspect, sys
+import scaleevent_ros.bags.recovery  # must not hide a name of the package
+for package in map(importlib.import_module, ("scaleevent_ros.bags", "scaleevent_ros.runtime")):
+    assert "torch" not in sys.modules
+    for name in package.__all__:
+        assert not inspect.ismodule(getattr(package, name)), name
+    try:
+        package.absent
+    except AttributeError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"module 'scaleevent_ros.{name}' has no attribute 'absent'" for name in ("bags", "runtime")
+    ]

@@ -6,7 +6,7 @@ views of their messages, pairs of frames and events on one clock, and a report o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleevent_ros.bags.errors import (
     BagError,
@@ -16,13 +16,14 @@ from scaleevent_ros.bags.errors import (
     MessageError,
     SynchronizationError,
 )
-from scaleevent_ros.bags.metadata import Qos
-from scaleevent_ros.bags.reader import BagReader
-from scaleevent_ros.bags.recover import Recovery, recover
-from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
+    from scaleevent_ros.bags.metadata import Qos
     from scaleevent_ros.bags.pairing import FramePair, pairs
+    from scaleevent_ros.bags.reader import BagReader
+    from scaleevent_ros.bags.recovery import Recovery, recover
+    from scaleevent_ros.bags.writer import BagWriter
 
 __all__ = [
     "BagError",
@@ -40,12 +41,15 @@ __all__ = [
     "recover",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Import pairing when it is asked for: it needs numba, 80 MB that a recorder spares."""
-    if name in {"FramePair", "pairs"}:
-        from scaleevent_ros.bags import pairing
-
-        return getattr(pairing, name)
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "BagReader": "reader",
+        "BagWriter": "writer",
+        "FramePair": "pairing",
+        "Qos": "metadata",
+        "Recovery": "recovery",
+        "pairs": "pairing",
+        "recover": "recovery",
+    },
+)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import lz4.frame
 
 from scaleevent_ros.bags.errors import BagError
+from scaleevent_ros.bags.mcap_format import COMPRESSIONS
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-COMPRESSIONS = ("zstd", "lz4")
 
 
 def compress(data: BytesLike, compression: str) -> BytesLike:

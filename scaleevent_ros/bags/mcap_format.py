@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAGIC = b"\x89MCAP0\r\n"
+COMPRESSIONS = ("zstd", "lz4")
 RECORD_HEADER = struct.Struct("<BQ")
 MESSAGE_HEADER = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both headers of a message in one

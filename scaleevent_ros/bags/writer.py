@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleevent_ros.bags import mcap_format as mcap
-from scaleevent_ros.bags.compression import COMPRESSIONS
 from scaleevent_ros.bags.errors import BagError, BagExistsError
 from scaleevent_ros.bags.mcap_writer import McapWriter, write_error
 from scaleevent_ros.bags.messages import type_definition
@@ -67,8 +66,8 @@ class BagWriter:
         if metadata_version not in METADATA_VERSIONS:
             msg = f"metadata version {metadata_version} is neither 8 (Humble) nor 9 (Jazzy)"
             raise BagError(msg)
-        if compression and compression not in COMPRESSIONS:
-            msg = f"compression {compression!r} is none of {', '.join(COMPRESSIONS)}"
+        if compression and compression not in mcap.COMPRESSIONS:
+            msg = f"compression {compression!r} is none of {', '.join(mcap.COMPRESSIONS)}"
             raise BagError(msg)
         self.path = Path(path)
         self._version = metadata_version

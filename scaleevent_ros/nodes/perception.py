@@ -23,9 +23,10 @@ from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import warm_up
 from scaleevent_ros.nodes import diagnostics
+from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.images import array_to_cdr
-from scaleevent_ros.nodes.parameters import changed, declare, read
+from scaleevent_ros.nodes.parameters import changed
 from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
 from scaleevent_ros.nodes.perception_parameters import LIVE, PerceptionParameters
 from scaleevent_ros.nodes.perception_status import PerceptionReport, Totals, perception_status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scaleevent_ros.nodes.parameters import parameter
-from scaleevent_ros.runtime import BACKENDS, PRECISIONS
+from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
 
 TRIGGERS = ("rate", "packet", "count", "image")
 WINDOWS = ("fixed", "motion")

@@ -9,9 +9,6 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-RELIABILITIES = ("auto", "reliable", "best_effort")
-DURABILITIES = ("auto", "volatile", "transient_local")
-
 
 def adapted(
     offers: Iterable[QoSProfile], depth: int, reliability: str = "auto", durability: str = "auto"
@@ -25,8 +22,8 @@ def adapted(
     Args:
         offers: Profiles of the topic's publishers; with none, nothing strong is asked for.
         depth: Of the history: so many messages wait in the middleware, the oldest go first.
-        reliability: One of `RELIABILITIES`; any but "auto" overrules the offers.
-        durability: One of `DURABILITIES`; any but "auto" overrules the offers.
+        reliability: One of `parameters.RELIABILITIES`; any but "auto" overrules the offers.
+        durability: One of `parameters.DURABILITIES`; any but "auto" overrules the offers.
     """
     offers = list(offers)
     if reliability == "auto":

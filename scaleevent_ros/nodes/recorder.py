@@ -22,8 +22,8 @@ from scaleevent_ros.bags.writer import BagWriter
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes import diagnostics
 from scaleevent_ros.nodes.bag_thread import BagThread
+from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
-from scaleevent_ros.nodes.parameters import declare, read
 from scaleevent_ros.nodes.recorder_parameters import DISTRIBUTIONS, RecorderParameters
 from scaleevent_ros.nodes.recorder_status import (
     RecorderReport,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaleevent_ros.bags.compression import COMPRESSIONS
+from scaleevent_ros.bags.mcap_format import COMPRESSIONS
 from scaleevent_ros.bags.messages import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -12,8 +12,7 @@ from scaleevent_ros.bags.messages import (
     IMAGE,
     IMU,
 )
-from scaleevent_ros.nodes.parameters import parameter
-from scaleevent_ros.nodes.qos import DURABILITIES, RELIABILITIES
+from scaleevent_ros.nodes.parameters import DURABILITIES, RELIABILITIES, parameter
 
 DISTRIBUTIONS = {"humble": 8, "iron": 8, "jazzy": 9, "kilted": 9}
 """Version of the bag's metadata that each reads."""

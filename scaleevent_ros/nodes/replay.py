@@ -16,10 +16,10 @@ from std_srvs.srv import Trigger
 
 from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.message_types import message_class, starts_with_header
 from scaleevent_ros.nodes.pace import Pace
-from scaleevent_ros.nodes.parameters import declare, read
 from scaleevent_ros.nodes.playback import PlayedTopic, TimedMessage, open_playback
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
 from scaleevent_ros.nodes.running import run

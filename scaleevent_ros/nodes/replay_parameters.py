@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scaleevent_ros.nodes.parameters import parameter
-from scaleevent_ros.nodes.qos import RELIABILITIES
+from scaleevent_ros.nodes.parameters import RELIABILITIES, parameter
 
 
 @dataclass(frozen=True)

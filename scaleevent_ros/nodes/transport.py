@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
-from rclpy.utilities import get_rmw_implementation_identifier
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
@@ -42,7 +41,12 @@ def profile_environment() -> dict[str, str]:
 
 
 def transport_warning() -> str | None:
-    """Say what is wrong with the middleware's settings, or None where nothing is known to be."""
+    """Describe what is wrong with the middleware's settings, or return None.
+
+    `rclpy` is imported here: launch files import this module.
+    """
+    from rclpy.utilities import get_rmw_implementation_identifier
+
     if not get_rmw_implementation_identifier().startswith("rmw_fastrtps"):
         return None
     if not (missing := profile_environment()):

@@ -6,8 +6,15 @@ of one window after another. Out: dense features, class ids, depth and flow, on 
 
 from __future__ import annotations
 
-from scaleevent_ros.runtime.engine import Engine, Outputs
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.lazy_exports import lazy_exports
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.placement import BACKENDS, PRECISIONS
+from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
+
+if TYPE_CHECKING:
+    from scaleevent_ros.runtime.engine import Engine, Outputs
 
 __all__ = ["BACKENDS", "PRECISIONS", "Engine", "EngineError", "Outputs"]
+
+__getattr__ = lazy_exports(__name__, {"Engine": "engine", "Outputs": "engine"})

@@ -8,12 +8,11 @@ from importlib.util import find_spec
 import torch
 
 from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
 
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-PRECISIONS = ("auto", *DTYPES)
-BACKENDS = ("auto", "eager", "compile", "cudagraph", "onnx", "tensorrt")
 
 
 def choose_device(name: str) -> torch.device:

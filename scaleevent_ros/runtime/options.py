@@ -1,0 +1,6 @@
+"""Names of precisions and backends, without the libraries behind them."""
+
+from __future__ import annotations
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+BACKENDS = ("auto", "eager", "compile", "cudagraph", "onnx", "tensorrt")
