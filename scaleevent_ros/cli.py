@@ -54,6 +54,23 @@ def simulate(
     frames: Annotated[int, typer.Option(help="Of each still picture.")] = 10,
     strength: Annotated[float, typer.Option(help="Of the motion over still pictures.")] = 1.0,
     flow: Annotated[bool, typer.Option(help="Keep the exact flow over still pictures.")] = True,
+    margin: Annotated[
+        float, typer.Option(help="Seconds of events before the first frame of a still picture.")
+    ] = 0.1,
+    gap: Annotated[float, typer.Option(help="Seconds between the clips of still pictures.")] = 0.5,
+    pause_share: Annotated[
+        float, typer.Option(help="Share of still pictures over which the camera pauses once.")
+    ] = 0.0,
+    still_share: Annotated[
+        float, typer.Option(help="Share of still pictures before which the camera stands still.")
+    ] = 0.0,
+    cutouts: Annotated[
+        Path | None, typer.Option(help="Folder of objects: pictures with an alpha channel.")
+    ] = None,
+    objects: Annotated[int, typer.Option(help="Objects that move through each still picture.")] = 3,
+    vary: Annotated[
+        bool, typer.Option("--vary", help="Vary pixels, noise and light from clip to clip.")
+    ] = False,
     frame_rate: Annotated[
         float | None, typer.Option(help="In Hz; a video's own if not given, else 25.")
     ] = None,
@@ -83,11 +100,16 @@ def simulate(
         film = StillOptions(
             frames=frames,
             frame_rate=frame_rate or 25.0,
+            margin=margin,
             strength=strength,
             size=job.size_of(size),
             pixels=model,
+            pause_share=pause_share,
+            still_share=still_share,
+            objects=objects if cutouts is not None else 0,
+            vary=vary,
         )
-        options = job.StillsOptions(film, labels, names, flow, jobs, seed)
+        options = job.StillsOptions(film, labels, names, flow, cutouts, gap, jobs, seed)
         recording = job.stills_recording(source, options)
     else:
         recording = job.video_recording(

@@ -3,12 +3,12 @@
 The picture is a plane that faces the camera. The camera turns about its three axes and moves along
 them, smoothly and at random, as in the planar renderer of ESIM (Rebecq et al., CoRL 2018), so what
 it sees is a homography of the picture, and so is the way from any view to any other: flow and
-labels are exact. Where a view leaves the picture, the picture goes on as its mirror image.
+labels are exact. Where a view leaves the picture, the border is reflected.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import cv2
@@ -28,6 +28,7 @@ _SLOWEST_HZ, _FASTEST_HZ = 0.2, 1.5
 _EXTENT = np.array([0.012, 0.012, 0.016, 0.012, 0.012, 0.02])
 # Standard deviation of the logarithm of a motion's extent: pictures are seen at many speeds.
 _SPREAD = 0.5
+_BRAKE_S = 0.08  # time constant with which a camera comes to rest and starts again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,12 +40,15 @@ class CameraMotion:
         amplitude: float64 [6, waves]: rotations in rad, then positions relative to the distance.
         frequency: float64 [6, waves], in Hz.
         phase: float64 [6, waves], in rad.
+        pauses: Start and end of each time in which the camera rests, in s, ordered and apart,
+            float64 [P, 2].
     """
 
     size: tuple[int, int]
     amplitude: NDArray[np.float64]
     frequency: NDArray[np.float64]
     phase: NDArray[np.float64]
+    pauses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
 
     @property
     def camera_matrix(self) -> NDArray[np.float64]:
@@ -55,13 +59,28 @@ class CameraMotion:
             [[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]], float
         )
 
+    def progress(self, t: float) -> float:
+        """Time (s) that the camera has moved until ``t`` (s).
+
+        The camera's pace is 1 outside pauses; it falls to 0 and rises again exponentially.
+        """
+        moved = t
+        for start, end in self.pauses:
+            if t > start:
+                rest = min(t, end) - start
+                moved -= rest - _BRAKE_S * (1 - np.exp(-rest / _BRAKE_S))
+            if t > end:
+                moved -= _BRAKE_S * (1 - np.exp(-(t - end) / _BRAKE_S))
+        return float(moved)
+
     def homography(self, t: float) -> NDArray[np.float64]:
-        """Say how the view at a time (s) maps into the picture.
+        """Map the view at a time (s) into the picture.
 
         Returns:
             float64 [3, 3], from homogeneous pixels of the view to those of the picture.
         """
-        waves = self.amplitude * np.sin(2 * np.pi * self.frequency * t + self.phase)
+        moved = self.progress(t)
+        waves = self.amplitude * np.sin(2 * np.pi * self.frequency * moved + self.phase)
         *rotation, right, down, forward = waves.sum(axis=1)
         turn, _ = cv2.Rodrigues(np.array(rotation))
         plane = np.array([[1 - forward, 0, right], [0, 1 - forward, down], [0, 0, 1]])

@@ -24,6 +24,7 @@ from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.convert import convert_recording
 from scaleevent_ros.sources.errors import SimulationError
 from scaleevent_ros.sources.interpolation import frames_between
+from scaleevent_ros.sources.moving_objects import read_cutouts
 from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
 from scaleevent_ros.sources.recording import (
     EVENTS_INFO_TOPIC,
@@ -53,7 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _CLOCK = ClockStatement("sensor_time", "simulated: events are made of the frames", 0.0)
-_PAUSE_US = 500_000  # between the clips of two still pictures
 EPOCH_NS = 1_000_000_000
 """Start of simulated time; not 0, which in a header means that no stamp was set."""
 
@@ -240,7 +240,12 @@ class StillsOptions:
         labels: A folder of class ids, uint8, by the names of the pictures without suffix; None for
             no labels.
         class_names: By id.
-        flow: Whether the exact flow from frame to frame is kept: 8 bytes a pixel.
+        flow: Whether the exact flow from frame to frame is kept: 8 bytes a pixel. Not with moving
+            objects, whose flow is not that of the camera.
+        cutouts: A folder of pictures with an alpha channel: the objects that move through the
+            scenes if ``film.objects`` is above 0.
+        gap: Time without events between the clips of two pictures, in s. Longer than what a
+            student remembers, so that no clip is seen through the one before it.
         jobs: How many pictures are simulated at a time; the result does not depend on it.
         seed: The same pictures, options and seed give the same recording.
     """
@@ -249,8 +254,19 @@ class StillsOptions:
     labels: Path | None = None
     class_names: tuple[str, ...] = ()
     flow: bool = True
+    cutouts: Path | None = None
+    gap: float = 0.5
     jobs: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that clips follow each other, and that flow is exact."""
+        if not 0.001 <= self.gap <= 3600:
+            msg = f"a gap of {self.gap} s between clips is not between 0.001 and 3600 s"
+            raise SimulationError(msg)
+        if self.film.objects and self.flow:
+            msg = "there is no exact flow of moving objects: leave the flow out (--no-flow)"
+            raise SimulationError(msg)
 
 
 def write_bag(
@@ -292,7 +308,9 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
     labels = [_labels_of(file, options.labels) for file in files]
     height, width = read_photograph(files[0]).shape[:2]
     size = options.film.size or (width, height)
-    period_us = options.film.length_us + _PAUSE_US
+    gap_us = round(options.gap * 1e6)
+    period_us = options.film.length_us + gap_us
+    cutouts = [] if options.cutouts is None else read_cutouts(options.cutouts)
 
     def film(index: int) -> StillSequence:
         picture = _eight_bits(read_photograph(files[index]))
@@ -310,6 +328,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
                 options=options.film,
                 seed=int(np.random.SeedSequence((options.seed, index)).generate_state(1)[0]),
                 start_ns=EPOCH_NS + index * period_us * 1000,
+                cutouts=cutouts,
             )
         except SimulationError as error:
             msg = f"{files[index]}: {error}"
@@ -329,7 +348,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
         size,
         moments,
         topics,
-        (EPOCH_NS, EPOCH_NS + (len(files) * period_us - _PAUSE_US) * 1000),
+        (EPOCH_NS, EPOCH_NS + (len(files) * period_us - gap_us) * 1000),
         options.class_names,
     )
 

@@ -132,6 +132,29 @@ def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
     return replace(model, threshold_on=threshold, threshold_off=threshold)
 
 
+def vary_pixels(model: PixelModel, rng: np.random.Generator) -> PixelModel:
+    """Draw the parameters of a sensor around a model, over the range of real sensors and light.
+
+    Thresholds are multiplied by 0.7 to 2.5, the cutoff by 0.03 to 1, leak and shot noise by 0.3
+    to 30 and the dead time by 0.3 to 30, all uniformly in their logarithms.
+    """
+
+    def factor(low: float, high: float) -> float:
+        return float(np.exp(rng.uniform(math.log(low), math.log(high))))
+
+    contrast = factor(0.7, 2.5)
+    return replace(
+        model,
+        threshold_on=model.threshold_on * contrast * factor(0.85, 1.18),
+        threshold_off=model.threshold_off * contrast * factor(0.85, 1.18),
+        threshold_sigma=model.threshold_sigma * factor(0.5, 3),
+        cutoff=model.cutoff * factor(0.03, 1),
+        leak_rate=model.leak_rate * factor(0.3, 30),
+        shot_noise_rate=model.shot_noise_rate * factor(0.3, 30),
+        refractory=model.refractory * factor(0.3, 30),
+    )
+
+
 def log_intensity(frame: Frame, toe: float) -> NDArray[np.float32]:
     """Map intensities to what a pixel's photoreceptor gives: a logarithm with a linear toe.
 

@@ -1,9 +1,12 @@
-"""A still picture under a moving virtual camera: frames, events, labels and flow, in memory."""
+"""Still pictures under a virtual camera: frames, events, labels and flow, in memory.
+
+The camera moves, may pause, or stands still while objects move in front of it.
+"""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -19,14 +22,23 @@ from scaleevent_ros.sources.camera_motion import (
     see_labels,
 )
 from scaleevent_ros.sources.errors import SimulationError
-from scaleevent_ros.sources.simulator import EventSimulator, PixelModel, log_intensity
+from scaleevent_ros.sources.moving_objects import random_objects
+from scaleevent_ros.sources.simulator import EventSimulator, PixelModel, log_intensity, vary_pixels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from scaleevent_ros.sources.camera_motion import CameraMotion
+    from scaleevent_ros.sources.moving_objects import MovingObject
+
+UNLABELED = 255
+"""Class id of pixels whose class is unknown, such as those of moving objects."""
+
+_PAUSE_S = (0.3, 2.5)
+_DARKEST = 0.04
+_STRAIGHT_US = 50_000  # camera and objects move straight for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +46,20 @@ class StillOptions:
     """How a still picture is filmed.
 
     Attributes:
-        frames: Their number.
-        frame_rate: In Hz.
-        margin: Events start so long before the first frame and end so long after the last, in s.
-        strength: Of the motion; see `random_motion`.
+        frames: Number of frames.
+        frame_rate: Frames per second.
+        margin: Time before the first frame and after the last in which there are events, in s.
+        strength: Strength of the camera's motion; see `random_motion`.
         size: Width and height of the views, in pixels; the picture is scaled and cropped to cover
             them. None keeps the picture's own.
-        pixels: The model of the event camera's pixels.
+        pixels: Model of the event camera's pixels.
+        pause_share: Probability that the camera pauses once during the clip, from 0 to 1.
+        still_share: Probability that the camera stands still throughout, from 0 to 1; objects,
+            if there are any, then move in front of it.
+        objects: Largest number of objects that move through the scene.
+        vary: Draw contrast thresholds, bandwidth and noise of the pixels, and the brightness of
+            the scene, anew for each clip: from fine sensors by daylight to noisy ones in the dark.
+            Frames stay as bright as the picture.
     """
 
     frames: int = 10
@@ -49,9 +68,20 @@ class StillOptions:
     strength: float = 1.0
     size: tuple[int, int] | None = None
     pixels: PixelModel = field(default_factory=PixelModel)
+    pause_share: float = 0.0
+    still_share: float = 0.0
+    objects: int = 0
+    vary: bool = False
 
     def __post_init__(self) -> None:
         """Check that there is something to film."""
+        for name in ("pause_share", "still_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                msg = f"{name} is {getattr(self, name)}; a probability is from 0 to 1"
+                raise SimulationError(msg)
+        if self.objects < 0:
+            msg = f"{self.objects} objects cannot move through a scene"
+            raise SimulationError(msg)
         if self.frames < 1 or not self.frame_rate > 0 or not 0 <= self.margin < math.inf:
             msg = (
                 f"{self.frames} frames at {self.frame_rate} Hz with a margin of {self.margin} s "
@@ -82,7 +112,8 @@ class StillSequence:
         stamps: Times of the frames, int64 [N], in ns.
         frames: uint8 [N, H, W, 3] red-green-blue, or [N, H, W] if the picture is grey.
         events: On the same clock, in the same pixels.
-        labels: Class ids at the frames' times, uint8 [N, H, W], if the picture had labels.
+        labels: Class ids at the frames' times, uint8 [N, H, W], if the picture had labels;
+            `UNLABELED` under moving objects.
         homographies: From the view of each frame into the picture, float64 [N, 3, 3].
         camera_matrix: K of the camera, float64 [3, 3].
     """
@@ -114,8 +145,9 @@ def simulate_still(
     options: StillOptions | None = None,
     seed: int = 0,
     start_ns: int = 0,
+    cutouts: Sequence[NDArray[np.uint8]] = (),
 ) -> StillSequence:
-    """Film a still picture with a moving camera that sees frames and events.
+    """Film a still picture with a camera that sees frames and events.
 
     Between frames the picture is rendered often enough for nothing to move by more than a pixel.
 
@@ -125,9 +157,11 @@ def simulate_still(
         options: How it is filmed.
         seed: The same inputs and seed give the same sequence.
         start_ns: When events start.
+        cutouts: Pictures of objects to draw from, uint8 [h, w, 4]; see `read_cutouts`.
 
     Raises:
-        SimulationError: If the picture is not of that kind, or labels are of another size.
+        SimulationError: If the picture is not of that kind, labels are of another size, or there
+            are no cutouts for the objects that the options ask for.
     """
     options = StillOptions() if options is None else options
     if (
@@ -140,32 +174,97 @@ def simulate_still(
     if labels is not None and (labels.shape != picture.shape[:2] or labels.dtype != np.uint8):
         msg = f"labels are {labels.dtype} {labels.shape}, of a picture of {picture.shape[:2]}"
         raise SimulationError(msg)
+    if options.objects and not cutouts:
+        msg = f"{options.objects} objects are to move through the scene, and there are no cutouts"
+        raise SimulationError(msg)
     size = (picture.shape[1], picture.shape[0]) if options.size is None else options.size
     picture = cover(picture, size, cv2.INTER_AREA)
-    rng = np.random.default_rng(seed)
-    motion = random_motion(rng, size, options.strength)
-    simulator = EventSimulator(size[0], size[1], options.pixels, int(rng.integers(1 << 62)))
-
-    grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    light = grey.astype(np.float32)
+    scene = _Scene(picture, options, size, cutouts, seed)
+    simulator = EventSimulator(size[0], size[1], scene.pixels, scene.pixel_seed)
     events = [
         simulator.push_log(
-            log_intensity(see(light, motion.homography(t_us * 1e-6)), options.pixels.toe),
-            start_ns + t_us * 1000,
+            log_intensity(scene.light(t_us * 1e-6), scene.pixels.toe), start_ns + t_us * 1000
         )
-        for t_us in _render_times(motion, [0, *options.frames_us, options.length_us])
+        for t_us in _render_times(
+            scene.motion, [0, *options.frames_us, options.length_us], scene.objects
+        )
     ]
-    homographies = np.stack([motion.homography(t * 1e-6) for t in options.frames_us])
+    times = [t_us * 1e-6 for t_us in options.frames_us]
+    frames, hidden = zip(*(scene.frame(t) for t in times), strict=True)
+    homographies = np.stack([scene.motion.homography(t) for t in times])
     if labels is not None:
-        labels = cover(labels, size, cv2.INTER_NEAREST_EXACT)
+        covered = cover(labels, size, cv2.INTER_NEAREST_EXACT)
+        labels = np.stack([see_labels(covered, homography) for homography in homographies])
+        labels[np.stack(hidden)] = UNLABELED
     return StillSequence(
         start_ns + np.array(options.frames_us, np.int64) * 1000,
-        np.stack([see(picture, homography) for homography in homographies]),
+        np.stack(frames),
         EventBatch.concatenate(events),
-        None if labels is None else np.stack([see_labels(labels, h) for h in homographies]),
+        labels,
         homographies,
-        motion.camera_matrix,
+        scene.motion.camera_matrix,
     )
+
+
+class _Scene:
+    """A picture, the camera's motion in front of it, and objects between them.
+
+    Attributes:
+        motion: The camera's motion.
+        objects: Objects, the nearest last.
+        pixels: Model of the event camera's pixels.
+        pixel_seed: Seed of their mismatch and noise.
+    """
+
+    def __init__(
+        self,
+        picture: NDArray[np.uint8],
+        options: StillOptions,
+        size: tuple[int, int],
+        cutouts: Sequence[NDArray[np.uint8]],
+        seed: int,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        motion = random_motion(rng, size, options.strength)
+        self.pixel_seed = int(rng.integers(1 << 62))
+        length_s = options.length_us * 1e-6
+        if rng.random() < options.still_share:
+            motion = replace(motion, amplitude=np.zeros_like(motion.amplitude))
+        if rng.random() < options.pause_share:
+            start = rng.uniform(0.1, 0.9) * length_s
+            motion = replace(motion, pauses=np.array([[start, start + rng.uniform(*_PAUSE_S)]]))
+        self.motion = motion
+        count = int(rng.integers(1, options.objects + 1)) if options.objects else 0
+        self.objects = random_objects(rng, list(cutouts), count, size, length_s)
+        self.pixels, self._brightness = options.pixels, 1.0
+        if options.vary:
+            self.pixels = vary_pixels(options.pixels, rng)
+            self._brightness = _DARKEST ** max(0.0, rng.uniform(-0.5, 1))
+        self._picture = picture
+        grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        self._light = grey.astype(np.float32)
+        self._background, self._homography = self._light, np.empty((0, 0))
+
+    def light(self, t: float) -> NDArray[np.float32]:
+        """Intensity at a time (s), from 0 to 255: float32 [H, W]."""
+        homography = self.motion.homography(t)
+        if not np.array_equal(homography, self._homography):
+            self._background, self._homography = see(self._light, homography), homography
+        view = self._background.copy() if self.objects else self._background
+        for item in self.objects:
+            item.draw(view, t)
+        return view if self._brightness == 1.0 else view * np.float32(self._brightness)
+
+    def frame(self, t: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        """Frame at a time (s), and the pixels of it that objects hide, bool [H, W]."""
+        view = see(self._picture, self.motion.homography(t))
+        hidden = np.zeros(view.shape[:2], np.bool_)
+        if not self.objects:
+            return view, hidden
+        drawn = view.astype(np.float32)
+        for item in self.objects:
+            hidden |= item.draw(drawn, t)
+        return np.clip(np.rint(drawn), 0, 255).astype(np.uint8), hidden
 
 
 def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:
@@ -187,14 +286,25 @@ def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArra
     return np.ascontiguousarray(picture[top : top + size[1], left : left + size[0]])
 
 
-def _render_times(motion: CameraMotion, anchors_us: list[int]) -> Iterator[int]:
-    """Give times in µs, the anchors among them, between which nothing moves by over a pixel."""
+def _render_times(
+    motion: CameraMotion, anchors_us: list[int], objects: Sequence[MovingObject] = ()
+) -> Iterator[int]:
+    """Times in µs, the anchors among them, between which nothing moves by more than a pixel."""
     yield anchors_us[0]
-    for start, end in pairwise(anchors_us):
-        if start == end:
-            continue
+    spans = (_split_span(*span) for span in pairwise(anchors_us) if span[0] != span[1])
+    for start, end in (part for span in spans for part in span):
         before, after = motion.homography(start * 1e-6), motion.homography(end * 1e-6)
-        steps = math.ceil(largest_displacement(before, after, motion.size))
-        steps = min(max(steps, 1), end - start)
+        distance = largest_displacement(before, after, motion.size)
+        for item in objects:
+            moved = item.position(end * 1e-6) - item.position(start * 1e-6)
+            distance = max(distance, float(np.linalg.norm(moved)))
+        steps = min(max(math.ceil(distance), 1), end - start)
         for step in range(1, steps + 1):
             yield start + (end - start) * step // steps
+
+
+def _split_span(start_us: int, end_us: int) -> list[tuple[int, int]]:
+    """Split a span into parts short enough for motion to be straight within each."""
+    parts = -(-(end_us - start_us) // _STRAIGHT_US)
+    edges = [start_us + (end_us - start_us) * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -104,3 +106,20 @@ def test_strength_zero_stands_still_and_seeds_differ() -> None:
     assert np.abs(one - other).max() > 1e-3
     with pytest.raises(SimulationError, match="strength"):
         random_motion(rng(0), SIZE, -1.0)
+
+
+def test_a_camera_rests_in_its_pauses_and_goes_on_where_it_stopped() -> None:
+    motion = random_motion(np.random.default_rng(5), SIZE, 2.0)
+    paused = replace(motion, pauses=np.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(paused.homography(0.9), motion.homography(0.9))
+    moved = [
+        largest_displacement(paused.homography(t), paused.homography(t + 0.05), SIZE)
+        for t in (0.9, 1.5, 2.5)
+    ]
+    assert moved[1] < 0.01 * min(moved[0], moved[2])
+    times = np.linspace(0, 4, 4001)
+    progress = np.array([paused.progress(t) for t in times])
+    pace = np.diff(progress) / np.diff(times)
+    assert pace.min() >= 0
+    assert pace.max() <= 1 + 1e-9
+    assert progress[-1] == pytest.approx(3.0, abs=0.01)

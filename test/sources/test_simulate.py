@@ -204,6 +204,28 @@ def test_another_seed_is_not_mistaken_for_the_bag_that_is_there(tmp_path: Path) 
         write_bag(recording, tmp_path / "bag", ConvertOptions())
 
 
+def test_objects_move_through_still_pictures(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "pictures", [photograph("astronaut")[:120, :160]] * 2)
+    (tmp_path / "objects").mkdir()
+    disc = np.zeros((30, 30, 4), np.uint8)
+    cv2.circle(disc, (15, 15), 12, (255, 255, 255, 255), -1)
+    cv2.imwrite(str(tmp_path / "objects/disc.png"), disc)
+    arguments = ["simulate", str(tmp_path / "pictures"), str(tmp_path / "bag"), "--still"]
+    arguments += ["--cutouts", str(tmp_path / "objects"), "--still-share", "1", "--gap", "7"]
+    refused = CliRunner().invoke(app, arguments)
+    assert refused.exit_code != 0
+    assert "no-flow" in str(refused.exception)
+    arguments += ["--no-flow", "--frames", "3", "--frame-rate", "10", "--margin", "0.3"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    times = [t for t, _ in bag_images(BagReader(tmp_path / "bag"), FRAMES_TOPIC)]
+    assert times[3] - times[0] == (2 * 300 + 2 * 100 + 7000) * MS
+    assert len(bag_events(BagReader(tmp_path / "bag"))) > 100
+    cv2.imwrite(str(tmp_path / "objects/plain.png"), disc[..., :3])
+    arguments[2] = str(tmp_path / "other")
+    assert "alpha" in str(CliRunner().invoke(app, arguments).exception)
+
+
 def test_flow_over_stills_is_that_of_the_motion() -> None:
     sequence = simulate_still(photograph(), options=StillOptions(frames=2, strength=0.5), seed=3)
     motion = random_motion(np.random.default_rng(3), (512, 512), 0.5)

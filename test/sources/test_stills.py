@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 from photographs import photograph
@@ -16,8 +17,15 @@ from scaleevent_ros.sources.camera_motion import (
     see_labels,
 )
 from scaleevent_ros.sources.errors import SimulationError
+from scaleevent_ros.sources.moving_objects import MovingObject
 from scaleevent_ros.sources.simulator import PIXEL_MODELS, log_intensity
-from scaleevent_ros.sources.stills import StillOptions, StillSequence, _render_times, simulate_still
+from scaleevent_ros.sources.stills import (
+    UNLABELED,
+    StillOptions,
+    StillSequence,
+    _render_times,
+    simulate_still,
+)
 
 MS = 1_000_000
 FINE = replace(PIXEL_MODELS["ideal"], threshold_on=0.05, threshold_off=0.05)
@@ -108,6 +116,67 @@ def test_any_size_of_view(picture: np.ndarray, labels: np.ndarray, size: tuple[i
     assert len(sequence.events) > 0
 
 
+def disc() -> np.ndarray:
+    """A bright disc cut out of a picture: uint8 [40, 40, 4]."""
+    cutout = np.zeros((40, 40, 4), np.uint8)
+    cv2.circle(cutout, (20, 20), 15, (250, 240, 230, 255), -1)
+    return cutout
+
+
+def test_a_still_camera_sees_events_only_where_objects_move(
+    picture: np.ndarray, labels: np.ndarray
+) -> None:
+    options = StillOptions(
+        frames=4, frame_rate=10, margin=0.2, still_share=1, objects=1, pixels=FINE
+    )
+    sequence = simulate_still(picture, labels, options=options, seed=5, cutouts=[disc()])
+    assert sequence.labels is not None
+    np.testing.assert_allclose(sequence.homographies, np.tile(np.eye(3), (4, 1, 1)), atol=1e-9)
+    hidden = sequence.labels == UNLABELED
+    assert hidden.any(axis=(1, 2)).all()
+    for frame, away in zip(sequence.frames, ~hidden, strict=True):
+        blended = cv2.erode(away.astype(np.uint8), np.ones((9, 9))) == 1
+        np.testing.assert_array_equal(frame[blended], picture[blended])
+    # Between two frames events fall where the object was, is, or passed, and nowhere else.
+    start, end = sequence.stamps[[0, 1]]
+    events = sequence.events.between(int(start), int(end))
+    assert len(events) > 100
+    rows, columns = np.nonzero(hidden[0] | hidden[1])
+    assert events.y.min() >= rows.min() - 3
+    assert events.y.max() <= rows.max() + 3
+    assert events.x.min() >= columns.min() - 3
+    assert events.x.max() <= columns.max() + 3
+
+
+def test_an_object_is_drawn_where_its_path_leads() -> None:
+    premultiplied = disc().astype(np.float32)
+    item = MovingObject(
+        premultiplied, np.array([10.0, 30.0]), np.array([40.0, 0.0]), np.zeros(2), 1.0
+    )
+    view = np.full((60, 100), 20, np.float32)
+    mask = item.draw(view, 1.0)
+    center = np.array(np.nonzero(mask)).mean(axis=1)[::-1]
+    # The disc's center is half a pixel right of and below its picture's.
+    np.testing.assert_allclose(center, (50.5, 30.5), atol=0.05)
+    assert (view[~mask & (view != 20)] < 250).all()
+    assert view[30, 50] == pytest.approx(0.299 * 250 + 0.587 * 240 + 0.114 * 230)
+    far = item.draw(view.copy(), 100.0)
+    assert not far.any()
+
+
+def test_pauses_and_varied_pixels_change_events_and_keep_frames(picture: np.ndarray) -> None:
+    plain = StillOptions(frames=3, frame_rate=4, margin=0.2)
+    varied = [
+        simulate_still(picture, options=replace(plain, vary=True), seed=seed) for seed in range(4)
+    ]
+    bare = [simulate_still(picture, options=plain, seed=seed) for seed in range(4)]
+    for one, other in zip(varied, bare, strict=True):
+        np.testing.assert_array_equal(one.frames, other.frames)
+        assert len(one.events) != len(other.events)
+    paused = simulate_still(picture, options=replace(plain, pause_share=1), seed=0)
+    assert len(paused.events) < len(bare[0].events)
+
+
 def test_wrong_input_is_refused(picture: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(SimulationError, match="labels"):
         simulate_still(picture, labels[:-1])
@@ -117,3 +186,7 @@ def test_wrong_input_is_refused(picture: np.ndarray, labels: np.ndarray) -> None
         StillOptions(frames=0)
     with pytest.raises(SimulationError, match="too small"):
         StillOptions(size=(1, 100))
+    with pytest.raises(SimulationError, match="probability"):
+        StillOptions(pause_share=1.5)
+    with pytest.raises(SimulationError, match="no cutouts"):
+        simulate_still(picture, options=StillOptions(objects=1))
