@@ -2,28 +2,37 @@
 
     python training/recipes/films.py DATA OUT
 
-DATA holds clones of the public repositories that `SOURCES` names; those that are missing are
-skipped with a warning. Each film is a bag in OUT/train or OUT/judge; a film that exists is not made
-again, and one that was interrupted goes on. Nothing of the data is part of this package: see
-docs/models.md for its licences.
+DATA holds clones of the public repositories that `SOURCES` names; missing ones are skipped with a
+warning. Each film is a bag in OUT/train or OUT/judge; a film that exists is not made again, and one
+that was interrupted goes on. Nothing of the data is part of this package: see docs/models.md for
+its licences.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
+from scaleevent_ros.sources.convert import ConvertOptions
+from scaleevent_ros.sources.simulate import (
+    StillsOptions,
+    VideoOptions,
+    stills_recording,
+    video_recording,
+    write_bag,
+)
+from scaleevent_ros.sources.simulator import pixel_model
+from scaleevent_ros.sources.stills import StillOptions
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 logger = logging.getLogger("films")
 
@@ -34,12 +43,36 @@ SOURCES = {
     "tsdf-fusion-python": "andyzeng/tsdf-fusion-python: a 7-Scenes sequence with depth",
     "sample-videos": "intel-iot-devkit/sample-videos: videos of still cameras",
 }
+SIZE = (320, 240)
 JUDGE_EVERY = 9  # one still picture in so many is kept to judge by
 SMALLEST_OBJECT = 3000  # pixels
-SCENE = (
-    "--still --no-flow --frames 3 --frame-rate 1.25 --margin 0.6 --strength 1.5 --gap 30 "
-    "--pause-share 0.4 --still-share 0.25 --objects 2 --vary"
-).split()
+SCENE = StillOptions(
+    frames=3,
+    frame_rate=1.25,
+    margin=0.6,
+    strength=1.5,
+    size=SIZE,
+    pause_share=0.4,
+    still_share=0.25,
+    objects=2,
+    vary=True,
+)
+GAP_S = 30.0  # 15 times the longest memory of the input
+CLIPS_PER_FILE = 20
+
+
+class Film(NamedTuple):
+    """A bag to make.
+
+    Attributes:
+        name: Path of the bag below the folder of films.
+        source: Video, or folder of pictures.
+        options: How it is filmed.
+    """
+
+    name: str
+    source: Path
+    options: StillsOptions | VideoOptions
 
 
 def main() -> None:
@@ -47,67 +80,81 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("data", type=Path, help="Folder of the clones.")
     parser.add_argument("out", type=Path, help="Folder of the films.")
-    parser.add_argument("--size", default="320x240", help="Size of the sensor.")
     parser.add_argument("--jobs", type=int, default=2, help="Films made at a time.")
     options = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     for name, what in SOURCES.items():
         if not (options.data / name).is_dir():
             logger.warning("%s is missing: %s", options.data / name, what)
     cutouts = cut_objects(options.data / "EOR-VOS" / "DAVIS", options.out / "cutouts")
-    jobs = [*still_films(options.data, options.out, cutouts), *video_films(options.data)]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for made in pool.map(lambda job: simulate(*job, options.out, options.size), jobs):
-            logger.info("%s", made)
+    films = [*still_films(options.data, options.out, cutouts), *video_films(options)]
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        for made in [pool.submit(make, film, options.out) for film in films]:
+            logger.info("%s", made.result())
 
 
-def simulate(name: str, source: Path, arguments: list[str], out: Path, size: str) -> str:
-    """Make one film, in a process of its own."""
-    bag = out / name
+def make(film: Film, out: Path) -> str:
+    """Make one film unless it exists; runs in a process of its own."""
+    bag = out / film.name
     if bag.exists():
         return f"{bag} exists"
+    cv2.setNumThreads(1)
     bag.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "scaleevent_ros.cli", "simulate", str(source), str(bag)]
-    command += [*arguments, "--size", size, "--codec", "jpeg", "--compression", "zstd"]
-    environment = {**os.environ, "OPENCV_FOR_THREADS_NUM": "1"}
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    if isinstance(film.options, StillsOptions):
+        recording = stills_recording(film.source, film.options)
+    else:
+        recording = video_recording(film.source, film.options)
+    clip_ns = round((SCENE.length_us * 1e-6 + GAP_S) * 1e9)
+    options = ConvertOptions(
+        image_codec="jpeg", compression="zstd", stretch_ns=CLIPS_PER_FILE * clip_ns
+    )
+    write_bag(recording, bag, options)
     return f"{bag} made"
 
 
-def still_films(data: Path, out: Path, cutouts: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """List the films of still pictures: name, folder of pictures, options."""
+def still_films(data: Path, out: Path, cutouts: Path) -> Iterator[Film]:
+    """List the films of still pictures."""
     folders = {
         "facade": data / "labelmefacade" / "images",
         "imagenet": data / "imagenet-sample-images",
     }
-    for number, (name, folder) in enumerate(folders.items()):
+    for seed, (name, folder) in enumerate(folders.items()):
         files = sorted(path for path in folder.glob("*.*") if path.suffix in {".jpg", ".JPEG"})
-        for purpose in ("train", "judge"):
-            links = out / "pictures" / purpose / name
-            links.mkdir(parents=True, exist_ok=True)
-            for index, path in enumerate(files):
-                link = links / f"{path.stem}{path.suffix.lower()}"
-                if (index % JUDGE_EVERY == 0) == (purpose == "judge") and not link.is_symlink():
-                    link.symlink_to(path.resolve())
-            if files:
-                extra = ["--cutouts", str(cutouts), "--seed", str(number)]
-                yield f"{purpose}/{name}", links, [*SCENE, *extra]
+        parts = {
+            "train": [path for index, path in enumerate(files) if index % JUDGE_EVERY],
+            "judge": files[::JUDGE_EVERY],
+        }
+        for purpose, chosen in parts.items():
+            if chosen:
+                links = link_pictures(chosen, out / "pictures" / purpose / name)
+                options = StillsOptions(SCENE, flow=False, cutouts=cutouts, gap=GAP_S, seed=seed)
+                yield Film(f"{purpose}/{name}", links, options)
 
 
-def video_films(data: Path) -> Iterator[tuple[str, Path, list[str]]]:
-    """List the films of videos: name, file or folder of frames, options."""
-    davis = data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
+def video_films(options: argparse.Namespace) -> Iterator[Film]:
+    """List the films of videos, each with another contrast threshold."""
+    davis = options.data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
     for number, folder in enumerate(sorted(davis.glob("*"))):
-        pixels = ["standard", "noisy"][number % 4 == 3]
-        threshold = f"{0.12 + 0.03 * (number % 8):.2f}"
-        arguments = ["--frame-rate", "24", "--pixels", pixels, "--threshold", threshold]
-        yield f"train/davis-{folder.name}", folder, arguments
-    for number, path in enumerate(sorted((data / "sample-videos").glob("*.mp4"))):
-        arguments = ["--threshold", f"{0.15 + 0.1 * (number % 3):.2f}", "--seed", str(number)]
-        yield f"train/{path.stem}", path, arguments
-    rooms = data / "tsdf-fusion-python" / "frames"
-    if rooms.is_dir():
-        yield "train/rooms", rooms, ["--frame-rate", "30"]
+        pixels = pixel_model(["standard", "noisy"][number % 4 == 3], 0.12 + 0.03 * (number % 8))
+        video = VideoOptions(frame_rate=24, size=SIZE, pixels=pixels, seed=number)
+        yield Film(f"train/davis-{folder.name}", folder, video)
+    for number, path in enumerate(sorted((options.data / "sample-videos").glob("*.mp4"))):
+        pixels = pixel_model("standard", 0.15 + 0.1 * (number % 3))
+        yield Film(f"train/{path.stem}", path, VideoOptions(size=SIZE, pixels=pixels, seed=number))
+    rooms = sorted((options.data / "tsdf-fusion-python" / "data").glob("*.color.jpg"))
+    if rooms:
+        folder = link_pictures(rooms, options.out / "pictures" / "train" / "rooms")
+        yield Film("train/rooms", folder, VideoOptions(frame_rate=30, size=SIZE))
+
+
+def link_pictures(files: Iterable[Path], folder: Path) -> Path:
+    """Link pictures into a folder, with suffixes in lower case."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        link = folder / f"{path.stem}{path.suffix.lower()}"
+        if not link.is_symlink():
+            link.symlink_to(path.resolve())
+    return folder
 
 
 def cut_objects(davis: Path, out: Path) -> Path:
