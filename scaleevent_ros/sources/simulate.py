@@ -1,9 +1,8 @@
 """Videos and pictures as recordings of a simulated event camera, ready to become bags.
 
-A video, or a folder of pictures that follow each other, is seen by an `EventSimulator`, its frames
-interpolated along the flow. Still pictures are filmed one after another by a moving camera (see
-`stills`): one recording holds them all, as clips with silence between, longer than any window of
-events, so that many pictures are near at hand wherever a reader starts.
+A video, or a folder of pictures that follow each other, is seen by a `VideoSimulator`. Still
+pictures are filmed one after another by a moving camera (see `stills`): one recording holds them
+all, as clips with silence between, so that many pictures are near at hand wherever a reader starts.
 """
 
 from __future__ import annotations
@@ -20,10 +19,8 @@ import cv2
 import numpy as np
 from rich.progress import Progress
 
-from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.convert import convert_recording
 from scaleevent_ros.sources.errors import SimulationError
-from scaleevent_ros.sources.interpolation import frames_between
 from scaleevent_ros.sources.moving_objects import read_cutouts
 from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
 from scaleevent_ros.sources.recording import (
@@ -38,8 +35,9 @@ from scaleevent_ros.sources.recording import (
     PictureStream,
     Recording,
 )
-from scaleevent_ros.sources.simulator import EventSimulator, PixelModel
+from scaleevent_ros.sources.simulator import PixelModel
 from scaleevent_ros.sources.stills import StillOptions, cover, simulate_still
+from scaleevent_ros.sources.video_simulator import VideoSimulator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,6 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scaleevent_ros.events import EventBatch
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.stills import StillSequence
 
@@ -201,8 +200,7 @@ def _see_video(
     size: tuple[int, int],
     options: VideoOptions,
 ) -> Iterator[Moment]:
-    simulator = EventSimulator(*size, options.pixels, options.seed)
-    before: NDArray[np.uint8] | None = None
+    simulator = VideoSimulator(size, options.pixels, options.seed, interpolate=options.interpolate)
     shape = None
     for index, given in enumerate(frames):
         if given.shape[:2] != (shape := shape or given.shape[:2]):
@@ -211,18 +209,8 @@ def _see_video(
             )
             raise SimulationError(msg)
         frame = cover(_eight_bits(given), size, cv2.INTER_AREA)
-        grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        grey = np.asarray(grey, np.uint8)
-        start_us, end_us = _frame_us(index - 1, rate), _frame_us(index, rate)
-        batches = []
-        if before is not None and options.interpolate:
-            most = max(end_us - start_us, 1)
-            for fraction, between in frames_between(before, grey, min(most, 64)):
-                t_us = start_us + int(fraction * (end_us - start_us))
-                batches.append(simulator.push(between, t_us * 1000))
-        batches.append(simulator.push(grey, end_us * 1000))
-        yield Moment(EventBatch.concatenate(batches), {FRAMES_TOPIC: Picture(end_us * 1000, frame)})
-        before = grey
+        t_us = _frame_us(index, rate)
+        yield Moment(simulator.push(frame, t_us), {FRAMES_TOPIC: Picture(t_us * 1000, frame)})
 
 
 def _eight_bits(picture: NDArray[np.generic]) -> NDArray[np.uint8]:
