@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.data.windows import WindowOptions
 
 _BAG_SUFFIXES = {".mcap", ".db3"}
-_BAG_MARK = "metadata.yaml"
+BAG_MARK = "metadata.yaml"
 _UNFINISHED_SUFFIX = ".partial"  # what `scaleevent convert` leaves after an interruption
 
 
@@ -81,7 +81,7 @@ def _recordings(path: Path) -> Iterator[Path]:
         return
     children = sorted(path.iterdir())
     names = {child.name for child in children}
-    if names & {_BAG_MARK, MANIFEST_NAME} or {child.suffix for child in children} & _BAG_SUFFIXES:
+    if names & {BAG_MARK, MANIFEST_NAME} or {child.suffix for child in children} & _BAG_SUFFIXES:
         yield path
         return
     for child in children:

@@ -7,6 +7,7 @@ holds depends on its bag alone; shards that are whole are not written again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections import Counter
@@ -15,13 +16,14 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.progress import Progress
 
-from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.bag_pairs import CALIBRATION_NAME, BagOptions, BagPairs
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.data.recordings import find_recordings
+from scaleevent_ros.data.recordings import BAG_MARK, find_recordings
 from scaleevent_ros.data.shards import (
     MANIFEST_NAME,
     Manifest,
@@ -38,9 +40,11 @@ from scaleevent_ros.data.windows import WindowOptions
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
-    from pathlib import Path
 
 Result = TypeVar("Result")
+
+_FINGERPRINT_BYTES = 64 * 2**10
+_MESSAGES = re.compile(r"\.(mcap|db3)(-wal|-journal|\.zstd)?$")
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def write_shards(
     """
     bags = find_recordings(source)
     names = _names(bags)
-    manifest = Manifest([], _describe(bags, options), complete=False)
+    manifest = Manifest([], _describe(bags, names, options), complete=False)
     _start(out, manifest)
     with (
         nullcontext(executor) if executor else _local_executor(workers) as pool,
@@ -204,17 +208,52 @@ def _names(bags: Sequence[Path]) -> list[str]:
     return names
 
 
-def _describe(bags: Sequence[Path], options: ShardOptions) -> dict[str, Any]:
-    """Say how shards are made, in values that JSON knows: what an earlier call must have said."""
-    described = [
-        {"path": str(bag), "bytes": sum(file.stat().st_size for file in _files(bag))}
-        for bag in bags
+def _describe(bags: Sequence[Path], names: Sequence[str], options: ShardOptions) -> dict[str, Any]:
+    """Describe what shards are made of, in JSON values: a later call must describe the same."""
+    made_of = [
+        {"name": name, "files": {file.name: _fingerprint(file) for file in _files(bag)}}
+        for name, bag in zip(names, bags, strict=True)
     ]
-    return {"window_ns": options.window.length_ns, "bags": described, **asdict(options)}
+    named = options.bags.calibration
+    return {
+        "window_ns": options.window.length_ns,
+        "made_of": made_of,
+        "calibration": _fingerprint(Path(named)) if named else None,
+        "options": asdict(options),
+    }
 
 
 def _files(bag: Path) -> list[Path]:
-    return [path for path in bag.iterdir() if path.is_file()] if bag.is_dir() else [bag]
+    """List the files of a bag that its pairs depend on: messages, their order, calibration."""
+    if bag.is_file():
+        return [bag]
+    return [
+        path
+        for path in sorted(bag.iterdir())
+        if path.name in {BAG_MARK, CALIBRATION_NAME} or _MESSAGES.search(path.name)
+    ]
+
+
+def _fingerprint(file: Path) -> str:
+    """Digest a file's size, first and last 64 KiB: a bag that grew or was replaced differs there.
+
+    Storage formats keep their indexes and counters at these places. Modification times would
+    refuse a copy of the same bag.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        size = file.stat().st_size
+        digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+        with file.open("rb") as stream:
+            digest.update(stream.read(_FINGERPRINT_BYTES))
+            stream.seek(max(size - _FINGERPRINT_BYTES, 0))
+            digest.update(stream.read())
+    except OSError as error:
+        msg = f"cannot read {file}: {error.strerror}"
+        raise DataError(msg) from None
+    return digest.hexdigest()
 
 
 def _start(out: Path, manifest: Manifest) -> None:

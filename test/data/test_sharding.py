@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.data.shards import ShardSource, read_manifest
 from scaleevent_ros.data.stored_pair import encode_pair
 from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.sources.calibration import Homography, write_calibration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,6 +113,53 @@ def test_other_options_do_not_mix(bags: Path, tmp_path: Path) -> None:
     (tmp_path / "mine/notes.txt").touch()
     with pytest.raises(DataError, match="holds something that is no shards"):
         write_shards(str(bags), tmp_path / "mine", OPTIONS)
+
+
+def test_another_bag_of_the_same_name_is_refused(bags: Path, tmp_path: Path) -> None:
+    for name in ("A", "B"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(bags / ("day/one.1" if name == "A" else "night"), tmp_path / name / "drive")
+    write_shards(str(tmp_path / "A/drive"), tmp_path / "out", OPTIONS)
+    with pytest.raises(DataError, match="shards of other bags"):
+        write_shards(str(tmp_path / "B/drive"), tmp_path / "out", OPTIONS)
+    # The same bag at another place, with other modification times, makes the same shards.
+    shutil.copytree(tmp_path / "A/drive", tmp_path / "C/drive", copy_function=shutil.copyfile)
+    before = digests(tmp_path / "out")
+    write_shards(str(tmp_path / "C/drive"), tmp_path / "out", OPTIONS)
+    assert digests(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("change", ["grew", "replaced", "calibrated", "metadata"])
+def test_a_bag_that_changed_is_refused(bags: Path, tmp_path: Path, change: str) -> None:
+    bag = tmp_path / "drive"
+    shutil.copytree(bags / "night", bag)
+    write_shards(str(bag), tmp_path / "out", OPTIONS)
+    (messages,) = bag.glob("*.mcap")
+    if change == "grew":
+        shutil.copyfile(messages, bag / f"{messages.stem[:-1]}1.mcap")
+    elif change == "replaced":
+        content = bytearray(messages.read_bytes())
+        content[-200] ^= 1
+        messages.write_bytes(content)
+    elif change == "calibrated":
+        write_calibration(
+            bag / "calibration.yaml", Homography((WIDTH, HEIGHT), (WIDTH, HEIGHT), np.eye(3))
+        )
+    else:
+        with (bag / "metadata.yaml").open("a") as metadata:
+            metadata.write("# another clock\n")
+    with pytest.raises(DataError, match="shards of other bags"):
+        write_shards(str(bag), tmp_path / "out", OPTIONS)
+
+
+def test_another_named_calibration_is_refused(bags: Path, tmp_path: Path) -> None:
+    path = tmp_path / "calibration.yaml"
+    options = replace(OPTIONS, bags=BagOptions(calibration=str(path)))
+    for shift, match in ((0.0, None), (0.0, None), (2.0, "made with other options")):
+        matrix = np.array([[1, 0, shift], [0, 1, 0], [0, 0, 1]])
+        write_calibration(path, Homography((WIDTH, HEIGHT), (WIDTH, HEIGHT), matrix))
+        with pytest.raises(DataError, match=match) if match else nullcontext():
+            write_shards(str(bags / "day"), tmp_path / "out", options)
 
 
 def test_what_cannot_be_is_an_error(bags: Path, tmp_path: Path) -> None:
