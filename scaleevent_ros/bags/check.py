@@ -137,8 +137,8 @@ class _Watch:
 
     def summary(self, timeline: Timeline) -> EventSummary:
         """Sum up what was seen."""
-        tally, packets = self.tally, timeline.packets
-        span_s = max(int(packets.last[-1] - packets.first[0]), 1) / 1e9
+        tally = self.tally
+        span_s = max(timeline.end_ns - timeline.start_ns, 1) / 1e9
         return EventSummary(
             topic=self._stream.topic,
             width=tally.width,
@@ -296,14 +296,13 @@ def _summarize_frames(timeline: Timeline) -> FrameSummary:
 
 
 def _summarize_clock(timeline: Timeline, synchronization: Synchronization) -> ClockSummary:
-    longest = max(timeline.clock.segments, key=lambda segment: segment.end - segment.start)
     return ClockSummary(
         synchronization.mode,
         synchronization.shift_ms,
         synchronization.residual_ms,
         synchronization.reason,
         timeline.clock.residual_ms,
-        longest.fit.drift * 1e6,
+        timeline.clock.drift * 1e6,
         len(timeline.clock.segments),
     )
 

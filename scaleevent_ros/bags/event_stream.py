@@ -13,10 +13,27 @@ from scaleevent_ros.events import EventBatch, Triggers, make_decoder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scaleevent_ros.bags.reader import BagReader
     from scaleevent_ros.events import Decoder, DecoderStats
 
 logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """A place in an event topic where decoding can start.
+
+    Attributes:
+        record_ns: Record time from which messages are read.
+        encoding: Encoding of the payloads.
+        state: The decoder's state before these messages, int64 [S]; see `Decoder.snapshot`.
+    """
+
+    record_ns: int
+    encoding: str
+    state: NDArray[np.int64]
 
 
 class DecodedPacket(NamedTuple):
@@ -30,6 +47,7 @@ class DecodedPacket(NamedTuple):
         payload_bytes: Size of the encoded events.
         events: Decoded, on the sensor's clock.
         triggers: Edges on the sensor's trigger inputs, on its clock.
+        entry: Where decoding starts to yield this packet and all that follow.
     """
 
     record_ns: int
@@ -39,6 +57,7 @@ class DecodedPacket(NamedTuple):
     payload_bytes: int
     events: EventBatch
     triggers: Triggers
+    entry: Entry
 
 
 class EventStream:
@@ -71,6 +90,15 @@ class EventStream:
         """What the decoder has seen and dropped; none before the first packet."""
         return self._decoder.stats if self._decoder else None
 
+    def packets_from(self, entry: Entry) -> Iterator[DecodedPacket]:
+        """Decode the packets from an entry on, exactly as if all before had been decoded too.
+
+        Raises:
+            UnknownEncodingError: If no decoder knows the encoding.
+        """
+        self._decoder_for(entry.encoding, 1, 1).restore(entry.state)
+        return self.packets(start_ns=entry.record_ns)
+
     def packets(self, *, start_ns: int = 0, end_ns: int = 2**63 - 1) -> Iterator[DecodedPacket]:
         """Decode the packets with `start_ns <= record time < end_ns`.
 
@@ -86,6 +114,7 @@ class EventStream:
                 self.malformed += 1
                 continue
             decoder = self._decoder_for(packet.encoding, packet.width, packet.height)
+            state = decoder.snapshot()
             events = decoder.decode(packet.payload, packet.time_base)
             # A message holds whole words: what a truncated one began must not shift the next.
             decoder.flush()
@@ -97,6 +126,7 @@ class EventStream:
                 len(packet.payload),
                 events,
                 decoder.triggers(),
+                Entry(message.record_time_ns, self.encoding, state),
             )
 
     def _decoder_for(self, encoding: str, width: int, height: int) -> Decoder:

@@ -125,9 +125,9 @@ def is_covered(
     timeline: Timeline, synchronization: Synchronization, before_ns: int, after_ns: int
 ) -> NDArray[np.bool_]:
     """Tell of each frame whether its window lies within the events, bool [F]."""
-    packets, frame_ns = timeline.packets, synchronization.frame_ns
-    begins_within = frame_ns - before_ns >= packets.first[0]
-    ends_within = frame_ns + after_ns <= packets.last[-1]
+    frame_ns = synchronization.frame_ns
+    begins_within = frame_ns - before_ns >= timeline.start_ns
+    ends_within = frame_ns + after_ns <= timeline.end_ns
     covered: NDArray[np.bool_] = synchronization.known & begins_within & ends_within
     return covered
 

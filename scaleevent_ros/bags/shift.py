@@ -111,10 +111,9 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
 
 def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
     """Return the first and the last of those successive frames with the most events."""
-    packets = timeline.packets
     inside = np.flatnonzero(
-        (frame_ns > packets.first[0] + MAX_SHIFT_MS * _MS)
-        & (frame_ns < packets.last[-1] - MAX_SHIFT_MS * _MS)
+        (frame_ns > timeline.start_ns + MAX_SHIFT_MS * _MS)
+        & (frame_ns < timeline.end_ns - MAX_SHIFT_MS * _MS)
     )
     if not len(inside):
         msg = "no frame falls into the time of the events"
@@ -123,7 +122,8 @@ def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
     interval_s = (frame_ns[last] - frame_ns[first]) / max(last - first, 1) / 1e9
     count = max(1, int(min(MAX_INTERVALS, MAX_SECONDS / max(interval_s, 1e-3))))
     if last - first > count:
-        seen = np.interp(frame_ns[first : last + 1], packets.last, np.cumsum(packets.events))
+        packets = timeline.packets
+        seen = np.interp(frame_ns[first : last + 1], packets.first, packets.before)
         first += int(np.argmax(seen[count:] - seen[:-count]))
         last = first + count
     # A pause within the stretch must not make it endless.

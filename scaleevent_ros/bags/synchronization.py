@@ -118,8 +118,8 @@ def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
 
 def _by_sensor_time(timeline: Timeline) -> Synchronization:
     packets, frames = timeline.packets, timeline.frames
-    inside = (frames.stamp > packets.first[0] - _SAME_CLOCK_NS) & (
-        frames.stamp < packets.last[-1] + _SAME_CLOCK_NS
+    inside = (frames.stamp > timeline.start_ns - _SAME_CLOCK_NS) & (
+        frames.stamp < timeline.end_ns + _SAME_CLOCK_NS
     )
     delay = frames.record - timeline.clock.to_host(frames.stamp)
     packet_delay = np.median(packets.record - packets.stamp)

@@ -2,52 +2,69 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from array import array
+from dataclasses import astuple, dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from scaleevent_ros.bags.errors import BagError, MessageError
-from scaleevent_ros.bags.event_stream import EventStream
+from scaleevent_ros.bags.event_stream import Entry, EventStream
 from scaleevent_ros.bags.messages import parse_header
 from scaleevent_ros.events import Triggers, fit_clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.event_stream import DecodedPacket
     from scaleevent_ros.bags.reader import BagReader
-    from scaleevent_ros.events import ClockSegment
 
     Times: TypeAlias = NDArray[np.int64]
 
-# Decoders that start in mid-stream know the time up to a multiple of this: the period of EVT3's
-# clock, of which EVT2's is a multiple (24 and 34 bits of microseconds).
-_CLOCK_PERIOD_NS = 2**24 * 1000
-_PREROLL_PACKETS = 8
 # A clock that starts at 0 has its second stamp within this.
 _FIRST_STEP_NS = 10_000_000_000
+# Entries lie this far apart in record time, so that an hour of packets takes 40 MB at most.
+_ENTRY_NS = 20_000_000
+
+_SEGMENT = np.dtype(
+    [
+        ("sensor_begins", np.int64),
+        ("host_begins", np.int64),
+        ("sensor_ns", np.int64),
+        ("ros_ns", np.int64),
+        ("drift", np.float64),
+        ("pairs", np.int64),
+        ("jitter_ns", np.float64),
+    ]
+)
 
 
 @dataclass(frozen=True)
 class PacketTimes:
-    """Times of the packets that held events, int64 [P] each, in ns and in order of record time.
+    """Packets where decoding can start, at least 20 ms apart, in order of record time.
 
     Attributes:
-        record: When they were recorded.
-        stamp: In their headers.
-        first: Of their first event, on the sensor's clock.
-        last: Of their last event, on the sensor's clock.
-        events: How many events they held.
+        record: Record times, int64 [P], ns.
+        stamp: Stamps of the headers, int64 [P], ns.
+        first: Times of their first events on the sensor's clock, int64 [P], ns.
+        before: Events before each packet since the start of the bag, int64 [P].
+        encoding: Encodings of their payloads, bytes [P].
+        state: The decoder's states before them, int64 [P, S].
     """
 
     record: Times
     stamp: Times
     first: Times
-    last: Times
-    events: Times
+    before: Times
+    encoding: NDArray[np.bytes_]
+    state: Times
+
+    def entry(self, sensor_ns: int) -> Entry:
+        """Find the last entry before all events with `t >= sensor_ns`."""
+        row = max(int(np.searchsorted(self.first, sensor_ns)) - 1, 0)
+        return Entry(int(self.record[row]), self.encoding[row].decode(), self.state[row])
 
 
 @dataclass(frozen=True)
@@ -65,13 +82,15 @@ class FrameTimes:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a bag says about time.
+    """All times of a bag.
 
     Attributes:
         event_topic: Topic of the packets.
         image_topic: Topic of the frames.
-        packets: Those that held events.
-        frames: All of them.
+        packets: Packets where decoding can start.
+        start_ns: Time of the first event on the sensor's clock.
+        end_ns: Time of the last event on the sensor's clock.
+        frames: All frames.
         triggers: All edges on the sensor's trigger inputs.
         clock: From the sensor's clock to that of the packets' stamps.
         same_device: Whether events and frames name the same coordinate frame.
@@ -80,46 +99,109 @@ class Timeline:
     event_topic: str
     image_topic: str
     packets: PacketTimes
+    start_ns: int
+    end_ns: int
     frames: FrameTimes
     triggers: Triggers
     clock: RecordedClock
     same_device: bool
 
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Put it into arrays by name, for a file."""
+        parts = (("packets", self.packets), ("frames", self.frames), ("triggers", self.triggers))
+        arrays = {
+            f"{name}.{field.name}": getattr(part, field.name)
+            for name, part in parts
+            for field in fields(part)
+        }
+        return arrays | {
+            "topics": np.array([self.event_topic, self.image_topic]),
+            "span": np.array([self.start_ns, self.end_ns]),
+            "clock": self.clock.segments,
+            "same_device": np.array(self.same_device),
+        }
+
+    @staticmethod
+    def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Timeline:
+        """Undo `to_arrays`.
+
+        Raises:
+            KeyError: If an array is missing.
+        """
+
+        def part(name: str, kind: type[Any]) -> Any:
+            return kind(*(arrays[f"{name}.{field.name}"] for field in fields(kind)))
+
+        start_ns, end_ns = arrays["span"].tolist()
+        event_topic, image_topic = arrays["topics"].tolist()
+        return Timeline(
+            event_topic,
+            image_topic,
+            part("packets", PacketTimes),
+            start_ns,
+            end_ns,
+            part("frames", FrameTimes),
+            part("triggers", Triggers),
+            RecordedClock(arrays["clock"]),
+            same_device=bool(arrays["same_device"]),
+        )
+
 
 class RecordedClock:
-    """The sensor's clock over a whole recording, in segments between its restarts."""
+    """The sensor's clock over a whole recording, in segments between its restarts.
 
-    def __init__(self, sensor_ns: Times, host_ns: Times) -> None:
-        self.segments: tuple[ClockSegment, ...] = fit_clock(sensor_ns, host_ns)
-        starts = [segment.start for segment in self.segments[1:]]
-        self._sensor_starts = sensor_ns[starts]
-        self._host_starts = host_ns[starts]
+    Attributes:
+        segments: The line of each segment, a structured array [S] with the sensor and the host
+            time at which it begins (int64, ns) and fields of `events.ClockFit`.
+    """
+
+    def __init__(self, segments: NDArray[Any]) -> None:
+        self.segments = segments
+
+    @staticmethod
+    def fit(sensor_ns: Times, host_ns: Times) -> RecordedClock:
+        """Fit the clock to the sensor times of packets' first events and the packets' stamps."""
+        rows = [
+            (
+                sensor_ns[part.start],
+                host_ns[part.start],
+                part.fit.sensor_ns,
+                part.fit.ros_ns,
+                part.fit.drift,
+                part.fit.pairs,
+                part.fit.jitter_ns,
+            )
+            for part in fit_clock(sensor_ns, host_ns)
+        ]
+        return RecordedClock(np.array(rows, _SEGMENT))
 
     @property
     def residual_ms(self) -> float:
         """How far stamps scatter about the clock, of the worst segment."""
-        return max(segment.fit.jitter_ns for segment in self.segments) / 1e6
+        return float(self.segments["jitter_ns"].max()) / 1e6
+
+    @property
+    def drift(self) -> float:
+        """How much faster the host's clock runs, s/s less one, in the longest segment."""
+        return float(self.segments["drift"][self.segments["pairs"].argmax()])
 
     def to_host(self, sensor_ns: Times) -> Times:
         """Map sensor times [N] to the clock of the stamps."""
-        result = np.empty_like(sensor_ns)
-        which = np.searchsorted(self._sensor_starts, sensor_ns, side="right")
-        for index, segment in enumerate(self.segments):
-            chosen = which == index
-            result[chosen] = segment.fit.to_ros(sensor_ns[chosen])
-        return result
+        part = self.segments[self._part("sensor_begins", sensor_ns)]
+        since = sensor_ns - part["sensor_ns"]
+        times: Times = part["ros_ns"] + since + np.rint(since * part["drift"]).astype(np.int64)
+        return times
 
     def to_sensor(self, host_ns: Times) -> Times:
         """Map times [N] on the clock of the stamps to the sensor's."""
-        result = np.empty_like(host_ns)
-        which = np.searchsorted(self._host_starts, host_ns, side="right")
-        for index, segment in enumerate(self.segments):
-            chosen = which == index
-            fit = segment.fit
-            since = host_ns[chosen] - fit.ros_ns
-            drift = fit.drift / (1 + fit.drift)
-            result[chosen] = fit.sensor_ns + since - np.rint(since * drift).astype(np.int64)
-        return result
+        part = self.segments[self._part("host_begins", host_ns)]
+        since = host_ns - part["ros_ns"]
+        drift = part["drift"] / (1 + part["drift"])
+        times: Times = part["sensor_ns"] + since - np.rint(since * drift).astype(np.int64)
+        return times
+
+    def _part(self, clock: str, times: Times) -> NDArray[np.int64]:
+        return np.searchsorted(self.segments[clock][1:], times, side="right")
 
 
 def read_timeline(
@@ -146,57 +228,62 @@ def read_timeline(
     """
     stream = stream or EventStream(reader, event_topic)
     images = reader.image_topic(image_topic) if with_frames else ""
-    rows: list[tuple[int, int, int, int, int]] = []
-    triggers: list[Triggers] = []
+    sensor, host = array("q"), array("q")
+    rows: list[tuple[int, int, int, int, bytes]] = []
+    states: list[Times] = []
+    edges = array("q"), array("B"), array("B")
     frame_ids: set[str] = set()
+    end_ns = latest_ns = next_entry_ns = count = 0
+    opening: Entry | None = None
     for packet in stream.packets():
+        opening = opening or packet.entry
         if watch:
             watch(packet)
-        if len(packet.triggers):
-            triggers.append(packet.triggers)
-        if count := len(packet.events):
-            first, last = int(packet.events.t[0]), int(packet.events.t[-1])
-            rows.append((packet.record_ns, packet.stamp_ns, first, last, count))
-            frame_ids.add(packet.frame_id)
+        for column, values in zip(edges, astuple(packet.triggers), strict=True):
+            column.frombytes(values.tobytes())
+        if not len(packet.events):
+            latest_ns = max(latest_ns, packet.record_ns)
+            continue
+        first = int(packet.events.t[0])
+        sensor.append(first)
+        host.append(packet.stamp_ns)
+        # Messages recorded at the same time cannot be told apart by where reading starts.
+        if not rows or (packet.record_ns > latest_ns and packet.record_ns >= next_entry_ns):
+            record_ns, encoding, state = packet.entry if rows else opening
+            rows.append((record_ns, packet.stamp_ns, first, count, encoding.encode()))
+            states.append(state)
+            next_entry_ns = packet.record_ns + _ENTRY_NS
+        count += len(packet.events)
+        end_ns = int(packet.events.t[-1])
+        latest_ns = max(latest_ns, packet.record_ns)
+        frame_ids.add(packet.frame_id)
     if not rows:
         msg = f"no event could be decoded from {stream.topic} of {reader.path}"
         raise BagError(msg)
-    packets = PacketTimes(*np.array(rows, np.int64).T.copy())
     frames, image_frame_ids = _read_frame_times(reader, [images] if with_frames else [])
+    sensor_ns = np.frombuffer(sensor, np.int64)
+    *times, encodings = zip(*rows, strict=True)
+    record, stamp, first_ns, before = np.array(times, np.int64)
     return Timeline(
         stream.topic,
         images,
-        packets,
+        PacketTimes(record, stamp, first_ns, before, np.array(encodings), np.array(states)),
+        int(sensor_ns[0]),
+        end_ns,
         frames,
-        join_triggers(triggers),
-        RecordedClock(packets.first, packets.stamp),
+        Triggers(*(np.frombuffer(column, column.typecode) for column in edges)),
+        RecordedClock.fit(sensor_ns, np.frombuffer(host, np.int64)),
         same_device=bool(frame_ids & image_frame_ids - {""}),
     )
 
 
 def events_from(reader: BagReader, timeline: Timeline, sensor_ns: int) -> Iterator[DecodedPacket]:
-    """Decode packets from a sensor time on, without those before it.
+    """Decode packets from a sensor time on, without those long before it.
 
-    Their times are those that a decoder which has seen the whole bag gives.
+    Their events are exactly those that a decoder gives which has seen the whole bag.
     """
-    packets = timeline.packets
-    first = int(np.searchsorted(packets.last, sensor_ns))
-    first = max(min(first, len(packets.record) - 1) - _PREROLL_PACKETS, 0)
-    offset = None
-    for packet in EventStream(reader, timeline.event_topic).packets(
-        start_ns=int(packets.record[first])
-    ):
-        events, edges = packet.events, packet.triggers
-        if offset is None:
-            if not len(events):
-                continue
-            index = int(np.searchsorted(packets.record, packet.record_ns))
-            periods = round(int(packets.last[index] - events.t[-1]) / _CLOCK_PERIOD_NS)
-            offset = periods * _CLOCK_PERIOD_NS
-        if offset:
-            events = replace(events, t=events.t + offset)
-            edges = replace(edges, t=edges.t + offset)
-        yield packet._replace(events=events, triggers=edges)
+    entry = timeline.packets.entry(sensor_ns)
+    return EventStream(reader, timeline.event_topic).packets_from(entry)
 
 
 def unset_stamps(stamps: Times) -> NDArray[np.bool_]:
@@ -217,19 +304,8 @@ def unset_stamps(stamps: Times) -> NDArray[np.bool_]:
     return unset
 
 
-def join_triggers(parts: list[Triggers]) -> Triggers:
-    """Join edges that were drained one after the other."""
-    if not parts:
-        return Triggers(np.empty(0, np.int64), np.empty(0, np.uint8), np.empty(0, np.uint8))
-    return Triggers(
-        np.concatenate([part.t for part in parts]),
-        np.concatenate([part.id for part in parts]),
-        np.concatenate([part.edge for part in parts]),
-    )
-
-
 def _read_frame_times(reader: BagReader, topics: list[str]) -> tuple[FrameTimes, set[str]]:
-    rows: list[tuple[int, int]] = []
+    record, stamp = array("q"), array("q")
     frame_ids: set[str] = set()
     for message in reader.messages(topics):
         try:
@@ -237,6 +313,8 @@ def _read_frame_times(reader: BagReader, topics: list[str]) -> tuple[FrameTimes,
         except MessageError:
             # Whoever decodes the frames says so; the row keeps rows and frames in step.
             stamp_ns, frame_id = 0, ""
-        rows.append((message.record_time_ns, stamp_ns))
+        record.append(message.record_time_ns)
+        stamp.append(stamp_ns)
         frame_ids.add(frame_id)
-    return FrameTimes(*np.array(rows, np.int64).reshape(-1, 2).T.copy()), frame_ids
+    times = FrameTimes(np.frombuffer(record, np.int64), np.frombuffer(stamp, np.int64))
+    return times, frame_ids

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CALIBRATION_NAME = "calibration.yaml"
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -247,18 +247,10 @@ def _index_path(path: Path, options: BagOptions) -> Path:
 def _save_index(path: Path, timeline: Timeline, synchronization: Synchronization) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    packets, frames, triggers = timeline.packets, timeline.frames, timeline.triggers
+    arrays: dict[str, Any] = timeline.to_arrays()
     np.savez(
         temporary,
-        topics=np.array([timeline.event_topic, timeline.image_topic]),
-        packets=np.stack(
-            [packets.record, packets.stamp, packets.first, packets.last, packets.events]
-        ),
-        frames=np.stack([frames.record, frames.stamp]),
-        trigger_t=triggers.t,
-        trigger_id=triggers.id,
-        trigger_edge=triggers.edge,
-        same_device=np.array(timeline.same_device),
+        **arrays,
         frame_ns=synchronization.frame_ns,
         known=synchronization.known,
         words=np.array([synchronization.mode, synchronization.reason]),
@@ -269,20 +261,10 @@ def _save_index(path: Path, timeline: Timeline, synchronization: Synchronization
 
 def _load_index(path: Path) -> tuple[Timeline, Synchronization]:
     from scaleevent_ros.bags.synchronization import Synchronization
-    from scaleevent_ros.bags.timeline import FrameTimes, PacketTimes, RecordedClock, Timeline
-    from scaleevent_ros.events import Triggers
+    from scaleevent_ros.bags.timeline import Timeline
 
     with np.load(path, allow_pickle=False) as index:
-        packets = PacketTimes(*index["packets"])
-        timeline = Timeline(
-            str(index["topics"][0]),
-            str(index["topics"][1]),
-            packets,
-            FrameTimes(*index["frames"]),
-            Triggers(index["trigger_t"], index["trigger_id"], index["trigger_edge"]),
-            RecordedClock(packets.first, packets.stamp),
-            same_device=bool(index["same_device"]),
-        )
+        timeline = Timeline.from_arrays(index)
         synchronization = Synchronization(
             str(index["words"][0]),
             index["frame_ns"],

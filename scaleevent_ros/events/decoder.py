@@ -18,6 +18,7 @@ from scaleevent_ros.events.mono import decode_mono
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from numpy.typing import NDArray
 
 MAX_SIDE = 1 << 16
 """Coordinates are uint16."""
@@ -138,6 +139,21 @@ class Decoder:
         width, height = self._state[state_of.WIDTH], self._state[state_of.HEIGHT]
         self._state[:] = state_of.new_state(width, height)
         self._state[state_of.WORD_ORDER] = self._word_order
+        self._partial = b""
+
+    def snapshot(self) -> NDArray[np.int64]:
+        """Copy the clock and the addresses, from which `restore` continues the stream, int64 [S].
+
+        Call it between whole packets that were flushed and whose triggers were drained.
+        """
+        state: NDArray[np.int64] = self._state[: state_of.COUNTERS].copy()
+        return state
+
+    def restore(self, snapshot: NDArray[np.int64]) -> None:
+        """Continue as the decoder did of which the snapshot is; counters go on."""
+        self._state[: state_of.COUNTERS] = snapshot
+        self._width = int(snapshot[state_of.WIDTH])
+        self._height = int(snapshot[state_of.HEIGHT])
         self._partial = b""
 
     def flush(self) -> None:

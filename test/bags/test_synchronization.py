@@ -77,10 +77,9 @@ def test_frames_out_of_order_and_recorded_at_one_time_do_not_matter(tmp_path: Pa
 def test_of_frames_far_apart_the_liveliest_two_are_taken() -> None:
     second = 1_000_000_000
     stamps = np.arange(0, 100, 1) * second
-    packets = SimpleNamespace(
-        first=stamps, last=stamps + second, events=np.where(stamps == 50 * second, 1000, 1)
-    )
-    timeline = cast("Timeline", SimpleNamespace(packets=packets))
+    events = np.where(stamps == 50 * second, 1000, 1)
+    packets = SimpleNamespace(first=stamps, before=np.cumsum(events) - events)
+    timeline = cast("Timeline", SimpleNamespace(packets=packets, start_ns=0, end_ns=100 * second))
     assert _liveliest(timeline, np.array([10, 30, 45, 80]) * second) == (2, 2)
     assert _liveliest(timeline, np.array([10, 30, 49, 69]) * second) == (2, 3)
 
@@ -201,6 +200,6 @@ def test_real_events_give_a_clock(test_data: Path) -> None:
         if len(packet.events)
     ]
     sensor, host = np.array(rows, np.int64).T.copy()
-    clock = RecordedClock(sensor, host)
+    clock = RecordedClock.fit(sensor, host)
     assert 0.5 < clock.residual_ms < 2.0
     assert np.abs(clock.to_sensor(clock.to_host(sensor)) - sensor).max() <= 2
