@@ -5,8 +5,6 @@ from __future__ import annotations
 import heapq
 import logging
 import re
-import tempfile
-import weakref
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -29,6 +27,7 @@ from scaleevent_ros.bags.messages import (
     parse_image,
 )
 from scaleevent_ros.bags.metadata import METADATA_NAME
+from scaleevent_ros.bags.shared_copies import SharedCopy
 from scaleevent_ros.bags.sqlite_reader import MAGIC as SQLITE_MAGIC
 from scaleevent_ros.bags.sqlite_reader import SqliteFile
 
@@ -108,8 +107,8 @@ class BagReader:
     """Reads any rosbag2: MCAP or sqlite3, split, compressed, without metadata, or torn.
 
     What the files themselves say counts; `metadata.yaml` only names them. No more than a block of
-    a file (some MB, or what the file's writer made of it) is in memory. A bag whose files are
-    compressed as a whole is decompressed into a temporary folder (`TMPDIR`) at first.
+    a file (some MB, or what the file's writer made of it) is in memory. Files that are compressed
+    as a whole are decompressed once; see `SharedCopy`.
 
     Attributes:
         path: Of the bag.
@@ -135,7 +134,7 @@ class BagReader:
             raise BagError(msg)
         self._damage: dict[str, str] = {}
         self._skip_damaged = skip_damaged
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._copies: list[SharedCopy] = []  # in use as long as this reader
         metadata = self._read_metadata()
         self._files = [
             file for path in self._find_files(metadata) if (file := self._open_file(path))
@@ -365,12 +364,10 @@ class BagReader:
         return file
 
     def _decompress(self, path: Path) -> Path:
-        if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="scaleevent_")
-            weakref.finalize(self, self._temporary.cleanup)
-        target = Path(self._temporary.name, path.name.removesuffix(_COMPRESSED_SUFFIX))
-        decompress_file(path, target)
-        return target
+        name = path.name.removesuffix(_COMPRESSED_SUFFIX)
+        copy = SharedCopy([path], lambda folder: decompress_file(path, folder / name))
+        self._copies.append(copy)
+        return copy.folder / name
 
     def _merge_topics(self) -> dict[str, TopicInfo]:
         topics: dict[str, TopicInfo] = {}

@@ -6,21 +6,20 @@ import logging
 import shutil
 import sqlite3
 import struct
-import tempfile
-import weakref
 from collections import Counter
 from contextlib import closing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from scaleevent_ros.bags.errors import BagError
 from scaleevent_ros.bags.messages import TypeDefinition
 from scaleevent_ros.bags.metadata import parse_qos
+from scaleevent_ros.bags.shared_copies import SharedCopy
 from scaleevent_ros.bags.storage import StoredMessage, StoredTopic
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +30,8 @@ class SqliteFile:
     """A sqlite3 file of which a row at a time is in memory.
 
     Nothing is ever written to the file or beside it: a transaction that a crash left unfinished is
-    rolled back, and a file that is cut is made readable, in a temporary copy. Attributes are those
-    of `StoredFile`.
+    rolled back, and a file that is cut is made readable, in a copy; see `SharedCopy`. Attributes
+    are those of `StoredFile`.
 
     Args:
         path: Of the file.
@@ -96,22 +95,24 @@ class SqliteFile:
         if not self._is_cut and not journals:
             return self.path
         self.damage = "it is cut off" if self._is_cut else "it was not closed"
-        logger.info("%s: %s; a temporary copy is read", self.path, self.damage)
-        folder = tempfile.TemporaryDirectory(prefix="scaleevent_")
-        weakref.finalize(self, folder.cleanup)
-        for source in (self.path, *journals):
-            shutil.copyfile(source, Path(folder.name, source.name))
-        copy = Path(folder.name, self.path.name)
-        if self._is_cut:
-            # To a database that knows its size, what lies beyond is an error, and not zeros.
-            with copy.open("r+b") as file:
-                file.truncate(pages * page_size)
-                file.seek(28)
-                file.write(struct.pack(">I", pages))
-        # Reads the journal, which a read-only connection may not do.
-        with closing(sqlite3.connect(copy)) as database:
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return copy
+        logger.info("%s: %s; a copy is read", self.path, self.damage)
+
+        def repair(folder: Path) -> None:
+            copy = folder / self.path.name
+            for source in (self.path, *journals):
+                shutil.copyfile(source, folder / source.name)
+            if self._is_cut:
+                # To a database that knows its size, what lies beyond is an error, and not zeros.
+                with copy.open("r+b") as file:
+                    file.truncate(pages * page_size)
+                    file.seek(28)
+                    file.write(struct.pack(">I", pages))
+            # Reads the journal, which a read-only connection may not do.
+            with closing(sqlite3.connect(copy)) as database:
+                database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+        self._copy = SharedCopy([self.path, *journals], repair)
+        return self._copy.folder / self.path.name
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(
