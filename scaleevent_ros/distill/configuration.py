@@ -105,7 +105,8 @@ class TeacherOptions:
     """Who teaches.
 
     Attributes:
-        name: timm's name with its tag, or a packaged one such as ``tf_efficientnet_lite0.package``.
+        name: timm's name with its tag, or one whose weights are in a Python package, such as
+            ``vit_small_patch14_dinov2.package``.
         checkpoint: A local file instead of the hub.
         scale: How much finer than the student it sees frames: 1, 2 or 4.
         stride: Take its deepest features of at most this stride.
@@ -130,7 +131,8 @@ class StudentOptions:
 
     Attributes:
         name: timm's name of a network; the teacher's if none is given.
-        init: ``teacher``, ``random``, or the path of a checkpoint.
+        init: ``teacher`` (the teacher's weights), ``pretrained`` (the image weights of ``name``),
+            ``random``, or the path of a checkpoint.
         stride: Take its deepest features of at most this stride.
         options: Arguments of timm's model.
     """

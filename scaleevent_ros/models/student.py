@@ -84,9 +84,10 @@ def build_student(
     Args:
         name: timm's name of any ViT or ConvNeXt.
         bins: Channels of the event tensor.
-        init: ``teacher``: the teacher's weights where one is given, else the weights that the
-            name has on the hub. ``random``. Or the path of a checkpoint of ours, of a file of
-            image weights, or of an event encoder that the paper released.
+        init: ``teacher``: the teacher's weights where one is given, else as ``pretrained``.
+            ``pretrained``: the image weights of that name, on the hub or in a package.
+            ``random``. Or the path of a checkpoint of ours, of a file of image weights, or of an
+            event encoder that the paper released.
         teacher: Who will teach: sets the width to project to.
         stride: Take the deepest features of at most this stride; the deepest of all if None.
         options: Arguments of timm's model.
@@ -110,9 +111,10 @@ def build_student(
         return _with_projection(_empty_backbone(header), header, teacher)
     if init == "teacher" and teacher is not None:
         return _from_teacher(header, teacher)
-    if init != "teacher" and is_checkpoint(init):
+    named = init in {"teacher", "pretrained"}
+    if not named and is_checkpoint(init):
         return _from_checkpoint(header, Path(init), teacher)
-    image = load_image_network(name, None if init == "teacher" else init, options=options)
+    image = load_image_network(name, None if named else init, options=options)
     header = replace(
         header, architecture=image.architecture, architecture_options=dict(image.options)
     )
@@ -136,7 +138,7 @@ def _from_teacher(header: Header, teacher: Teacher) -> Student:
     if _family(header.architecture) != _family(teacher.architecture):
         msg = (
             f"a student {header.architecture} cannot start from the teacher {teacher.name}: choose "
-            "init 'random', a file of weights, or the same network for both"
+            "init 'pretrained', 'random', a file of weights, or the same network for both"
         )
         raise ModelError(msg)
     if header.architecture_options and header.architecture_options != teacher.options:

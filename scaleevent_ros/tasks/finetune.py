@@ -147,7 +147,7 @@ def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Do
 
 def _build_student(configuration: Finetuning) -> Student:
     wanted, events = configuration.student, configuration.events
-    if wanted.init not in {"teacher", "random"} and is_checkpoint(wanted.init):
+    if wanted.init not in {"teacher", "pretrained", "random"} and is_checkpoint(wanted.init):
         student = load_student(wanted.init)
         have = (student.header.representation, student.header.normalization, student.header.bins)
         need = (events.representation, events.normalization, events.channels)
