@@ -112,6 +112,8 @@ class TeacherOptions:
         stride: Take its deepest features of at most this stride.
         options: Arguments of timm's model.
         pretrained: False for random weights, which teach nothing but test everything.
+        standardize: Let the student learn features of zero mean and unit deviation in each channel,
+            by statistics over the training set.
         cache: Folder where its features are kept, so that each frame is seen once; only for data
             without augmentation that moves frames.
     """
@@ -122,6 +124,7 @@ class TeacherOptions:
     stride: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = True
+    standardize: bool = False
     cache: str | None = None
 
 

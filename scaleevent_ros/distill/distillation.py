@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.data.dataset import Batch
     from scaleevent_ros.distill.losses import DistillLoss, LossTerms
     from scaleevent_ros.models import Student, Teacher
+    from scaleevent_ros.models.feature_statistics import FeatureStatistics
 
 
 class FeatureSource(Protocol):
@@ -39,8 +40,8 @@ class Panel(NamedTuple):
     Attributes:
         events: The event tensor, float32 [bins, H, W].
         frame: uint8 [3, H', W'], RGB.
-        teacher: Features, float32 [D, h, w].
-        student: Features, projected to the teacher's width, float32 [D, h, w].
+        teacher: Features, float32 [D, h, w], without their mean over the training set.
+        student: Features in the teacher's space, likewise, float32 [D, h, w].
         active: bool [h, w].
     """
 
@@ -55,8 +56,9 @@ class Compared(NamedTuple):
     """A batch seen by both.
 
     Attributes:
-        student: Features, ``[B, D, h, w]``, with a gradient.
-        teacher: Features, ``[B, D, h, w]``.
+        student: Projected features, ``[B, D, h, w]``, with a gradient; standardized if the
+            student's header says so.
+        teacher: Features, ``[B, D, h, w]``, not standardized.
         terms: Of the loss.
     """
 
@@ -92,6 +94,7 @@ class Distillation:
         *,
         margin: int = 0,
         features: FeatureSource | None = None,
+        statistics: FeatureStatistics | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] | None = None,
         draw: Callable[[Panel], NDArray[np.uint8]] | None = None,
     ) -> None:
@@ -103,6 +106,8 @@ class Distillation:
             loss: What is minimized.
             margin: Of tokens around active ones that the loss looks at too.
             features: Where the teacher's features come from instead of the teacher itself.
+            statistics: Of the teacher's features, if the student learns them standardized
+                (``student.header.standardized``) or cosines are to be centred.
             autocast: In which the teacher computes.
             draw: Makes a picture of a validation sample, uint8 [H, W, 3].
         """
@@ -112,12 +117,16 @@ class Distillation:
         self._features = teacher if features is None else features
         self._loss = loss
         self._margin = margin
+        self._statistics = statistics
+        self._standardized = student.header.standardized
         self._autocast = autocast
         self._draw = draw
 
     def to(self, device: torch.device) -> None:
-        """Move the teacher."""
+        """Move the teacher and its statistics."""
         self._teacher.to(device)
+        if self._statistics is not None:
+            self._statistics = self._statistics.to(device)
 
     def start_step(self, progress: float) -> None:
         """Do nothing: the loss is the same throughout a run."""
@@ -132,13 +141,24 @@ class Distillation:
             with self._autocast():
                 taught = self._features(batch.frames, grid, size)
         learned = model(batch.events, project=True)
+        target = taught
+        if self._statistics is not None and self._standardized:
+            target = self._statistics.standardize(taught)
         terms = self._loss(
             tokens(learned),
-            tokens(taught),
+            tokens(target),
             (grow(batch.active, self._margin) & batch.covered).flatten(1),
             covered=batch.covered.flatten(1),
         )
         return Compared(learned, taught, terms)
+
+    def _centered(self, compared: Compared) -> tuple[Tensor, Tensor]:
+        """Bring both features to the teacher's space with its mean removed, ``[B, D, h, w]``."""
+        statistics, learned, taught = self._statistics, compared.student, compared.teacher
+        if statistics is None:
+            return learned, taught
+        scaled = statistics.scale(learned) if self._standardized else statistics.center(learned)
+        return scaled, statistics.center(taught)
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Compute the terms of the loss, and the share of active tokens."""
@@ -148,9 +168,13 @@ class Distillation:
     def measure(
         self, model: nn.Module, batch: Batch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Compare features with the teacher's, on active and on all covered tokens."""
+        """Compare features with the teacher's, on active and on all covered tokens.
+
+        The teacher's mean is removed from both first, where its statistics are known.
+        """
         compared = self.compare(model, batch)
-        learned, taught = tokens(compared.student), tokens(compared.teacher)
+        maps = self._centered(compared)
+        learned, taught = tokens(maps[0]), tokens(maps[1])
         active, covered = (batch.active & batch.covered).flatten(1), batch.covered.flatten(1)
         images = covered.any(dim=1).sum().double()
         sums = {
@@ -162,7 +186,7 @@ class Distillation:
         for name, value in compared.terms._asdict().items():
             # The mean is over all images; those that pad the batch add nothing to its sum.
             sums[name] = torch.stack([value.double() * len(learned), images])
-        return sums, self._pictures(batch, compared, pictures)
+        return sums, self._pictures(batch, *maps, pictures)
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Divide each sum by its weight; the two are float64 [2]."""
@@ -178,7 +202,9 @@ class Distillation:
         header = replace(header, git_revision=git_revision(), extra={**header.extra, **extra})
         write_checkpoint(path, tensors, header)
 
-    def _pictures(self, batch: Batch, compared: Compared, count: int) -> list[NDArray[np.uint8]]:
+    def _pictures(
+        self, batch: Batch, student: Tensor, teacher: Tensor, count: int
+    ) -> list[NDArray[np.uint8]]:
         if self._draw is None:
             return []
         return [
@@ -186,8 +212,8 @@ class Distillation:
                 Panel(
                     batch.events[i].float().cpu(),
                     batch.frames[i].cpu(),
-                    compared.teacher[i].float().cpu(),
-                    compared.student[i].detach().float().cpu(),
+                    teacher[i].float().cpu(),
+                    student[i].detach().float().cpu(),
                     batch.active[i].cpu(),
                 )
             )

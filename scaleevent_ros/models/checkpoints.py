@@ -45,6 +45,10 @@ class Header:
             ``normalize`` takes it; None if unknown.
         window_ns: Length of the event window in nanoseconds; None if it is not fixed.
         teacher: Name of the teacher; None if there was none.
+        teacher_mean: Mean of the teacher's features over the training set, by channel; empty if
+            unknown.
+        teacher_std: Standard deviation of the teacher's features, likewise.
+        standardized: The projected features have this mean and deviation removed.
         classes: Names of the classes that a segmentation head tells apart, by id.
         heads: The task heads in the file, and how to build each.
         git_revision: Of the code that wrote the file.
@@ -60,6 +64,9 @@ class Header:
     normalization: str | None = None
     window_ns: int | None = None
     teacher: str | None = None
+    teacher_mean: list[float] = field(default_factory=list)
+    teacher_std: list[float] = field(default_factory=list)
+    standardized: bool = False
     classes: list[str] = field(default_factory=list)
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     git_revision: str = "unknown"
@@ -159,10 +166,9 @@ def _parse(content: object, path: str | Path) -> Header:
 def _is_a(value: object, kind: Any) -> bool:
     """Check a JSON value against one of the plain types of `Header`."""
     options = getattr(kind, "__args__", ()) if "|" in str(kind) else (kind,)
-    return any(
-        isinstance(value, getattr(option, "__origin__", option)) and not isinstance(value, bool)
-        for option in options
-    )
+    if isinstance(value, bool):  # which Python counts among the integers
+        return bool in options
+    return any(isinstance(value, getattr(option, "__origin__", option)) for option in options)
 
 
 def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:

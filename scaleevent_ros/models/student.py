@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from scaleevent_ros.models.backbone import Backbone, build_network
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scaleevent_ros.models.feature_statistics import FeatureStatistics
     from scaleevent_ros.models.teacher import Teacher
 
 HEADS = "heads."
@@ -37,8 +39,7 @@ class Student(nn.Module):
 
     Attributes:
         backbone: The network.
-        projection: A 1x1 convolution to the teacher's width; the identity where widths agree. It
-            serves training alone.
+        projection: A 1x1 convolution to the teacher's width; the identity where widths agree.
         header: What the student is and what it must be fed.
         width: Channels D of the features.
         stride: Pixels per feature.
@@ -56,12 +57,57 @@ class Student(nn.Module):
             else nn.Conv2d(backbone.width, header.projection, kernel_size=1)
         )
 
+    def set_target(self, statistics: FeatureStatistics, *, standardized: bool) -> None:
+        """Set what the projected features are trained to be, before training.
+
+        A student without a projection, such as one that starts from its teacher, gets one that
+        standardizes its features, so that it still starts from what the teacher computes.
+
+        Args:
+            statistics: Of the teacher's features over the training set; noted in the header.
+            standardized: The target is the teacher's features standardized by them.
+        """
+        if self.header.standardized and not standardized:
+            self.projection = self.teacher_projection()
+        self.header = replace(
+            self.header,
+            teacher_mean=statistics.mean.tolist(),
+            teacher_std=statistics.std.tolist(),
+            standardized=standardized,
+        )
+        if standardized and isinstance(self.projection, nn.Identity):
+            self.header = replace(self.header, projection=self.width)
+            self.projection = _channel_map(1 / statistics.std, -statistics.mean / statistics.std)
+
+    def teacher_projection(self) -> nn.Module:
+        """Return a copy of the projection that ends in the teacher's own space.
+
+        Where the projected features are standardized, the copy undoes that.
+
+        Raises:
+            ModelError: If the student had no teacher.
+        """
+        header = self.header
+        if header.teacher is None:
+            msg = "this student had no teacher, so it has no features in a teacher's space"
+            raise ModelError(msg)
+        projection = copy.deepcopy(self.projection)
+        if header.standardized:
+            convolution = cast("nn.Conv2d", projection)
+            mean, std = torch.tensor(header.teacher_mean), torch.tensor(header.teacher_std)
+            assert convolution.bias is not None, "a projection has a bias"
+            with torch.no_grad():
+                convolution.weight.mul_(std[:, None, None, None])
+                convolution.bias.mul_(std).add_(mean)
+        return projection
+
     def forward(self, events: Tensor, project: bool = False) -> Tensor:
         """Compute dense features of event tensors.
 
         Args:
             events: ``[B, bins, H, W]``, built and normalized as the header says.
-            project: Map the features to the teacher's width, for the loss.
+            project: Map the features to what they were trained to be: the teacher's, standardized
+                if the header says so.
 
         Returns:
             ``[B, D, ceil(H / s), ceil(W / s)]``.
@@ -120,6 +166,16 @@ def build_student(
     )
     adapt_input(image.network, bins)
     return _with_projection(Backbone(image.network, stride), header, teacher)
+
+
+def _channel_map(scale: Tensor, shift: Tensor) -> nn.Conv2d:
+    """Build a 1x1 convolution that computes ``scale * x + shift`` of each channel."""
+    convolution = nn.Conv2d(len(scale), len(scale), kernel_size=1)
+    assert convolution.bias is not None
+    with torch.no_grad():
+        convolution.weight.copy_(torch.diag(scale)[:, :, None, None])
+        convolution.bias.copy_(shift)
+    return convolution
 
 
 def _empty_backbone(header: Header) -> Backbone:

@@ -10,6 +10,7 @@ from scaleevent_ros.data.dataset import Batch
 from scaleevent_ros.distill.distillation import Distillation, Panel, grow
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
+from scaleevent_ros.models.feature_statistics import FeatureStatistics
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,3 +167,29 @@ def test_what_is_written_is_loaded_with_its_header(objective: Distillation, tmp_
     assert student.header.git_revision != ""
     for name, value in student.state_dict().items():
         assert torch.equal(value, tensors[name])
+
+
+@torch.no_grad()
+def test_a_standardized_student_is_compared_with_the_standardized_teacher(batch: Batch) -> None:
+    torch.manual_seed(0)
+    teacher = build_teacher("vit_tiny_patch16_224", pretrained=False, options=VIT)
+    statistics = FeatureStatistics(torch.randn(32), torch.rand(32) + 0.1)
+    features = teacher(batch.frames, (3, 4), (48, 64))
+    target = (features - statistics.mean[:, None, None]) / statistics.std[:, None, None]
+    mask = (batch.active & batch.covered).flatten(1)
+    for standardized in (False, True):
+        student = build_student("vit_tiny_patch16_224", 5, "random", teacher=teacher, options=VIT)
+        student.set_target(statistics, standardized=standardized)
+        objective = Distillation(student, teacher, build_loss(), statistics=statistics)
+        compared = objective.compare(objective.model.eval(), batch)
+        projected = student(batch.events, project=True)
+        expected = build_loss()(
+            tokens(projected), tokens(target if standardized else features), mask
+        )
+        torch.testing.assert_close(compared.terms.total, expected.total)
+        # Cosines are of features in the teacher's space without its mean, standardized or not.
+        published = student.teacher_projection()(student(batch.events))
+        learned, taught = (tokens(each) - statistics.mean for each in (published, features))
+        cosine = torch.cosine_similarity(learned, taught, dim=-1)[mask]
+        sums, _ = objective.measure(objective.model, batch, 0)
+        assert float(sums["cosine_active"][0]) == pytest.approx(float(cosine.sum()), abs=1e-3)

@@ -15,7 +15,7 @@ from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
-from scaleevent_ros.distill.pretrain import pretrain, split_recordings
+from scaleevent_ros.distill.pretrain import build_models, pretrain, split_recordings
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
 
@@ -85,6 +85,30 @@ def test_the_cache_of_the_teacher_changes_nothing_that_matters(bags: Path, tmp_p
             assert cached.metrics[metric] == pytest.approx(value, abs=2e-3)
     kept = list(cache.rglob("*.safetensors"))
     assert 8 <= len(kept) <= 16
+
+
+def test_statistics_of_the_teacher_are_those_of_its_tokens_and_stay_when_resumed(
+    bags: Path, tmp_path: Path
+) -> None:
+    wanted = configuration(bags, tmp_path, "--teacher.standardize", "true", "--trainer.epochs", "1")
+    pretrain(wanted)
+    header = load_student(tmp_path / "last.safetensors").header
+    assert header.standardized
+    assert header.projection == 32
+    train, _, _ = split_recordings(wanted)
+    teacher, _ = build_models(wanted)
+    samples = PairDataset(train, SampleOptions(width=64, height=48))
+    counted = [samples[Draw(0, 0, pair)] for pair in range(len(samples))]
+    features = teacher(torch.stack([sample.frame for sample in counted]), (3, 4))
+    seen = features.movedim(1, -1)[torch.stack([sample.covered for sample in counted])]
+    # The first batches leave out what does not fill a batch: the statistics are nearly the same.
+    torch.testing.assert_close(torch.tensor(header.teacher_mean), seen.mean(0), atol=0.05, rtol=0)
+    torch.testing.assert_close(torch.tensor(header.teacher_std), seen.std(0), atol=0.05, rtol=0.2)
+    more = replace(wanted.trainer, resume=True, epochs=2)
+    pretrain(replace(wanted, trainer=replace(more, batch_size=2)))
+    again = load_student(tmp_path / "last.safetensors").header
+    assert again.teacher_mean == header.teacher_mean
+    assert again.extra["step"] > header.extra["step"]
 
 
 def test_bags_and_the_shards_made_of_them_teach_the_same(bags: Path, tmp_path: Path) -> None:
