@@ -136,13 +136,18 @@ class StudentOptions:
         name: timm's name of a network; the teacher's if none is given.
         init: ``teacher`` (the teacher's weights), ``pretrained`` (the image weights of ``name``),
             ``random``, or the path of a checkpoint.
-        stride: Take its deepest features of at most this stride.
+        stride: Take its deepest features of at most this stride; with a neck, the stride of its
+            finest stage.
+        neck: Channels of a feature pyramid that gives a convolutional network fine features, of
+            stride 8 or 4; none without. A teacher at ``scale`` 2 or more has something finer to
+            teach.
         options: Arguments of timm's model.
     """
 
     name: str | None = None
     init: str = "teacher"
     stride: int | None = None
+    neck: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 

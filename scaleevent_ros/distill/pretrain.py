@@ -122,6 +122,7 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         of_student.init,
         teacher=teacher,
         stride=of_student.stride,
+        neck=of_student.neck,
         options=of_student.options,
     )
     fixed = events.window.mode == "fixed"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import timm
 from torch import nn
 from torch.nn import functional
+from torchvision.ops import FeaturePyramidNetwork
 
 from scaleevent_ros.models.errors import ModelError
 
@@ -25,42 +26,52 @@ class Backbone(nn.Module):
     ViT, the neck of SAM, the last stage of a ConvNeXt under the norm of its head. Where the
     network ends features with no norm of its own (EfficientNet, an earlier stage), each position
     is brought to zero mean and unit variance over the channels, so that teachers of every kind
-    hand out features of one scale.
+    hand out features of one scale. So are the features of a neck.
 
     Attributes:
         model: The timm network.
+        neck: A feature pyramid (Lin et al., CVPR 2017) that carries what deep, coarse stages know
+            to a fine one; None without.
         width: Channels D of the features.
         stride: Pixels per feature s, in both directions.
     """
 
-    def __init__(self, model: nn.Module, stride: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, stride: int | None = None, neck: int | None = None
+    ) -> None:
         """Cut a timm network down.
 
         Args:
             model: Built by `build_network`.
             stride: Take the deepest features of at most this stride; the deepest of all if None.
+                With a neck, the stride of its finest stage, from which on all are taken; 8 if None.
+            neck: Channels of a feature pyramid; no pyramid if None.
 
         Raises:
-            ModelError: If the network has no features so fine.
+            ModelError: If the network has no features so fine, or only one stage for a neck.
         """
         super().__init__()
         stages: list[dict[str, Any]] = list(cast("Any", model).feature_info)
-        fitting = [i for i, s in enumerate(stages) if stride is None or s["reduction"] <= stride]
-        if not fitting:
-            finest = min(stage["reduction"] for stage in stages)
-            msg = f"stride {stride} is finer than the network's finest features, {finest}"
-            raise ModelError(msg)
-        self._index = fitting[-1]
-        stage = stages[self._index]
-        self._native_norm, self.norm = _final_norm(
-            model, stage["num_chs"], at_end=self._index == len(stages) - 1
-        )
-        cast("Any", model).prune_intermediate_layers([self._index], prune_head=True)
+        if neck is not None:
+            self._indices = _pyramid_stages(stages, 8 if stride is None else stride)
+        else:
+            self._indices = [_deepest_stage(stages, stride)]
+        finest, deepest = stages[self._indices[0]], stages[self._indices[-1]]
+        self.stride = int(finest["reduction"])
+        self._multiple = int(deepest["reduction"])
+        at_end = self._indices[-1] == len(stages) - 1
+        self.neck: nn.Module | None = None
+        if neck is not None:
+            self.neck = _build_neck([int(stages[i]["num_chs"]) for i in self._indices], neck)
+            self.width = neck
+            self._native_norm, self.norm = False, _plain_norm(neck)
+        else:
+            self.width = int(deepest.get("num_chs_norm", deepest["num_chs"]))
+            self._native_norm, self.norm = _final_norm(model, deepest["num_chs"], at_end=at_end)
+        cast("Any", model).prune_intermediate_layers(list(self._indices), prune_head=True)
         if hasattr(model, "head"):
             model.head = nn.Identity()  # ConvNeXt's keeps the norm that is ours now
         self.model = model
-        self.width = int(stage.get("num_chs_norm", stage["num_chs"]))
-        self.stride = int(stage["reduction"])
         self._keep_rope_periods()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -68,23 +79,33 @@ class Backbone(nn.Module):
 
         Args:
             image: ``[B, C, H, W]``; padded with zeros at the right and the bottom to multiples of
-                the stride.
+                the coarsest stride that is used.
 
         Returns:
             ``[B, D, ceil(H / s), ceil(W / s)]``.
         """
-        (features,) = cast("Any", self.model).forward_intermediates(
+        maps = cast("Any", self.model).forward_intermediates(
             self.pad(image),
-            indices=[self._index],
+            indices=self._indices,
             norm=self._native_norm,
             intermediates_only=True,
         )
+        features = maps[-1]
+        if self.neck is not None:
+            features = self.neck({str(level): each for level, each in enumerate(maps)})["0"]
+            rows, columns = (-(-side // self.stride) for side in image.shape[-2:])
+            features = features[..., :rows, :columns]
         return cast("Tensor", self.norm(features))
 
     def pad(self, image: Tensor) -> Tensor:
-        """Pad ``[B, C, H, W]`` with zeros at the right and the bottom to whole features."""
+        """Pad ``[B, C, H, W]`` with zeros at the right and the bottom to whole features.
+
+        With a neck, to whole features of its coarsest stage, so that stages lie over one another in
+        the same way at every size.
+        """
         height, width = image.shape[-2:]
-        return functional.pad(image, (0, -width % self.stride, 0, -height % self.stride))
+        multiple = self._multiple
+        return functional.pad(image, (0, -width % multiple, 0, -height % multiple))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory: keep only the blocks' inputs for the backward pass."""
@@ -134,7 +155,44 @@ def _final_norm(model: nn.Module, width: int, *, at_end: bool) -> tuple[bool, nn
     head = getattr(model, "head", None)
     if at_end and isinstance(head, nn.Module) and _has(head, "norm"):  # ConvNeXt
         return False, cast("nn.Module", head.norm)
-    return False, _ChannelNorm(nn.LayerNorm(width, NORM_EPSILON, elementwise_affine=False))
+    return False, _plain_norm(width)
+
+
+def _plain_norm(width: int) -> nn.Module:
+    """Build a norm over channels that has no parameters."""
+    return _ChannelNorm(nn.LayerNorm(width, NORM_EPSILON, elementwise_affine=False))
+
+
+def _deepest_stage(stages: list[dict[str, Any]], stride: int | None) -> int:
+    """Return the index of the deepest features of at most a stride."""
+    fitting = [i for i, s in enumerate(stages) if stride is None or s["reduction"] <= stride]
+    if not fitting:
+        finest = min(stage["reduction"] for stage in stages)
+        msg = f"stride {stride} is finer than the network's finest features, {finest}"
+        raise ModelError(msg)
+    return fitting[-1]
+
+
+def _pyramid_stages(stages: list[dict[str, Any]], stride: int) -> list[int]:
+    """Return the index of the deepest features of each resolution from a stride on."""
+    deepest = {int(stage["reduction"]): index for index, stage in enumerate(stages)}
+    if len(deepest) < 2:
+        (only,) = deepest
+        msg = f"a neck needs a network of several resolutions; this one has stride {only} alone"
+        raise ModelError(msg)
+    if stride not in deepest or stride == max(deepest):
+        *finer, _ = sorted(deepest)
+        msg = f"a neck of this network has a stride of {', '.join(map(str, finer))}, not {stride}"
+        raise ModelError(msg)
+    return [index for reduction, index in sorted(deepest.items()) if reduction >= stride]
+
+
+def _build_neck(widths: list[int], channels: int) -> nn.Module:
+    """Build a feature pyramid of which only the finest level is computed to the end."""
+    neck: nn.Module = FeaturePyramidNetwork(widths, channels)
+    for level in range(1, len(widths)):
+        cast("nn.ModuleList", neck.layer_blocks)[level] = nn.Identity()
+    return neck
 
 
 def _has(module: nn.Module, name: str) -> bool:

@@ -37,7 +37,8 @@ class Header:
         bins: Channels of the input tensor.
         architecture_options: Arguments of timm's model that differ from the named one's.
         stride: The student was cut at the deepest features of at most this stride; None for the
-            deepest of all.
+            deepest of all. With a neck, the stride of its finest stage.
+        neck: Channels of the feature pyramid on the network; None without.
         projection: Width of the teacher that a linear layer maps the features to; None where the
             widths agree and there is no such layer.
         representation: Name of the event representation that fills the bins.
@@ -59,6 +60,7 @@ class Header:
     bins: int
     architecture_options: dict[str, Any] = field(default_factory=dict)
     stride: int | None = None
+    neck: int | None = None
     projection: int | None = None
     representation: str = "voxel"
     normalization: str | None = None

@@ -123,6 +123,7 @@ def build_student(
     *,
     teacher: Teacher | None = None,
     stride: int | None = None,
+    neck: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Student:
     """Build a student for event tensors of ``bins`` channels.
@@ -135,12 +136,15 @@ def build_student(
             ``random``. Or the path of a checkpoint of ours, of a file of image weights, or of an
             event encoder that the paper released.
         teacher: Who will teach: sets the width to project to.
-        stride: Take the deepest features of at most this stride; the deepest of all if None.
+        stride: Take the deepest features of at most this stride; the deepest of all if None. With a
+            neck, the stride of its finest stage, 8 if None.
+        neck: Channels of a feature pyramid over the stages from ``stride`` on, for networks of
+            several resolutions; no pyramid if None.
         options: Arguments of timm's model.
 
     Raises:
-        ModelError: If the model is unknown, its weights cannot be had, or the teacher is another
-            network than the student that should start from it.
+        ModelError: If the model is unknown, its weights cannot be had, the teacher is another
+            network than the student that should start from it, or the network takes no neck.
         CheckpointError: If the file is damaged or does not fit.
     """
     if bins < 1:
@@ -151,6 +155,7 @@ def build_student(
         bins=bins,
         architecture_options=dict(options or {}),
         stride=stride,
+        neck=neck,
         teacher=teacher.name if teacher else None,
     )
     if init == "random":
@@ -165,7 +170,7 @@ def build_student(
         header, architecture=image.architecture, architecture_options=dict(image.options)
     )
     adapt_input(image.network, bins)
-    return _with_projection(Backbone(image.network, stride), header, teacher)
+    return _with_projection(Backbone(image.network, stride, neck), header, teacher)
 
 
 def _channel_map(scale: Tensor, shift: Tensor) -> nn.Conv2d:
@@ -182,7 +187,7 @@ def _empty_backbone(header: Header) -> Backbone:
     network = build_network(
         header.architecture, header.architecture_options, in_chans=header.bins, num_classes=0
     )
-    return Backbone(network, header.stride)
+    return Backbone(network, header.stride, header.neck)
 
 
 def _with_projection(backbone: Backbone, header: Header, teacher: Teacher | None) -> Student:
@@ -199,6 +204,9 @@ def _from_teacher(header: Header, teacher: Teacher) -> Student:
         raise ModelError(msg)
     if header.architecture_options and header.architecture_options != teacher.options:
         msg = f"the student's options {header.architecture_options} are not {teacher.options}"
+        raise ModelError(msg)
+    if header.neck is not None:
+        msg = "a student that starts from its teacher has no neck: choose init 'pretrained'"
         raise ModelError(msg)
     if header.stride is not None and header.stride != teacher.backbone.stride:
         msg = f"a student that starts from its teacher has its stride, {teacher.backbone.stride}"
@@ -223,6 +231,9 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
     start = load_student(path)
     if _family(start.header.architecture) != _family(header.architecture):
         msg = f"{path} holds a {start.header.architecture}, not a {header.architecture}"
+        raise CheckpointError(msg)
+    if header.neck not in {None, start.header.neck}:
+        msg = f"{path} has a neck of {start.header.neck} channels, not of {header.neck}"
         raise CheckpointError(msg)
     adapt_input(start.backbone.model, header.bins)
     header = replace(start.header, bins=header.bins, teacher=header.teacher)

@@ -183,6 +183,9 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if dynamic and any(length % info.stride for length in info.size):
         msg = f"sizes that may vary are multiples of {info.stride}: export a fixed size, which pads"
         raise EngineError(msg)
+    if dynamic and info.header.neck is not None:
+        msg = "a student with a neck is exported for a fixed size only"
+        raise EngineError(msg)
     if dynamic and "flow" in info.outputs:
         msg = "a head for flow is exported for a fixed size only"
         raise EngineError(msg)

@@ -162,5 +162,10 @@ def _build_student(configuration: Finetuning) -> Student:
         msg = "student.name is not given: timm's name of a network"
         raise ConfigurationError(msg)
     return build_student(
-        wanted.name, events.channels, wanted.init, stride=wanted.stride, options=wanted.options
+        wanted.name,
+        events.channels,
+        wanted.init,
+        stride=wanted.stride,
+        neck=wanted.neck,
+        options=wanted.options,
     )

@@ -46,6 +46,57 @@ def test_families(
     assert unused == []  # or DDP would wait for them forever
 
 
+@pytest.mark.parametrize("stride", [4, 8])
+def test_a_neck_carries_what_coarse_stages_know_to_a_fine_one(stride: int) -> None:
+    torch.manual_seed(0)
+    network = build_network("tf_efficientnet_lite0", {}, num_classes=0)
+    backbone = Backbone(network, stride, neck=24).eval()
+    assert (backbone.width, backbone.stride) == (24, stride)
+    image = torch.randn(2, 3, 70, 100)
+    features = backbone(image)
+    assert features.shape == (2, 24, -(-70 // stride), -(-100 // stride))
+    # Written out: 1x1 convolutions, from coarse to fine each added to the next, 3x3 at the end.
+    padded = torch.nn.functional.pad(image, (0, 28, 0, 26))
+    maps = cast("Any", network).forward_intermediates(padded, intermediates_only=True)
+    neck = cast("Any", backbone.neck)
+    maps = [each for each in maps if each.shape[-1] <= 128 // stride]
+    merged = torch.zeros(())
+    for level in reversed(range(len(maps))):
+        (lateral,) = neck.inner_blocks[level]
+        merged = lateral(maps[level]) + merged
+        if level:
+            merged = merged.repeat_interleave(2, dim=-1).repeat_interleave(2, dim=-2)
+    (last,) = neck.layer_blocks[0]
+    expected = last(merged)[..., : features.shape[-2], : features.shape[-1]]
+    expected = (expected - expected.mean(1, keepdim=True)) / (
+        expected.var(1, correction=0, keepdim=True) + 1e-6
+    ).sqrt()
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+    torch.autograd.backward(features.square().sum())
+    unused = [key for key, value in backbone.named_parameters() if value.grad is None]
+    assert unused == []  # or DDP would wait for them forever
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "stride", "words"),
+    [
+        (
+            "vit_small_patch14_dinov2",
+            SMALL,
+            14,
+            "this one has stride 14 alone",
+        ),
+        ("tf_efficientnet_lite0", {}, 32, "a stride of 2, 4, 8, 16, not 32"),
+        ("tf_efficientnet_lite0", {}, 5, "a stride of 2, 4, 8, 16, not 5"),
+    ],
+)
+def test_networks_that_take_no_neck(
+    name: str, options: dict[str, Any], stride: int, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        Backbone(build_network(name, options, num_classes=0), stride, neck=16)
+
+
 def test_features_are_timms_own() -> None:
     """The last patch tokens of `forward_features`, class and register tokens left out."""
     options = {"depth": 2, "embed_dim": 64, "num_heads": 2}

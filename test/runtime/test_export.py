@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from tiny_checkpoints import DINOV3, SIZE, sparse_window, write_student
 
 from scaleevent_ros.events import normalize_tensor
-from scaleevent_ros.models import load_student
+from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
 from scaleevent_ros.runtime.export import ExportOptions, cached_onnx, export, parse_size
@@ -73,6 +74,29 @@ def test_a_file_of_any_size_runs_at_several(tmp_path: Path) -> None:
         Engine(path, "cpu")
     with pytest.raises(EngineError, match="multiples of 16, not 70x50"):
         Engine(path, "cpu", size=SIZE)
+
+
+def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    student = build_student("tf_efficientnet_lite0", 5, "random", stride=8, neck=32)
+    student.header = replace(student.header, normalization="percentile", window_ns=50_000_000)
+    path = tmp_path / "student.safetensors"
+    save_student(path, student)
+    size = (68, 100)  # of no stage a multiple
+    exported = tmp_path / "student.onnx"
+    done = export(path, exported, ExportOptions(size))
+    assert done.differences["features"] <= TOLERANCES["fp32"].relative
+    window = sparse_window(2, size)
+    found, truth = (
+        Engine(file, "cpu", backend=backend, size=size)(window).features
+        for file, backend in ((exported, "onnx"), (path, "eager"))
+    )
+    assert found is not None
+    assert truth is not None
+    assert found.shape == (32, 9, 13)
+    assert difference("features", found, truth) <= 1e-4
+    with pytest.raises(EngineError, match="a neck is exported for a fixed size only"):
+        export(path, exported, ExportOptions((64, 96), dynamic=True))
 
 
 def test_half_precision_is_within_its_tolerance(checkpoint: Path, tmp_path: Path) -> None:
