@@ -118,9 +118,9 @@ setup(
     entry_points={
         "console_scripts": [
             "scaleevent = scaleevent_ros.cli:main",
-            "scaleevent_perception = scaleevent_ros.nodes.perception:main",
-            "scaleevent_recorder = scaleevent_ros.nodes.recorder:main",
-            "scaleevent_replay = scaleevent_ros.nodes.replay:main",
+            "scaleevent_perception = scaleevent_ros.nodes.running:perception",
+            "scaleevent_recorder = scaleevent_ros.nodes.running:recorder",
+            "scaleevent_replay = scaleevent_ros.nodes.running:replay",
         ],
     },
     zip_safe=False,

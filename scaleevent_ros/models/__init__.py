@@ -15,10 +15,12 @@ from scaleevent_ros.models.checkpoints import (
     write_checkpoint,
 )
 from scaleevent_ros.models.errors import CheckpointError, ModelError
+from scaleevent_ros.models.shipped import SHIPPED, resolve_model
 from scaleevent_ros.models.student import Student, build_student, load_student, save_student
 from scaleevent_ros.models.teacher import Teacher, build_teacher
 
 __all__ = [
+    "SHIPPED",
     "Backbone",
     "CheckpointError",
     "Header",
@@ -30,6 +32,7 @@ __all__ = [
     "load_student",
     "read_checkpoint",
     "read_header",
+    "resolve_model",
     "save_student",
     "tokens",
     "write_checkpoint",

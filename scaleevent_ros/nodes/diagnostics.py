@@ -1,19 +1,29 @@
-"""Diagnostics by hand: `diagnostic_updater` has no Python package everywhere this one runs."""
+"""Messages of `/diagnostics`, and what collects their contents.
+
+`diagnostic_updater` has no Python package everywhere this one runs.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+import threading
+import time
+from collections import defaultdict, deque
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from builtin_interfaces.msg import Time
 
 OK: bytes = DiagnosticStatus.OK
 WARN: bytes = DiagnosticStatus.WARN
 ERROR: bytes = DiagnosticStatus.ERROR
+
+_KEPT = 2000  # durations of each name, which bounds the memory of a report that nobody takes
 
 
 def status(
@@ -22,11 +32,11 @@ def status(
     """Build one status.
 
     Args:
-        name: Of the component, as `node: part`.
+        name: Component, as `/namespace/node` or `/namespace/node: part`.
         level: `OK`, `WARN` or `ERROR`.
         message: One line for people.
         values: Figures, in order; floats are written with four significant digits or more.
-        hardware_id: Of the device behind it, if there is one.
+        hardware_id: Device behind the component, if there is one.
     """
     return DiagnosticStatus(
         name=name,
@@ -50,3 +60,64 @@ def _written(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
     return str(value)
+
+
+class Remarks:
+    """Collects warnings for the log and the next report; any thread may add.
+
+    Warnings that differ in their numbers alone count as one kind: the log has each kind at most
+    once a second, the report has the latest of each kind and how often it came.
+
+    Args:
+        log: Writes a warning to the log.
+    """
+
+    def __init__(self, log: Callable[[str], object]) -> None:
+        self._log = log
+        self._lock = threading.Lock()
+        self._logged: dict[str, float] = {}
+        self._latest: dict[str, tuple[str, int]] = {}
+
+    def add(self, text: str) -> None:
+        """Add a warning."""
+        kind, now = re.sub(r"[\d.]+", "#", text), time.monotonic()
+        with self._lock:
+            _, times = self._latest.get(kind, ("", 0))
+            self._latest[kind] = text, times + 1
+            if now - self._logged.get(kind, -1.0) < 1:
+                return
+            self._logged[kind] = now
+        self._log(text)
+
+    def take(self) -> tuple[str, ...]:
+        """Return the warnings since the last call."""
+        with self._lock:
+            taken, self._latest = self._latest, {}
+        return tuple(f"{text} ({n} times)" if n > 1 else text for text, n in taken.values())
+
+
+class Percentiles(NamedTuple):
+    """Median and 99th percentile of durations, ms."""
+
+    p50: float
+    p99: float
+
+
+class Timings:
+    """Collects durations by name; any thread may add, one takes."""
+
+    def __init__(self) -> None:
+        self._ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
+
+    def add(self, name: str, ms: float) -> None:
+        """Add a duration, in ms."""
+        self._ms[name].append(ms)
+
+    def take(self) -> dict[str, Percentiles]:
+        """Return the percentiles of what was added since the last call, by name."""
+        taken, self._ms = self._ms, defaultdict(lambda: deque(maxlen=_KEPT))
+        return {
+            name: Percentiles(*np.percentile(list(values), (50, 99)).tolist())
+            for name, values in sorted(taken.items())
+            if values
+        }

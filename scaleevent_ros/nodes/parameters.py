@@ -31,14 +31,14 @@ TYPE_NAMES = {
 
 
 class Limits(NamedTuple):
-    """What a parameter may be: numbers from `minimum` to `maximum`, texts among `choices`."""
+    """Allowed values of a parameter: numbers from `minimum` to `maximum`, texts of `choices`."""
 
     minimum: float = -math.inf
     maximum: float = math.inf
     choices: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Say the limits in words, or nothing where there are none."""
+        """Return the limits in words; empty if there are none."""
         if self.choices:
             return "One of " + ", ".join(self.choices) + "."
         if math.isfinite(self.minimum) and math.isfinite(self.maximum):
@@ -55,20 +55,26 @@ def parameter(
     minimum: float = -math.inf,
     maximum: float = math.inf,
     choices: tuple[str, ...] = (),
+    read_only: bool = False,
 ) -> Any:
     """Describe one parameter of a node: a field of its dataclass.
 
     Args:
-        default: Its value where nobody sets one; its type is the parameter's.
-        description: What it does, with its unit.
-        minimum: The least number that it may be.
-        maximum: The greatest number that it may be.
-        choices: The texts that it may be, where not any text will do.
+        default: Default value; its type is the parameter's.
+        description: Purpose and unit.
+        minimum: Least value of a number.
+        maximum: Greatest value of a number.
+        choices: Allowed values of a text; empty for any.
+        read_only: Whether the value is fixed once the node has started.
     """
     limits = Limits(minimum, maximum, choices)
     return dataclasses.field(
         default=default,
-        metadata={"description": f"{description} {limits}".strip(), "limits": limits},
+        metadata={
+            "description": f"{description} {limits}".strip(),
+            "limits": limits,
+            "read_only": read_only,
+        },
     )
 
 

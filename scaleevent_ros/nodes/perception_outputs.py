@@ -61,27 +61,25 @@ class Scene(NamedTuple):
 
     Attributes:
         window: The window.
-        outputs: Of the engine.
-        settings: As they are now.
+        outputs: Outputs of the engine.
+        settings: Current parameters.
+        point: Column and row, in pixels, that `similarity` compares with.
     """
 
     window: BuiltWindow
     outputs: Outputs
     settings: PerceptionParameters
+    point: tuple[int, int]
 
 
 class Products:
     """Makes images of windows and of what an engine computed of them.
 
-    Attributes:
-        point: Column and row, in pixels, that `similarity` compares with; the middle at first.
-
     Args:
-        engine: What made the outputs: their size, and which there are.
+        engine: Source of the outputs: their size, and which there are.
     """
 
     def __init__(self, engine: Engine) -> None:
-        self.point = engine.size[1] // 2, engine.size[0] // 2
         self._size, self._stride, self._grid = engine.size, engine.stride, engine.grid
         self._classes = max(len(engine.header.classes), 256)
         self._segments = "segmentation" in engine.outputs
@@ -150,7 +148,7 @@ class Products:
 
     def _similarity(self, scene: Scene) -> tuple[str, NDArray[Any]]:
         features = functional.normalize(_required(scene.outputs.features), dim=0)
-        column, row = self.point
+        column, row = scene.point
         anchor = features[:, row // self._stride, column // self._stride]
         similarity = _to_host(torch.einsum("dhw,d->hw", features, anchor))
         picture = self._enlarged(similarity_picture(similarity))

@@ -12,12 +12,12 @@ WINDOWS = ("fixed", "motion")
 RESOLUTIONS = ("patch", "pixel")
 
 INPUTS = {
-    "~/events": "Topic of event packets.",
+    "~/events": "Topic of event packets. Unset: the topic that there is, see docs/perception.md.",
     "~/image": "Topic of images, for trigger image.",
     "~/point": "Topic of points to compare with, in pixels.",
     "~/click": "Like point, without a header: rqt_image_view's clicks.",
 }
-"""Topics that the node listens to, for launch files to remap."""
+"""Topics that the node subscribes to, for launch files to remap."""
 
 LIVE = frozenset(
     {
@@ -26,23 +26,27 @@ LIVE = frozenset(
         "silence",
     }
 )  # fmt: skip
-"""What may change while the node is configured or active."""
+"""Parameters that may change while the node is configured or active."""
 
 
 @dataclass(frozen=True)
 class PerceptionParameters:
-    """What the perception node takes from launch files, YAML files and the command line."""
+    """Parameters of the perception node, for launch files, YAML files and the command line."""
 
-    model: str = parameter("", "Checkpoint of a student, or what was exported of it.")
+    model: str = parameter(
+        "lite",
+        "Student that ships with the package, lite or small, or the path of a checkpoint, or of "
+        "what was exported of one.",
+    )
     device: str = parameter("auto", "auto (a GPU, or with a warning the CPU), cpu, cuda or cuda:N.")
     precision: str = parameter(
         "auto", "auto: bf16 or fp16 on a GPU, fp32 on a CPU.", choices=PRECISIONS
     )
     backend: str = parameter("auto", "auto: the fastest there.", choices=BACKENDS)
     width: int = parameter(
-        640, "Of the sensor to be ready for, in pixels; another one is followed.", minimum=1
+        640, "Sensor width to be ready for, in pixels; another one is followed.", minimum=1
     )
-    height: int = parameter(480, "Like width.", minimum=1)
+    height: int = parameter(480, "Sensor height, like width.", minimum=1)
     trigger: str = parameter(
         "rate", "What asks for a result; image: each one on ~/image.", choices=TRIGGERS
     )
@@ -77,10 +81,10 @@ class PerceptionParameters:
         64, "Events that make a patch active.", minimum=1, maximum=1_000_000
     )
     features_channels: int = parameter(
-        0, "Channels of ~/features, by a fixed projection. 0: all.", minimum=0
+        0, "Channels of ~/features, by a fixed projection. 0: all, 512 at most.", minimum=0
     )
     features_resolution: str = parameter(
-        "patch", "Of ~/features; pixel: interpolated.", choices=RESOLUTIONS
+        "patch", "Resolution of ~/features; pixel: interpolated.", choices=RESOLUTIONS
     )
     debug: bool = parameter(False, "Publish the times of each window on ~/debug/*_ms.")
     silence: float = parameter(
@@ -89,4 +93,4 @@ class PerceptionParameters:
     qos_depth: int = parameter(
         400, "Packets that the middleware holds while the node is busy.", minimum=1
     )
-    autostart: bool = parameter(True, "Configure and activate at once.")
+    autostart: bool = parameter(True, "Configure and activate at once.", read_only=True)

@@ -1,10 +1,8 @@
-"""What the perception node says of itself once a second."""
+"""Status of the perception node for `/diagnostics`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
-
-import torch
 
 from scaleevent_ros.nodes import diagnostics
 
@@ -13,21 +11,21 @@ if TYPE_CHECKING:
 
     from diagnostic_msgs.msg import DiagnosticStatus
 
+    from scaleevent_ros.nodes.diagnostics import Percentiles
+    from scaleevent_ros.nodes.perception_pipeline import Pipeline
     from scaleevent_ros.nodes.perception_stream import StreamCounts
-    from scaleevent_ros.nodes.timings import Percentiles
-    from scaleevent_ros.runtime import Engine
 
 _MB = 1_000_000
 
 
-class Totals(NamedTuple):
-    """Counts since the node was activated, or their rates.
+class Rates(NamedTuple):
+    """Counts a second since the report before.
 
     Attributes:
         packets: Messages of events.
         events: Events in them.
         windows: Windows computed.
-        skipped: Windows that were asked for while another was computed, and left out.
+        skipped: Windows left out, because another was asked for before they could be computed.
     """
 
     packets: float
@@ -35,35 +33,33 @@ class Totals(NamedTuple):
     windows: float
     skipped: float
 
-    def rates(self, before: Totals, seconds: float) -> Totals:
-        """Divide what came since another report by the time since then; 0 after a restart."""
-        return Totals(*(max(new - old, 0) / seconds for new, old in zip(self, before, strict=True)))
-
 
 class PerceptionReport(NamedTuple):
-    """What is known.
+    """State of the perception node.
 
     Attributes:
-        state: Of the lifecycle.
-        engine: Once configured.
-        counts: Of the stream, while active.
-        totals: Since activation.
-        rates: Of the totals, a second.
-        timings: Since the report before, in ms.
-        subscribed: Topics that somebody listens to.
-        silent_s: For how long no packet has come, if for too long.
+        state: State of the lifecycle.
+        pipeline: Pipeline, once it is built.
+        building: What is being built; empty if nothing.
+        counts: Totals since activation; None while the node is not active.
+        rates: Rates since the report before.
+        timings: Durations since the report before.
+        subscribed: Image topics that have subscribers.
+        events_topic: Topic of the event packets.
+        silent_s: Seconds since the last packet, where they are too many.
         problem: What keeps the node from its work.
         remarks: What happened since the report before.
-        transport: What is wrong with the transport for the messages that go out.
+        transport: What is wrong with the middleware's settings for the messages that go out.
     """
 
     state: str
-    engine: Engine | None
+    pipeline: Pipeline | None
+    building: str
     counts: StreamCounts | None
-    totals: Totals
-    rates: Totals
+    rates: Rates
     timings: Mapping[str, Percentiles]
     subscribed: tuple[str, ...]
+    events_topic: str
     silent_s: float
     problem: str
     remarks: tuple[str, ...]
@@ -71,31 +67,34 @@ class PerceptionReport(NamedTuple):
 
 
 def perception_status(name: str, report: PerceptionReport) -> DiagnosticStatus:
-    """Build the status for `/diagnostics`."""
-    level, message = _verdict(report)
+    """Build the status."""
+    level, message = _summary(report)
     values: dict[str, object] = {"state": report.state}
-    if report.engine:
-        values |= _engine_values(report.engine)
+    if report.pipeline:
+        values |= _engine_values(report.pipeline)
     if counts := report.counts:
         values |= {
+            "events_topic": report.events_topic,
             "packets_hz": report.rates.packets,
             "event_rate_mev_s": report.rates.events / 1e6,
             "windows_hz": report.rates.windows,
-            "windows_skipped": report.totals.skipped,
+            "windows_skipped": counts.skipped,
             "packets_lost_by_seq": counts.lost,
             "packets_left_out": counts.malformed,
             "broken_words": counts.broken_words,
             "events_left_out": counts.left_out,
-            "stream_begun": counts.epochs,
+            "epochs": counts.epochs,
             "clock_steps": counts.clock_steps,
             "subscribed": " ".join(report.subscribed) or "nothing",
         }
     for key, percentiles in report.timings.items():
         values |= {f"{key}_ms_p50": percentiles.p50, f"{key}_ms_p99": percentiles.p99}
-    return diagnostics.status(name, level, message, values)
+    camera = (report.counts.frame_id if report.counts else "") or report.events_topic
+    return diagnostics.status(name, level, message, values, camera)
 
 
-def _engine_values(engine: Engine) -> dict[str, object]:
+def _engine_values(pipeline: Pipeline) -> dict[str, object]:
+    engine = pipeline.engine
     values: dict[str, object] = {
         "device": engine.device,
         "precision": engine.precision,
@@ -104,19 +103,25 @@ def _engine_values(engine: Engine) -> dict[str, object]:
         "size": f"{engine.size[1]}x{engine.size[0]}",
     }
     if engine.device.type == "cuda":
+        import torch
+
         values["gpu"] = torch.cuda.get_device_name(engine.device)
         values["gpu_memory_mb"] = torch.cuda.memory_reserved(engine.device) / _MB
     return values
 
 
-def _verdict(report: PerceptionReport) -> tuple[bytes, str]:
+def _summary(report: PerceptionReport) -> tuple[bytes, str]:
     """Choose what matters most."""
     if report.problem:
         return diagnostics.ERROR, report.problem
+    if report.building:
+        return diagnostics.WARN, "; ".join((report.building, *report.remarks))
     if report.counts is None:
         return diagnostics.OK, report.state
     if report.silent_s:
-        return diagnostics.WARN, f"no event packet for {report.silent_s:.1f} s"
+        return diagnostics.WARN, (
+            f"no event packet on {report.events_topic} for {report.silent_s:.1f} s"
+        )
     if report.remarks:
         return diagnostics.WARN, "; ".join(report.remarks)
     if report.rates.skipped:
@@ -127,5 +132,5 @@ def _verdict(report: PerceptionReport) -> tuple[bytes, str]:
     if report.transport:
         return diagnostics.WARN, report.transport
     if not report.subscribed:
-        return diagnostics.OK, "nobody listens, nothing is computed"
+        return diagnostics.OK, "no topic has subscribers, nothing is computed"
     return diagnostics.OK, f"{report.rates.windows:.1f} windows a second"

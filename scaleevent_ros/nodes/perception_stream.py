@@ -1,7 +1,8 @@
-"""Event packets as they come off the wire: decoded, put on one clock, kept as windows."""
+"""The input of the perception node: packets become windows, and a trigger asks for results."""
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -16,20 +17,23 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.bags.messages import EventPacketView
     from scaleevent_ros.events import ClockFit, Decoder, EventBatch
+    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import Windows
 
 AGREEING = 3
-"""Packets in a row that must claim another geometry before it is believed."""
+"""Packets in a row with another geometry after which the camera is taken to have changed ..."""
+AGREEING_S = 0.5
+"""... if none with the old one has come for so many seconds: two cameras may share a topic."""
 
 
 class Live(NamedTuple):
     """What the inference thread may read; the receiving thread replaces it as a whole.
 
     Attributes:
-        epoch: Counts the times that the stream began anew.
-        windows: Of this epoch.
-        fit: From sensor time to ROS time, as it is known now.
-        frame_id: Of the newest packet.
+        epoch: Number of times that the stream or its clock began anew.
+        windows: Windows of this epoch.
+        fit: Map from sensor time to ROS time, as it is known now.
+        frame_id: `frame_id` of the newest packet.
     """
 
     epoch: int
@@ -45,18 +49,23 @@ class Live(NamedTuple):
 
 @dataclass
 class StreamCounts:
-    """What came since the stream was made.
+    """Totals since the node was activated.
 
     Attributes:
         packets: Messages of the topic.
         events: Decoded events.
         lost: Packets missing by their `seq`.
-        malformed: Messages that are no event packets, or of an encoding that nobody knows.
+        malformed: Messages that are no event packets, of another geometry or an unknown encoding.
         broken_words: Words that the encoding does not define, events off the sensor, and bytes of
             words cut short.
         left_out: Events too late for their window.
-        epochs: How often the stream began.
-        clock_steps: How often the sensor's or the host's clock was set anew.
+        epochs: Number of times that the stream or its clock began anew.
+        clock_steps: Number of times that the sensor's or the host's clock was set.
+        windows: Windows computed.
+        skipped: Windows left out, because another was asked for before they could be computed.
+        stamp_ns: Stamp of the last window, ROS time.
+        stamp_epoch: Epoch of the last window.
+        frame_id: `frame_id` of the newest packet.
     """
 
     packets: int = 0
@@ -67,27 +76,33 @@ class StreamCounts:
     left_out: int = 0
     epochs: int = 0
     clock_steps: int = 0
+    windows: int = 0
+    skipped: int = 0
+    stamp_ns: int = 0
+    stamp_epoch: int = 0
+    frame_id: str = ""
 
 
 class PacketStream:
-    """Takes the packets of one topic, on one thread; another may call `rebuild`.
+    """Decodes the packets of one topic and keeps their windows; another thread may `rebuild` it.
 
-    A silence, a `seq` that steps back (a driver that started again) and another encoding begin
-    the stream anew: roll-overs of the sensor's clock may have been missed, and the decoder's state
-    would be wrong.
+    A silence, a `seq` that steps back (a driver that started again, a bag that is played in a
+    loop) and another encoding begin the stream anew, in a new epoch: roll-overs of the sensor's
+    clock may have been missed, and the decoder's state would be wrong. A clock that is set anew
+    begins an epoch as well, in which decoder and windows go on.
 
     Attributes:
-        counts: Since it was made.
-        live: For the inference thread; None until a whole window has been kept.
-        size: Height and width of the sensor that it takes events of.
-        silence_s: After how many seconds without a packet the stream begins anew.
+        counts: Totals, this stream's included.
+        live: State for the inference thread; None until a whole window has been kept.
+        size: Height and width of the sensor.
+        silence_s: Seconds without a packet after which the stream begins anew.
 
     Args:
         size: Height and width of the sensor.
         make: Makes empty windows.
         silence_s: See the attribute.
-        say: Is told of what happens to the stream, in words.
-        counts: What came before, to count on from.
+        remark: Called with a line about each unusual event.
+        counts: Totals to continue.
     """
 
     def __init__(
@@ -95,18 +110,19 @@ class PacketStream:
         size: tuple[int, int],
         make: Callable[[], Windows],
         silence_s: float,
-        say: Callable[[str], None],
+        remark: Callable[[str], None],
         counts: StreamCounts,
     ) -> None:
         self.size, self.silence_s = size, silence_s
         self.counts = counts
         self.live: Live | None = None
         self._kept_since: int | None = None
-        self._make, self._say = make, say
+        self._make, self._remark = make, remark
         self._arrived = time.monotonic()
         self._before: EventPacketView | None = None
         self._other: tuple[int, int] | None = None
         self._others = 0
+        self._fitted = -math.inf
         self._lock = threading.Lock()
         self._begin(None)
 
@@ -118,25 +134,25 @@ class PacketStream:
     @property
     def new_size(self) -> tuple[int, int] | None:
         """Height and width that the camera has changed to; None where it has not."""
-        return self._other if self._others >= AGREEING else None
+        changed = self._others >= AGREEING and time.monotonic() - self._fitted > AGREEING_S
+        return self._other if changed else None
 
-    def rebuild(self, make: Callable[[], Windows]) -> None:
-        """Go on with windows of another kind."""
-        windows = make()
+    def rebuild(self) -> None:
+        """Continue with new windows, since their settings changed."""
+        windows = self._make()
         with self._lock:
-            self._make = make
             self._keep_in(windows)
 
     def push(self, cdr: bytes, now_ns: int, *, keep: bool) -> int:
-        """Take one message.
+        """Process one message.
 
         Args:
-            cdr: As serialized.
+            cdr: Serialized event packet.
             now_ns: ROS time, for packets without a stamp.
             keep: Keep windows. Without it events are decoded and counted, and the clock followed.
 
         Returns:
-            How many events it brought.
+            The number of its events.
         """
         with self._lock:
             if not keep:
@@ -154,7 +170,7 @@ class PacketStream:
                 self._begin(packet)
         except (MessageError, EventsError) as error:
             if not counts.malformed:
-                self._say(f"a packet is left out: {error}")
+                self._remark(f"a packet is left out: {error}")
             counts.malformed += 1
             return 0
         if before and packet.seq > before.seq:
@@ -166,15 +182,15 @@ class PacketStream:
     def _interrupted(
         self, before: EventPacketView, packet: EventPacketView, silent_s: float
     ) -> bool:
-        """Tell whether what was known of the stream holds no more, and say why."""
+        """Tell whether decoder, windows and clock must begin anew, and report why."""
         if self._decoder is None:
             return True
         if packet.encoding != before.encoding:
-            self._say(f"the encoding changes from {before.encoding} to {packet.encoding}")
+            self._remark(f"the encoding changes from {before.encoding} to {packet.encoding}")
         elif packet.seq < before.seq:
-            self._say(f"seq steps back from {before.seq} to {packet.seq}: the driver began anew")
+            self._remark(f"seq steps back from {before.seq} to {packet.seq}: a new epoch begins")
         elif silent_s > self.silence_s:
-            self._say(f"the camera is back after {silent_s:.1f} s of silence")
+            self._remark(f"the camera is back after {silent_s:.1f} s of silence")
         else:
             return False
         return True
@@ -199,11 +215,16 @@ class PacketStream:
         """Tell whether a packet is of this sensor; else count it."""
         size = packet.height, packet.width
         if size == self.size:
-            self._others = 0
+            self._others, self._fitted = 0, time.monotonic()
             return True
         self._others = self._others + 1 if size == self._other else 1
         self._other = size
         self.counts.malformed += 1
+        if time.monotonic() - self._fitted <= AGREEING_S:
+            self._remark(
+                f"a packet of {size[1]}x{size[0]} pixels is left out among those of "
+                f"{self.size[1]}x{self.size[0]}: is there a second camera on the topic?"
+            )
         return False
 
     def _decode(self, packet: EventPacketView, now_ns: int, *, keep: bool) -> int:
@@ -218,8 +239,9 @@ class PacketStream:
             steps = self._clock.segments + stats.resets
             if steps > self._seen_steps:
                 counts.clock_steps += steps - self._seen_steps
+                counts.epochs += 1
                 self._seen_steps = steps
-                self._say("the sensor's clock, or this host's, was set anew")
+                self._remark("the sensor's clock, or this host's, was set anew: a new epoch begins")
             if keep:
                 self._keep(events, packet.frame_id)
         broken = stats.unknown + stats.out_of_range + stats.truncated_bytes
@@ -231,9 +253,70 @@ class PacketStream:
 
     def _keep(self, events: EventBatch, frame_id: str) -> None:
         """Put events into the windows, and offer those once they are whole."""
+        self.counts.frame_id = frame_id
         self._windows.push(events)
         first = int(events.t[0])
         self._kept_since = first if self._kept_since is None else min(self._kept_since, first)
         end = self._windows.t_end
         if end is not None and end - self._kept_since >= self._windows.longest_ns:
             self.live = Live(self.counts.epochs, self._windows, self._clock.fit, frame_id)
+
+
+class Trigger:
+    """Asks for results: at a rate, for packets, for a count of events, or for images.
+
+    Attributes:
+        settings: Current parameters.
+        due_ns: Stamp of the last image whose events have come, ROS time; None without one.
+
+    Args:
+        settings: See the attribute.
+        request: Called to ask for a result.
+        counts: Totals; an image that is replaced before its events come counts as skipped.
+    """
+
+    def __init__(
+        self, settings: PerceptionParameters, request: Callable[[], None], counts: StreamCounts
+    ) -> None:
+        self.settings = settings
+        self.due_ns: int | None = None
+        self._waiting_ns: int | None = None
+        self._request, self._counts = request, counts
+        self._events = 0
+        self._next = 0.0
+
+    def packet(self, events: int, live: Live | None) -> None:
+        """Follow a packet with so many events."""
+        self._events += events
+        if self._waiting_ns is not None:
+            self._request_if_here(self._waiting_ns, live)
+        elif self._events and self._is_due():
+            self._events = 0
+            self._request()
+
+    def _is_due(self) -> bool:
+        settings = self.settings
+        if settings.trigger == "rate":
+            now, period = time.monotonic(), 1 / settings.rate
+            if now < self._next:
+                return False
+            # In step, so that the rate is met on average; a silence is not made up for.
+            self._next = (self._next if now < self._next + period else now) + period
+            return True
+        return self._events >= {"packet": 1, "count": settings.count}.get(
+            settings.trigger, math.inf
+        )
+
+    def image(self, stamp_ns: int, live: Live | None) -> None:
+        """Ask for the window that ends when an image was taken, once its events are here."""
+        if self._waiting_ns is not None:
+            self._counts.skipped += 1
+        self._waiting_ns = stamp_ns
+        self._request_if_here(stamp_ns, live)
+
+    def _request_if_here(self, stamp_ns: int, live: Live | None) -> None:
+        end = live.windows.t_end if live else None
+        if live is None or end is None or end < live.sensor_time(stamp_ns):
+            return
+        self.due_ns, self._waiting_ns = stamp_ns, None
+        self._request()

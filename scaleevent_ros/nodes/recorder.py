@@ -12,102 +12,80 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy
 from std_srvs.srv import Trigger
 
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.bags.writer import BagWriter
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.nodes import diagnostics
 from scaleevent_ros.nodes.bag_thread import BagThread
-from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.managed_node import ManagedNode, create_steady_timer
 from scaleevent_ros.nodes.recorder_parameters import DISTRIBUTIONS, RecorderParameters
 from scaleevent_ros.nodes.recorder_status import (
     RecorderReport,
+    TopicMonitor,
     TopicReport,
     recorder_status,
     topic_status,
 )
 from scaleevent_ros.nodes.running import run
-from scaleevent_ros.nodes.subscriptions import Subscriptions, Topic, Wanted
-from scaleevent_ros.nodes.topic_monitor import TopicMonitor
+from scaleevent_ros.nodes.subscriptions import Topic, TopicFilter, TopicFollower
 from scaleevent_ros.nodes.transport import transport_warning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rclpy.lifecycle import State
     from rclpy.qos import QoSProfile
 
 NAME = "scaleevent_recorder"
 
 _MB = 1_000_000
 _WATCH_PERIOD_S = 0.25
-_REPORT_PERIOD_S = 1.0
 
 
-class Recorder(LifecycleNode):
+class Recorder(ManagedNode[RecorderParameters]):
     """The recorder node.
 
     Active, it is subscribed and records until told to stop. Its services `~/start`, `~/stop` and
     `~/split` (`std_srvs/Trigger`) open a bag (after configuring and activating the node where that
     is still to do), close it, and go on in another file of it.
 
+    Messages come on the receiver's thread; whoever changes the bag holds the receiver's lock.
+
     Raises:
         NodeError: If a parameter is wrong.
     """
 
     def __init__(self) -> None:
-        super().__init__(NAME)
-        declare(self, RecorderParameters)
-        self._settings = read(self, RecorderParameters)
+        super().__init__(NAME, RecorderParameters)
         self._folder = Path()
-        self._inputs: Subscriptions | None = None
+        self._inputs: TopicFollower | None = None
         self._bag: BagThread | None = None
         self._started_at = 0.0
         self._monitors: dict[str, TopicMonitor] = {}
         self._latched: dict[str, bytes] = {}
         self._losses: Counter[str] = Counter()
-        self._problem = ""
-        self._finished = False
         self._status = self.create_publisher(DiagnosticStatus, "~/status", 1)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_service(Trigger, "~/start", self._serve(self._start))
         self.create_service(Trigger, "~/stop", self._serve(self._stop))
         self.create_service(Trigger, "~/split", self._serve(self._split))
-        self.create_timer(_REPORT_PERIOD_S, self._report)
-        self.create_timer(_WATCH_PERIOD_S, self._watch)
+        create_steady_timer(self, _WATCH_PERIOD_S, self._watch)
         if warning := transport_warning():
             self.get_logger().warning(warning)
-        if self._settings.autostart:
+        if self.settings.autostart:
             self._start()
 
-    @property
-    def finished(self) -> bool:
-        """Whether the duration that was asked for is recorded."""
-        return self._finished
+    def configure(self) -> None:
+        """Make the output folder."""
+        self._folder = _made(self.settings.output_folder)
 
-    def close(self) -> None:
-        """Take what has arrived, close the bag, end the threads."""
-        self._deactivate()
-
-    def on_configure(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
-        """Read the parameters anew and make the output folder."""
-        try:
-            self._settings = read(self, RecorderParameters)
-            self._folder = _made(self._settings.output_folder)
-        except ScaleEventError as error:
-            return self._fail(error)
-        self._problem = ""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_activate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+    def activate(self) -> None:
         """Subscribe and record."""
-        settings = self._settings
-        wanted = Wanted(
+        settings = self.settings
+        wanted = TopicFilter(
             settings.topics,
             settings.types,
             settings.exclude,
@@ -115,40 +93,31 @@ class Recorder(LifecycleNode):
             settings.reliability,
             settings.durability,
         )
+        self._inputs = TopicFollower(self, wanted, self._add, self._receive, self._report_defect)
         try:
-            self._inputs = Subscriptions(self, wanted, self._receive)
             self._open_bag()
-        except ScaleEventError as error:
-            self._deactivate()
-            return self._fail(error)
-        return TransitionCallbackReturn.SUCCESS
+        except BaseException:
+            self.deactivate()
+            raise
 
-    def on_deactivate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
-        """Close the bag and unsubscribe."""
-        self._deactivate()
-        return TransitionCallbackReturn.SUCCESS
+    def deactivate(self) -> None:
+        """Take what has arrived, close the bag and unsubscribe."""
+        if self._bag:
+            self._close_bag()
+        if self._inputs:
+            self._inputs.close()
+        self._inputs = None
+        self._monitors.clear()
+        self._latched.clear()
 
-    def on_cleanup(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+    def cleanup(self) -> None:
         """Forget what was counted."""
         self._losses.clear()
-        self._problem = ""
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
-        """Close the bag; the process ends."""
-        self._deactivate()
-        self._finished = True
-        return TransitionCallbackReturn.SUCCESS
-
-    def _fail(self, error: ScaleEventError) -> TransitionCallbackReturn:
-        self._problem = str(error)
-        self.get_logger().error(self._problem)
-        return TransitionCallbackReturn.FAILURE
 
     def _serve(
         self, action: Callable[[], str]
     ) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
-        """Make a service of a method that returns what it did or raises why it could not."""
+        """Make a service of a method that returns what it did, or raises the reason why not."""
 
         def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
@@ -169,11 +138,11 @@ class Recorder(LifecycleNode):
             self._open_bag()
         else:
             success = TransitionCallbackReturn.SUCCESS
-            unconfigured = self._state_machine.current_state[1] == "unconfigured"
+            unconfigured = self.state == "unconfigured"
             if (unconfigured and self.trigger_configure() != success) or (
                 self.trigger_activate() != success
             ):
-                raise NodeError(self._problem)
+                raise NodeError(self.problem)
         assert self._bag
         return f"recording to {self._bag.path}"
 
@@ -192,17 +161,9 @@ class Recorder(LifecycleNode):
         self._bag.split()
         return f"{self._bag.path} goes on in another file"
 
-    def _deactivate(self) -> None:
-        if self._bag:
-            self._close_bag()
-        if self._inputs:
-            self._inputs.close()
-        self._inputs = None
-        self._monitors.clear()
-        self._latched.clear()
-
     def _open_bag(self) -> None:
-        settings = self._settings
+        settings, inputs = self.settings, self._inputs
+        assert inputs
         self._check_free_space()
         writer = BagWriter(
             _unused(self._folder, settings.name),
@@ -211,58 +172,72 @@ class Recorder(LifecycleNode):
             max_bytes=int(settings.max_file_size * _MB),
             max_duration_ns=int(settings.max_file_duration * 1e9),
         )
-        self._bag = BagThread(writer, int(settings.queue_size * _MB))
+        bag = BagThread(writer, int(settings.queue_size * _MB))
         self._started_at = time.monotonic()
-        self._problem = ""
-        self.get_logger().info(f"recording to {self._bag.path}")
-        if self._inputs:
-            for topic in self._inputs.topics.values():
-                self._bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
-        # A latched message comes once; a bag that starts later must hold it too.
-        for name, cdr in self._latched.items():
-            self._bag.put(name, self._now(), cdr)
+        self.problem = ""
+        self.get_logger().info(f"recording to {bag.path}")
+        with inputs.receiver.lock:
+            for topic in inputs.topics.values():
+                bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
+            # A latched message comes once; a bag that starts later must hold it too.
+            for name, cdr in self._latched.items():
+                bag.put(name, self._now(), cdr)
+            self._bag = bag
 
     def _close_bag(self) -> str:
-        """Write all that has arrived by now and close the bag."""
-        assert self._bag
-        if self._inputs:
-            self._inputs.drain()
-        bag, self._bag = self._bag, None
+        """Write all that has arrived by now, close the bag, and return a summary."""
+        bag, inputs = self._bag, self._inputs
+        assert bag
+        assert inputs
+        with inputs.receiver.lock:
+            inputs.receiver.drain()
+            self._bag = None
         bag.close()
         self._losses.update(bag.dropped)
-        said = f"closed {bag.path}: {bag.written} messages, {bag.written_bytes / _MB:.1f} MB"
+        summary = f"closed {bag.path}: {bag.written} messages, {bag.written_bytes / _MB:.1f} MB"
         if dropped := bag.dropped.total():
-            said += f", {dropped} dropped"
-        if self._inputs and (missing := self._inputs.missing):
-            said += f"; never appeared: {', '.join(missing)}"
+            summary += f", {dropped} dropped"
+        if missing := inputs.missing:
+            summary += f"; never appeared: {', '.join(missing)}"
         elif not bag.written:
-            said += "; no topic had anything to record"
+            summary += "; no topic had anything to record"
         if bag.error:
-            self._problem = f"{bag.error}; {said}"
-            self.get_logger().error(self._problem)
+            self.fail(f"{bag.error}; {summary}")
         else:
-            self.get_logger().info(said)
-        return said
+            self.get_logger().info(summary)
+        return summary
+
+    def _add(self, topic: Topic) -> None:
+        """Prepare for the messages of a new topic."""
+        self._monitors[topic.name] = TopicMonitor(topic.msgtype)
+        self.get_logger().info(f"{topic.name}: found, {topic.msgtype}")
+        if self._bag:
+            self._bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
 
     def _receive(self, topic: Topic, cdr: bytes) -> None:
-        """Take one message: count it, sample it, queue it."""
+        """Count a message and queue it for the bag."""
         monitor = self._monitors[topic.name]
         geometry = monitor.geometry
         monitor.count(cdr)
         if geometry and monitor.geometry != geometry:
             self.get_logger().warning(
-                f"{topic.name}: changes from {geometry} to {monitor.geometry} pixels"
+                f"{topic.name}: changes from {geometry} to {monitor.geometry} pixels",
+                throttle_duration_sec=1.0,
             )
         if topic.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
             self._latched[topic.name] = cdr
         if self._bag:
             self._bag.put(topic.name, self._now(), cdr)
 
+    def _report_defect(self, error: Exception) -> None:
+        self.problem = f"a message cannot be recorded: {type(error).__name__}: {error}"
+        self.get_logger().error(self.problem, throttle_duration_sec=1.0)
+
     def _now(self) -> int:
         return int(self.get_clock().now().nanoseconds)
 
     def _check_free_space(self) -> None:
-        free, least = self._free_mb(), self._settings.min_free_space
+        free, least = self._free_mb(), self.settings.min_free_space
         if free < least:
             msg = (
                 f"{free:.0f} MB are free in {self._folder}, less than min_free_space, "
@@ -277,45 +252,40 @@ class Recorder(LifecycleNode):
         """Follow the graph, and end the recording where it cannot or need not go on."""
         if not self._inputs:
             return
-        for topic in self._inputs.refresh():
-            self._monitors[topic.name] = TopicMonitor(topic.msgtype)
-            self.get_logger().info(f"{topic.name}: found, {topic.msgtype}")
-            if self._bag:
-                self._bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
+        self._inputs.refresh()
         if not self._bag:
             return
         seconds = time.monotonic() - self._started_at
         if self._bag.error:
             self._close_bag()
-        elif 0 < self._settings.duration <= seconds:
+        elif 0 < self.settings.duration <= seconds:
             self._close_bag()
-            self._finished = True
+            self.finished = True
         else:
             try:
                 self._check_free_space()
             except NodeError as error:
-                self._problem = f"{error}; {self._close_bag()}"
-                self.get_logger().error(self._problem)
+                self.fail(f"{error}; {self._close_bag()}")
 
-    def _report(self) -> None:
-        now = time.monotonic()
+    def statuses(self) -> Sequence[DiagnosticStatus]:
+        """Build the statuses for `/diagnostics`, and publish the first on `~/status`."""
+        now, name = time.monotonic(), self.get_fully_qualified_name()
         topics = list(self._inputs.topics.values()) if self._inputs else []
         reports = [self._topic_report(topic, now) for topic in topics]
         overall = recorder_status(
-            NAME,
+            name,
             RecorderReport(
-                state=self._state_machine.current_state[1],
+                state=self.state,
                 bag=self._bag,
                 seconds=now - self._started_at if self._bag else 0.0,
                 free_mb=self._free_mb() if self._inputs else None,
                 missing=self._inputs.missing if self._inputs else [],
-                problem=self._problem,
+                problem=self.problem,
             ),
             reports,
         )
         self._status.publish(overall)
-        statuses = [overall, *(topic_status(NAME, report) for report in reports)]
-        self._diagnostics.publish(diagnostics.array(self.get_clock().now().to_msg(), statuses))
+        return [overall, *(topic_status(name, report) for report in reports)]
 
     def _topic_report(self, topic: Topic, now: float) -> TopicReport:
         monitor = self._monitors[topic.name]

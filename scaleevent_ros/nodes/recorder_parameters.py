@@ -69,5 +69,5 @@ class RecorderParameters:
         400, "Messages of a topic that the middleware holds before the oldest are lost.", minimum=1
     )
     autostart: bool = parameter(
-        True, "Configure, activate and record at once; otherwise when told to."
+        True, "Configure, activate and record at once; otherwise when told to.", read_only=True
     )

@@ -1,10 +1,12 @@
-"""What the recorder says once a second: a status for itself and one for each topic."""
+"""Statuses of the recorder for `/diagnostics`: one for itself and one for each topic."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from scaleevent_ros.bags.messages import EVENT_PACKET
+from scaleevent_ros.bags.errors import MessageError
+from scaleevent_ros.bags.messages import EVENT_PACKET, IMAGE, parse_event_packet, parse_image
 from scaleevent_ros.nodes import diagnostics
 
 if TYPE_CHECKING:
@@ -12,20 +14,80 @@ if TYPE_CHECKING:
 
     from diagnostic_msgs.msg import DiagnosticStatus
 
+    from scaleevent_ros.bags.messages import EventPacketView
     from scaleevent_ros.nodes.bag_thread import BagThread
     from scaleevent_ros.nodes.subscriptions import Topic
-    from scaleevent_ros.nodes.topic_monitor import Rates, TopicMonitor
 
 _MB = 1_000_000
 
 
+class Rates(NamedTuple):
+    """Messages and their bytes a second, since the report before."""
+
+    messages: float
+    size: float
+
+
+@dataclass
+class TopicMonitor:
+    """Counts the serialized messages of one topic.
+
+    Attributes:
+        msgtype: Message type of the topic.
+        messages: Number of messages.
+        size: Their bytes, as serialized.
+        lost: Event packets that are missing by their `seq`.
+        malformed: Messages whose bytes are not of their type.
+        geometry: Width and height of the latest event packet or image.
+    """
+
+    msgtype: str
+    messages: int = 0
+    size: int = 0
+    lost: int = 0
+    malformed: int = 0
+    geometry: tuple[int, int] | None = None
+    _seq: int | None = field(default=None, init=False)
+    _reported: tuple[float, int, int] | None = field(default=None, init=False)
+
+    def count(self, cdr: bytes) -> None:
+        """Count a message."""
+        self.messages += 1
+        self.size += len(cdr)
+        try:
+            if self.msgtype == EVENT_PACKET:
+                self._follow(parse_event_packet(cdr))
+            elif self.msgtype == IMAGE:
+                image = parse_image(cdr)
+                self.geometry = image.width, image.height
+        except MessageError:
+            self.malformed += 1
+
+    def rates(self, now: float) -> Rates:
+        """Take the rates since the last call, at a time in seconds; 0 at the first call."""
+        counts = now, self.messages, self.size
+        before = self._reported or counts
+        self._reported = counts
+        seconds = now - before[0]
+        if seconds <= 0:
+            return Rates(0.0, 0.0)
+        return Rates((counts[1] - before[1]) / seconds, (counts[2] - before[2]) / seconds)
+
+    def _follow(self, packet: EventPacketView) -> None:
+        before, self._seq = self._seq, packet.seq
+        self.geometry = packet.width, packet.height
+        # A seq that does not grow is a driver that started again, and nothing was lost.
+        if before is not None and packet.seq > before:
+            self.lost += packet.seq - before - 1
+
+
 class TopicReport(NamedTuple):
-    """What is known of one topic.
+    """State of one topic.
 
     Attributes:
         topic: Its subscription.
         monitor: Its counts since it was found.
-        rates: Since the report before.
+        rates: Rates since the report before.
         queued: Messages that wait for the disk.
         dropped: Messages that the queue had no room for.
     """
@@ -38,13 +100,13 @@ class TopicReport(NamedTuple):
 
 
 class RecorderReport(NamedTuple):
-    """What is known of the recorder.
+    """State of the recorder.
 
     Attributes:
-        state: Of its lifecycle.
-        bag: That is being written, if any.
-        seconds: Since that bag was opened.
-        free_mb: On the disk, once the folder is known.
+        state: State of its lifecycle.
+        bag: Bag that is being written, if any.
+        seconds: Seconds since that bag was opened.
+        free_mb: Free space on the disk, once the folder is known.
         missing: Topics that are wanted and have not appeared.
         problem: Why the last recording ended, or could not begin.
     """
@@ -108,7 +170,7 @@ def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
         message = f"{report.dropped} messages dropped, {monitor.lost} missing by seq"
     elif monitor.malformed:
         level = diagnostics.WARN
-        message = f"{monitor.malformed} messages are not what their type says"
+        message = f"{monitor.malformed} messages are not of their type"
     elif not topic.publishers:
         level, message = diagnostics.WARN, "no publisher any more"
     else:
@@ -129,8 +191,4 @@ def _topic_values(report: TopicReport) -> dict[str, object]:
         values["geometry"] = "{}x{}".format(*monitor.geometry)
     if report.topic.msgtype == EVENT_PACKET:
         values["lost_by_seq"] = monitor.lost
-        if (event_rate := monitor.event_rate(rates)) is not None:
-            values["event_rate_mev_s"] = event_rate / 1e6
-        if monitor.clock and (residual_ms := monitor.clock.ms) is not None:
-            values["clock_residual_ms"] = residual_ms
     return values

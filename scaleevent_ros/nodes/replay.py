@@ -18,11 +18,12 @@ from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
-from scaleevent_ros.nodes.message_types import message_class, starts_with_header
+from scaleevent_ros.nodes.managed_node import create_steady_timer
 from scaleevent_ros.nodes.pace import Pace
 from scaleevent_ros.nodes.playback import PlayedTopic, TimedMessage, open_playback
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
 from scaleevent_ros.nodes.running import run
+from scaleevent_ros.nodes.subscriptions import message_class
 from scaleevent_ros.nodes.transport import transport_warning
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class Replay(Node):
         SourceError: If the recording cannot be read.
     """
 
+    busy = False
+
     def __init__(self) -> None:
         super().__init__(NAME)
-        declare(self, ReplayParameters)
+        declare(self, ReplayParameters, read_only=True)
         self._settings = read(self, ReplayParameters)
         if not self._settings.path:
             msg = "parameter 'path' is empty: name a bag or a recording"
@@ -61,14 +64,14 @@ class Replay(Node):
         self._playback = open_playback(path, self._settings.topics)
         self._outputs = self._create_outputs()
         self._with_header = {
-            name for name, output in self._outputs.items() if starts_with_header(output.msg_type)
+            name for name, output in self._outputs.items() if _starts_with_header(output.msg_type)
         }
         self._pace = Pace(self._settings.rate, lambda: self.get_clock().now().nanoseconds)
         self._error: ScaleEventError | None = None
         self._published = 0
         if self._settings.clock_hz:
             self._clock_output = self.create_publisher(Clock, "/clock", 10)
-            self.create_timer(1 / self._settings.clock_hz, self._tell_time)
+            create_steady_timer(self, 1 / self._settings.clock_hz, self._tell_time)
         self.create_service(Trigger, "~/pause", self._pause)
         self.create_service(Trigger, "~/resume", self._resume)
         if warning := transport_warning():
@@ -170,6 +173,12 @@ class Replay(Node):
         self._pace.release()
         response.success, response.message = True, "playing"
         return response
+
+
+def _starts_with_header(msgtype: type) -> bool:
+    """Tell whether messages of a class begin with a `std_msgs/Header`."""
+    fields: dict[str, str] = msgtype.get_fields_and_field_types()  # type: ignore[attr-defined]
+    return next(iter(fields.values()), "") == "std_msgs/Header"
 
 
 def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:

@@ -1,16 +1,17 @@
-"""Runs one node until it is done, or until SIGINT or SIGTERM asks it to end."""
+"""Runs one node until it is done, or until a signal asks it to end."""
 
 from __future__ import annotations
 
 import gc
+import logging
+import os
 import signal
+import sys
+import tempfile
 import threading
-from typing import TYPE_CHECKING, Protocol, cast
-
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.logging import get_logger
-from rclpy.signals import SignalHandlerOptions
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from scaleevent_ros.errors import ScaleEventError
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rclpy.node import Node
+
+_asked_to_end = threading.Event()
 
 
 class RunnableNode(Protocol):
@@ -27,6 +30,10 @@ class RunnableNode(Protocol):
     def finished(self) -> bool:
         """Whether it has nothing more to do; raises what made it fail."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether a thread does something that cannot be interrupted."""
+
     def close(self) -> None:
         """Finish what is open. Called once, before the node is destroyed."""
 
@@ -34,43 +41,77 @@ class RunnableNode(Protocol):
         """Leave the graph."""
 
 
-def run(name: str, build: Callable[[], RunnableNode], args: Sequence[str] | None = None) -> int:
+def handle_signals() -> None:
+    """Let SIGINT, SIGTERM and SIGHUP end `run`, also where a shell has SIGINT ignored.
+
+    A shell without job control ignores SIGINT for what it starts with `&`. SIGHUP stays ignored
+    where `nohup` ignores it.
+    """
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, lambda *_: _asked_to_end.set())
+
+
+def run(
+    name: str,
+    build: Callable[[], RunnableNode],
+    args: Sequence[str] | None = None,
+    *,
+    threads: int = 1,
+) -> int:
     """Run a node.
 
     A signal does not shut the context down, as it does with rclpy's own handlers, so `close` can
     still take from the middleware what has arrived.
 
     Args:
-        name: For messages about a node that could not be built.
+        name: Name of the node, for messages before it exists.
         build: Makes the node.
         args: Command line, by default the process's.
+        threads: Threads that serve callbacks.
 
     Returns:
         The exit code: 0, or 1 where a `ScaleEventError` ended the node.
     """
-    asked_to_end = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: asked_to_end.set())
+    handle_signals()
+    log_folder = _replace_log_folder()
+    import rclpy
+    from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
+    from rclpy.logging import get_logger
+    from rclpy.signals import SignalHandlerOptions
+
     rclpy.init(
         args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO
     )
+    _log_through_ros(get_logger(name))
+    if log_folder:
+        get_logger(name).warning(f"ROS cannot write its log files in HOME; they go to {log_folder}")
     # What was imported lives as long as the process: no collection needs to look through it, which
     # with PyTorch takes longer on a busy machine than the 5 s after which launch sends SIGTERM.
     gc.freeze()
-    node = None
-    executor = SingleThreadedExecutor()
+    node, busy = None, False
+    executor = MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
     try:
         node = build()
         executor.add_node(cast("Node", node))
-        while not asked_to_end.is_set() and not node.finished:
+        while not _asked_to_end.is_set() and not node.finished:
             executor.spin_once(timeout_sec=0.1)
     except ScaleEventError as error:
         get_logger(name).fatal(str(error))
         return 1
     finally:
         if node is not None:
+            busy = node.busy
             node.close()
             node.destroy_node()
+        if busy:
+            # An engine is being built, maybe for minutes, and Python would wait for its thread.
+            rclpy.shutdown()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         executor.shutdown()
         rclpy.shutdown()
         # The middleware gives its shared memory back once nothing holds the node any more.
@@ -78,3 +119,77 @@ def run(name: str, build: Callable[[], RunnableNode], args: Sequence[str] | None
         gc.collect()
         gc.freeze()
     return 0
+
+
+def _replace_log_folder() -> str:
+    """Set ROS_LOG_DIR where ROS could not make its folder, which ends every node at its start.
+
+    Returns:
+        The new folder; empty where nothing had to be done.
+    """
+    named = os.environ.get("ROS_LOG_DIR") or os.environ.get("ROS_HOME")
+    home = os.environ.get("HOME")
+    if not named and home:
+        try:
+            folder = Path(home) / ".ros" / "log"
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return ""
+        except OSError:
+            pass
+    elif named:
+        return ""
+    os.environ["ROS_LOG_DIR"] = tempfile.mkdtemp(prefix="ros_log_")
+    return os.environ["ROS_LOG_DIR"]
+
+
+class _RosHandler(logging.Handler):
+    """Passes the package's log on to ROS.
+
+    Args:
+        logger: Logger of rclpy.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record with ROS."""
+        text = self.format(record)
+        # rclpy wants a line of its own for each severity.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+def _log_through_ros(logger: Any) -> None:
+    """Send what the package logs to ROS's log: the console, files and /rosout."""
+    package = logging.getLogger("scaleevent_ros")
+    package.addHandler(_RosHandler(logger))
+    package.setLevel(logging.INFO)
+    package.propagate = False
+
+
+def _main(module: str) -> int:
+    # The signals first: what the module imports takes a while, and Ctrl-C may come meanwhile.
+    handle_signals()
+    return int(import_module(f"scaleevent_ros.nodes.{module}").main())
+
+
+def perception() -> int:
+    """Entry point of `scaleevent_perception`."""
+    return _main("perception")
+
+
+def recorder() -> int:
+    """Entry point of `scaleevent_recorder`."""
+    return _main("recorder")
+
+
+def replay() -> int:
+    """Entry point of `scaleevent_replay`."""
+    return _main("replay")

@@ -1,42 +1,204 @@
-"""Raw subscriptions to topics by name or by type, kept in step with the graph."""
+"""Raw subscriptions: serialized messages, taken on a thread of their own.
+
+rclpy's executor gathers all that a node owns into a new wait set for every single message, which
+costs more than to decode a packet of 40,000 events. Here a wait set lasts until the set of topics
+changes, and no service or timer of the node delays a message.
+"""
 
 from __future__ import annotations
 
 import re
+import threading
+from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from rclpy.impl.implementation_singleton import rclpy_implementation as _rclpy
+from rclpy.node import NodeNameNonExistentError
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_topic_name import validate_topic_name
 
 from scaleevent_ros.nodes.errors import NodeError
-from scaleevent_ros.nodes.message_types import message_class
-from scaleevent_ros.nodes.qos import adapted
-from scaleevent_ros.nodes.receiver import take
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rclpy.node import Node
-    from rclpy.qos import QoSProfile
     from rclpy.subscription import Subscription
+    from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-_AT_ONCE = 64
-"""Messages of one topic that are taken before the others have their turn."""
+_AT_ONCE = 100  # messages of one topic that are taken before the others have their turn
+
+_LOOKS_FOR_NAMES = 8  # after which a publisher is taken to have no node, as in plain DDS
 
 
-class Wanted(NamedTuple):
-    """Which topics to subscribe to, and how.
+class _Unserved(CallbackGroup):
+    """Callback group that no executor serves."""
+
+    def can_execute(self, entity: object) -> bool:  # noqa: ARG002 - rclpy's
+        return False
+
+    def beginning_execution(self, entity: object) -> bool:  # noqa: ARG002 - rclpy's
+        return False
+
+    def ending_execution(self, entity: object) -> None:
+        """Never called."""
+
+
+class RawTopic:
+    """One raw subscription of a `Receiver`.
 
     Attributes:
-        names: Topics; where there is none, all of `types`.
+        subscription: The subscription of the node.
+        receive: Called with the bytes of each message.
+        depth: Messages that the middleware keeps.
+    """
+
+    def __init__(
+        self, subscription: Subscription[Any], receive: Callable[[bytes], None], depth: int
+    ) -> None:
+        self.subscription, self.receive, self.depth = subscription, receive, depth
+
+    def take(self) -> bytes | None:
+        """Take the next message as it was serialized; None where none waits."""
+        with self.subscription.handle:
+            taken = cast(
+                "tuple[bytes, object] | None",
+                self.subscription.handle.take_message(self.subscription.msg_type, True),
+            )
+        return taken[0] if taken else None
+
+
+class Receiver:
+    """Takes the messages of raw subscriptions on a thread of its own, one after the other.
+
+    Topics may be added and removed at any time. An exception in a callback is reported and costs
+    that message alone.
+
+    Attributes:
+        lock: Held while a message is taken and processed.
+
+    Args:
+        node: Owner of the subscriptions.
+        report: Called with an exception that a callback raised.
+    """
+
+    def __init__(self, node: Node, report: Callable[[Exception], None]) -> None:
+        self.lock = threading.RLock()
+        self._node, self._report = node, report
+        self._group = _Unserved()
+        self._topics: tuple[RawTopic, ...] = ()
+        self._wake_up = node.create_guard_condition(lambda: None, self._group)
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="receiver")
+        self._thread.start()
+
+    def add(
+        self, msgtype: type, topic: str, qos: QoSProfile, receive: Callable[[bytes], None]
+    ) -> RawTopic:
+        """Subscribe to a topic.
+
+        Args:
+            msgtype: Class of its messages.
+            topic: Its name.
+            qos: Quality of service of the subscription.
+            receive: Called with each message's bytes, on the thread of the receiver or of `drain`.
+        """
+        subscription = self._node.create_subscription(
+            msgtype, topic, receive, qos, callback_group=self._group, raw=True
+        )
+        added = RawTopic(subscription, receive, qos.depth)
+        with self.lock:
+            self._topics = (*self._topics, added)
+        self._wake_up.trigger()
+        return added
+
+    def remove(self, topic: RawTopic) -> None:
+        """Unsubscribe from a topic."""
+        with self.lock:
+            self._topics = tuple(other for other in self._topics if other is not topic)
+        self._node.destroy_subscription(topic.subscription)
+        self._wake_up.trigger()
+
+    def drain(self) -> None:
+        """Process what has arrived by now, on the calling thread.
+
+        That is no more than the middleware's queues hold, however fast messages come.
+        """
+        with self.lock:
+            for topic in self._topics:
+                for _ in range(topic.depth):
+                    if not self._process(topic):
+                        break
+
+    def close(self) -> None:
+        """End the thread and unsubscribe from all topics."""
+        self._closing = True
+        self._wake_up.trigger()
+        self._thread.join()
+        for topic in self._topics:
+            self._node.destroy_subscription(topic.subscription)
+        self._topics = ()
+        self._node.destroy_guard_condition(self._wake_up)
+
+    def _work(self) -> None:
+        while not self._closing:
+            self._serve(self._topics)
+
+    def _serve(self, topics: tuple[RawTopic, ...]) -> None:
+        """Take messages until the set of topics changes."""
+        context = self._node.context.handle
+        assert context
+        handles = [topic.subscription.handle for topic in topics]
+        with ExitStack() as held:  # what a wait set holds must not be destroyed
+            try:
+                for handle in (context, self._wake_up.handle, *handles):
+                    held.enter_context(handle)
+            except _rclpy.InvalidHandle:
+                return  # a topic was removed meanwhile
+            # As `rclpy.wait_for_message` does: rclpy has no other wait set to offer.
+            wait_set = _rclpy.WaitSet(len(handles), 1, 0, 0, 0, 0, context)
+            while topics is self._topics and not self._closing:
+                wait_set.clear_entities()
+                wait_set.add_guard_condition(self._wake_up.handle)
+                for handle in handles:
+                    wait_set.add_subscription(handle)
+                wait_set.wait(-1)
+                for topic in topics:
+                    self._take_some(topic, topics)
+
+    def _take_some(self, topic: RawTopic, topics: tuple[RawTopic, ...]) -> None:
+        for _ in range(_AT_ONCE):
+            with self.lock:
+                if self._closing or topics is not self._topics or not self._process(topic):
+                    return
+
+    def _process(self, topic: RawTopic) -> bool:
+        """Take and process one message; False where none waits."""
+        cdr = topic.take()
+        if cdr is None:
+            return False
+        try:
+            topic.receive(cdr)
+        except Exception as error:  # one message must not end all that follow
+            self._report(error)
+        return True
+
+
+class TopicFilter(NamedTuple):
+    """Topics to subscribe to, and how.
+
+    Attributes:
+        names: Topics to subscribe to; if empty, all topics of `types`.
         types: Message types of the topics to find.
-        exclude: A regular expression: topics that it matches from their start are left out.
-        depth: Of each subscription's history.
-        reliability: See `qos.adapted`.
-        durability: See `qos.adapted`.
+        exclude: Regular expression; topics whose names it matches from the start are excluded.
+        depth: History depth of each subscription.
+        reliability: See `adapt_qos`.
+        durability: See `adapt_qos`.
     """
 
     names: tuple[str, ...]
@@ -52,11 +214,12 @@ class Topic:
     """A topic that is subscribed to.
 
     Attributes:
-        name: Fully qualified.
-        msgtype: For example `sensor_msgs/msg/Image`.
-        offer: What one of its publishers offers.
-        qos: What the subscription asks for.
-        publishers: How many there are; 0 after they disappeared.
+        name: Fully qualified name.
+        msgtype: Message type, such as `sensor_msgs/msg/Image`.
+        offer: QoS that one of its publishers offers.
+        qos: QoS of the subscription.
+        publishers: Number of publishers; 0 after they disappeared.
+        raw: The raw subscription.
     """
 
     name: str
@@ -64,27 +227,40 @@ class Topic:
     offer: QoSProfile
     qos: QoSProfile
     publishers: int
-    subscription: Subscription[Any]
+    raw: RawTopic
 
 
-class Subscriptions:
-    """Subscribes to what is wanted as it appears, and hands over serialized messages.
+class TopicFollower:
+    """Subscribes to topics by name or by type as they appear in the graph.
+
+    Attributes:
+        topics: Topics that are subscribed to, by name.
+        receiver: Takes their messages.
 
     Args:
-        node: Owns the subscriptions.
-        wanted: Which topics.
-        receive: Called with a topic and a message's bytes.
+        node: Owner of the subscriptions.
+        wanted: Topics to follow.
+        found: Called with each new topic before its first message.
+        receive: Called with a topic and a message's bytes, on the receiver's thread.
+        report: Called with an exception that `receive` raised.
 
     Raises:
-        NodeError: If a name is none that topics can have, or `wanted.exclude` no regular
+        NodeError: If a name is not a valid topic name, or `wanted.exclude` not a regular
             expression.
     """
 
-    def __init__(self, node: Node, wanted: Wanted, receive: Callable[[Topic, bytes], None]) -> None:
-        self._node = node
-        self._wanted = wanted
-        self._receive = receive
+    def __init__(
+        self,
+        node: Node,
+        wanted: TopicFilter,
+        found: Callable[[Topic], None],
+        receive: Callable[[Topic, bytes], None],
+        report: Callable[[Exception], None],
+    ) -> None:
+        self._node, self._wanted = node, wanted
+        self._found, self._receive = found, receive
         self._refused: set[str] = set()
+        self._anonymous: Counter[str] = Counter()
         self.topics: dict[str, Topic] = {}
         try:
             for name in wanted.names:
@@ -96,47 +272,35 @@ class Subscriptions:
         try:
             self._exclude = re.compile(wanted.exclude) if wanted.exclude else None
         except re.error as error:
-            msg = f"parameter 'exclude' is no regular expression: {error}"
+            msg = f"parameter 'exclude' is not a regular expression: {error}"
             raise NodeError(msg) from None
+        self.receiver = Receiver(node, report)
 
     @property
     def missing(self) -> list[str]:
-        """List the topics that are wanted by name and have not appeared."""
+        """Topics that are wanted by name and have not appeared."""
         return sorted(self._names - self.topics.keys())
 
-    def refresh(self) -> list[Topic]:
-        """Follow the graph.
-
-        Returns:
-            Topics that are new, subscribed to by now.
-        """
-        new = []
+    def refresh(self) -> None:
+        """Subscribe to new topics, and adapt subscriptions to publishers that changed."""
         for name, msgtypes in self._node.get_topic_names_and_types():
-            if not self._is_wanted(name, msgtypes):
-                continue
-            offers = [info.qos_profile for info in self._node.get_publishers_info_by_topic(name)]
             known = self.topics.get(name)
+            if not known and not self._is_wanted(name, msgtypes):
+                continue
+            publishers = self._node.get_publishers_info_by_topic(name)
+            offers = [info.qos_profile for info in publishers]
             if known:
-                self._follow(known, offers)
-            elif offers and (topic := self._subscribe(name, msgtypes, offers)):
-                self.topics[name] = topic
-                new.append(topic)
-        return new
-
-    def drain(self) -> None:
-        """Hand over what has arrived in the middleware by now.
-
-        That is no more than its queues hold, which bounds the time however fast messages come.
-        """
-        for topic in self.topics.values():
-            for _ in range(topic.qos.depth):
-                if not self._take(topic):
-                    break
+                self._adapt(known, offers)
+            elif self._is_anonymous(name, publishers):
+                continue
+            elif publishers and not self._names and self._is_own_output(publishers):
+                self._refuse(name, "it is an output of scaleevent_perception; `topics` may name it")
+            elif publishers:
+                self._subscribe(name, msgtypes, offers)
 
     def close(self) -> None:
-        """Drop all subscriptions."""
-        for topic in self.topics.values():
-            self._node.destroy_subscription(topic.subscription)
+        """Unsubscribe from all topics."""
+        self.receiver.close()
         self.topics.clear()
 
     def _is_wanted(self, name: str, msgtypes: Sequence[str]) -> bool:
@@ -146,31 +310,47 @@ class Subscriptions:
             return name in self._names
         return any(msgtype in self._wanted.types for msgtype in msgtypes)
 
-    def _adapt(self, offers: Sequence[QoSProfile]) -> QoSProfile:
-        wanted = self._wanted
-        return adapted(offers, wanted.depth, wanted.reliability, wanted.durability)
+    def _is_anonymous(self, name: str, publishers: Sequence[TopicEndpointInfo]) -> bool:
+        """Tell whether the names of a topic's nodes are still to be discovered, for a while."""
+        if all(info.node_name != "_NODE_NAME_UNKNOWN_" for info in publishers):
+            return False
+        self._anonymous[name] += 1
+        return self._anonymous[name] < _LOOKS_FOR_NAMES
 
-    def _subscribe(
-        self, name: str, msgtypes: Sequence[str], offers: Sequence[QoSProfile]
-    ) -> Topic | None:
+    def _is_own_output(self, publishers: Sequence[TopicEndpointInfo]) -> bool:
+        """Tell whether all publishers of a topic are perception nodes, whatever their names."""
+        return all(self._is_perception(info.node_name, info.node_namespace) for info in publishers)
+
+    def _is_perception(self, name: str, namespace: str) -> bool:
+        try:
+            topics = self._node.get_publisher_names_and_types_by_node(name, namespace)
+        except NodeNameNonExistentError:
+            return False
+        marker = f"{namespace.rstrip('/')}/{name}/features_pca"
+        return name == "scaleevent_perception" or marker in dict(topics)
+
+    def _qos(self, offers: Sequence[QoSProfile]) -> QoSProfile:
+        wanted = self._wanted
+        return adapt_qos(offers, wanted.depth, wanted.reliability, wanted.durability)
+
+    def _subscribe(self, name: str, msgtypes: Sequence[str], offers: Sequence[QoSProfile]) -> None:
         if len(msgtypes) > 1:
             self._refuse(name, f"it has several types: {', '.join(msgtypes)}")
-            return None
+            return
         try:
             msgtype = message_class(msgtypes[0])
         except NodeError as error:
             self._refuse(name, str(error))
-            return None
-        qos = self._adapt(offers)
-        subscription = self._create(name, msgtype, qos)
-        return Topic(name, msgtypes[0], offers[0], qos, len(offers), subscription)
+            return
+        qos = self._qos(offers)
+        # The receiver waits until the topic is known: its first message may come at once.
+        with self.receiver.lock:
+            raw = self.receiver.add(msgtype, name, qos, lambda cdr: self._receive(topic, cdr))
+            topic = Topic(name, msgtypes[0], offers[0], qos, len(offers), raw)
+            self.topics[name] = topic
+            self._found(topic)
 
-    def _create(self, name: str, msgtype: type, qos: QoSProfile) -> Subscription[Any]:
-        return self._node.create_subscription(
-            msgtype, name, partial(self._take_more, name), qos, raw=True
-        )
-
-    def _follow(self, topic: Topic, offers: Sequence[QoSProfile]) -> None:
+    def _adapt(self, topic: Topic, offers: Sequence[QoSProfile]) -> None:
         """Subscribe anew where a publisher offers less than before, or all came back with more.
 
         While publishers stay, a subscription that could ask for more is left alone: subscribing
@@ -180,30 +360,15 @@ class Subscriptions:
         topic.publishers = len(offers)
         if not offers:
             return
-        qos = self._adapt(offers)
+        qos = self._qos(offers)
         if _strength(qos) == _strength(topic.qos):
             return
         if were_gone or not _satisfies(qos, topic.qos):
             self._node.get_logger().info(f"{topic.name}: its publishers' QoS changed")
-            msgtype = topic.subscription.msg_type
-            self._node.destroy_subscription(topic.subscription)
-            topic.subscription = self._create(topic.name, msgtype, qos)
+            self.receiver.remove(topic.raw)
+            msgtype, receive = topic.raw.subscription.msg_type, topic.raw.receive
+            topic.raw = self.receiver.add(msgtype, topic.name, qos, receive)
             topic.qos, topic.offer = qos, offers[0]
-
-    def _take_more(self, name: str, cdr: bytes) -> None:
-        """Hand over a message and those behind it, which spares a turn of the executor for each."""
-        topic = self.topics[name]
-        self._receive(topic, cdr)
-        for _ in range(_AT_ONCE):
-            if not self._take(topic):
-                break
-
-    def _take(self, topic: Topic) -> bool:
-        cdr = take(topic.subscription)
-        if cdr is None:
-            return False
-        self._receive(topic, cdr)
-        return True
 
     def _refuse(self, name: str, why: str) -> None:
         if name not in self._refused:
@@ -222,3 +387,54 @@ def _satisfies(offer: QoSProfile, request: QoSProfile) -> bool:
     return all(
         has or not asks for has, asks in zip(_strength(offer), _strength(request), strict=True)
     )
+
+
+def adapt_qos(
+    offers: Iterable[QoSProfile], depth: int, reliability: str = "auto", durability: str = "auto"
+) -> QoSProfile:
+    """Choose the strongest profile that every offer satisfies.
+
+    A subscription that asks for more than a publisher offers gets nothing from it; one that asks
+    for less loses what it could have had. So a policy is asked for only if all publishers offer
+    it.
+
+    Args:
+        offers: Profiles of the topic's publishers; with none, nothing strong is asked for.
+        depth: History depth: messages that wait in the middleware, the oldest are lost first.
+        reliability: One of `parameters.RELIABILITIES`; any but "auto" overrides the offers.
+        durability: One of `parameters.DURABILITIES`; any but "auto" overrides the offers.
+    """
+    offers = list(offers)
+    if reliability == "auto":
+        reliable = bool(offers) and all(
+            offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers
+        )
+    else:
+        reliable = reliability == "reliable"
+    if durability == "auto":
+        lasting = bool(offers) and all(
+            offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers
+        )
+    else:
+        lasting = durability == "transient_local"
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if lasting else DurabilityPolicy.VOLATILE,
+    )
+
+
+def message_class(msgtype: str) -> type:
+    """Import a message type, such as `sensor_msgs/msg/Image`.
+
+    Raises:
+        NodeError: If its Python package is not installed.
+    """
+    try:
+        package, folder, name = msgtype.split("/")
+        found: type = getattr(import_module(f"{package}.{folder}"), name)
+    except (ImportError, AttributeError, ValueError):
+        msg = f"message type {msgtype} is not installed: install its package, or source its setup"
+        raise NodeError(msg) from None
+    return found

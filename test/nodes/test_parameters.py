@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ class Example:
     rate: float = parameter(1.5, "Rate in Hz.", minimum=0.0)
     depth: int = parameter(10, "Depth.", minimum=1, maximum=1000)
     mode: str = parameter("auto", "Mode.", choices=("auto", "none"))
-    enabled: bool = parameter(True, "Whether.")
+    enabled: bool = parameter(True, "Whether.", read_only=True)
 
 
 @pytest.fixture
@@ -117,6 +118,23 @@ def test_a_change_is_read(start: Callable[..., Node]) -> None:
     declare(node, Example)
     node.set_parameters([Parameter("depth", value=7)])
     assert read(node, Example).depth == 7
+
+
+def test_descriptors_have_ranges_and_read_only_flags(start: Callable[..., Node]) -> None:
+    node = start()
+    declare(node, Example)
+    (rate,) = node.describe_parameter("rate").floating_point_range
+    assert (rate.from_value, rate.to_value, rate.step) == (0.0, sys.float_info.max, 0.0)
+    (depth,) = node.describe_parameter("depth").integer_range
+    assert (depth.from_value, depth.to_value) == (1, 1000)
+    assert node.describe_parameter("mode").additional_constraints == "One of auto, none."
+    assert node.describe_parameter("enabled").read_only
+    assert not node.describe_parameter("depth").read_only
+    for name, value in (("enabled", False), ("depth", 1001), ("rate", -0.5)):
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert not result.successful
+    (result,) = node.set_parameters([Parameter("rate", value=1e9)])
+    assert result.successful
 
 
 def test_descriptions_say_the_limits(start: Callable[..., Node]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +14,7 @@ from scaleevent_ros.bags.messages import EventPacketView, serialize_event_packet
 from scaleevent_ros.events import ByTime, EventsError
 from scaleevent_ros.models import Header
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-from scaleevent_ros.nodes.perception_stream import PacketStream, StreamCounts
-from scaleevent_ros.nodes.perception_trigger import Trigger
+from scaleevent_ros.nodes.perception_stream import PacketStream, StreamCounts, Trigger
 from scaleevent_ros.nodes.perception_windows import Windows, make_windows
 
 SIZE = (24, 40)
@@ -102,10 +103,12 @@ def test_a_rebuilt_stream_has_no_window_until_one_is_whole() -> None:
         raise EventsError(msg)
 
     before = packets.live
+    packets._make = impossible
     with pytest.raises(EventsError):
-        packets.rebuild(impossible)
+        packets.rebuild()
     assert packets.live is before
-    packets.rebuild(windows)
+    packets._make = windows
+    packets.rebuild()
     packets.push(driver.packet(), 0, keep=True)
     assert packets.live is None
 
@@ -118,8 +121,8 @@ def test_triggers_ask_for_results() -> None:
         (PerceptionParameters(trigger="rate", rate=0.1), 1),
         (PerceptionParameters(trigger="image"), 0),
     ):
-        requests: list[int] = []
-        trigger = Trigger(settings, lambda requests=requests: requests.append(1))  # type: ignore[misc]
+        requests: list[None] = []
+        trigger = Trigger(settings, partial(requests.append, None), StreamCounts())
         for _ in range(60):
             trigger.packet(EVENTS, None)
             trigger.packet(0, None)  # without events there is nothing new
@@ -131,7 +134,9 @@ def test_an_image_waits_for_its_events() -> None:
     driver = Driver()
     requests: list[int | None] = []
     trigger = Trigger(
-        PerceptionParameters(trigger="image"), lambda: requests.append(trigger.due_ns)
+        PerceptionParameters(trigger="image"),
+        lambda: requests.append(trigger.due_ns),
+        packets.counts,
     )
 
     def play(count: int) -> None:
@@ -142,7 +147,7 @@ def test_an_image_waits_for_its_events() -> None:
     taken = driver.host_ns + 20 * MS
     trigger.image(taken - 15 * MS, packets.live)
     trigger.image(taken, packets.live)
-    assert trigger.replaced == 1  # its events did not come in time
+    assert packets.counts.skipped == 1  # its events did not come in time
     play(3)
     assert not requests
     play(4)
@@ -151,5 +156,3 @@ def test_an_image_waits_for_its_events() -> None:
     assert requests == [taken]
     trigger.image(taken + 1, packets.live)  # its events are here already
     assert requests == [taken, taken + 1]
-    trigger.forget()
-    assert trigger.due_ns is None

@@ -8,7 +8,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-from scaleevent_ros.nodes.qos import adapted
+from scaleevent_ros.nodes.subscriptions import adapt_qos
 
 RELIABLE = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -33,16 +33,16 @@ LATCHED = QoSProfile(
 def test_the_strongest_that_all_offer(
     offers: list[QoSProfile], reliable: bool, lasting: bool
 ) -> None:
-    qos = adapted(offers, depth=300)
+    qos = adapt_qos(offers, depth=300)
     assert qos.depth == 300
     assert (qos.reliability == ReliabilityPolicy.RELIABLE) is reliable
     assert (qos.durability == DurabilityPolicy.TRANSIENT_LOCAL) is lasting
 
 
 def test_what_is_asked_for_overrules() -> None:
-    qos = adapted([BEST_EFFORT], 10, reliability="reliable", durability="transient_local")
+    qos = adapt_qos([BEST_EFFORT], 10, reliability="reliable", durability="transient_local")
     assert qos.reliability == ReliabilityPolicy.RELIABLE
     assert qos.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    qos = adapted([LATCHED], 10, reliability="best_effort", durability="volatile")
+    qos = adapt_qos([LATCHED], 10, reliability="best_effort", durability="volatile")
     assert qos.reliability == ReliabilityPolicy.BEST_EFFORT
     assert qos.durability == DurabilityPolicy.VOLATILE

@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Int64, String
 
-from scaleevent_ros.nodes.receiver import Receiver
+from scaleevent_ros.nodes.subscriptions import Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,10 @@ def test_messages_come_in_order_without_an_executor(graph: Graph) -> None:
         threads.add(threading.current_thread().name)
         numbers.append(deserialize_message(cdr, Int64).data)
 
-    receiver = Receiver(graph.node)
-    receiver.subscribe(Int64, "numbers", QoSProfile(depth=1000), take_number)
-    receiver.subscribe(String, "texts", QoSProfile(depth=10), lambda cdr: texts.append(str(cdr)))
-    receiver.start()
+    errors: list[Exception] = []
+    receiver = Receiver(graph.node, errors.append)
+    first = receiver.add(Int64, "numbers", QoSProfile(depth=1000), take_number)
+    receiver.add(String, "texts", QoSProfile(depth=10), lambda cdr: texts.append(str(cdr)))
     output = graph.publisher(Int64, "numbers", 1000)
     other = graph.publisher(String, "texts", 10)
     wait(lambda: output.get_subscription_count() and other.get_subscription_count())
@@ -53,24 +53,55 @@ def test_messages_come_in_order_without_an_executor(graph: Graph) -> None:
     wait(lambda: len(numbers) == 500 and len(texts) == 5)
     assert numbers == list(range(500))
     assert threads == {"receiver"}
-    receiver.close()
+    # Another topic goes on where one is removed.
+    receiver.remove(first)
     wait(lambda: not output.get_subscription_count())
     output.publish(Int64(data=1000))
-    graph.spin_for(0.2)
+    other.publish(String(data="after"))
+    wait(lambda: len(texts) == 6)
+    receiver.close()
+    wait(lambda: not other.get_subscription_count())
     assert len(numbers) == 500
-    assert receiver.error is None
+    assert not errors
 
 
-def test_a_defect_ends_the_thread_and_is_kept(graph: Graph) -> None:
-    def fail(cdr: bytes) -> None:
-        raise ZeroDivisionError(len(cdr))
+def test_a_defect_costs_its_message_alone(graph: Graph) -> None:
+    numbers: list[int] = []
 
-    receiver = Receiver(graph.node)
-    receiver.subscribe(Int64, "numbers", QoSProfile(depth=10), fail)
-    receiver.start()
+    def fail_once(cdr: bytes) -> None:
+        number = deserialize_message(cdr, Int64).data
+        numbers.append(1 // number)
+
+    errors: list[Exception] = []
+    receiver = Receiver(graph.node, errors.append)
+    receiver.add(Int64, "numbers", QoSProfile(depth=10), fail_once)
     output = graph.publisher(Int64, "numbers", 10)
     wait(output.get_subscription_count)
-    output.publish(Int64(data=1))
-    wait(lambda: receiver.error)
-    assert isinstance(receiver.error, ZeroDivisionError)
+    for number in (1, 0, 1):
+        output.publish(Int64(data=number))
+    wait(lambda: len(numbers) == 2)
+    receiver.close()
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+
+
+def test_drain_processes_what_has_arrived(graph: Graph) -> None:
+    busy, go_on = threading.Event(), threading.Event()
+    numbers: list[int] = []
+
+    def take_number(cdr: bytes) -> None:
+        busy.set()
+        go_on.wait(30)
+        numbers.append(deserialize_message(cdr, Int64).data)
+
+    receiver = Receiver(graph.node, lambda _: None)
+    receiver.add(Int64, "numbers", QoSProfile(depth=100), take_number)
+    output = graph.publisher(Int64, "numbers", 100)
+    wait(output.get_subscription_count)
+    for number in range(80):
+        output.publish(Int64(data=number))
+    assert busy.wait(30)
+    time.sleep(0.5)  # for all of them to arrive while the thread is busy with the first
+    go_on.set()
+    receiver.drain()
+    assert numbers == list(range(80))
     receiver.close()

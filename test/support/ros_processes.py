@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rclpy.qos import QoSProfile
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 30.0
+TIMEOUT_S = 60.0
 # Above 101 the ports of a domain reach into those that Linux hands out by itself.
 _DOMAINS = range(10, 100)
 

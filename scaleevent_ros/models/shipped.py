@@ -1,0 +1,37 @@
+"""Students that ship with the package, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scaleevent_ros.models.errors import CheckpointError
+
+SHIPPED = ("lite", "small")
+
+_FOLDER = Path(__file__).resolve().parent.parent / "weights"
+
+
+def resolve_model(model: str | Path) -> Path:
+    """Find a student's file.
+
+    Args:
+        model: Name of a shipped student (`SHIPPED`), or the path of a checkpoint or of what was
+            exported of one. A file that is called like a shipped student is `./lite`.
+
+    Raises:
+        CheckpointError: If there is no such file.
+    """
+    named = str(model) in SHIPPED
+    path = _FOLDER / f"{model}.safetensors" if named else Path(model).expanduser()
+    if path.is_file():
+        return path
+    if named:
+        msg = (
+            f"the student {str(model)!r} is not part of this installation ({path} is missing): "
+            "give the path of a checkpoint instead, or train one, see docs/pretraining.md"
+        )
+    elif not str(model):
+        msg = f"no model is given: name one of {', '.join(SHIPPED)}, or the path of a checkpoint"
+    else:
+        msg = f"there is no model {str(model)!r}: neither a file, nor one of {', '.join(SHIPPED)}"
+    raise CheckpointError(msg)

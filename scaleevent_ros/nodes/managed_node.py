@@ -1,0 +1,179 @@
+"""Base class of the lifecycle nodes: parameters, transitions that report errors, diagnostics."""
+
+from __future__ import annotations
+
+import traceback
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.lifecycle.node import LifecycleNodeMixin
+from rclpy.node import Node
+
+from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.nodes import diagnostics
+from scaleevent_ros.nodes.declaration import declare, read
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from diagnostic_msgs.msg import DiagnosticStatus
+    from rclpy.lifecycle import State
+    from rclpy.timer import Timer
+
+Settings = TypeVar("Settings")
+
+_REPORT_PERIOD_S = 1.0
+
+
+def create_steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
+    """Create a timer that also runs while simulated time stands still."""
+    return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+
+class ManagedNode(LifecycleNode, Generic[Settings]):
+    """Lifecycle node with parameters and diagnostics.
+
+    Subclasses implement `configure`, `activate`, `deactivate`, `cleanup` and `statuses`. What these
+    raise is logged and turns the diagnostics to ERROR. An expected error (`ScaleEventError`) leaves
+    the node in the state that it had; any other releases everything and leaves it unconfigured.
+
+    Transitions may take long: they have a callback group of their own, so that an executor with
+    several threads serves parameters and the state meanwhile.
+
+    Attributes:
+        settings: Current parameters.
+        problem: What keeps the node from its work; empty if nothing.
+        finished: Whether the node was shut down.
+
+    Args:
+        name: Name of the node, unless it is remapped.
+        kind: Dataclass of the node's parameters.
+
+    Raises:
+        NodeError: If a parameter is wrong.
+    """
+
+    def __init__(self, name: str, kind: type[Settings]) -> None:
+        # LifecycleNode's own constructor passes no callback group on.
+        Node.__init__(self, name)
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        declare(self, kind)
+        self._kind = kind
+        self.settings = read(self, kind)
+        self.problem = ""
+        self.finished = False
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        create_steady_timer(self, _REPORT_PERIOD_S, self._publish_diagnostics)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread does something that cannot be interrupted."""
+        return False
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle's state."""
+        return str(self._state_machine.current_state[1])
+
+    def configure(self) -> None:
+        """Prepare the work; `settings` has been read anew."""
+        raise NotImplementedError
+
+    def activate(self) -> None:
+        """Begin the work."""
+        raise NotImplementedError
+
+    def deactivate(self) -> None:
+        """End the work. Must be possible at any time, any number of times."""
+        raise NotImplementedError
+
+    def cleanup(self) -> None:
+        """Undo `configure`. Must be possible at any time, any number of times."""
+        raise NotImplementedError
+
+    def statuses(self) -> Sequence[DiagnosticStatus]:
+        """Build the statuses for `/diagnostics`."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End the work before the process ends."""
+        self.deactivate()
+
+    def fail(self, problem: str) -> None:
+        """Log a problem and report it until it is solved."""
+        self.problem = problem
+        self.get_logger().error(problem)
+
+    def on_configure(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Read the parameters and configure."""
+
+        def configure() -> None:
+            self.problem = ""
+            self.settings = read(self, self._kind)
+            self.configure()
+
+        return self._run_transition("configure", configure)
+
+    def on_activate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Activate."""
+
+        def activate() -> None:
+            self.problem = ""
+            self.activate()
+
+        return self._run_transition("activate", activate)
+
+    def on_deactivate(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Deactivate."""
+        return self._run_transition("deactivate", self.deactivate)
+
+    def on_cleanup(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Clean up."""
+        return self._run_transition("clean up", self.cleanup)
+
+    def on_shutdown(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Deactivate and clean up; the process ends."""
+
+        def shut_down() -> None:
+            self.finished = True
+            self.deactivate()
+            self.cleanup()
+
+        return self._run_transition("shut down", shut_down)
+
+    def on_error(self, state: State) -> TransitionCallbackReturn:  # noqa: ARG002 - rclpy's
+        """Release everything after a defect, so that the node can be configured again."""
+        problem = self.problem
+        self._run_transition("deactivate", self.deactivate)
+        self._run_transition("clean up", self.cleanup)
+        self.problem = problem
+        return TransitionCallbackReturn.SUCCESS
+
+    def _run_transition(
+        self, name: str, transition: Callable[[], None]
+    ) -> TransitionCallbackReturn:
+        """Run a transition; rclpy itself would drop an exception without a word."""
+        try:
+            transition()
+        except ScaleEventError as error:
+            self.fail(f"cannot {name}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            self.fail(f"cannot {name}: {type(error).__name__}: {error}")
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
+        return TransitionCallbackReturn.SUCCESS
+
+    def _publish_diagnostics(self) -> None:
+        try:
+            statuses = self.statuses()
+        except Exception as error:
+            text = f"diagnostics failed: {error!r}"
+            self.get_logger().error(text, throttle_duration_sec=10.0)
+            name = self.get_fully_qualified_name()
+            statuses = [diagnostics.status(name, diagnostics.ERROR, text, {})]
+        self._diagnostics.publish(diagnostics.array(self.get_clock().now().to_msg(), statuses))

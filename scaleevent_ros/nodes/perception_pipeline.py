@@ -1,0 +1,358 @@
+"""The perception pipeline (engine, windows, products) and the loop that runs it on a stream."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from scaleevent_ros.bags.errors import MessageError
+from scaleevent_ros.bags.messages import parse_header_stamp
+from scaleevent_ros.events import warm_up
+from scaleevent_ros.models import resolve_model
+from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.images import array_to_cdr
+from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
+from scaleevent_ros.nodes.perception_stream import PacketStream, Trigger
+from scaleevent_ros.nodes.perception_windows import make_windows, window_rule
+from scaleevent_ros.runtime import Engine, Outputs
+
+if TYPE_CHECKING:
+    from scaleevent_ros.nodes.diagnostics import Timings
+    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.perception_stream import Live, StreamCounts
+    from scaleevent_ros.nodes.perception_windows import Windows
+
+MAX_CHANNELS = 512
+"""Channels of an OpenCV matrix, into which cv_bridge converts images (CV_CN_MAX)."""
+MAX_IMAGE_BYTES = 64_000_000
+"""Size of the shared memory in `config/fastdds_large_messages.xml`."""
+
+_SUBSCRIBED_PERIOD_S = 0.1
+_CLOCK_JUMP_NS = 100_000_000  # two fits of one clock differ by less
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What turns the events of one sensor into images; replaced as a whole, never changed.
+
+    Attributes:
+        engine: Network for the sensor's size.
+        products: Images that can be made of the engine's outputs.
+    """
+
+    engine: Engine
+    products: Products
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Names of the image topics, without `~/`."""
+        return topics_of(self.engine.outputs)
+
+    def check(self, settings: PerceptionParameters) -> None:
+        """Check that the images fit the middleware and the libraries of those who read them.
+
+        Raises:
+            NodeError: If ~/features would have too many channels or bytes.
+        """
+        engine = self.engine
+        channels = min(settings.features_channels or engine.width, engine.width)
+        if channels > MAX_CHANNELS:
+            msg = (
+                f"~/features would have {channels} channels, but OpenCV and cv_bridge read at most "
+                f"{MAX_CHANNELS}: set features_channels to {MAX_CHANNELS} or less"
+            )
+            raise NodeError(msg)
+        pixel = settings.features_resolution == "pixel"
+        rows, columns = engine.size if pixel else engine.grid
+        size = 4 * channels * rows * columns
+        if size > MAX_IMAGE_BYTES:
+            advice = "features_resolution to patch, or " if pixel else ""
+            fitting = MAX_IMAGE_BYTES // (4 * rows * columns)
+            msg = (
+                f"~/features would have {size / 1e6:.0f} MB, more than the "
+                f"{MAX_IMAGE_BYTES / 1e6:.0f} MB that one message may have: set {advice}"
+                f"features_channels to {fitting} or less"
+            )
+            raise NodeError(msg)
+
+    def windows(self, settings: PerceptionParameters) -> Windows:
+        """Make empty windows.
+
+        Raises:
+            EventsError: If the checkpoint's representation and number of channels disagree.
+        """
+        engine = self.engine
+        rule = window_rule(settings, engine.header, engine.size)
+        return make_windows(engine.header, engine.size, engine.stride, rule, engine.device)
+
+
+def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pipeline:
+    """Load the model and run it until it is warm: seconds, or minutes for TensorRT.
+
+    Args:
+        settings: Parameters of the node.
+        size: Height and width of the sensor.
+
+    Raises:
+        ScaleEventError: If the model cannot be loaded, or cannot run as the settings ask.
+    """
+    warm_up()
+    try:
+        engine = Engine(
+            resolve_model(settings.model),
+            settings.device,
+            settings.precision,
+            settings.backend,
+            size=size,
+        )
+    except RuntimeError as error:  # what torch raises, out of memory for example
+        msg = f"no engine for {size[1]}x{size[0]} pixels: {error}"
+        raise NodeError(msg) from error
+    pipeline = Pipeline(engine, Products(engine))
+    pipeline.check(settings)
+    pipeline.windows(settings)
+    return pipeline
+
+
+class Sink(Protocol):
+    """Destination of a loop's results."""
+
+    def subscribed(self) -> list[str]:
+        """List the image topics that have subscribers."""
+
+    def publish(self, topic: str, cdr: bytes) -> None:
+        """Publish a serialized image."""
+
+    def publish_times(self, ms: dict[str, float]) -> None:
+        """Publish the duration of each step of a window."""
+
+    def now_ns(self) -> int:
+        """Return the ROS time."""
+
+    def remark(self, text: str) -> None:
+        """Report an event that the user should know of."""
+
+    def report_failure(self, reason: str) -> None:
+        """Report that a window failed, or with an empty text that windows work again."""
+
+
+class _Requests:
+    """Counts requests for work of which only the newest matters."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._requests = 0
+        self._stopped = False
+
+    def add(self) -> None:
+        """Ask for work."""
+        with self._changed:
+            self._requests += 1
+            self._changed.notify()
+
+    def wait(self) -> int:
+        """Wait for requests and take them: their number, or 0 once stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests or self._stopped)
+            taken, self._requests = self._requests, 0
+            return 0 if self._stopped else taken
+
+    def stop(self) -> None:
+        """End the waiting."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+
+class PerceptionLoop:
+    """Runs a pipeline on a stream of packets until it is stopped.
+
+    The thread that calls `push` decodes packets and keeps the windows. Another thread takes the
+    newest window whenever the trigger asks for one, runs the network and publishes the topics that
+    have subscribers. Requests that come while it is busy become one, and are counted.
+
+    Args:
+        pipeline: What to run.
+        settings: Parameters of the node.
+        sink: Destination of the results.
+        counts: Totals since the node was activated; this loop continues them.
+        timings: Collects the duration of each step.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        settings: PerceptionParameters,
+        sink: Sink,
+        counts: StreamCounts,
+        timings: Timings,
+    ) -> None:
+        self.pipeline = pipeline
+        self.point = pipeline.engine.size[1] // 2, pipeline.engine.size[0] // 2
+        self._settings, self._sink = settings, sink
+        self._counts, self._timings = counts, timings
+        self._requests = _Requests()
+        self._trigger = Trigger(settings, self._requests.add, counts)
+        self.stream = PacketStream(
+            pipeline.engine.size,
+            lambda: pipeline.windows(self._settings),
+            settings.silence,
+            sink.remark,
+            counts,
+        )
+        self._look_next, self._has_subscribers = 0.0, False
+        self._decode_ms = 0.0
+        self._thread = threading.Thread(target=self._work, name="inference")
+        self._thread.start()
+
+    @property
+    def new_size(self) -> tuple[int, int] | None:
+        """Height and width that the camera has changed to; None where it has not."""
+        return self.stream.new_size
+
+    def stop(self) -> None:
+        """End the thread of inference, after the window that it computes."""
+        self._requests.stop()
+        self._thread.join()
+
+    def apply(self, settings: PerceptionParameters) -> None:
+        """Continue with other settings.
+
+        Raises:
+            ScaleEventError: If they cannot be; the loop then continues with those before.
+        """
+        before, self._settings = self._settings, settings
+        try:
+            self.pipeline.check(settings)
+            if _window_settings(settings) != _window_settings(before):
+                self.stream.rebuild()
+        except BaseException:
+            self._settings = before
+            raise
+        self.stream.silence_s = settings.silence
+        self._trigger.settings = settings
+
+    def push(self, cdr: bytes) -> None:
+        """Take a serialized event packet."""
+        begin = time.perf_counter()
+        events = self.stream.push(cdr, self._sink.now_ns(), keep=self._has_listeners())
+        self._decode_ms = (time.perf_counter() - begin) * 1e3
+        self._timings.add("decode", self._decode_ms)
+        self._trigger.packet(events, self.stream.live)
+
+    def push_image(self, cdr: bytes) -> None:
+        """Take a serialized image that asks for a result."""
+        try:
+            stamp_ns = parse_header_stamp(cdr)
+        except MessageError as error:
+            self._sink.remark(f"an image is left out: {error}")
+            return
+        self._trigger.image(stamp_ns, self.stream.live)
+
+    def compare_with(self, column: float, row: float) -> None:
+        """Choose the pixel that ~/similarity compares all others with."""
+        height, width = self.pipeline.engine.size
+        if 0 <= column < width and 0 <= row < height:
+            self.point = int(column), int(row)
+        else:
+            self._sink.remark(f"the point ({column:g}, {row:g}) is off the {width}x{height} pixels")
+
+    def _has_listeners(self) -> bool:
+        """Tell whether any topic has subscribers; looks ten times a second."""
+        now = time.monotonic()
+        if now >= self._look_next:
+            self._look_next = now + _SUBSCRIBED_PERIOD_S
+            self._has_subscribers = bool(self._sink.subscribed())
+        return self._has_subscribers
+
+    def _work(self) -> None:
+        """Compute the newest window whenever one is asked for, until stopped."""
+        epoch, t_end, failed = 0, 0, False
+        while requests := self._requests.wait():
+            live = self.stream.live
+            if live is None:
+                continue
+            if live.epoch != epoch:
+                epoch, t_end = live.epoch, 0
+                self.pipeline.engine.reset()
+            due_ns = self._trigger.due_ns
+            wanted = self._sink.subscribed()
+            newest = live.windows.t_end
+            if not wanted or newest is None or newest <= t_end:
+                continue
+            self._counts.skipped += requests - 1
+            at = None if due_ns is None else live.sensor_time(due_ns)
+            try:
+                t_end = self._compute(live, wanted, at)
+            except Exception as error:  # libraries raise their own; the next window may do
+                failed = True
+                self._sink.report_failure(f"a window failed: {type(error).__name__}: {error}")
+            else:
+                if failed:
+                    failed = False
+                    self._sink.report_failure("")
+
+    def _compute(self, live: Live, wanted: list[str], at: int | None) -> int:
+        """Run one window and publish it; return its end on the sensor's clock."""
+        engine, products = self.pipeline.engine, self.pipeline.products
+        ms: dict[str, float] = {}
+        begin = time.perf_counter()
+        window = live.windows.read(at)
+        self._wait_for_device()
+        begin = _lap(ms, "transfer", begin)
+        outputs = Outputs()
+        if needed := products.needed(wanted):
+            outputs = engine(window.tensor, needed)
+            self._wait_for_device()
+            begin = _lap(ms, "inference", begin)
+        stamp_ns = self._stamp(live.fit.to_ros(window.t_end), live.epoch)
+        scene = Scene(window, outputs, self._settings, self.point)
+        for product in products.make(wanted, scene):
+            cdr = array_to_cdr(product.pixels, product.encoding, stamp_ns, live.frame_id)
+            self._sink.publish(product.topic, cdr)
+        _lap(ms, "publish", begin)
+        ms["window_age"] = (self._sink.now_ns() - stamp_ns) / 1e6
+        for name, value in ms.items():
+            self._timings.add(name, value)
+        self._sink.publish_times({"decode": self._decode_ms, **ms})
+        self._counts.windows += 1
+        return window.t_end
+
+    def _stamp(self, ros_ns: int, epoch: int) -> int:
+        """Keep stamps from going backwards, unless a new epoch began because the clock did.
+
+        The clock is fitted anew as packets come, which moves stamps by milliseconds, also where an
+        epoch begins for another reason.
+        """
+        counts = self._counts
+        jumped = epoch != counts.stamp_epoch and ros_ns < counts.stamp_ns - _CLOCK_JUMP_NS
+        counts.stamp_ns = ros_ns if jumped else max(ros_ns, counts.stamp_ns)
+        counts.stamp_epoch = epoch
+        return counts.stamp_ns
+
+    def _wait_for_device(self) -> None:
+        """Wait for the GPU, so that the time of each step is its own."""
+        device = self.pipeline.engine.device
+        if device.type == "cuda":
+            torch.cuda.current_stream(device).synchronize()
+
+
+def _window_settings(settings: PerceptionParameters) -> tuple[object, ...]:
+    return (
+        settings.window,
+        settings.window_ms,
+        settings.shortest_ms,
+        settings.events_per_pixel,
+        settings.slices_per_bin,
+    )
+
+
+def _lap(ms: dict[str, float], name: str, begin: float) -> float:
+    """Note the time since a moment, in ms, and return the present one."""
+    end = time.perf_counter()
+    ms[name] = (end - begin) * 1e3
+    return end
