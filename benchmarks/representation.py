@@ -97,6 +97,12 @@ class Scale:
 
 
 SCALES = {
+    "tiny": Scale(  # to try the script
+        48, 32, 1,
+        {"teacher": Training(2, 2, 3e-3), "random": Training(2, 2, 3e-3)},
+        Training(2, 2, 1e-2),
+        {"teacher": Training(2, 2, 5e-3, 0.3), "random": Training(2, 2, 5e-3)},
+    ),
     "small": Scale(
         176, 128, 4,
         {"teacher": Training(120, 16, 3e-3), "random": Training(900, 8, 3e-3)},

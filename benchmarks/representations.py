@@ -225,31 +225,32 @@ def print_clock(recording: Path | None) -> None:
         )
 
 
-def print_gpu(events: int, runs: int) -> None:
-    """Print a GPU's rates: with events on it, and with the next batch on its way meanwhile."""
+def print_device(events: int, runs: int) -> None:
+    """Print a device's rates: with events on it, and with the next batch on its way meanwhile."""
     import torch
 
     from scaleevent_ros.events.device import EventUploader, to_device
 
-    if not torch.cuda.is_available():
-        print("\nNo GPU here.")
-        return
-    print(f"\n| Mev/s on {torch.cuda.get_device_name()} | on the device | upload and voxel grid |")
+    gpu = torch.cuda.is_available()
+    device = "cuda" if gpu else "cpu"
+    wait = torch.cuda.synchronize if gpu else lambda: None
+    name = torch.cuda.get_device_name() if gpu else "torch on the CPU"
+    print(f"\n| Mev/s on {name} | on the device | upload and voxel grid |")
     print("|---|---|---|")
     for width, height in SIZES:
         batch = make_events("uniform", events, width, height)
         end = int(batch.t[-1]) + 1
-        resident = to_device(batch, "cuda")
-        uploader = EventUploader("cuda", events)
+        resident = to_device(batch, device)
+        uploader = EventUploader(device, events)
 
         def compute(resident=resident, end=end) -> None:  # type: ignore[no-untyped-def]
             voxel_grid(resident, 0, end, BINS)
-            torch.cuda.synchronize()
+            wait()
 
         def stream(uploader=uploader, batch=batch, end=end) -> None:  # type: ignore[no-untyped-def]
             for _ in range(4):
                 voxel_grid(uploader.upload(batch), 0, end, BINS)
-            torch.cuda.synchronize()
+            wait()
 
         found = medians({"compute": compute, "stream": stream}, runs)
         print(
@@ -265,14 +266,20 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--core", type=int, default=0, help="of the processor, to run on")
     parser.add_argument("--recording", type=Path, help="a bag of EVT3 packets, for the clock")
+    parser.add_argument(
+        "--gpu-only", action="store_true", help="the GPU's rates alone, or torch's on the CPU"
+    )
     options = parser.parse_args()
+    if options.gpu_only:
+        print_device(options.events, options.runs)
+        return
     os.sched_setaffinity(0, {options.core})
     print_representations(options.events, options.runs)
     print_normalizations(options.runs)
     print_decoding_and_accumulating(12_000_000, options.runs)
     print_windows(options.runs)
     print_clock(options.recording)
-    print_gpu(options.events, options.runs)
+    print_device(options.events, options.runs)
 
 
 if __name__ == "__main__":

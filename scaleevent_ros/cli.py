@@ -302,7 +302,7 @@ def export(
     ] = None,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="One file for all multiples of the stride.")
+        bool, typer.Option("--dynamic", help="One file for every sensor size.")
     ] = False,
     bag: Annotated[
         Path | None, typer.Option(help="Compare on windows of this recording, not made-up ones.")
@@ -325,12 +325,13 @@ def report(
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     windows: Annotated[int, typer.Option(help="How many, spread over the bag.", min=1)] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
 ) -> None:
     """Show what a student sees in a bag: a film strip as one page of HTML."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.visuals.report import write_film_strip
 
-    write_film_strip(BagReader(bag), model, out, windows=windows, device=device)
+    write_film_strip(BagReader(bag), model, out, windows=windows, device=device, topic=events_topic)
     typer.echo(str(out))
 
 

@@ -20,7 +20,7 @@ from scaleevent_ros.runtime.placement import (
     choose_device,
     choose_precision,
 )
-from scaleevent_ros.runtime.torch_backend import GraphBackend, TorchBackend
+from scaleevent_ros.runtime.torch_backend import make_torch_backend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -194,8 +194,7 @@ def _start(
         engine = cached_engine(path, size, precision, device)
         return backend, precision, open_exported(engine, device, size)
     network = load_network(path, size)
-    kind = GraphBackend if device.type == "cuda" and backend != "eager" else TorchBackend
-    started = kind(network, device, DTYPES[precision], compiled=backend == "compile")
+    backend, started = make_torch_backend(network, device, DTYPES[precision], backend)
     return backend, precision, started
 
 

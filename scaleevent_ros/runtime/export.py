@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from scaleevent_ros import __version__
+from scaleevent_ros.cache import mark_used, remove_unused
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import open_exported
 from scaleevent_ros.runtime.network import load_network
@@ -24,6 +24,7 @@ from scaleevent_ros.runtime.placement import (
     choose_backend,
     choose_device,
     choose_precision,
+    engine_cache,
 )
 from scaleevent_ros.runtime.torch_backend import TorchBackend
 from scaleevent_ros.runtime.trial_windows import made_up_windows, recorded_windows, sensor_size
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIALS = 3
+KEPT_DAYS = 90  # for which exported networks are kept unused
 CPU = torch.device("cpu")
 
 
@@ -48,7 +50,7 @@ class ExportOptions:
     Attributes:
         size: Height and width of the sensor; None for the bag's.
         precision: ``fp32`` or ``fp16``, of weights and activations.
-        dynamic: Let one ONNX file take all sizes that are multiples of the stride.
+        dynamic: Let one ONNX file take windows of any size.
         bag: Recording whose windows the comparison runs on; made-up windows if None.
         topic: The bag's topic of events, where it has several.
     """
@@ -141,14 +143,15 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
 def cached_onnx(checkpoint: Path, size: tuple[int, int], precision: str) -> Path:
     """Find the ONNX file of a checkpoint in the user's cache, or export it there.
 
-    Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), named
-    by all that they depend on.
+    Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
+    private temporary folder where that cannot be written, and are named by all that they depend
+    on.
 
     Raises:
         EngineError: As `export` does.
     """
     path = _cache_path(checkpoint, (size, precision, _versions())).with_suffix(".onnx")
-    if not path.exists():
+    if not _is_cached(path):
         logger.info("exporting %s to %s; later starts find it there", checkpoint, path)
         export(checkpoint, path, ExportOptions(size, precision))
     return path
@@ -164,7 +167,7 @@ def cached_engine(
     """
     made_by = (_versions(), version("tensorrt"), torch.cuda.get_device_name(device))
     path = _cache_path(checkpoint, (size, precision, made_by)).with_suffix(".engine")
-    if not path.exists():
+    if not _is_cached(path):
         logger.info("building %s for %s; later starts find it there", path, made_by[-1])
         with _new_file(path) as temporary:
             _build_engine(checkpoint, temporary, size, precision, device)
@@ -178,7 +181,8 @@ def _build_engine(
     from scaleevent_ros.runtime.tensorrt_backend import write_engine
 
     onnx_path = cached_onnx(checkpoint, size, precision)
-    write_engine(onnx_path, path, read_info(onnx_path), device)
+    timings = cache_folder() / "tensorrt_timings"
+    write_engine(onnx_path, path, read_info(onnx_path), device, timings)
 
 
 def _compare(
@@ -198,8 +202,8 @@ def _compare(
         windows = recorded_windows(header, options.bag, size, TRIALS, options.topic)
     worst: dict[str, float] = {}
     _run_both(written, network, windows, device, worst)
-    if options.dynamic:  # try the file at another size too
-        other = (4 * network.info.stride, 6 * network.info.stride)
+    if options.dynamic:  # try the file at another size too, which needs padding
+        other = (4 * network.info.stride - 1, 6 * network.info.stride + 1)
         other_network = load_network(checkpoint, other)
         _run_both(written, other_network, made_up_windows(header, other, 2), device, worst)
     too_far = beyond(worst, options.precision)
@@ -252,8 +256,32 @@ def _cache_path(checkpoint: Path, made_by: object) -> Path:
     except OSError as error:
         msg = f"{checkpoint} cannot be read: {error.strerror}"
         raise EngineError(msg) from error
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "scaleevent" / "engines" / f"{checkpoint.stem}-{digest.hexdigest()}"
+    return cache_folder() / f"{checkpoint.stem}-{digest.hexdigest()}"
+
+
+def cache_folder() -> Path:
+    """Return the folder of exported networks that engines keep for later starts.
+
+    Raises:
+        EngineError: If no folder can be written.
+    """
+    folder = engine_cache()
+    if folder is None:
+        msg = (
+            "an exported network cannot be kept, as neither the user's cache nor the temporary "
+            "folder can be written: set XDG_CACHE_HOME, or choose backend 'eager'"
+        )
+        raise EngineError(msg)
+    return folder
+
+
+def _is_cached(path: Path) -> bool:
+    """Look for a file in the cache, and remove those that were not used for long if it is new."""
+    if path.exists():
+        mark_used(path)
+        return True
+    remove_unused(path.parent, KEPT_DAYS, suffix=path.suffix)
+    return False
 
 
 def _versions() -> tuple[object, ...]:

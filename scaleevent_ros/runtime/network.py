@@ -178,7 +178,8 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
     """Load a checkpoint's student and heads as a network on the CPU (see `Network`).
 
     Raises:
-        EngineError: If the file is absent, damaged or of another kind, or the size is too small.
+        EngineError: If the file is absent, damaged or of another kind, a weight is not finite, or
+            the size is too small.
     """
     heads: Mapping[str, nn.Module] = {}
     try:
@@ -189,7 +190,13 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
             heads = load_heads(path)
     except ScaleEventError as error:
         raise EngineError(str(error)) from error
-    return Network(student, heads, size, fixed=fixed)
+    network = Network(student, heads, size, fixed=fixed)
+    for name, tensor in network.state_dict().items():
+        # Class ids of scores that are not numbers would look like any others.
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            msg = f"{path}: the weights of {name} are not finite: the training diverged"
+            raise EngineError(msg)
+    return network
 
 
 def normalized(events: Tensor, how: str | None) -> Tensor:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,7 +40,7 @@ class ExportedInfo:
     Attributes:
         header: Of the checkpoint it was made of.
         precision: ``fp32`` or ``fp16``.
-        size: Height and width of its windows; None if they may be any multiple of the stride.
+        size: Height and width of its windows; None for any.
         stride: Pixels per feature.
         width: Channels of the features.
         outputs: Their names, in order.
@@ -74,12 +75,6 @@ class ExportedInfo:
             msg = (
                 f"{path} was exported for {self.size[1]}x{self.size[0]}, not "
                 f"{wanted[1]}x{wanted[0]}: export it again for that size"
-            )
-            raise EngineError(msg)
-        if self.size is None and any(length % self.stride for length in wanted):
-            msg = (
-                f"{path} takes sizes that are multiples of {self.stride}, not "
-                f"{wanted[1]}x{wanted[0]}: export it for that fixed size, which pads"
             )
             raise EngineError(msg)
         return NetworkInfo(self.header, wanted, self.stride, self.width, self.outputs)
@@ -172,17 +167,13 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         network: On the CPU; it is cast.
         path: The file.
         precision: ``fp32`` or ``fp16``: of weights and activations.
-        dynamic: Let height and width be any multiples of the stride. The network must not have
-            been fixed.
+        dynamic: Let height and width vary. The network must not have been fixed.
 
     Raises:
         EngineError: If the network cannot be exported so.
     """
     info = network.info
     width_bytes = DTYPES[precision].itemsize
-    if dynamic and any(length % info.stride for length in info.size):
-        msg = f"sizes that may vary are multiples of {info.stride}: export a fixed size, which pads"
-        raise EngineError(msg)
     if dynamic and info.header.neck is not None:
         msg = "a student with a neck is exported for a fixed size only"
         raise EngineError(msg)
@@ -197,7 +188,10 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         info.header, precision, None if dynamic else info.size, info.stride, info.width,
         info.outputs,
     )  # fmt: skip
-    events = torch.zeros(info.header.bins, *info.size)
+    size = info.size
+    if dynamic:  # traced at whole features; `_take_any_size` pads the others
+        size = (info.grid[0] * info.stride, info.grid[1] * info.stride)
+    events = torch.zeros(info.header.bins, *size)
     inputs: dict[str, Tensor] = {EVENTS: events}
     shapes: dict[str, Any] = {EVENTS: {}}
     if dynamic:
@@ -226,6 +220,53 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     assert program is not None
     program.model.metadata_props[METADATA_KEY] = exported.to_json()
     program.save(path)
+    if dynamic:
+        _take_any_size(path, info)
+
+
+def _take_any_size(path: Path, info: NetworkInfo) -> None:
+    """Pad the window and crop the outputs in a file that takes multiples of the stride alone.
+
+    The arithmetic of shapes is added to the file, as `torch.export` takes minutes to reason about
+    the divisions that padding needs.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    graph = model.graph
+    pixels = [name for name in info.outputs if name != "features"]
+    inner = {name: f"whole_{name}" for name in (EVENTS, *pixels)}
+    for node in graph.node:
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    constants = {
+        "stride": np.array([info.stride], np.int64),
+        "not_padded": np.zeros(4, np.int64),
+        "first_pixel": np.zeros(2, np.int64),
+        "pixel_axes": np.array([-2, -1], np.int64),
+    }
+    graph.initializer.extend(numpy_helper.from_array(a, name) for name, a in constants.items())
+    before = [
+        helper.make_node("Shape", [EVENTS], ["sensor_size"], start=1),
+        helper.make_node("Neg", ["sensor_size"], ["negative_size"]),
+        helper.make_node("Mod", ["negative_size", "stride"], ["missing"]),  # never negative
+        helper.make_node("Concat", ["not_padded", "missing"], ["padding"], axis=0),
+        helper.make_node("Pad", [EVENTS, "padding"], [inner[EVENTS]]),
+    ]
+    after = [
+        helper.make_node("Slice", [inner[name], "first_pixel", "sensor_size", "pixel_axes"], [name])
+        for name in pixels
+    ]
+    nodes = [*before, *graph.node, *after]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    for value in (*graph.input, *graph.output):
+        if value.name in inner:
+            height, width = value.type.tensor_type.shape.dim[-2:]
+            height.dim_param, width.dim_param = "height", "width"
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
 @contextmanager

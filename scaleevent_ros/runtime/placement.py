@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import torch
 
+from scaleevent_ros.cache import user_cache, writable
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +86,8 @@ def choose_precision(name: str, device: torch.device, backend: str) -> str:
 def choose_backend(name: str, device: torch.device) -> str:
     """Resolve a backend.
 
-    ``auto`` is ``cudagraph`` on a GPU; on a CPU ``onnx`` where it can be had, else ``eager``.
+    ``auto`` is ``cudagraph`` on a GPU; on a CPU ``onnx`` where it is installed and its files can
+    be kept, else ``eager``.
 
     Raises:
         EngineError: If the backend is unknown, or cannot run there.
@@ -92,7 +98,7 @@ def choose_backend(name: str, device: torch.device) -> str:
     if name == "auto":
         if device.type == "cuda":
             return "cudagraph"
-        return "onnx" if not _missing("onnx") else "eager"
+        return "onnx" if not _missing("onnx") and engine_cache() else "eager"
     if name in {"cudagraph", "tensorrt"} and device.type != "cuda":
         msg = f"backend {name!r} needs a GPU, not device {device.type!r}"
         raise EngineError(msg)
@@ -104,6 +110,11 @@ def choose_backend(name: str, device: torch.device) -> str:
         )
         raise EngineError(msg)
     return name
+
+
+def engine_cache() -> Path | None:
+    """Return the folder of exported networks, for later starts; None where none can be written."""
+    return writable(user_cache() / "scaleevent" / "engines")
 
 
 def _missing(backend: str) -> list[str]:

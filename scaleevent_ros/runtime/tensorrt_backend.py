@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,19 +20,29 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.runtime.onnx_file import ExportedInfo
 
+_log = logging.getLogger(__name__)
+
 LENGTH_BYTES = 8  # of the header's length, little-endian, at the file's start
 
 
-def write_engine(onnx_path: Path, path: Path, info: ExportedInfo, device: torch.device) -> None:
+def write_engine(
+    onnx_path: Path,
+    path: Path,
+    info: ExportedInfo,
+    device: torch.device,
+    timing_cache: Path | None = None,
+) -> None:
     """Build an engine for the GPU of this machine, in the precision of the ONNX file.
 
     The file holds the length of the header in 8 bytes, the header as JSON, and TensorRT's plan.
+    Runs on TensorRT 8.6 and 10.
 
     Args:
         onnx_path: A file that `write_onnx` wrote for one size.
         path: The file to write.
-        info: What the ONNX file says of itself.
+        info: Header of the ONNX file.
         device: The GPU.
+        timing_cache: File in which the times of TensorRT's kernels are kept from build to build.
 
     Raises:
         EngineError: If TensorRT cannot build it.
@@ -43,18 +55,21 @@ def write_engine(onnx_path: Path, path: Path, info: ExportedInfo, device: torch.
     with torch.cuda.device(device):
         logger = tensorrt.Logger(tensorrt.Logger.WARNING)
         builder = tensorrt.Builder(logger)
-        # Strongly typed: each operation runs in the type that the file gives it.
-        flags = 1 << int(tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        definition = builder.create_network(flags)
+        config = builder.create_builder_config()
+        definition = builder.create_network(_set_precision(config, info.precision))
         parser = tensorrt.OnnxParser(definition, logger)
         if not parser.parse_from_file(str(onnx_path)):
             reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
             msg = f"TensorRT {tensorrt.__version__} cannot read {onnx_path}: {reasons}"
             raise EngineError(msg)
-        plan = builder.build_serialized_network(definition, builder.create_builder_config())
-    if plan is None:
-        msg = f"TensorRT {tensorrt.__version__} cannot build {onnx_path}: its log says why"
-        raise EngineError(msg)
+        if timing_cache is not None:
+            _read_timings(config, timing_cache)
+        plan = builder.build_serialized_network(definition, config)
+        if plan is None:
+            msg = f"TensorRT {tensorrt.__version__} cannot build {onnx_path}: its log says why"
+            raise EngineError(msg)
+        if timing_cache is not None:
+            _write_timings(config, timing_cache)
     header = json.dumps({METADATA_KEY: info.to_json()}).encode()
     with path.open("wb") as file:
         file.write(len(header).to_bytes(LENGTH_BYTES, "little"))
@@ -62,10 +77,47 @@ def write_engine(onnx_path: Path, path: Path, info: ExportedInfo, device: torch.
         file.write(plan)
 
 
-class TensorRTBackend:
-    """Runs a file that `write_engine` wrote, on the current stream.
+def _set_precision(config: Any, precision: str) -> int:
+    """Let operations run in the precision of the file alone; return the network's flags."""
+    import tensorrt
 
-    All outputs are computed, whichever are wanted: an engine is one piece.
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # allowed by default, and far off float32
+    flags = tensorrt.NetworkDefinitionCreationFlag
+    if hasattr(flags, "STRONGLY_TYPED"):
+        return 1 << int(flags.STRONGLY_TYPED)
+    # TensorRT 8 chooses among the precisions that are allowed, and float32 always is.
+    if precision == "fp16":
+        config.set_flag(tensorrt.BuilderFlag.FP16)
+    return 1 << int(flags.EXPLICIT_BATCH)
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    """Give a build the times of kernels that earlier builds measured."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""
+    # TensorRT refuses those of another GPU or release, and measures anew.
+    if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
+        config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+
+
+def _write_timings(config: Any, path: Path) -> None:
+    """Keep the times of kernels for later builds; without them those take longer, no more."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(config.get_timing_cache().serialize())
+        temporary.replace(path)
+    except OSError as error:
+        _log.warning("TensorRT's timings are not kept: %s", error)
+
+
+class TensorRTBackend:
+    """Runs a file that `write_engine` wrote, on a stream of its own in order with the current one.
+
+    On the default stream TensorRT would make the host wait in each call. All outputs are computed,
+    whichever are wanted: an engine is one piece.
 
     Args:
         path: Of the file.
@@ -94,15 +146,17 @@ class TensorRTBackend:
                 )
                 raise EngineError(msg)
             self._context = self._engine.create_execution_context()
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
         self._has_flow = "flow" in self.info.outputs
         self._none = torch.zeros(self.info.shape("features"), device=device)
         self._previous: Tensor | None = None
 
     def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
-        stream = torch.cuda.current_stream(self._device)
-        stream.wait_event(self._done)  # the context's memory may be in use on another stream
+        with torch.cuda.device(self._device):  # TensorRT works on the current device
+            return self._run(events, wanted)
+
+    def _run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
         events = events.to(self._device, non_blocking=True)
         tensors = events_and_scale(events, self.info.header)
         previous = self._previous
@@ -113,10 +167,12 @@ class TensorRTBackend:
             tensors[name] = torch.empty(self.info.shape(name), dtype=kind, device=self._device)
         for name, tensor in tensors.items():
             self._context.set_tensor_address(name, tensor.data_ptr())
-        if not self._context.execute_async_v3(stream.cuda_stream):
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
             msg = "TensorRT refused to run: its log says why"
             raise EngineError(msg)
-        self._done.record(stream)
+        current.wait_stream(self._stream)
         if self._has_flow:
             self._previous = tensors["features"]
         return {name: tensors[name] for name in wanted if name != "flow" or previous is not None}

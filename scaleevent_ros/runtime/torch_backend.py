@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaleevent_ros.runtime.network import Network
+
+logger = logging.getLogger(__name__)
 
 WARM_UP = 3  # calls before a capture: libraries choose their kernels in the first ones
 
@@ -71,6 +74,41 @@ class TorchBackend:
         return self._encode(
             events[None].to(self._dtype).contiguous(memory_format=torch.channels_last)
         )
+
+
+def make_torch_backend(
+    network: Network, device: torch.device, dtype: torch.dtype, backend: str
+) -> tuple[str, TorchBackend]:
+    """Start a backend of PyTorch, without CUDA graphs where the network cannot be captured.
+
+    Networks that read the device from the host in each call, such as SAM's relative positions,
+    cannot be captured.
+
+    Args:
+        network: As `TorchBackend` takes it.
+        device: Where it runs.
+        dtype: Data type of weights and activations.
+        backend: ``eager``, ``compile`` or ``cudagraph``.
+
+    Returns:
+        Name of the backend that runs, and the backend.
+    """
+    compiled = backend == "compile"
+    if device.type == "cuda" and backend != "eager":
+        try:
+            return backend, GraphBackend(network, device, dtype, compiled=compiled)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            reason = str(error).strip().partition("\n")[0]
+            logger.warning(
+                "%s cannot be captured as a CUDA graph and runs %s, slower: %s",
+                network.info.header.architecture,
+                "compiled" if compiled else "eagerly",
+                reason,
+            )
+    started = TorchBackend(network, device, dtype, compiled=compiled)
+    return "compile" if compiled else "eager", started
 
 
 class _Captured(NamedTuple):
@@ -139,7 +177,10 @@ class GraphBackend(TorchBackend):
                 function()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
+        # Other threads may allocate pinned memory meanwhile, which the default mode forbids.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
             result = function()
         return _Captured(graph, result)
 

@@ -66,16 +66,23 @@ class Still(NamedTuple):
 
 
 def write_film_strip(
-    reader: BagReader, model: str | Path, path: Path, *, windows: int = 12, device: str = "auto"
+    reader: BagReader,
+    model: str | Path,
+    path: Path,
+    *,
+    windows: int = 12,
+    device: str = "auto",
+    topic: str | None = None,
 ) -> None:
     """Run a student on windows spread over a bag and write what it sees as HTML.
 
     Args:
-        reader: Of the bag, which has one event topic.
+        reader: Open bag.
         model: The checkpoint.
         path: The page.
         windows: How many.
         device: As `Engine` takes it.
+        topic: Event topic, where the bag has several.
 
     Raises:
         ScaleEventError: If the bag holds no events, the checkpoint cannot run, or the page cannot
@@ -86,7 +93,7 @@ def write_film_strip(
     engine: Engine | None = None
     stills = []
     basis, anchor = StableBasis(), None
-    for events, t_end, first_ns in _windows(reader, windows, model):
+    for events, t_end, first_ns in _windows(reader, windows, model, topic):
         if engine is None:
             engine = Engine(model, device, size=(events.height, events.width))
         still, anchor = _look(engine, events, t_end, basis, anchor)
@@ -98,7 +105,7 @@ def write_film_strip(
 
 
 def _windows(
-    reader: BagReader, count: int, model: str | Path
+    reader: BagReader, count: int, model: str | Path, topic: str | None
 ) -> Iterator[tuple[EventBatch, int, int]]:
     """Cut windows whose ends are spread evenly over a bag: events, end, time of the first event.
 
@@ -112,7 +119,7 @@ def _windows(
     recent = EventWindow()
     first = None
     due = 1
-    for packet in EventStream(reader).packets():
+    for packet in EventStream(reader, topic).packets():
         if not len(packet.events):
             continue
         recent.push(packet.events)

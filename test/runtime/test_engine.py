@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TASKS = tuple(HEADS)
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+gpu = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from scaleevent_ros.tasks.downstream import Downstream
 if TYPE_CHECKING:
     from pathlib import Path
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+gpu = pytest.mark.gpu
 VITS = [name for name in ARCHITECTURES if name.startswith("vit")]
 
 
