@@ -38,13 +38,22 @@ def writable(folder: Path) -> Path | None:
     Returns:
         A folder that can be written; None where there is none.
     """
-    for choose in (lambda: folder, lambda: _private() / folder.name):
-        with contextlib.suppress(OSError):
-            candidate = choose()
-            candidate.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=candidate):
-                return candidate
+    with contextlib.suppress(OSError):
+        return _made(folder)
+    with contextlib.suppress(OSError):
+        return _made(_private() / folder.name)
     return None
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder if it is not there, and try to write to it.
+
+    Raises:
+        OSError: If that cannot be done.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return folder
 
 
 def _private() -> Path:
