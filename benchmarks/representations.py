@@ -233,7 +233,11 @@ def print_device(events: int, runs: int) -> None:
 
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"
-    wait = torch.cuda.synchronize if gpu else lambda: None
+
+    def wait() -> None:
+        if gpu:
+            torch.cuda.synchronize()
+
     name = torch.cuda.get_device_name() if gpu else "torch on the CPU"
     print(f"\n| Mev/s on {name} | on the device | upload and voxel grid |")
     print("|---|---|---|")
