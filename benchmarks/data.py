@@ -20,8 +20,8 @@ from scaleevent_ros.data.bag_pairs import BagOptions
 from scaleevent_ros.data.dataset import Pair, PairDataset, PairLoaders, SampleOptions
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events.windows import WindowOptions
 
 NS_PER_S = 1_000_000_000
 

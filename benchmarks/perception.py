@@ -105,7 +105,7 @@ def bare_onnx(engine: Engine, window: torch.Tensor) -> Timed:
     The session is the engine's own: the threads of a second one would spin against it.
     """
     session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - nobody else needs it
-    source, one = normalized(window, "percentile"), np.ones(1, np.float32)
+    source, one = normalized(window, engine.header.input), np.ones(1, np.float32)
     return Timed(
         lambda events: session.run(None, {"events": events.numpy(), "scale": one}),
         source,

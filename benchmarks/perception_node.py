@@ -36,6 +36,7 @@ from scaleevent_ros.bags.messages import (  # noqa: E402
     parse_header_stamp,
     serialize_event_packet,
 )
+from scaleevent_ros.events.windows import WindowOptions  # noqa: E402
 from scaleevent_ros.models import build_student, save_student  # noqa: E402
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def main() -> None:
         architecture, options = MODELS[name]
         torch.manual_seed(0)
         student = build_student(architecture, 5, "random", options=options)
-        student.header = replace(student.header, normalization="mean_std", window_ns=50_000_000)
+        student.header = replace(student.header, normalization="mean_std", window=WindowOptions())
         with tempfile.TemporaryDirectory() as folder:
             model = Path(folder) / "student.safetensors"
             save_student(model, student)

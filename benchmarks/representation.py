@@ -36,7 +36,6 @@ import torch
 
 from scaleevent_ros.data.dataset import PairLoaders, Sample, collate
 from scaleevent_ros.data.sampler import PADDING, Draw, Schedule
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.distill.configuration import (
     EventOptions,
     LossOptions,
@@ -49,7 +48,8 @@ from scaleevent_ros.distill.distillation import Distillation
 from scaleevent_ros.distill.journal import METRICS_NAME
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.distill.trainer import Trainer, start_fabric
-from scaleevent_ros.events import activity_mask, represent
+from scaleevent_ros.events import activity_mask
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, build_teacher
 from scaleevent_ros.sources.pictures import read_photograph
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
@@ -187,11 +187,7 @@ def film(
     for t_end in clip.stamps.tolist():
         t_start = t_end - WINDOW.length_ns
         window = clip.events.between(t_start, t_end)
-        tensors.append(
-            represent(
-                EVENTS.representation, window, t_start, t_end, EVENTS.bins, EVENTS.normalization
-            )
-        )
+        tensors.append(EVENTS.input.normalize(EVENTS.input.build(clip.events, t_start, t_end)))
         active.append(activity_mask(window, stride, EVENTS.activity_threshold))
     assert clip.labels is not None
     return np.stack(tensors).astype(np.float16), clip.frames, clip.labels, np.stack(active)
@@ -359,12 +355,7 @@ def pretrain(row: Row, seed: int, setting: Setting, train: Films, held_out: Film
     student = build_student(
         name, EVENTS.channels, row.init, teacher=teacher, stride=teacher.backbone.stride
     )
-    student.header = replace(
-        student.header,
-        representation=EVENTS.representation,
-        normalization=EVENTS.normalization,
-        window_ns=WINDOW.length_ns,
-    )
+    student.header = EVENTS.describe(student.header)
     objective = Distillation(
         student, teacher, build_loss(row.loss), margin=row.margin, features=seen_already
     )

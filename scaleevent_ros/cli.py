@@ -199,15 +199,24 @@ def shard(
     calibration: Annotated[
         str | None, typer.Option(help="How frames map into the event image; else the bag's own.")
     ] = None,
+    leaky: Annotated[
+        str, typer.Option(help="Decays in s of the leaky integrals to store; '' for none.")
+    ] = "0.1 0.5 2",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
     """Write bags as shards to stream from. Run it again to go on after an interruption."""
     from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.sharding import ShardOptions, write_shards
-    from scaleevent_ros.data.windows import WindowOptions
+    from scaleevent_ros.events.windows import WindowOptions
 
     bags = BagOptions(events_topic, frames_topic, calibration=calibration)
-    options = ShardOptions(samples, codec, bags, WindowOptions(length_ms=length_ms))
+    try:
+        decays = tuple(map(float, leaky.split()))
+    except ValueError:
+        msg = f"{leaky!r} is no list of decays in seconds; write it like '0.1 0.5 2'"
+        raise typer.BadParameter(msg, param_hint="--leaky") from None
+    window = WindowOptions(length_ms=length_ms)
+    options = ShardOptions(samples, codec, bags, window, decays)
     manifest = write_shards(source, out, options, workers=workers, show_progress=True)
     count = sum(written.samples for written in manifest.shards)
     typer.echo(f"{count} samples in {len(manifest.shards)} shards in {out}")

@@ -147,11 +147,13 @@ class EventWindow:
         self.end_ns = -(2**63)
 
     def push(self, batch: EventBatch) -> None:
-        """Take the next batch; one of another geometry drops those before."""
+        """Take the next batch; another geometry, or a clock that jumps back, drops those before."""
         if not len(batch):
             return
         last = self._batches[-1] if self._batches else None
-        if last and (last.width, last.height) != (batch.width, batch.height):
+        if last and (
+            (last.width, last.height) != (batch.width, batch.height) or batch.t[0] < last.t[-1]
+        ):
             self._batches.clear()
         self._batches.append(batch)
         self.end_ns = int(batch.t[-1])

@@ -139,6 +139,7 @@ def frame_windows(
     before_ns: int = BEFORE_NS,
     after_ns: int = 0,
     *,
+    history_ns: int = 0,
     first: int = 0,
     last: int | None = None,
 ) -> Iterator[FrameWindow]:
@@ -150,6 +151,7 @@ def frame_windows(
         synchronization: Of the bag.
         before_ns: How long before the frame its window starts.
         after_ns: How long after the frame its window ends.
+        history_ns: How long before the window events are wanted too, as far as there are any.
         first: Index of the first frame; what lies before is not read.
         last: Index of the frame before which to stop; all if not given.
     """
@@ -159,7 +161,7 @@ def frame_windows(
     if not len(chosen):
         return
     first = int(chosen[0])
-    start_ns = frame_ns[chosen] - before_ns
+    start_ns = frame_ns[chosen] - before_ns - history_ns
     # The earliest time that this or any later frame asks for: stamps need not be in order.
     needed = dict(zip(chosen.tolist(), np.minimum.accumulate(start_ns[::-1])[::-1], strict=True))
     window = EventWindow()
@@ -181,6 +183,6 @@ def frame_windows(
             if packet is None:
                 break
             window.push(packet.events)
-        events = window.between(moment - before_ns, moment + after_ns)
+        events = window.between(moment - before_ns - history_ns, moment + after_ns)
         if events is not None:
             yield FrameWindow(index, message, moment, events)

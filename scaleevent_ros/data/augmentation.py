@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events import EventBatch, LeakyState
 from scaleevent_ros.events.compile import kernel
 
 if TYPE_CHECKING:
@@ -162,45 +162,75 @@ def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
     return moved[:count]
 
 
+def move_state(state: LeakyState | None, view: View) -> LeakyState | None:
+    """Show leaky integrals through a view: what `move_events` makes of their events on average.
+
+    The value of a pixel is shared out among the pixels of the output that it overlaps, by area.
+
+    Args:
+        state: Leaky integrals of the sensor, or None.
+        view: Part of the sensor, and the size of the output.
+
+    Returns:
+        Leaky integrals of the output's size.
+    """
+    height, width = (0, 0) if state is None else state.values.shape[1:]
+    same = view.whole and (width, height) == (view.output_width, view.output_height)
+    if state is None or same:
+        return state
+    moved = np.zeros((len(state.values), view.output_height, view.output_width), np.float32)
+    _share_out(
+        state.values, view.left, view.top, view.output_width / view.width,
+        view.output_height / view.height, view.flip, moved,
+    )  # fmt: skip
+    return LeakyState(moved, state.t)
+
+
 def perturb_events(
     batch: EventBatch,
     t_start: int,
     t_end: int,
     options: AugmentationOptions,
     rng: np.random.Generator,
-) -> EventBatch:
+    state: LeakyState | None = None,
+) -> tuple[EventBatch, LeakyState | None]:
     """Leave events out, swap polarities and add noise events, each as the options say.
 
     Leaving out at random is the first of the three ways of EventDrop (Gu et al., IJCAI 2021).
 
     Args:
-        batch: Events of the window.
-        t_start: The window's first ns.
-        t_end: The window's end, excluded: where noise may fall.
+        batch: Events of the window, and of its history where the student has leaky integrals.
+        t_start: The first ns at which noise may fall.
+        t_end: End of the window in ns, excluded: noise falls before it.
         options: See `AugmentationOptions`.
-        rng: Of this sample.
+        rng: Random numbers of this sample.
+        state: Leaky integrals of what was before the batch. They are scaled by the share of events
+            that is kept, and change sign with the polarity.
 
     Returns:
-        Events in order of time; the batch itself where nothing was drawn.
+        Events in order of time, and the state; both unchanged where nothing was drawn.
     """
     share, swap, rate = rng.random(3)
     x, y, t, p = batch.x, batch.y, batch.t, batch.p
+    factor = 1 - share * options.event_dropout
     if options.event_dropout:
         kept = rng.random(len(batch), np.float32) >= share * options.event_dropout
         x, y, t, p = x[kept], y[kept], t[kept], p[kept]
     if swap < options.polarity_flip:
-        p = 1 - p
+        p, factor = 1 - p, -factor
     if options.noise_hz:
         seconds = (t_end - t_start) * 1e-9
         pixels = batch.width * batch.height
         count = rng.poisson(rate * options.noise_hz * pixels * seconds)
         x = np.concatenate([x, rng.integers(batch.width, size=count, dtype=np.uint16)])
         y = np.concatenate([y, rng.integers(batch.height, size=count, dtype=np.uint16)])
-        t = np.concatenate([t, rng.integers(t_start, t_end, size=count)])
+        t = np.concatenate([t, np.sort(rng.integers(t_start, t_end, size=count))])
         p = np.concatenate([p, rng.integers(2, size=count, dtype=np.uint8)])
         order = np.argsort(t, kind="stable")
         x, y, t, p = x[order], y[order], t[order], p[order]
-    return EventBatch(x, y, t, p, batch.width, batch.height)
+    if state is not None and factor != 1:
+        state = LeakyState(state.values * np.float32(factor), state.t)
+    return EventBatch(x, y, t, p, batch.width, batch.height), state
 
 
 @kernel
@@ -243,3 +273,28 @@ def _move(
             new_p[count] = p[i]
             count += 1
     return count
+
+
+@kernel
+def _share_out(
+    values: NDArray[np.float32],
+    left: float,
+    top: float,
+    scale_x: float,
+    scale_y: float,
+    flip: bool,
+    moved: NDArray[np.float32],
+) -> None:
+    """Add each pixel's value to the output's pixels that it overlaps, in proportion to the area."""
+    planes, height, width = moved.shape
+    for row in range(values.shape[1]):
+        low, high = (row - top) * scale_y, (row + 1 - top) * scale_y
+        for y in range(max(math.floor(low), 0), min(math.ceil(high), height)):
+            share_y = (min(high, y + 1) - max(low, y)) / scale_y
+            for column in range(values.shape[2]):
+                start, end = (column - left) * scale_x, (column + 1 - left) * scale_x
+                for x in range(max(math.floor(start), 0), min(math.ceil(end), width)):
+                    share = share_y * (min(end, x + 1) - max(start, x)) / scale_x
+                    for plane in range(planes):
+                        value = values[plane, row, column]
+                        moved[plane, y, width - 1 - x if flip else x] += np.float32(share * value)

@@ -15,8 +15,11 @@ import numpy as np
 from scaleevent_ros.data.alignment import HomographyAlignment, MapAlignment, filling_homography
 from scaleevent_ros.data.dataset import Pair
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.events import LeakyIntegrator, LeakyState
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags import BagReader
@@ -24,11 +27,15 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.synchronization import Synchronization
     from scaleevent_ros.bags.timeline import Timeline
     from scaleevent_ros.data.alignment import Alignment
-    from scaleevent_ros.data.windows import WindowOptions
+    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.events.windows import WindowOptions
 
 logger = logging.getLogger(__name__)
 
 CALIBRATION_NAME = "calibration.yaml"
+WARM_UP_DECAYS = 12
+"""What lies further back than so many decays counts less than 1e-5 of its weight."""
+
 _INDEX_VERSION = 2
 
 
@@ -82,8 +89,14 @@ class IndexedBag:
         covered = is_covered(self.timeline, self.synchronization, before_ns, after_ns)
         return np.flatnonzero(covered)
 
-    def window(self, frame: int, before_ns: int, after_ns: int) -> FrameWindow:
+    def window(self, frame: int, before_ns: int, after_ns: int, history_ns: int = 0) -> FrameWindow:
         """Read a frame, undecoded, and the events around it.
+
+        Args:
+            frame: Index of the frame.
+            before_ns: How long before the frame its window starts.
+            after_ns: How long after the frame its window ends.
+            history_ns: How long before the window events are wanted too, where there are any.
 
         Raises:
             ScaleEventError: If they cannot be read any more.
@@ -96,6 +109,7 @@ class IndexedBag:
             self.synchronization,
             before_ns,
             after_ns,
+            history_ns=history_ns,
             first=frame,
             last=frame + 1,
         )
@@ -126,14 +140,22 @@ class BagPairs:
         name: The bag's path.
     """
 
-    def __init__(self, path: Path, options: BagOptions, window: WindowOptions) -> None:
+    def __init__(
+        self, path: Path, options: BagOptions, window: WindowOptions, history_ns: int = 0
+    ) -> None:
         """Open a bag.
+
+        Args:
+            path: The bag.
+            options: How it is read.
+            window: The longest window of events before a frame.
+            history_ns: How long before the window events are read too, as far as there are any.
 
         Raises:
             ScaleEventError: If it is no bag, lacks events or frames, or their clocks do not meet.
         """
         self.name = str(path)
-        self._length_ns = window.length_ns
+        self._length_ns, self._history_ns = window.length_ns, history_ns
         self._calibration = _read_alignment(path, options.calibration)
         self._bag = IndexedBag(path, options)
         self._frames = self._bag.covered(self._length_ns, 0)
@@ -165,10 +187,38 @@ class BagPairs:
         """
         from scaleevent_ros.bags.pairing import make_pair
 
-        window = self._bag.window(int(self._frames[index]), self._length_ns, 0)
+        frame = int(self._frames[index])
+        window = self._bag.window(frame, self._length_ns, 0, self._history_ns)
         pair = make_pair(self._bag.reader(), window, self._bag.synchronization)
         alignment = self._alignment(pair.frame, (pair.events.width, pair.events.height))
         return Pair(pair.frame, pair.events, pair.stamp_ns, alignment)
+
+    def states(self, indices: range, decays: Sequence[float]) -> Iterator[LeakyState]:
+        """Compute the leaky integrals before the windows of pairs in a row.
+
+        The bag is read once, from `WARM_UP_DECAYS` of the longest decay before the first pair on.
+
+        Args:
+            indices: Numbers of the pairs.
+            decays: Time constants in seconds.
+
+        Yields:
+            The integrals at the start of each pair's window, on the clock of its events.
+        """
+        from scaleevent_ros.bags.timeline import events_from
+
+        timeline = self._bag.timeline
+        reader: _LeakyReader | None = None
+        frames = self._frames[indices.start : indices.stop]
+        moments = self._bag.synchronization.frame_ns[frames]
+        warm_up = round(WARM_UP_DECAYS * max(decays) * 1e9)
+        for frame, moment in zip(frames, moments, strict=True):
+            start = int(moment) - self._length_ns
+            if reader is None or start < reader.t:
+                packets = events_from(self._bag.reader(), timeline, start - warm_up)
+                reader = _LeakyReader((packet.events for packet in packets), decays)
+            offset = int(timeline.frames.stamp[frame]) - int(moment)
+            yield LeakyState(reader.integrals(start), start + offset)
 
     def _alignment(self, picture: NDArray[np.uint8], sensor: tuple[int, int]) -> Alignment:
         """Say how a frame maps into the event image.
@@ -186,6 +236,44 @@ class BagPairs:
             )
             raise DataError(msg)
         return alignment
+
+
+class _LeakyReader:
+    """Leaky integrals of a stream at one moment after the other.
+
+    Attributes:
+        t: The last moment, ns.
+
+    Args:
+        batches: The stream, with at least one event.
+        decays: Time constants in seconds.
+    """
+
+    def __init__(self, batches: Iterator[EventBatch], decays: Sequence[float]) -> None:
+        self.t = -(2**63)
+        self._batches = batches
+        self._next = next(batches)
+        self._integrator = LeakyIntegrator(self._next.height, self._next.width, decays)
+        self._last = self.t
+
+    def integrals(self, t: int) -> NDArray[np.float32]:
+        """Read on to a moment, and compute the integrals of all events before it."""
+        while True:
+            batch = self._next
+            if len(batch):
+                if batch.t[0] < self._last:  # the sensor's clock was set anew
+                    self._integrator.reset()
+                count = int(np.searchsorted(batch.t, t))
+                self._integrator.add(batch[:count])
+                self._next, self._last = batch[count:], int(batch.t[-1])
+                if count < len(batch):
+                    break
+            following = next(self._batches, None)
+            if following is None:
+                break
+            self._next = following
+        self.t = t
+        return self._integrator.values(t)
 
 
 def _read_alignment(

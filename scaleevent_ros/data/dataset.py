@@ -21,12 +21,13 @@ from scaleevent_ros.data.augmentation import (
     AugmentationOptions,
     choose_view,
     move_events,
+    move_state,
     perturb_events,
 )
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw
-from scaleevent_ros.data.windows import WindowOptions, window_start
-from scaleevent_ros.events import EventBatch, activity_mask, represent
+from scaleevent_ros.events import EventBatch, InputSpec, LeakyState, activity_mask
+from scaleevent_ros.events.windows import WindowOptions, window_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,11 +48,13 @@ class Pair(NamedTuple):
 
     Attributes:
         frame: uint8 [H, W, 3], RGB.
-        events: Of the longest window at least, on their own clock.
+        events: Of the longest window at least, and for leaky integrals of its history, on their
+            own clock.
         t_end: When the frame was taken, ns on that clock.
         alignment: Of the frame with the event image.
         covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
             if None, those where the alignment puts it.
+        history: Leaky integrals of all that was before ``events``, where they are known.
     """
 
     frame: NDArray[np.uint8]
@@ -59,6 +62,7 @@ class Pair(NamedTuple):
     t_end: int
     alignment: Alignment
     covered: NDArray[np.bool_] | None = None
+    history: LeakyState | None = None
 
 
 class PairSource(Protocol):
@@ -130,10 +134,9 @@ class SampleOptions:
         height: Of the event tensor.
         stride: Pixels per feature of the student.
         frame_scale: How much finer than the event tensor frames are.
-        representation: Name of the event tensor.
-        bins: Of it.
-        normalization: Of it.
-        window: How long it is.
+        input: What the event tensor is made of.
+        window: Length of the window of events.
+        history_ns: How long before the longest window noise events begin, for leaky integrals.
         threshold: Events that make 16x16 pixels active.
         augmentation: What is drawn at random.
         seed: Of what is drawn at random.
@@ -143,10 +146,9 @@ class SampleOptions:
     height: int = 480
     stride: int = 16
     frame_scale: int = 1
-    representation: str = "voxel"
-    bins: int = 5
-    normalization: str = "percentile"
+    input: InputSpec = field(default_factory=InputSpec)
     window: WindowOptions = field(default_factory=WindowOptions)
+    history_ns: int = 0
     threshold: int = 64
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     seed: int = 0
@@ -195,13 +197,17 @@ def make_sample(pair: Pair, options: SampleOptions, draw: Draw) -> Sample:
     events = pair.events
     view = choose_view((events.width, events.height), size, options.augmentation, rng)
     t_start = window_start(events, pair.t_end, options.window)
-    moved = move_events(
-        events.between(t_start, pair.t_end), view, int(rng.integers(np.iinfo(np.int32).max))
-    )
-    moved = perturb_events(moved, t_start, pair.t_end, options.augmentation, rng)
-    tensor = represent(
-        options.representation, moved, t_start, pair.t_end, options.bins, options.normalization
-    )
+    first, state = t_start, None
+    if options.input.leaky:
+        first = pair.t_end - options.window.length_ns - options.history_ns
+        state = move_state(pair.history, view)
+    past = events[: int(np.searchsorted(events.t, pair.t_end))]
+    if state is None:  # else its events end where these begin, to a µs
+        past = past.between(first, pair.t_end)
+    moved = move_events(past, view, int(rng.integers(np.iinfo(np.int32).max)))
+    moved, state = perturb_events(moved, first, pair.t_end, options.augmentation, rng, state)
+    tensor = options.input.normalize(options.input.build(moved, t_start, pair.t_end, state))
+    seen = moved.between(t_start, pair.t_end)
     threshold = max(1, round(options.threshold * (options.stride / _PATCH) ** 2))
     shape = (options.height, options.width)
     mask = pair.alignment.covered(pair.frame.shape[:2], view)
@@ -212,7 +218,7 @@ def make_sample(pair: Pair, options: SampleOptions, draw: Draw) -> Sample:
     return Sample(
         torch.from_numpy(tensor),
         torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))),
-        torch.from_numpy(activity_mask(moved, options.stride, threshold)),
+        torch.from_numpy(activity_mask(seen, options.stride, threshold)),
         torch.from_numpy(covered_patches(mask, shape, options.stride)),
     )
 

@@ -14,30 +14,40 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.dataset import PairSource
-    from scaleevent_ros.data.windows import WindowOptions
+    from scaleevent_ros.events.windows import WindowOptions
 
 _BAG_SUFFIXES = {".mcap", ".db3"}
 BAG_MARK = "metadata.yaml"
 _UNFINISHED_SUFFIX = ".partial"  # what `scaleevent convert` leaves after an interruption
 
 
-def open_recordings(place: str, options: BagOptions, window: WindowOptions) -> list[PairSource]:
+def open_recordings(
+    place: str,
+    options: BagOptions,
+    window: WindowOptions,
+    leaky: tuple[float, ...] = (),
+    history_ns: int = 0,
+) -> list[PairSource]:
     """Open all recordings at a place, in the order of their names.
 
     Args:
         place: A bag, a folder or URL of shards, a folder that holds bags or shards at any depth, or
             a pattern with ``*``, ``?`` or ``**`` of such paths.
         options: How bags are read.
-        window: How long windows of events are.
+        window: Length of the windows of events.
+        leaky: Decays of the student's leaky integrals in seconds: shards must hold these.
+        history_ns: How long before a window events are read from bags, for leaky integrals.
 
     Raises:
         DataError: If there is none.
         ScaleEventError: If one cannot be read.
     """
     if "://" in place:
-        return [ShardSource(place, window)]
+        return [ShardSource(place, window, leaky)]
     return [
-        ShardSource(path, window) if _is_shards(path) else BagPairs(path, options, window)
+        ShardSource(path, window, leaky)
+        if _is_shards(path)
+        else BagPairs(path, options, window, history_ns)
         for path in find_recordings(place)
     ]
 

@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import repeat
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -35,11 +36,14 @@ from scaleevent_ros.data.shards import (
     write_shard,
 )
 from scaleevent_ros.data.stored_pair import Origin, encode_pair
-from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events.leaky import LEAKY_DECAYS, check_decays
+from scaleevent_ros.events.windows import WindowOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor, Future
+
+    from scaleevent_ros.events import LeakyState
 
 Result = TypeVar("Result")
 
@@ -56,15 +60,18 @@ class ShardOptions:
         codec: Of frames: ``jpeg`` (quality 95) or ``png``.
         bags: How bags are read.
         window: How long before its frame a sample's events begin: its greatest length.
+        leaky: Decays of the leaky integrals stored with each sample, in seconds.
     """
 
     samples: int = 500
     codec: str = "jpeg"
     bags: BagOptions = field(default_factory=BagOptions)
     window: WindowOptions = field(default_factory=WindowOptions)
+    leaky: tuple[float, ...] = LEAKY_DECAYS
 
     def __post_init__(self) -> None:
-        """Check what nobody else checks."""
+        """Check ranges."""
+        check_decays(self.leaky)
         if self.samples < 1:
             msg = f"a shard cannot hold {self.samples} samples; give 1 or more"
             raise DataError(msg)
@@ -110,12 +117,18 @@ def write_one(task: Task) -> Shard:
 def _samples(task: Task) -> Iterator[tuple[str, dict[str, bytes]]]:
     pairs = BagPairs(task.bag, task.options.bags, task.options.window)
     first = task.number * task.options.samples
-    for index in range(first, min(first + task.options.samples, len(pairs))):
+    indices = range(first, min(first + task.options.samples, len(pairs)))
+    decays = task.options.leaky
+    states: Iterator[LeakyState | None] = (
+        pairs.states(indices, decays) if decays else repeat(None, len(indices))
+    )
+    for index, state in zip(indices, states, strict=True):
         files = encode_pair(
-            pairs.read(index),
+            pairs.read(index)._replace(history=state),
             task.options.codec,
             Origin(task.name, index),
             partial(store_map, task.out),
+            decays,
         )
         yield f"{task.name}-{index:07d}", files
 
@@ -217,9 +230,10 @@ def _describe(bags: Sequence[Path], names: Sequence[str], options: ShardOptions)
     named = options.bags.calibration
     return {
         "window_ns": options.window.length_ns,
+        "leaky": list(options.leaky),
         "made_of": made_of,
         "calibration": _fingerprint(Path(named)) if named else None,
-        "options": asdict(options),
+        "options": asdict(options) | {"leaky": list(options.leaky)},
     }
 
 

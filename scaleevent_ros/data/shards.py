@@ -28,11 +28,11 @@ from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.stored_pair import decode_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from scaleevent_ros.data.dataset import Pair
-    from scaleevent_ros.data.windows import WindowOptions
+    from scaleevent_ros.events.windows import WindowOptions
 
     Places = list[tuple[str, dict[str, tuple[int, int]]]]
 
@@ -212,15 +212,22 @@ class ShardSource:
         name: The folder or URL.
     """
 
-    def __init__(self, folder: str | Path, window: WindowOptions | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        window: WindowOptions | None = None,
+        leaky: Sequence[float] = (),
+    ) -> None:
         """List the shards; where samples lie in one is read when it is first needed.
 
         Args:
             folder: A path or URL.
-            window: That is to be cut out of the events, to check that they are long enough.
+            window: Window that is to be cut out of the events.
+            leaky: Decays of the leaky integrals that are to be read, in seconds.
 
         Raises:
-            DataError: If the folder has no list of shards, is not complete, or events are too few.
+            DataError: If the folder has no list of shards or is not complete, its events are
+                shorter than the window, or it does not hold the leaky integrals.
         """
         self.name = str(folder)
         manifest = read_manifest(folder)
@@ -234,6 +241,14 @@ class ShardSource:
                 f"the window of {window.length_ms:g} ms"
             )
             raise DataError(msg)
+        stored = manifest.options.get("leaky", [])
+        if missing := [decay for decay in leaky if decay not in stored]:
+            msg = (
+                f"{folder}: holds leaky integrals with decays of {stored} s, not of {missing} s; "
+                f"write the shards again with --leaky '{' '.join(map(str, leaky))}'"
+            )
+            raise DataError(msg)
+        self._leaky = tuple(leaky)
         self._shards = manifest.shards
         self._ends = np.cumsum([shard.samples for shard in self._shards], dtype=np.int64)
         self._known: dict[int, Places] = {}
@@ -254,6 +269,8 @@ class ShardSource:
             self._known[number] = _places(self.name, shard.name)
         key, places = self._known[number][index - int(self._ends[number]) + shard.samples]
         url = f"{self.name}/{shard.name}.tar"
+        if not self._leaky:
+            places = {suffix: place for suffix, place in places.items() if suffix != "leaky.z"}
         first = min(start for start, _ in places.values())
         end = max(start + size for start, size in places.values())
         data = _read_file(url, first, end - first)
@@ -261,7 +278,7 @@ class ShardSource:
             suffix: data[start - first : start - first + size]
             for suffix, (start, size) in places.items()
         }
-        return decode_pair(files, f"{url}: {key}", partial(load_map, self.name))
+        return decode_pair(files, f"{url}: {key}", partial(load_map, self.name), self._leaky)
 
 
 class ShardStream(IterableDataset["Pair"]):

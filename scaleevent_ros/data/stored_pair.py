@@ -3,12 +3,15 @@
 ``.evt3``: the events, EVT3 words as in `event_camera_msgs/EventPacket`, counted from the JSON's
 ``origin_ns``. ``.jpg`` or ``.png``: the frame as it was recorded. ``.covered.png``: 255 for each
 pixel of the event image that the frame covers, else 0. ``.json``: times in ns, sizes, the alignment
-of the frame with the event image, and where the pair comes from.
+of the frame with the event image, and where the pair comes from. ``.leaky.z``: the leaky integrals
+of all events before, float16 [decays, height, width], compressed by zlib; the JSON holds their
+decays and time.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
@@ -18,10 +21,10 @@ from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.augmentation import View
 from scaleevent_ros.data.dataset import Pair
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.events import EventBatch, make_decoder, make_encoder
+from scaleevent_ros.events import EventBatch, LeakyState, make_decoder, make_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +34,7 @@ FRAME_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 """Suffix of a frame by the codec that writes it."""
 
 _JPEG_QUALITY = 95
+_LARGEST_HALF = 65504
 _LONGEST_NS = (1 << 24) * 1000
 
 
@@ -47,7 +51,11 @@ class Origin(NamedTuple):
 
 
 def encode_pair(
-    pair: Pair, codec: str, origin: Origin, name_map: Callable[[MapAlignment], str]
+    pair: Pair,
+    codec: str,
+    origin: Origin,
+    name_map: Callable[[MapAlignment], str],
+    decays: Sequence[float] = (),
 ) -> dict[str, bytes]:
     """Encode a pair.
 
@@ -56,6 +64,7 @@ def encode_pair(
         codec: Of the frame: ``jpeg`` (quality 95) or ``png``.
         origin: Where the pair comes from.
         name_map: Stores an alignment's look-up, once, and names it.
+        decays: Decays of the pair's leaky integrals in seconds; empty if it has none.
 
     Returns:
         The files by suffix, the same bytes for the same pair.
@@ -71,7 +80,7 @@ def encode_pair(
     if len(events) and int(events.t[-1]) - start >= _LONGEST_NS:
         msg = f"events of {(int(events.t[-1]) - start) / 1e9:.1f} s do not fit one sample"
         raise DataError(msg)
-    said = {
+    said: dict[str, Any] = {
         "width": events.width,
         "height": events.height,
         "events": len(events),
@@ -84,6 +93,11 @@ def encode_pair(
         ),
         "origin": origin._asdict(),
     }
+    history = {}
+    if pair.history is not None:
+        said["leaky"] = {"decays": list(decays), "t_ns": pair.history.t}
+        halves = np.clip(pair.history.values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
+        history["leaky.z"] = zlib.compress(halves.tobytes(), 1)
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
     frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
     return {
@@ -91,7 +105,7 @@ def encode_pair(
         "evt3": make_encoder("evt3", start).encode(events),
         FRAME_SUFFIXES[codec]: _encode_picture(f".{codec}", frame, settings),
         "json": json.dumps(said, sort_keys=True).encode(),
-    }
+    } | history
 
 
 def covered_mask(pair: Pair) -> NDArray[np.bool_]:
@@ -104,7 +118,10 @@ def covered_mask(pair: Pair) -> NDArray[np.bool_]:
 
 
 def decode_pair(
-    files: Mapping[str, bytes], place: str, load_map: Callable[[str], MapAlignment]
+    files: Mapping[str, bytes],
+    place: str,
+    load_map: Callable[[str], MapAlignment],
+    decays: Sequence[float] = (),
 ) -> Pair:
     """Decode the files of a sample.
 
@@ -112,6 +129,7 @@ def decode_pair(
         files: By suffix, as `encode_pair` returns them.
         place: Where they were read, for the error.
         load_map: Gives the alignment of a look-up by the name that it was stored under.
+        decays: Decays of the leaky integrals that are wanted, in seconds.
 
     Raises:
         DataError: If one is missing or damaged.
@@ -138,10 +156,21 @@ def decode_pair(
             said["t_end_ns"],
             alignment,
             None if covered.all() else covered,
+            _decode_history(files, said, decays) if decays else None,
         )
-    except (KeyError, ValueError, TypeError, StopIteration) as error:
+    except (KeyError, ValueError, TypeError, StopIteration, zlib.error) as error:
         msg = f"{place}: the sample is damaged: {error!r}"
         raise DataError(msg) from error
+
+
+def _decode_history(
+    files: Mapping[str, bytes], said: dict[str, Any], decays: Sequence[float]
+) -> LeakyState:
+    stored = said["leaky"]["decays"]
+    halves = np.frombuffer(zlib.decompress(files["leaky.z"]), np.float16)
+    values = halves.reshape(len(stored), said["height"], said["width"])
+    chosen = values[[stored.index(decay) for decay in decays]]
+    return LeakyState(chosen.astype(np.float32), int(said["leaky"]["t_ns"]))
 
 
 def _encode_picture(suffix: str, pixels: NDArray[Any], settings: list[int]) -> bytes:

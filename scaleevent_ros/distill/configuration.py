@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
 from scaleevent_ros.data.bag_pairs import BagOptions
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.events.representations import channel_count
+from scaleevent_ros.events import EventsError, InputSpec
+from scaleevent_ros.events.windows import WindowOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from scaleevent_ros.models import Header
 
 Configuration = TypeVar("Configuration")
 
@@ -71,8 +73,12 @@ class EventOptions:
     Attributes:
         representation: Name of the event tensor.
         bins: Time bins of a representation that has them.
-        normalization: What is done with the tensor's values.
-        window: How long a window is.
+        normalization: Normalization of the representation's values.
+        leaky: Decays in seconds of leaky integrals of polarity, one more channel each: a memory of
+            what moved before the window. Empty: none.
+        history_s: Seconds of events that are read before a window for leaky integrals; three times
+            the longest decay if not given. Shards hold the integrals themselves.
+        window: Length of a window.
         activity_threshold: Events that make a 16x16 patch active (the paper's tau); for features
             of another stride it is scaled with the area.
     """
@@ -80,6 +86,8 @@ class EventOptions:
     representation: Representation = "voxel"
     bins: int = 5
     normalization: Normalization = "percentile"
+    leaky: list[float] = field(default_factory=list)
+    history_s: float | None = None
     window: WindowOptions = field(default_factory=WindowOptions)
     activity_threshold: int = 64
 
@@ -87,17 +95,58 @@ class EventOptions:
         """Check that such a tensor exists."""
         _require_between(self, "bins", 1, 64)
         _require_between(self, "activity_threshold", 1, 1_000_000)
-        if self.normalization == "scaleevent_picture" and self.channels != 3:
+        if self.history_s is not None:
+            _require_between(self, "history_s", 0, 3600)
+        try:
+            represented = self.input.represented
+        except EventsError as error:
+            msg = f"events.leaky: {error}"
+            raise ConfigurationError(msg) from error
+        if self.normalization == "scaleevent_picture" and represented != 3:
             msg = (
                 "events.normalization scaleevent_picture needs 3 channels, "
-                f"{self.representation} with {self.bins} bins has {self.channels}"
+                f"{self.representation} with {self.bins} bins has {represented}"
             )
             raise ConfigurationError(msg)
 
     @property
+    def input(self) -> InputSpec:
+        """What the event tensor is made of."""
+        return InputSpec(self.representation, self.bins, self.normalization, tuple(self.leaky))
+
+    @property
     def channels(self) -> int:
-        """Count the channels of the tensor."""
-        return channel_count(self.representation, self.bins)
+        """Number of channels of the event tensor."""
+        return self.input.channels
+
+    @property
+    def history_ns(self) -> int:
+        """How long before a window events are read, in ns; 0 without leaky integrals."""
+        if not self.leaky or self.history_s is None:
+            return self.input.history_ns
+        return round(self.history_s * 1e9)
+
+    @staticmethod
+    def of(header: Header) -> EventOptions:
+        """Read what a student is fed from its header; a window that is unknown is 50 ms."""
+        spec = header.input
+        return EventOptions(
+            cast("Representation", spec.representation),
+            spec.bins,
+            cast("Normalization", spec.normalization),
+            list(spec.leaky),
+            window=header.windows,
+        )
+
+    def describe(self, header: Header) -> Header:
+        """Write into a student's header what it is fed."""
+        return replace(
+            header,
+            representation=self.representation,
+            normalization=self.normalization,
+            leaky=list(self.leaky),
+            window=self.window,
+        )
 
 
 @dataclass(frozen=True)

@@ -125,13 +125,7 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         neck=of_student.neck,
         options=of_student.options,
     )
-    fixed = events.window.mode == "fixed"
-    student.header = replace(
-        student.header,
-        representation=events.representation,
-        normalization=events.normalization,
-        window_ns=events.window.length_ns if fixed else None,
-    )
+    student.header = events.describe(student.header)
     return teacher, student
 
 
@@ -189,17 +183,19 @@ def split_recordings(
     if not data.train:
         msg = "data.train names no recording: --data.train '[\"bags/*\"]'"
         raise ConfigurationError(msg)
+    events = configuration.events
+    needed = (events.window, events.input.leaky, events.history_ns)
     opened: list[PairSource] = []
     weights: list[float] = []
     for place, weight in zip(data.train, data.weights or [1.0] * len(data.train), strict=True):
-        found = open_recordings(place, data.bags, configuration.events.window)
+        found = open_recordings(place, data.bags, *needed)
         opened += found
         weights += [weight] * len(found)
     if data.validation:
         held_out = [
             source
             for place in data.validation
-            for source in open_recordings(place, data.bags, configuration.events.window)
+            for source in open_recordings(place, data.bags, *needed)
         ]
         return opened, weights, held_out
     parts = [split_off(source, data.holdout) for source in opened]
@@ -220,10 +216,9 @@ def build_loaders(
         height=data.height,
         stride=stride,
         frame_scale=configuration.teacher.scale,
-        representation=events.representation,
-        bins=events.bins,
-        normalization=events.normalization,
+        input=events.input,
         window=events.window,
+        history_ns=events.history_ns,
         threshold=events.activity_threshold,
         seed=trainer.seed,
     )

@@ -22,21 +22,17 @@ from scaleevent_ros.events.clock import ClockFit, ClockSegment, SensorClock, fit
 from scaleevent_ros.events.decoder import Decoder, DecoderStats, make_decoder, warm_up
 from scaleevent_ros.events.encoder import Encoder, encode_evt2, encode_evt3, make_encoder
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
-from scaleevent_ros.events.normalization import (
-    NORMALIZATIONS,
-    normalize_into,
-    normalize_tensor,
-    percentile_scale,
-)
+from scaleevent_ros.events.leaky import LeakyIntegrator, LeakyState, leaky_integrals
+from scaleevent_ros.events.normalization import NORMALIZATIONS
 from scaleevent_ros.events.representations import (
     REPRESENTATIONS,
     channel_count,
     histogram,
-    represent,
     stacked_histogram,
     time_surface,
     voxel_grid,
 )
+from scaleevent_ros.events.tensors import InputSpec, normalize_tensor, represent
 
 __all__ = [
     "NORMALIZATIONS",
@@ -52,6 +48,9 @@ __all__ = [
     "Encoder",
     "EventBatch",
     "EventsError",
+    "InputSpec",
+    "LeakyIntegrator",
+    "LeakyState",
     "SensorClock",
     "Triggers",
     "UnknownEncodingError",
@@ -64,12 +63,11 @@ __all__ = [
     "event_counts",
     "fit_clock",
     "histogram",
+    "leaky_integrals",
     "make_decoder",
     "make_encoder",
-    "normalize_into",
     "normalize_tensor",
     "patch_counts",
-    "percentile_scale",
     "represent",
     "resize_batch",
     "resize_counts",

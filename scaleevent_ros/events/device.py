@@ -8,6 +8,7 @@ a GPU's results repeat from run to run.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,14 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.events.errors import EventsError
-from scaleevent_ros.events.normalization import IMAGENET_MEAN, IMAGENET_STD, PERCENT
+from scaleevent_ros.events.leaky import check_decays
+from scaleevent_ros.events.normalization import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    LEAKY_FLOOR,
+    LEAKY_LIMIT,
+    PERCENT,
+)
 from scaleevent_ros.events.representations import (
     BLOCK,
     COUNT_BITS,
@@ -25,7 +33,7 @@ from scaleevent_ros.events.representations import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from scaleevent_ros.events.batch import EventBatch
 
@@ -61,6 +69,14 @@ class DeviceEvents:
         return DeviceEvents(
             self.x[index], self.y[index], self.t[index], self.p[index], self.width, self.height
         )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceState:
+    """A `leaky.LeakyState` on a device: float32 [decays, height, width] at a time in ns."""
+
+    values: torch.Tensor
+    t: int
 
 
 class EventUploader:
@@ -177,12 +193,37 @@ def time_surface(events: DeviceEvents, t_start: int, t_end: int, decay: int) -> 
     return (torch.exp(-age) * (last > 0)).view(2, events.height, events.width)
 
 
+def leaky_integrals(
+    events: DeviceEvents, t_end: int, decays: Sequence[float], state: DeviceState | None = None
+) -> torch.Tensor:
+    """Compute `leaky.leaky_integrals`, float32 [decays, height, width].
+
+    Weights are summed in integers of 2 ** -32, so that results repeat from run to run.
+    """
+    check_decays(decays)
+    pixels = events.width * events.height
+    sums = torch.zeros(len(decays), pixels, dtype=torch.int64, device=events.t.device)
+    for block in _blocks(events):
+        sign = (block.p.view(torch.int8) * 2 - 1) * (block.t < t_end)
+        age = (t_end - block.t).to(torch.float64)
+        pixel = _pixel(block).to(torch.int64)
+        for plane, decay in zip(sums, decays, strict=True):
+            weight = torch.exp((age * (-1e-9 / decay)).to(torch.float32)).to(torch.float64)
+            plane.scatter_add_(0, pixel, (weight * 2.0**32).round_().to(torch.int64).mul_(sign))
+    values = (sums.to(torch.float64) * 2.0**-32).to(torch.float32)
+    values = values.view(len(decays), events.height, events.width)
+    if state is not None:
+        for plane, before, decay in zip(values, state.values, decays, strict=True):
+            plane.add_(before, alpha=math.exp((state.t - t_end) * 1e-9 / decay))
+    return values
+
+
 def normalize(tensor: torch.Tensor, how: str) -> torch.Tensor:
-    """Compute `normalization.normalize_tensor` for any but ``none``."""
+    """Compute `normalization.normalize_into` for any but ``none``."""
     if how == "scaleevent_picture":
         return _picture(tensor)
     if how == "percentile":
-        return tensor / percentile_scale(tensor)
+        return tensor / percentile_of(tensor)
     active = tensor != 0
     total = active.sum().clamp(min=1)
     mean = tensor.sum(dtype=torch.float64) / total
@@ -191,13 +232,20 @@ def normalize(tensor: torch.Tensor, how: str) -> torch.Tensor:
     return (tensor - mean.to(torch.float32)) * scale.to(torch.float32) * active
 
 
-def percentile_scale(tensor: torch.Tensor) -> torch.Tensor:
-    """Compute `normalization.percentile_scale`, float32 [1]."""
-    count = (tensor != 0).sum()
+def normalize_leaky(tensor: torch.Tensor) -> torch.Tensor:
+    """Compute `normalization.normalize_leaky_into`."""
+    floor, limit = float(LEAKY_FLOOR), float(LEAKY_LIMIT)
+    scaled = [channel / percentile_of(channel, floor) for channel in tensor]
+    return torch.stack(scaled).clamp_(-limit, limit)
+
+
+def percentile_of(tensor: torch.Tensor, floor: float = 0) -> torch.Tensor:
+    """Compute `normalization.percentile_of`, float32 [1]."""
+    magnitudes = tensor.abs().flatten()
+    count = (magnitudes > floor).sum()
     rank = tensor.numel() - count + (count * PERCENT + 99) // 100 - 1
-    ordered = tensor.abs().flatten().sort().values
-    scale = ordered.index_select(0, rank.reshape(1))
-    return torch.where(scale > 0, scale, 1)
+    scale = magnitudes.sort().values.index_select(0, rank.reshape(1))
+    return torch.where(count > 0, scale, 1)
 
 
 def patch_counts(counts: torch.Tensor, patch: int) -> torch.Tensor:

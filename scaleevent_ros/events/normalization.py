@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,51 +25,26 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 PERCENT = 99
 BELOW = 0.4  # times the root of a sample's size: four standard errors of its 99th percentile
 SAMPLE = 4096
+LEAKY_FLOOR = np.float32(1 / 256)
+LEAKY_LIMIT = np.float32(4)
+"""Bounds of leaky integrals: see `normalize_leaky_into`."""
 BLOCK = 32  # values that are compared with the bar at once, by vector instructions
 
-Tensor = TypeVar("Tensor", "NDArray[np.float32]", "torch.Tensor")
 
+def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
+    """Normalize an event tensor into memory that is used again and again.
 
-def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
-    """Normalize the values of one event tensor, float32 [channels, height, width].
+    Fresh memory for every window costs more than the arithmetic: each of its pages is made when it
+    is first touched. Active values are those that are not zero; inactive ones stay zero, except in
+    a picture.
 
-    Active values are those that are not zero; inactive ones stay zero, but in a picture.
-
-    - ``none``: as they are.
+    - ``none``: unchanged.
     - ``mean_std``: ``(x - mean) / std`` of the active values, over all channels together; where
-      they are all equal, the mean alone is taken off (Rebecq et al., E2VID, TPAMI 2019).
+      they are all equal, only the mean is subtracted (Rebecq et al., E2VID, TPAMI 2019).
     - ``percentile``: divided by the 99th percentile of the active values' magnitudes, the
       smallest that at least 99 % of them do not exceed, so that hot pixels do not set the scale.
     - ``scaleevent_picture``: see `scaleevent_picture`, with ImageNet's mean and standard
       deviation.
-
-    Args:
-        tensor: A numpy array, or a torch tensor on any device. It is not changed.
-        how: One of `NORMALIZATIONS`.
-
-    Returns:
-        float32, of the same shape, kind and device; the tensor itself for ``none``.
-
-    Raises:
-        EventsError: If the normalization is unknown, or a picture is asked of other than 3 bins.
-    """
-    if how == "none":
-        return tensor
-    if isinstance(tensor, np.ndarray):
-        result = np.empty(tensor.shape, np.float32)
-        normalize_into(tensor, how, result)
-        return result
-    _check(tensor, how)
-    from scaleevent_ros.events import device
-
-    return device.normalize(tensor, how)
-
-
-def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
-    """Normalize as `normalize_tensor` does, into memory that is used again and again.
-
-    Fresh memory for every window costs more than the arithmetic: each of its pages is made when it
-    is first touched.
 
     Args:
         tensor: float32 [channels, height, width]. It is not changed.
@@ -79,7 +54,7 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
     Raises:
         EventsError: If the normalization is unknown, or a picture is asked of other than 3 bins.
     """
-    _check(tensor, how)
+    check_normalization(tensor, how)
     values, results = np.ascontiguousarray(tensor).reshape(-1), result.reshape(-1)
     if how == "none":
         np.copyto(result, tensor)
@@ -98,24 +73,36 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
         _standardize(values, mean, variance**-0.5 if variance > 0 else 1.0, results)
 
 
-def percentile_scale(tensor: Tensor) -> Tensor:
-    """Find what normalization ``percentile`` divides one event tensor by.
+def normalize_leaky_into(tensor: Floats, result: Floats) -> None:
+    """Normalize leaky integrals, each channel by itself.
+
+    A channel is divided by the 99th percentile of its magnitudes above `LEAKY_FLOOR`, and cut at
+    `LEAKY_LIMIT` either way. The percentile keeps hot pixels from setting the scale. Division
+    undoes decay, so a scene stays visible after the camera has stopped, for about five decays:
+    then its values fall below the floor. The limit bounds the few pixels that fire meanwhile,
+    which would be thousands of times the scale otherwise.
 
     Args:
-        tensor: A numpy array, or a torch tensor on any device, float32.
-
-    Returns:
-        float32 [1], of the same kind and device; 1 where nothing is active.
+        tensor: float32 [decays, height, width]. It is not changed.
+        result: Contiguous float32 of the same shape, which shares no memory with the tensor.
     """
-    if isinstance(tensor, np.ndarray):
-        values = np.ascontiguousarray(tensor).reshape(-1)
-        return np.array([_percentile(values, np.empty_like(values))], np.float32)
-    from scaleevent_ros.events import device
-
-    return device.percentile_scale(tensor)
+    for values, results in zip(tensor, result, strict=True):
+        _divide_leaky(np.ascontiguousarray(values).reshape(-1), results.reshape(-1))
 
 
-def _check(tensor: Floats | torch.Tensor, how: str) -> None:
+def percentile_of(values: Floats, floor: float = 0) -> np.float32:
+    """Find the 99th percentile of the magnitudes above a floor, exactly; 1 where there is none.
+
+    Args:
+        values: Contiguous float32 of any shape.
+        floor: Magnitudes above it count.
+    """
+    flat = values.reshape(-1)
+    return _percentile(flat, np.empty_like(flat), np.float32(floor))
+
+
+def check_normalization(tensor: Floats | torch.Tensor, how: str) -> None:
+    """Refuse a normalization that is unknown or does not fit a tensor."""
     if how not in NORMALIZATIONS:
         msg = f"unknown normalization {how!r}; known: {', '.join(NORMALIZATIONS)}"
         raise EventsError(msg)
@@ -156,13 +143,23 @@ def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
 @kernel
 def _divide_by_percentile(values: Floats, result: Floats) -> None:
     """Divide by the 99th percentile of the active values' magnitudes."""
-    scale = _percentile(values, result)
+    scale = _percentile(values, result, np.float32(0))
     for i in range(len(values)):
         result[i] = values[i] / scale
 
 
 @kernel
-def _take_above(values: Floats, bar: np.float32, magnitudes: Floats) -> tuple[int, int]:
+def _divide_leaky(values: Floats, result: Floats) -> None:
+    """Divide by the 99th percentile of the magnitudes above the floor, and cut at the limit."""
+    scale = _percentile(values, result, LEAKY_FLOOR)
+    for i in range(len(values)):
+        result[i] = min(max(values[i] / scale, -LEAKY_LIMIT), LEAKY_LIMIT)
+
+
+@kernel
+def _take_above(
+    values: Floats, bar: np.float32, floor: np.float32, magnitudes: Floats
+) -> tuple[int, int]:
     """Gather the magnitudes above a bar; count active values, and those that were gathered.
 
     Few values are above, so blocks of a fixed length are counted without a branch, and only those
@@ -175,7 +172,7 @@ def _take_above(values: Floats, bar: np.float32, magnitudes: Floats) -> tuple[in
         some, hits = np.int32(0), np.int32(0)
         for i in range(BLOCK):
             magnitude = abs(values[start + i])
-            some = np.int32(some + np.int32(magnitude > 0))
+            some = np.int32(some + np.int32(magnitude > floor))
             hits = np.int32(hits + np.int32(magnitude > bar))
         active += some
         if hits:
@@ -186,7 +183,7 @@ def _take_above(values: Floats, bar: np.float32, magnitudes: Floats) -> tuple[in
                     above += 1
     for value in values[whole:]:
         magnitude = abs(value)
-        active += magnitude > 0
+        active += magnitude > floor
         if magnitude > bar:
             magnitudes[above] = magnitude
             above += 1
@@ -194,7 +191,7 @@ def _take_above(values: Floats, bar: np.float32, magnitudes: Floats) -> tuple[in
 
 
 @kernel
-def _percentile(values: Floats, scratch: Floats) -> np.float32:
+def _percentile(values: Floats, scratch: Floats, floor: np.float32) -> np.float32:
     """Select the 99th percentile of the active values' magnitudes, exactly; 1 without any.
 
     A sample sets a bar that nearly always lies below it, so that only the few magnitudes above
@@ -203,34 +200,35 @@ def _percentile(values: Floats, scratch: Floats) -> np.float32:
     Args:
         values: One after the other.
         scratch: Of the same length; it is overwritten.
+        floor: Magnitudes above it are active.
     """
-    bar = _bar(values, scratch)
-    active, above = _take_above(values, bar, scratch)
+    bar = _bar(values, scratch, floor)
+    active, above = _take_above(values, bar, floor, scratch)
     if active == 0:
         one: np.float32 = np.float32(1)
         return one
     rank = (active * PERCENT + 99) // 100 - 1
     wanted = active - rank  # so many are not less than the percentile
     if above < wanted:
-        _, not_below = _take_above(values, np.nextafter(bar, np.float32(0)), scratch)
+        _, not_below = _take_above(values, np.nextafter(bar, np.float32(0)), floor, scratch)
         if wanted <= not_below:
             return bar
-        _, above = _take_above(values, np.float32(0), scratch)
+        _, above = _take_above(values, floor, floor, scratch)
     return _select(scratch[:above], above - wanted)
 
 
 @kernel
-def _bar(values: Floats, scratch: Floats) -> np.float32:
-    """Choose a magnitude that probably lies a little below the percentile; 0 without any."""
+def _bar(values: Floats, scratch: Floats, floor: np.float32) -> np.float32:
+    """Choose a magnitude probably a little below the percentile; the floor without any."""
     step = max(len(values) // SAMPLE, 1) | 1
     count = 0
     for i in range(0, len(values), step):
         magnitude = abs(values[i])
-        if magnitude > 0:
+        if magnitude > floor:
             scratch[count] = magnitude
             count += 1
     if count == 0:
-        scratch[0], count = 0, 1
+        scratch[0], count = floor, 1
     at = max(int(count * (PERCENT / 100) - BELOW * math.sqrt(count)), 0)
     return _select(scratch[:count], at)
 

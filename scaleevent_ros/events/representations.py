@@ -1,32 +1,29 @@
 """Event tensors: voxel grids, histograms and time surfaces of a window of events.
 
-Every representation has one definition, which the CPU path here (numba) and the torch path
-(`scaleevent_ros.events.device`) both compute, from an `EventBatch` or from `DeviceEvents`. Sums
-are formed in integers, so a result does not depend on the order of the additions, and both paths
-agree to the last few bits of a float32.
+Each representation has one definition, which is computed here by numba from an `EventBatch`, and
+in `scaleevent_ros.events.device` by torch from `DeviceEvents`; `scaleevent_ros.events.represent`
+takes either. Sums are formed in integers, so a result does not depend on the order of the
+additions, and both agree to the last few bits of a float32.
 
 A window is ``[t_start, t_end)`` in ns on the sensor's clock; events outside it are not counted.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scaleevent_ros.events.batch import EventBatch
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
-from scaleevent_ros.events.normalization import normalize_tensor
 from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-    import torch
     from numpy.typing import NDArray
 
-    from scaleevent_ros.events.device import DeviceEvents
+    from scaleevent_ros.events.batch import EventBatch
 
     Floats: TypeAlias = NDArray[np.float32]
 
@@ -43,21 +40,12 @@ MAX_TIME = 1 << 62
 """Times are less than this, ns, before and after 0: 146 years, and sums of two of them fit."""
 
 
-@overload
 def voxel_grid(
-    batch: EventBatch, t_start: int, t_end: int, bins: int, normalize: str = ...
-) -> Floats: ...
-@overload
-def voxel_grid(
-    batch: DeviceEvents, t_start: int, t_end: int, bins: int, normalize: str = ...
-) -> torch.Tensor: ...
-def voxel_grid(
-    batch: EventBatch | DeviceEvents,
+    batch: EventBatch,
     t_start: int,
     t_end: int,
     bins: int,
-    normalize: str = "none",
-) -> Floats | torch.Tensor:
+) -> Floats:
     """Sum polarities into time bins, bilinear in time.
 
     ``V[b, y, x] = sum of s_i * max(0, 1 - |b - t*_i|)`` over the pixel's events, with the sign
@@ -68,23 +56,18 @@ def voxel_grid(
     Times enter the weights rounded to 2 ** -20 of an interval between bins.
 
     Args:
-        batch: The events; those outside the window are left out.
-        t_start: The window's start, ns, included.
-        t_end: The window's end, ns, excluded.
-        bins: How many, 1 or more.
-        normalize: What to do with the values (see `normalize_tensor`).
+        batch: Events; those outside the window are left out.
+        t_start: Start of the window in ns, included.
+        t_end: End of the window in ns, excluded.
+        bins: Number of time bins, 1 or more.
 
     Returns:
-        float32 [bins, height, width], a tensor on the events' device for `DeviceEvents`.
+        float32 [bins, height, width].
 
     Raises:
         EventsError: If the window is empty or there is no bin, or an event lies off the sensor.
     """
     check_window(t_start, t_end, bins)
-    if not isinstance(batch, EventBatch):
-        from scaleevent_ros.events import device
-
-        return normalize_tensor(device.voxel_grid(batch, t_start, t_end, bins), normalize)
     check_values(batch)
     pixels = batch.width * batch.height
     grid = np.zeros((bins, pixels), np.float32)
@@ -103,24 +86,15 @@ def voxel_grid(
                 t_start, bins - 1, interval * span, shift, cells,
             )  # fmt: skip
             spread_moments(cells, scale, grid[interval], grid[min(interval + 1, bins - 1)])
-    return normalize_tensor(grid.reshape(bins, batch.height, batch.width), normalize)
+    return grid.reshape(bins, batch.height, batch.width)
 
 
-@overload
 def stacked_histogram(
-    batch: EventBatch, t_start: int, t_end: int, bins: int, normalize: str = ...
-) -> Floats: ...
-@overload
-def stacked_histogram(
-    batch: DeviceEvents, t_start: int, t_end: int, bins: int, normalize: str = ...
-) -> torch.Tensor: ...
-def stacked_histogram(
-    batch: EventBatch | DeviceEvents,
+    batch: EventBatch,
     t_start: int,
     t_end: int,
     bins: int,
-    normalize: str = "none",
-) -> Floats | torch.Tensor:
+) -> Floats:
     """Count events by polarity and time bin.
 
     Channel ``p * bins + b`` counts the pixel's events of polarity ``p`` with ``b = floor(bins *
@@ -129,23 +103,18 @@ def stacked_histogram(
     are exact up to 2 ** 24 a cell, where float32 ends.
 
     Args:
-        batch: The events; those outside the window are left out.
-        t_start: The window's start, ns, included.
-        t_end: The window's end, ns, excluded.
-        bins: How many for each polarity, 1 or more.
-        normalize: What to do with the values (see `normalize_tensor`).
+        batch: Events; those outside the window are left out.
+        t_start: Start of the window in ns, included.
+        t_end: End of the window in ns, excluded.
+        bins: Number of time bins of each polarity, 1 or more.
 
     Returns:
-        float32 [2 * bins, height, width]: the bins of the darker events, then of the brighter.
+        float32 [2 * bins, height, width]: bins of darker events, then of brighter ones.
 
     Raises:
         EventsError: If the window is empty or there is no bin, or an event lies off the sensor.
     """
     check_window(t_start, t_end, bins)
-    if not isinstance(batch, EventBatch):
-        from scaleevent_ros.events import device
-
-        return normalize_tensor(device.stacked_histogram(batch, t_start, t_end, bins), normalize)
     check_values(batch)
     pixels = batch.width * batch.height
     counts = np.zeros((2, bins, pixels), np.float32)
@@ -158,61 +127,35 @@ def stacked_histogram(
             _count(part.x, part.y, part.p, batch.width, pixels, cells, off, on)
             _drain(cells[:pixels], off)
             _drain(cells[pixels:], on)
-    return normalize_tensor(counts.reshape(2 * bins, batch.height, batch.width), normalize)
+    return counts.reshape(2 * bins, batch.height, batch.width)
 
 
-@overload
-def histogram(batch: EventBatch, t_start: int, t_end: int, normalize: str = ...) -> Floats: ...
-@overload
-def histogram(
-    batch: DeviceEvents, t_start: int, t_end: int, normalize: str = ...
-) -> torch.Tensor: ...
-def histogram(
-    batch: EventBatch | DeviceEvents, t_start: int, t_end: int, normalize: str = "none"
-) -> Floats | torch.Tensor:
+def histogram(batch: EventBatch, t_start: int, t_end: int) -> Floats:
     """Count events by polarity.
 
     Maqueda et al., "Event-based Vision meets Deep Learning on Steering Prediction for
     Self-driving Cars", CVPR 2018: the stacked histogram of one bin.
 
     Args:
-        batch: The events; those outside the window are left out.
-        t_start: The window's start, ns, included.
-        t_end: The window's end, ns, excluded.
-        normalize: What to do with the values (see `normalize_tensor`).
+        batch: Events; those outside the window are left out.
+        t_start: Start of the window in ns, included.
+        t_end: End of the window in ns, excluded.
 
     Returns:
-        float32 [2, height, width]: counts of the darker events, then of the brighter.
+        float32 [2, height, width]: counts of darker events, then of brighter ones.
 
     Raises:
         EventsError: If the window is empty, or an event lies off the sensor.
     """
-    return stacked_histogram(batch, t_start, t_end, 1, normalize)
+    return stacked_histogram(batch, t_start, t_end, 1)
 
 
-@overload
 def time_surface(
     batch: EventBatch,
     t_start: int,
     t_end: int,
-    decay: int | None = ...,
-    normalize: str = ...,
-) -> Floats: ...
-@overload
-def time_surface(
-    batch: DeviceEvents,
-    t_start: int,
-    t_end: int,
-    decay: int | None = ...,
-    normalize: str = ...,
-) -> torch.Tensor: ...
-def time_surface(
-    batch: EventBatch | DeviceEvents,
-    t_start: int,
-    t_end: int,
     decay: int | None = None,
-    normalize: str = "none",
-) -> Floats | torch.Tensor:
+) -> Floats:
     """Show how long ago each pixel last fired, by polarity.
 
     ``S[p, y, x] = exp(-(t_end - t_last) / decay)`` with the time of the pixel's last event of
@@ -220,15 +163,14 @@ def time_surface(
     Event-Based Time-Surfaces for Pattern Recognition", TPAMI 2017.
 
     Args:
-        batch: The events; those outside the window are left out.
-        t_start: The window's start, ns, included.
-        t_end: The window's end, ns, excluded.
-        decay: The time constant, ns; the window's length if None, so that an event at its start
+        batch: Events; those outside the window are left out.
+        t_start: Start of the window in ns, included.
+        t_end: End of the window in ns, excluded.
+        decay: Time constant in ns; the window's length if None, so that an event at its start
             still counts exp(-1).
-        normalize: What to do with the values (see `normalize_tensor`).
 
     Returns:
-        float32 [2, height, width]: of the darker events, then of the brighter.
+        float32 [2, height, width]: darker events, then brighter ones.
 
     Raises:
         EventsError: If the window is empty, the decay not positive, or an event off the sensor.
@@ -238,10 +180,6 @@ def time_surface(
     if decay <= 0:
         msg = f"a time surface needs a positive decay in ns, not {decay}"
         raise EventsError(msg)
-    if not isinstance(batch, EventBatch):
-        from scaleevent_ros.events import device
-
-        return normalize_tensor(device.time_surface(batch, t_start, t_end, decay), normalize)
     check_values(batch)
     part = batch.between(t_start, t_end)
     # Held as ns since the window's start, plus one: 0 is a pixel that never fired.
@@ -250,62 +188,7 @@ def time_surface(
                t_start - 1, last)  # fmt: skip
     surface = np.empty(len(last), np.float32)
     _fade(last, t_end - t_start + 1, 1.0 / decay, surface)
-    return normalize_tensor(surface.reshape(2, batch.height, batch.width), normalize)
-
-
-@overload
-def represent(
-    name: str,
-    batch: EventBatch,
-    t_start: int,
-    t_end: int,
-    bins: int = ...,
-    normalize: str = ...,
-) -> Floats: ...
-@overload
-def represent(
-    name: str,
-    batch: DeviceEvents,
-    t_start: int,
-    t_end: int,
-    bins: int = ...,
-    normalize: str = ...,
-) -> torch.Tensor: ...
-def represent(
-    name: str,
-    batch: EventBatch | DeviceEvents,
-    t_start: int,
-    t_end: int,
-    bins: int = 5,
-    normalize: str = "none",
-) -> Floats | torch.Tensor:
-    """Make the representation of that name.
-
-    Args:
-        name: One of `REPRESENTATIONS`.
-        batch: The events; those outside the window are left out.
-        t_start: The window's start, ns, included.
-        t_end: The window's end, ns, excluded.
-        bins: For the representations that have bins.
-        normalize: What to do with the values (see `normalize_tensor`).
-
-    Returns:
-        float32 [`channel_count` (name, bins), height, width].
-
-    Raises:
-        EventsError: If the name is unknown, or as the representation's own function does.
-    """
-    # The overloads of each function say that the array's kind follows the batch's.
-    events = cast("EventBatch", batch)
-    if name == "voxel":
-        return voxel_grid(events, t_start, t_end, bins, normalize)
-    if name == "histogram":
-        return histogram(events, t_start, t_end, normalize)
-    if name == "stacked_histogram":
-        return stacked_histogram(events, t_start, t_end, bins, normalize)
-    if name == "time_surface":
-        return time_surface(events, t_start, t_end, None, normalize)
-    raise _unknown(name)
+    return surface.reshape(2, batch.height, batch.width)
 
 
 def channel_count(name: str, bins: int) -> int:
@@ -316,7 +199,7 @@ def channel_count(name: str, bins: int) -> int:
     """
     counts = {"voxel": bins, "histogram": 2, "stacked_histogram": 2 * bins, "time_surface": 2}
     if name not in counts:
-        raise _unknown(name)
+        raise unknown_representation(name)
     return counts[name]
 
 
@@ -464,6 +347,7 @@ def _fade(last: NDArray[np.int64], end: int, rate: float, surface: Floats) -> No
         surface[i] = np.exp(-age) if last[i] else np.float32(0)
 
 
-def _unknown(name: str) -> EventsError:
+def unknown_representation(name: str) -> EventsError:
+    """Make the error of a name that is no representation."""
     msg = f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}"
     return EventsError(msg)

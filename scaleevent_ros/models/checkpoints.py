@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from scaleevent_ros.events import EventsError, InputSpec
+from scaleevent_ros.events.windows import NS_PER_MS, WindowOptions
 from scaleevent_ros.models.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -44,7 +46,9 @@ class Header:
         representation: Name of the event representation that fills the bins.
         normalization: How the tensor is normalized, as the representation's argument
             ``normalize`` takes it; None if unknown.
-        window_ns: Length of the event window in nanoseconds; None if it is not fixed.
+        leaky: Decays of the leaky integrals that follow the representation's channels, in s.
+        window: The event window that the student was trained with; None if unknown. Headers of
+            older releases hold ``window_ns``, the length of a fixed window, instead.
         teacher: Name of the teacher; None if there was none.
         teacher_mean: Mean of the teacher's features over the training set, by channel; empty if
             unknown.
@@ -64,7 +68,8 @@ class Header:
     projection: int | None = None
     representation: str = "voxel"
     normalization: str | None = None
-    window_ns: int | None = None
+    leaky: list[float] = field(default_factory=list)
+    window: WindowOptions | None = None
     teacher: str | None = None
     teacher_mean: list[float] = field(default_factory=list)
     teacher_std: list[float] = field(default_factory=list)
@@ -73,6 +78,34 @@ class Header:
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     git_revision: str = "unknown"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def windows(self) -> WindowOptions:
+        """The event windows to run on: those of training, or 50 ms where these are unknown."""
+        return self.window or WindowOptions()
+
+    @property
+    def input(self) -> InputSpec:
+        """What the input tensor is made of; its normalization is ``none`` where it is unknown.
+
+        Raises:
+            CheckpointError: If the channels cannot be those of the representation.
+        """
+        channels = self.bins - len(self.leaky)
+        try:
+            for bins in (channels, channels // 2):
+                spec = InputSpec(
+                    self.representation, bins, self.normalization or "none", tuple(self.leaky)
+                )
+                if spec.channels == self.bins and bins > 0:
+                    return spec
+        except EventsError as error:
+            raise CheckpointError(str(error)) from error
+        msg = (
+            f"the checkpoint's {self.bins} channels cannot be those of {self.representation!r} "
+            f"with {len(self.leaky)} leaky integrals"
+        )
+        raise CheckpointError(msg)
 
 
 def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> None:
@@ -150,6 +183,23 @@ def _parse(content: object, path: str | Path) -> Header:
     if not isinstance(content, dict) or content.pop("version", None) != FORMAT_VERSION:
         msg = f"{path}: the header is not of version {FORMAT_VERSION}, which this release reads"
         raise CheckpointError(msg)
+    return parse_header(content, path)
+
+
+def parse_header(content: dict[str, Any], path: str | Path) -> Header:
+    """Make a header of its JSON values.
+
+    Args:
+        content: Values by name, as `dataclasses.asdict` gives them.
+        path: Where they were read, for errors.
+
+    Raises:
+        CheckpointError: If a name is unknown or missing, or a value of the wrong type.
+    """
+    content = dict(content)
+    window = content.pop("window", None)
+    if (length_ns := content.pop("window_ns", None)) is not None:
+        window = {"length_ms": length_ns / NS_PER_MS}
     known = {item.name for item in fields(Header)}
     for name in content:
         if name not in known:
@@ -159,9 +209,18 @@ def _parse(content: object, path: str | Path) -> Header:
         if name in {"architecture", "bins"} and name not in content:
             msg = f"{path}: the header does not give {name!r}"
             raise CheckpointError(msg)
-        if name in content and not _is_a(content[name], kind):
+        valid = name not in content or _is_a(content[name], kind)
+        if name == "leaky" and valid:
+            valid = all(_is_a(decay, float | int) for decay in content.get(name, ()))
+        if not valid:
             msg = f"{path}: the header's {name!r} is {content[name]!r}, not of type {kind}"
             raise CheckpointError(msg)
+    if window is not None:
+        try:
+            content["window"] = WindowOptions(**window)
+        except (TypeError, EventsError) as error:
+            msg = f"{path}: the header's 'window' is {window!r}: {error}"
+            raise CheckpointError(msg) from error
     return Header(**content)
 
 

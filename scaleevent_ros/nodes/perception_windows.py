@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 
 _NS_PER_MS = 1_000_000
-_DEFAULT_NS = 50 * _NS_PER_MS
 
 
 class BuiltWindow(NamedTuple):
@@ -68,8 +67,8 @@ class Windows(Protocol):
 def window_rule(
     settings: PerceptionParameters, header: Header, size: tuple[int, int]
 ) -> ByTime | ByCount:
-    """Say how long windows are, as training chooses them (`scaleevent_ros.data.windows`)."""
-    longest = round(settings.window_ms * _NS_PER_MS) or header.window_ns or _DEFAULT_NS
+    """Say how long windows are, as training chooses them (`scaleevent_ros.events.windows`)."""
+    longest = round(settings.window_ms * _NS_PER_MS) or header.windows.length_ns
     if settings.window == "fixed":
         return ByTime(longest, settings.slices_per_bin)
     events = max(round(settings.events_per_pixel * size[0] * size[1]), 1)
@@ -104,6 +103,9 @@ def _longest(rule: ByTime | ByCount) -> int:
 def _bins(header: Header) -> int:
     """Find the bins of a representation that has the checkpoint's channels."""
     name, channels = header.representation, header.bins
+    if header.leaky:
+        msg = "the node has no leaky integrals yet: choose a student without them"
+        raise EventsError(msg)
     if name == "voxel":
         return channels
     if name == "stacked_histogram" and channels % 2 == 0:

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.fixed_size import fix_size
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scaleevent_ros.events import InputSpec
     from scaleevent_ros.models import Header, Student
     from scaleevent_ros.models.late_blocks import LateBlocks
 
@@ -199,16 +199,14 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
     return network
 
 
-def normalized(events: Tensor, how: str | None) -> Tensor:
-    """Normalize an event tensor [bins, H, W] as a header says, where the tensor is.
+def normalized(events: Tensor, spec: InputSpec) -> Tensor:
+    """Normalize an event tensor on its device.
 
     Args:
-        events: float32. It is not changed.
-        how: The header's normalization; None for none.
+        events: float32 [channels, H, W]. It is not changed.
+        spec: What it is made of.
     """
-    if how is None or how == "none":
-        return events
     if events.device.type != "cpu":
-        return normalize_tensor(events, how)
+        return spec.normalize(events)
     # numpy's partition of the active values is many times faster than torch's sort of all.
-    return torch.from_numpy(normalize_tensor(events.numpy(), how))
+    return torch.from_numpy(spec.normalize(events.numpy()))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scaleevent_ros.events import normalize_into, percentile_scale
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.onnx_file import (
     EVENTS,
@@ -74,6 +73,7 @@ class OnnxBackend:
         exported = parse_info(self.session.get_modelmeta().custom_metadata_map, path)
         self.precision = exported.precision
         self.info = exported.network_info(size, path)
+        self._spec = self.info.header.input
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True
         if self._cuda:
@@ -111,12 +111,12 @@ class OnnxBackend:
         """Do what `events_and_scale` does, by numpy, without fresh memory for each window."""
         header = self.info.header
         if divides_by_scale(header):
-            return {EVENTS: np.ascontiguousarray(events), SCALE: percentile_scale(events)}
-        if header.normalization is None or header.normalization == "none":
+            return {EVENTS: np.ascontiguousarray(events), SCALE: self._spec.scales(events)}
+        if self._spec.normalization == "none" and not self._spec.leaky:
             return {EVENTS: np.ascontiguousarray(events)}
         if self._normalized is None:
             self._normalized = np.empty(events.shape, np.float32)
-        normalize_into(events, header.normalization, self._normalized)
+        self._spec.normalize_into(events, self._normalized)
         return {EVENTS: self._normalized}
 
     def _before(self) -> Tensor:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from scaleevent_ros.events import percentile_scale
-from scaleevent_ros.models import Header
+from scaleevent_ros.events.normalization import LEAKY_LIMIT
+from scaleevent_ros.models.checkpoints import parse_header
+from scaleevent_ros.models.errors import CheckpointError
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.network import NetworkInfo, normalized
 from scaleevent_ros.runtime.placement import DTYPES
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scaleevent_ros.models import Header
     from scaleevent_ros.runtime.network import Network
 
 METADATA_KEY = "scaleevent"
@@ -96,12 +98,12 @@ def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
             raise EngineError(msg)
         size = content.pop("size")
         return ExportedInfo(
-            header=Header(**content.pop("header")),
+            header=parse_header(content.pop("header"), path),
             size=None if size is None else (int(size[0]), int(size[1])),
             outputs=tuple(content.pop("outputs")),
             **content,
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, CheckpointError) as error:
         msg = f"{path}: the header is damaged: {error!r}"
         raise EngineError(msg) from error
 
@@ -126,8 +128,18 @@ def divides_by_scale(header: Header) -> bool:
 def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
     """Make an exported network's inputs of a window, by name, where the window is."""
     if divides_by_scale(header):
-        return {EVENTS: events.contiguous(), SCALE: percentile_scale(events)}
-    return {EVENTS: normalized(events, header.normalization).contiguous()}
+        return {EVENTS: events.contiguous(), SCALE: header.input.scales(events)}
+    return {EVENTS: normalized(events, header.input).contiguous()}
+
+
+def _divided(events: Tensor, scale: Tensor) -> Tensor:
+    """Divide an event tensor as `InputSpec.normalize` does, given `InputSpec.scales`."""
+    leaky = scale.shape[0] - 1
+    if not leaky:
+        return events / scale
+    limit = float(LEAKY_LIMIT)
+    integrals = (events[-leaky:] / scale[1:, None, None]).clamp(-limit, limit)
+    return torch.cat([events[:-leaky] / scale[0], integrals])
 
 
 class _Exported(nn.Module):
@@ -145,7 +157,7 @@ class _Exported(nn.Module):
         previous_features: Tensor | None = None,
     ) -> list[Tensor]:
         if scale is not None:
-            events = events / scale
+            events = _divided(events, scale)
         encoded = self.network.encode(events[None].to(self.dtype))
         previous = None if previous_features is None else previous_features[None].to(self.dtype)
         size = (events.shape[-2], events.shape[-1])
@@ -157,11 +169,12 @@ class _Exported(nn.Module):
 def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
     """Write a network as an ONNX file.
 
-    Its inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1], if the header says
-    ``percentile``, and ``previous_features``, the ``features`` of the window before, if there is a
-    head for flow. Events are divided by the scale (see `percentile_scale`), here and not outside
-    since the division takes all threads of the network; with another normalization they are
-    **normalized** before. Outputs are those of `Outputs`, class ids as int32.
+    Its inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1 + leaky integrals], if
+    the header says ``percentile``, and ``previous_features``, the ``features`` of the window
+    before, if there is a head for flow. Events are divided by the scale (see `InputSpec.scales`)
+    here and not outside, since the division takes all threads of the network; with another
+    normalization they are **normalized** before. Outputs are those of `Outputs`, class ids as
+    int32.
 
     Args:
         network: On the CPU; it is cast.
@@ -198,7 +211,7 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         rows, columns = torch.export.Dim("rows", min=2), torch.export.Dim("columns", min=2)
         shapes[EVENTS] = {1: info.stride * rows, 2: info.stride * columns}
     if divides_by_scale(info.header):
-        inputs[SCALE], shapes[SCALE] = torch.ones(1), {}
+        inputs[SCALE], shapes[SCALE] = torch.ones(1 + len(info.header.leaky)), {}
     if "flow" in info.outputs:
         inputs[PREVIOUS] = torch.zeros(info.width, *info.grid)
     module = _Exported(network, DTYPES[precision]).eval()

@@ -36,6 +36,7 @@ class TorchBackend:
         self, network: Network, device: torch.device, dtype: torch.dtype, *, compiled: bool = False
     ) -> None:
         self.info = network.info
+        self._spec = network.info.header.input
         self._device, self._dtype = device, dtype
         network = network.to(device, dtype)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
@@ -70,7 +71,7 @@ class TorchBackend:
         self._previous = None
 
     def _features(self, events: Tensor) -> Tensor:
-        events = normalized(events, self.info.header.normalization)
+        events = normalized(events, self._spec)
         return self._encode(
             events[None].to(self._dtype).contiguous(memory_format=torch.channels_last)
         )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from scaleevent_ros.events import EventBatch, represent
+from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events.windows import window_start
 from scaleevent_ros.runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -18,39 +19,43 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.models import Header
 
-WINDOW_NS = 50_000_000  # where the header leaves the length open
 DENSITY = 0.4  # events per pixel of a made-up window
 EDGES = 8
 
 
-def window_tensor(header: Header, batch: EventBatch, t_start: int, t_end: int) -> Tensor:
-    """Make what an engine takes of a window's events: float32 [bins, H, W], not normalized."""
-    polarities = 2 if header.representation == "stacked_histogram" else 1
-    array = represent(header.representation, batch, t_start, t_end, header.bins // polarities)
-    return torch.from_numpy(array)
+def window_tensor(header: Header, batch: EventBatch, t_end: int) -> Tensor:
+    """Build what an engine takes: the tensor of a window, not normalized.
+
+    Args:
+        header: Header of the checkpoint.
+        batch: Events of the longest window, and of what was before it for leaky integrals.
+        t_end: End of the window in ns, excluded.
+
+    Returns:
+        float32 [channels, height, width].
+    """
+    t_start = window_start(batch, t_end, header.windows)
+    return torch.from_numpy(header.input.build(batch, t_start, t_end))
 
 
 def made_up_windows(header: Header, size: tuple[int, int], count: int) -> list[Tensor]:
     """Make windows of edges that move to the right, with noise; the same ones every time."""
     height, width = size
     random = np.random.default_rng(0)
-    length = header.window_ns or WINDOW_NS
-    windows = []
-    for index in range(count):
-        events = int(DENSITY * height * width)
-        t = np.sort(random.integers(0, length, events)) + index * length
-        edge = random.integers(0, EDGES, events)
-        x = edge * width / EDGES + 0.1 * width * t / length + random.normal(0, 2, events)
-        batch = EventBatch(
-            (x % width).astype(np.uint16),
-            random.integers(0, height, events).astype(np.uint16),
-            t.astype(np.int64),
-            (edge % 2).astype(np.uint8),
-            width,
-            height,
-        )
-        windows.append(window_tensor(header, batch, index * length, (index + 1) * length))
-    return windows
+    length = header.windows.length_ns
+    events = int(DENSITY * height * width) * count
+    t = np.sort(random.integers(0, count * length, events))
+    edge = random.integers(0, EDGES, events)
+    x = edge * width / EDGES + 0.1 * width * t / length + random.normal(0, 2, events)
+    batch = EventBatch(
+        (x % width).astype(np.uint16),
+        random.integers(0, height, events).astype(np.uint16),
+        t.astype(np.int64),
+        (edge % 2).astype(np.uint8),
+        width,
+        height,
+    )
+    return [window_tensor(header, batch, (index + 1) * length) for index in range(count)]
 
 
 def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:
@@ -76,7 +81,7 @@ def recorded_windows(
     """
     from scaleevent_ros.bags.event_stream import EventWindow
 
-    length = header.window_ns or WINDOW_NS
+    length = header.windows.length_ns
     kept = EventWindow()
     first: int | None = None
     windows: list[Tensor] = []
@@ -87,10 +92,10 @@ def recorded_windows(
         first = int(batch.t[0]) if first is None else first
         kept.push(batch)
         while len(windows) < count and kept.end_ns >= first + (len(windows) + 1) * length:
-            start = first + len(windows) * length
-            events = kept.between(start, start + length)
+            t_end = first + (len(windows) + 1) * length
+            events = kept.between(first, t_end)
             assert events is not None
-            windows.append(window_tensor(header, events, start, start + length))
+            windows.append(window_tensor(header, events, t_end))
         if len(windows) == count:
             return windows
     if not windows:

@@ -49,6 +49,7 @@ class StillOptions:
         frames: Number of frames.
         frame_rate: Frames per second.
         margin: Time before the first frame and after the last in which there are events, in s.
+        lead: Further time before that in which there are events, in s.
         strength: Strength of the camera's motion; see `random_motion`.
         size: Width and height of the views, in pixels; the picture is scaled and cropped to cover
             them. None keeps the picture's own.
@@ -65,6 +66,7 @@ class StillOptions:
     frames: int = 10
     frame_rate: float = 25.0
     margin: float = 0.1
+    lead: float = 0.0
     strength: float = 1.0
     size: tuple[int, int] | None = None
     pixels: PixelModel = field(default_factory=PixelModel)
@@ -82,6 +84,9 @@ class StillOptions:
         if self.objects < 0:
             msg = f"{self.objects} objects cannot move through a scene"
             raise SimulationError(msg)
+        if not 0 <= self.lead < math.inf:
+            msg = f"lead is {self.lead}; it must be 0 s or more"
+            raise SimulationError(msg)
         if self.frames < 1 or not self.frame_rate > 0 or not 0 <= self.margin < math.inf:
             msg = (
                 f"{self.frames} frames at {self.frame_rate} Hz with a margin of {self.margin} s "
@@ -95,7 +100,7 @@ class StillOptions:
     @property
     def frames_us(self) -> list[int]:
         """Times of the frames, in µs since events start."""
-        start = round(self.margin * 1e6)
+        start = round((self.lead + self.margin) * 1e6)
         return [start + round(i * 1e6 / self.frame_rate) for i in range(self.frames)]
 
     @property

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -15,9 +16,8 @@ from rich.progress import track
 
 from scaleevent_ros.data.dataset import load_batches
 from scaleevent_ros.data.sampler import validation_batches
-from scaleevent_ros.data.windows import NS_PER_MS, WindowOptions
 from scaleevent_ros.distill.configuration import EventOptions, plain
-from scaleevent_ros.events import channel_count
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, read_header
 from scaleevent_ros.models.checkpoints import git_revision
 from scaleevent_ros.tasks.classes import read_classes
@@ -176,19 +176,13 @@ def events_of(path: Path, header: Header) -> EventOptions:
         ScaleEventError: If the header does not say enough, or names what there is not.
     """
     window = recorded_run(header).get("events", {}).get("window")
-    if header.window_ns is not None:
-        window = {"length_ms": header.window_ns / NS_PER_MS}
-    if header.normalization is None or window is None:
-        missing = "how events are normalized" if window else "how long a window is"
+    if header.window is None and window is not None:  # of a release whose headers lacked it
+        header = replace(header, window=WindowOptions(**window))
+    if header.normalization is None or header.window is None:
+        missing = "how events are normalized" if header.window else "how long a window is"
         msg = f"{path}: the header does not say {missing}; a run of finetune.py writes it"
         raise TaskError(msg)
-    of_one, of_two = (channel_count(header.representation, bins) for bins in (1, 2))
-    return EventOptions(
-        cast("Any", header.representation),
-        header.bins // of_one if of_two > of_one else header.bins,
-        cast("Any", header.normalization),
-        WindowOptions(**window),
-    )
+    return EventOptions.of(header)
 
 
 def kind_of(path: Path, data: LabelledData) -> Kind:

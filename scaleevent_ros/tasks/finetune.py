@@ -18,7 +18,7 @@ from scaleevent_ros.distill.configuration import (
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.trainer import Trainer, start_fabric
 from scaleevent_ros.models import build_student, load_student
-from scaleevent_ros.models.checkpoints import is_checkpoint
+from scaleevent_ros.models.checkpoints import is_checkpoint, read_header
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.downstream import Downstream
 from scaleevent_ros.tasks.heads import build_head, describe_head, task_of
@@ -58,7 +58,8 @@ class Finetuning:
 
     Attributes:
         data: Labelled events.
-        events: What the student sees of the events.
+        events: What the student sees of the events. If not given, what the checkpoint that it
+            starts from was trained on, or the defaults where it starts from no checkpoint.
         student: What to start from: ``teacher`` (image weights), ``random``, or a checkpoint.
         head: What is put on it.
         optimizer: AdamW; a group with the pattern ``^student`` has the backbone's own rate.
@@ -66,7 +67,7 @@ class Finetuning:
     """
 
     data: LabelledData
-    events: EventOptions = field(default_factory=EventOptions)
+    events: EventOptions | None = None
     student: StudentOptions = field(default_factory=StudentOptions)
     head: HeadOptions = field(default_factory=HeadOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
@@ -93,9 +94,10 @@ def finetune(configuration: Finetuning) -> Outcome:
     """
     fabric = start_fabric(configuration.trainer)
     fabric.launch()
-    data = configuration.data
+    data, events = configuration.data, choose_events(configuration)
+    configuration = replace(configuration, events=events)
     classes = read_classes(data.classes) if data.task == "segmentation" else None
-    loaders = build_loaders(data, configuration.events, configuration.trainer, classes)
+    loaders = build_loaders(data, events, configuration.trainer, classes)
     with fabric.rank_zero_first(local=True):  # which downloads what is downloaded once
         model = build_downstream(configuration, classes)
     if fabric.is_global_zero:
@@ -117,6 +119,27 @@ def finetune(configuration: Finetuning) -> Outcome:
     return trainer.run()
 
 
+def choose_events(configuration: Finetuning) -> EventOptions:
+    """Choose what the student sees of the events: as configured, or as it was trained.
+
+    Raises:
+        ConfigurationError: If the checkpoint was trained on other event tensors.
+        CheckpointError: If the checkpoint is damaged.
+    """
+    init, events = configuration.student.init, configuration.events
+    if init in {"teacher", "pretrained", "random"} or not is_checkpoint(init):
+        return events or EventOptions()
+    header = read_header(init)
+    if events is None:
+        return EventOptions.of(header)
+    if header.input != events.input:
+        msg = f"{init} was trained on {header.input}, events asks for {events.input}"
+        raise ConfigurationError(msg)
+    if header.window not in {None, events.window}:
+        logger.warning("%s was trained on %s, and runs on %s", init, header.window, events.window)
+    return events
+
+
 def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Downstream:
     """Build student and head, alike in every process, with the student's header filled in.
 
@@ -129,41 +152,26 @@ def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Do
         ScaleEventError: If the student or the head cannot be built, or do not fit.
     """
     torch.manual_seed(configuration.trainer.seed)
-    student = _build_student(configuration)
-    head, events = configuration.head, configuration.events
+    head, events = configuration.head, choose_events(configuration)
+    student = _build_student(configuration.student, events.channels)
     names = list(classes.names) if classes is not None else []
     options = {**head.options, "classes": len(names)} if names else head.options
     described = describe_head(head.kind, student.width, student.stride, **options)
     student.header = replace(
-        student.header,
-        representation=events.representation,
-        normalization=events.normalization,
-        window_ns=events.window.length_ns if events.window.mode == "fixed" else None,
-        classes=names,
-        heads={task_of(head.kind): described},
+        events.describe(student.header), classes=names, heads={task_of(head.kind): described}
     )
     return Downstream(student, build_head(**described), frozen=head.frozen)
 
 
-def _build_student(configuration: Finetuning) -> Student:
-    wanted, events = configuration.student, configuration.events
+def _build_student(wanted: StudentOptions, channels: int) -> Student:
     if wanted.init not in {"teacher", "pretrained", "random"} and is_checkpoint(wanted.init):
-        student = load_student(wanted.init)
-        have = (student.header.representation, student.header.normalization, student.header.bins)
-        need = (events.representation, events.normalization, events.channels)
-        if have != need:
-            msg = (
-                f"{wanted.init} was trained on {have[0]} normalized by {have[1]} in {have[2]} "
-                f"channels, events asks for {need[0]}, {need[1]} and {need[2]}"
-            )
-            raise ConfigurationError(msg)
-        return student.train()
+        return load_student(wanted.init).train()
     if wanted.name is None:
         msg = "student.name is not given: timm's name of a network"
         raise ConfigurationError(msg)
     return build_student(
         wanted.name,
-        events.channels,
+        channels,
         wanted.init,
         stride=wanted.stride,
         neck=wanted.neck,

@@ -18,8 +18,8 @@ from scaleevent_ros.data.augmentation import (
     perturb_events,
 )
 from scaleevent_ros.data.sampler import PADDING
-from scaleevent_ros.data.windows import WindowOptions, window_start
-from scaleevent_ros.events import represent
+from scaleevent_ros.events import InputSpec
+from scaleevent_ros.events.windows import WindowOptions, window_start
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.losses import IGNORED
 
@@ -41,7 +41,7 @@ class LabelledWindow(NamedTuple):
 
     Attributes:
         events: Of the longest window at least; for flow, of the window and of one as long before
-            it. They span the truth's pixels.
+            it. For leaky integrals also of what was before. They span the truth's pixels.
         t_end: The window's end, excluded, in ns: the moment of the truth.
         truth: Segmentation: class ids, uint8 [H, W], `IGNORED` where there is none. Depth: m,
             float32 [H, W], 0 or not finite where it is not known. Flow: how far each pixel goes
@@ -181,20 +181,18 @@ class LabelledOptions:
     Attributes:
         width: Of the event tensor.
         height: Of the event tensor.
-        representation: Name of the event tensor.
-        bins: Of it.
-        normalization: Of it.
-        window: How long it is, where the truth does not say it.
+        input: What the event tensor is made of.
+        window: Length of the window of events, where the truth does not set it.
+        history_ns: How long before the window events matter, for leaky integrals.
         augmentation: What is drawn at random.
         seed: Of what is drawn at random.
     """
 
     width: int = 480
     height: int = 360
-    representation: str = "voxel"
-    bins: int = 5
-    normalization: str = "percentile"
+    input: InputSpec = field(default_factory=InputSpec)
     window: WindowOptions = field(default_factory=WindowOptions)
+    history_ns: int = 0
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     seed: int = 0
 
@@ -257,20 +255,13 @@ def make_sample(
         t_start = window.t_start
     earliest = 2 * t_start - t_end if task == "flow" else t_start
     seed = int(rng.integers(np.iinfo(np.int32).max))
-    moved = move_events(events.between(earliest, t_end), view, seed)
-    moved = perturb_events(moved, earliest, t_end, options.augmentation, rng)
+    first = earliest - options.history_ns
+    moved = move_events(events.between(first, t_end), view, seed)
+    moved, _ = perturb_events(moved, first, t_end, options.augmentation, rng)
+    spec = options.input
 
     def tensor(start: int, end: int) -> Tensor:
-        return torch.from_numpy(
-            represent(
-                options.representation,
-                moved.between(start, end),
-                start,
-                end,
-                options.bins,
-                options.normalization,
-            )
-        )
+        return torch.from_numpy(spec.normalize(spec.build(moved, start, end)))
 
     tensors = tensor(t_start, t_end)
     if task == "flow":

@@ -11,8 +11,8 @@ from scaleevent_ros.data.bag_pairs import BagOptions
 from scaleevent_ros.data.dataset import PairLoaders
 from scaleevent_ros.data.recordings import find_recordings
 from scaleevent_ros.data.sampler import Schedule
-from scaleevent_ros.data.windows import NS_PER_MS
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.events.windows import NS_PER_MS
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.labelled import LabelledDataset, LabelledOptions, stack, take_fraction
 from scaleevent_ros.tasks.labelled_stills import FilmOptions, FlowStills, LabelledStills
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.classes import ClassList
     from scaleevent_ros.tasks.datasets.sequences import Split
     from scaleevent_ros.tasks.labelled import LabelledSource, Task
+
+FILM_HISTORY_NS = 500_000_000
+"""How long pictures are filmed before a window, where ``events.history_s`` does not say it."""
 
 Kind = Literal[
     "stills",
@@ -157,7 +160,7 @@ def build_loaders(
     """
     film = _film(data, events, trainer.seed)
     learned = LabelledDataset(
-        take_fraction(_open(data, film, classes, learning=True), data.fraction),
+        take_fraction(_open(data, events, film, classes, learning=True), data.fraction),
         _options(data, events, data.augmentation, trainer.seed),
     )
     schedule = Schedule(
@@ -182,7 +185,7 @@ def build_held_out(
     """
     film = replace(_film(data, events, seed=0), fixed_motion=True)
     return LabelledDataset(
-        take_fraction(_open(data, film, classes, learning=False), data.validation_fraction),
+        take_fraction(_open(data, events, film, classes, learning=False), data.validation_fraction),
         _options(data, events, AugmentationOptions(), seed=0),
     )
 
@@ -193,21 +196,30 @@ def _options(
     return LabelledOptions(
         data.width,
         data.height,
-        events.representation,
-        events.bins,
-        events.normalization,
+        events.input,
         events.window,
+        events.history_ns,
         augmentation,
         seed,
     )
 
 
 def _film(data: LabelledData, events: EventOptions, seed: int) -> FilmOptions:
-    return FilmOptions(data.width, data.height, events.window, data.strength, seed)
+    history_ns = events.history_ns
+    if events.history_s is None:
+        history_ns = min(history_ns, FILM_HISTORY_NS)
+    return FilmOptions(
+        data.width, data.height, events.window, data.strength, seed, history_ns=history_ns
+    )
 
 
 def _open(
-    data: LabelledData, film: FilmOptions, classes: ClassList | None, *, learning: bool
+    data: LabelledData,
+    events: EventOptions,
+    film: FilmOptions,
+    classes: ClassList | None,
+    *,
+    learning: bool,
 ) -> Sequence[LabelledSource]:
     """Open the sequences to learn from, or those to judge by, whole."""
     pictures = Path(data.pictures if learning else data.validation_pictures)
@@ -218,20 +230,21 @@ def _open(
         labels = Path(data.labels if learning else data.validation_labels)
         return [LabelledStills(pictures, labels, classes, film)]
     try:
-        return _open_recorded(data, film, classes, learning=learning)
+        return _open_recorded(data, events, classes, learning=learning)
     except ModuleNotFoundError as error:
         msg = f"data.kind {data.kind} needs {error.name}: pip install 'scaleevent_ros[data]'"
         raise TaskError(msg) from error
 
 
 def _open_recorded(
-    data: LabelledData, film: FilmOptions, classes: ClassList | None, *, learning: bool
+    data: LabelledData, events: EventOptions, classes: ClassList | None, *, learning: bool
 ) -> Sequence[LabelledSource]:
     """Open what was recorded, not filmed.
 
     What reads HDF5 and bags is imported here: a machine without them still learns from pictures.
     """
-    root, task, window_ns = Path(data.root), data.task, film.window.length_ns
+    root, task = Path(data.root), data.task
+    window_ns, history_ns = events.window.length_ns, events.history_ns
     named = data.train if learning else data.validation
 
     def names(published: Split) -> tuple[str, ...]:
@@ -241,14 +254,14 @@ def _open_recorded(
         from scaleevent_ros.tasks.datasets import dsec
 
         return [
-            dsec.DsecSequence(path, task, window_ns, classes)
+            dsec.DsecSequence(path, task, window_ns, classes, history_ns)
             for path in dsec.find(root, names(dsec.SPLITS[task]))
         ]
     if data.kind.startswith("mvsec_"):
         from scaleevent_ros.tasks.datasets import mvsec
 
         return [
-            mvsec.MvsecSequence(path, task, window_ns, data.frames)
+            mvsec.MvsecSequence(path, task, window_ns, data.frames, history_ns)
             for path in mvsec.find(root, names(mvsec.SPLIT))
         ]
     if data.kind == "ddd17":
@@ -256,14 +269,14 @@ def _open_recorded(
 
         assert classes is not None
         return [
-            ddd17.Ddd17Sequence(path, window_ns, classes)
+            ddd17.Ddd17Sequence(path, window_ns, classes, history_ns)
             for path in ddd17.find(root, names(ddd17.split(root)))
         ]
     from scaleevent_ros.tasks.datasets.bags import LabelledBag
 
     length_ns = round(data.flow_ms * NS_PER_MS) if task == "flow" else window_ns
     return [
-        LabelledBag(path, task, data.bags, length_ns, classes)
+        LabelledBag(path, task, data.bags, length_ns, classes, history_ns)
         for place in named
         for path in find_recordings(place)
     ]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 from scaleevent_ros.tasks.classes import truth_of
@@ -39,6 +39,7 @@ class FilmOptions:
         width: Of the event sensor.
         height: Of the event sensor.
         window: How long events last before the moment of the truth.
+        history_ns: How much longer they last before that, for leaky integrals.
         strength: Of the camera's motion; see `scaleevent_ros.sources.camera_motion.random_motion`.
         seed: Of the motion and of the events' noise.
         fixed_motion: Film a picture the same way each time it comes, not another in each epoch.
@@ -50,6 +51,7 @@ class FilmOptions:
     strength: float = 1.0
     seed: int = 0
     fixed_motion: bool = False
+    history_ns: int = 0
 
 
 def find_labelled(pictures: Path, labels: Path) -> list[LabelledPicture]:
@@ -168,6 +170,7 @@ def _film(
         frames=frames,
         frame_rate=1 / seconds,
         margin=seconds,
+        lead=options.history_ns / 1e9,
         strength=options.strength,
         size=(options.width, options.height),
     )

@@ -129,7 +129,8 @@ def _error_scale(error: Floats, known: NDArray[np.bool_]) -> ColourScale:
 
 def _event_picture(example: Example) -> Picture:
     """Draw the event tensor: brighter red and darker blue, or the picture that it is."""
-    tensor, events = example.tensor, example.events
+    events = example.events
+    tensor = example.tensor[: events.input.represented]
     if events.normalization == "scaleevent_picture":
         picture = tensor.transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
         return np.asarray(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8))

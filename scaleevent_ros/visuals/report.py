@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.events import activity_mask, histogram, represent
+from scaleevent_ros.events import activity_mask, histogram
+from scaleevent_ros.events.windows import window_start
 from scaleevent_ros.visuals.events import event_picture
 from scaleevent_ros.visuals.features import (
     choose_anchors,
@@ -37,11 +38,10 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.models import Header
     from scaleevent_ros.runtime import Engine
 
     Picture = NDArray[np.uint8]
-
-WINDOW_NS = 50_000_000  # where the checkpoint does not say
 
 _WIDTH = 320
 _MARK = (0, 255, 0)
@@ -114,7 +114,9 @@ def _windows(
     from scaleevent_ros.bags.event_stream import EventStream, EventWindow
     from scaleevent_ros.models import load_student
 
-    length = load_student(model).header.window_ns or WINDOW_NS
+    header = load_student(model).header
+    length = header.windows.length_ns
+    reach = length + header.input.history_ns
     span = max(reader.end_ns - reader.start_ns, length)
     recent = EventWindow()
     first = None
@@ -127,10 +129,10 @@ def _windows(
             first = int(packet.events.t[0])
         while due <= count and recent.end_ns >= (end := first + span * due // (count + 1)):
             due += 1
-            events = recent.between(end - length, end)
+            events = recent.between(end - reach, end)
             if events is not None:
                 yield events, end, first
-        recent.drop_before(recent.end_ns - 2 * length)
+        recent.drop_before(recent.end_ns - 2 * length - reach)
 
 
 def _look(
@@ -142,16 +144,16 @@ def _look(
 ) -> tuple[Still, tuple[int, int]]:
     """Run one window and draw it; the place that others are compared with is kept."""
     header = engine.header
-    start = t_end - (header.window_ns or WINDOW_NS)
     begin = time.perf_counter()
-    bins = header.bins // 2 if header.representation == "stacked_histogram" else header.bins
-    tensor = represent(header.representation, events, start, t_end, bins)
+    start = window_start(events, t_end, header.windows)
+    tensor = header.input.build(events, start, t_end)
     built = time.perf_counter()
     outputs = engine(tensor, {"features", "segmentation"}.intersection(engine.outputs))
     assert outputs.features is not None
     features = outputs.features.cpu()
     done = time.perf_counter()
-    active = activity_mask(events, engine.stride)
+    window = events.between(start, t_end)
+    active = activity_mask(window, engine.stride)
     array = features.numpy()
     anchor = anchor or choose_anchors(array, active, 2)[-1]
     pictures = {
@@ -169,7 +171,7 @@ def _look(
     if outputs.segmentation is not None:
         colours = class_colours(max(len(header.classes), 256))
         pictures["segmentation"] = np.take(colours, outputs.segmentation.cpu().numpy(), axis=0)
-    return Still(0.0, len(events), pictures, (built - begin) * 1e3, (done - built) * 1e3), anchor
+    return Still(0.0, len(window), pictures, (built - begin) * 1e3, (done - built) * 1e3), anchor
 
 
 def _to_pixels(picture: Picture, engine: Engine) -> Picture:
@@ -184,7 +186,7 @@ def _page(bag: str, model: str, engine: Engine, stills: Sequence[Still]) -> str:
     facts = [
         ("Model", f"{model}: {header.architecture}, {engine.width} channels"),
         ("Ran on", f"{engine.device}, {engine.precision}, {engine.backend}"),
-        ("Window", f"{(header.window_ns or WINDOW_NS) / 1e6:g} ms, {header.representation}"),
+        ("Window", _window(header)),
         ("Building a window", _timing([still.build_ms for still in stills])),
         ("Network", _timing([still.inference_ms for still in stills])),
     ]
@@ -193,6 +195,14 @@ def _page(bag: str, model: str, engine: Engine, stills: Sequence[Still]) -> str:
     strip = f"<table class='strip'><tr><th></th>{titles}</tr>{''.join(map(_row, stills))}</table>"
     name = bag.rstrip("/").rsplit("/", 1)[-1]
     return render_page(name, bag, [render_table(facts), legend, strip])
+
+
+def _window(header: Header) -> str:
+    """Describe the event windows and the tensor of a checkpoint."""
+    options, spec = header.windows, header.input
+    least = f"{options.shortest_ms:g} to " if options.mode == "motion" else ""
+    memory = f", leaky integrals of {', '.join(map(str, spec.leaky))} s" if spec.leaky else ""
+    return f"{least}{options.length_ms:g} ms, {spec.representation}{memory}"
 
 
 def _row(still: Still) -> str:

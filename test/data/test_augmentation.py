@@ -10,10 +10,11 @@ from scaleevent_ros.data.augmentation import (
     View,
     choose_view,
     move_events,
+    move_state,
     perturb_events,
 )
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.events import EventBatch, event_counts
+from scaleevent_ros.events import EventBatch, LeakyState, event_counts, leaky_integrals
 
 MS = 1_000_000
 
@@ -36,7 +37,7 @@ def test_the_defaults_change_nothing() -> None:
     view = choose_view((64, 48), (64, 48), AugmentationOptions(), rng)
     assert view.whole
     moved = move_events(batch, view, 1)
-    assert perturb_events(moved, 0, 50 * MS, AugmentationOptions(), rng).x is batch.x
+    assert perturb_events(moved, 0, 50 * MS, AugmentationOptions(), rng)[0].x is batch.x
     assert moved is batch
 
 
@@ -106,14 +107,15 @@ def test_dropout_swaps_and_noise_come_as_often_as_asked() -> None:
     batch = random_batch(20_000, 64, 48)
     drop = AugmentationOptions(event_dropout=0.5)
     kept = [
-        len(perturb_events(batch, 0, 50 * MS, drop, np.random.default_rng(seed))) / len(batch)
+        len(perturb_events(batch, 0, 50 * MS, drop, np.random.default_rng(seed))[0]) / len(batch)
         for seed in range(60)
     ]
     assert min(kept) > 0.48
     assert np.mean(kept) == pytest.approx(0.75, abs=0.06)
     swap = AugmentationOptions(polarity_flip=0.5)
     swapped = [
-        perturb_events(batch, 0, 50 * MS, swap, np.random.default_rng(seed)) for seed in range(60)
+        perturb_events(batch, 0, 50 * MS, swap, np.random.default_rng(seed))[0]
+        for seed in range(60)
     ]
     share = np.mean([np.array_equal(each.p, 1 - batch.p) for each in swapped])
     assert share == pytest.approx(0.5, abs=0.2)
@@ -123,7 +125,7 @@ def test_dropout_swaps_and_noise_come_as_often_as_asked() -> None:
     noisy = AugmentationOptions(noise_hz=100)
     added = []
     for seed in range(60):
-        result = perturb_events(batch, 0, 50 * MS, noisy, np.random.default_rng(seed))
+        result, _ = perturb_events(batch, 0, 50 * MS, noisy, np.random.default_rng(seed))
         result.validate()
         added.append(len(result) - len(batch))
     assert np.mean(added) == pytest.approx(50 * 64 * 48 * 0.05, rel=0.2)
@@ -142,3 +144,47 @@ def test_dropout_swaps_and_noise_come_as_often_as_asked() -> None:
 def test_options_that_cannot_be(arguments: dict[str, object]) -> None:
     with pytest.raises(DataError, match="augmentation"):
         AugmentationOptions(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("left", "top", "width", "height"), [(3.3, 2.6, 20.0, 15.0), (0, 0, 64.0, 48.0), (5, 4, 40, 30)]
+)
+def test_integrals_move_as_their_events_do_on_average(
+    flip: bool, left: float, top: float, width: float, height: float
+) -> None:
+    batch = random_batch(3000, 64, 48)
+    view = View(left, top, width, height, 40, 30, flip)
+    state = LeakyState(leaky_integrals(batch, 50 * MS, (0.1, 2.0)), 50 * MS)
+    found = move_state(state, view)
+    assert found is not None
+    assert (found.t, found.values.shape) == (50 * MS, (2, 30, 40))
+    drawn = [leaky_integrals(move_events(batch, view, seed), 50 * MS, (0.1, 2.0))
+             for seed in range(400)]  # fmt: skip
+    spread = np.std(drawn, axis=0).max() / 20
+    np.testing.assert_allclose(found.values, np.mean(drawn, axis=0), atol=5 * spread + 1e-4)
+
+
+def test_a_view_of_the_whole_sensor_leaves_integrals_alone() -> None:
+    values = np.random.default_rng(0).normal(size=(1, 6, 8)).astype(np.float32)
+    state = LeakyState(values, 5)
+    assert move_state(None, View(0, 0, 8, 6, 8, 6)) is None
+    assert move_state(state, View(0, 0, 8, 6, 8, 6)) is state
+    mirrored = move_state(state, View(0, 0, 8, 6, 8, 6, flip=True))
+    assert mirrored is not None
+    np.testing.assert_allclose(mirrored.values, values[:, :, ::-1], rtol=1e-6)
+
+
+def test_integrals_are_perturbed_as_their_events_are() -> None:
+    batch = random_batch(20_000, 64, 48)
+    state = LeakyState(leaky_integrals(batch, 50 * MS, (0.1,)), 50 * MS)
+    options = AugmentationOptions(event_dropout=0.5, polarity_flip=0.5)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        events, moved = perturb_events(batch, 0, 50 * MS, options, rng, state)
+        assert moved is not None
+        kept = len(events) / len(batch)
+        ratio = moved.values.sum() / state.values.sum()
+        sign = leaky_integrals(events, 50 * MS, (0.1,)).ravel() @ state.values.ravel()
+        assert np.sign(ratio) == np.sign(sign)
+        assert abs(ratio) == pytest.approx(kept, abs=0.02)

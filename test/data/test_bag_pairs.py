@@ -14,8 +14,9 @@ from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.recordings import open_recordings
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.events import EventBatch, leaky_integrals
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.calibration import Homography, write_calibration
 
 WINDOW = WindowOptions(length_ms=30)
@@ -138,3 +139,28 @@ def test_bags_are_read_only_where_they_are_needed() -> None:
     source = Path(bag_pairs.__file__).read_text()
     head = source.partition("class BagOptions")[0].partition("if TYPE_CHECKING")[0]
     assert "scaleevent_ros.bags" not in head
+
+
+def test_history_is_read_as_far_as_there_is_any(bag: Path) -> None:
+    short, long = (BagPairs(bag, BagOptions(), WINDOW, history) for history in (0, 60_000_000))
+    assert len(short) == len(long)
+    lengths = [
+        (pair.t_end - int(pair.events.t[0])) / 1e6 for pair in map(long.read, range(len(long)))
+    ]
+    assert lengths == sorted(lengths)  # the first pairs have all that was recorded before them
+    assert lengths[0] < 60 < 80 < lengths[-1] <= 90
+    for index in range(len(short)):
+        one, other = short.read(index), long.read(index)
+        window = other.events.between(one.t_end - WINDOW.length_ns, one.t_end)
+        assert np.array_equal(one.events.t, window.t)
+
+
+def test_states_are_integrals_of_all_that_was_recorded_before(bag: Path) -> None:
+    source = BagPairs(bag, BagOptions(), WINDOW, 10**10)
+    states = list(source.states(range(2, 6), (0.02, 2.0)))
+    for index, state in zip(range(2, 6), states, strict=True):
+        events: EventBatch = source.read(index).events
+        assert state.t == source.read(index).t_end - WINDOW.length_ns
+        assert len(events.between(0, state.t)) > 50
+        expected = leaky_integrals(events, state.t, (0.02, 2.0))
+        np.testing.assert_allclose(state.values, expected, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -20,8 +22,8 @@ from scaleevent_ros.data.dataset import (
 )
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw, Schedule
-from scaleevent_ros.data.windows import WindowOptions
-from scaleevent_ros.events import activity_mask, represent
+from scaleevent_ros.events import InputSpec, LeakyState, activity_mask, leaky_integrals, represent
+from scaleevent_ros.events.windows import WindowOptions
 
 ALL = AugmentationOptions(
     zoom=(1, 2), crop=True, flip=0.5, event_dropout=0.3, polarity_flip=0.5, noise_hz=5
@@ -55,7 +57,9 @@ def test_what_is_drawn_differs_from_epoch_to_epoch_and_not_with_one_draw() -> No
 
 def test_a_sample_without_augmentation_is_the_pair_itself() -> None:
     source = SlidingTexture(5)
-    options = SampleOptions(width=64, height=48, threshold=20, bins=3, normalization="none")
+    options = SampleOptions(
+        width=64, height=48, threshold=20, input=InputSpec(bins=3, normalization="none")
+    )
     pair = source.read(3)
     sample = PairDataset([source], options)[Draw(0, 0, 3)]
     start = pair.t_end - options.window.length_ns
@@ -68,6 +72,33 @@ def test_a_sample_without_augmentation_is_the_pair_itself() -> None:
     assert sample.active.any()
 
 
+def test_history_reaches_the_leaky_integrals_as_events_or_as_their_sum() -> None:
+    source, spec = SlidingTexture(20), InputSpec(bins=3, leaky=(0.05, 2.0))
+    window = WindowOptions(length_ms=20)
+    options = SampleOptions(width=64, height=48, input=spec, window=window, history_ns=10**9)
+    pair = source.read(15)
+    start = pair.t_end - window.length_ns
+    assert len(pair.events.between(0, start)) > 500
+    sample = make_sample(pair, options, Draw(0, 0, 15))
+    raw = np.concatenate(
+        [
+            represent("voxel", pair.events, start, pair.t_end, 3),
+            leaky_integrals(pair.events, pair.t_end, spec.leaky),
+        ]
+    )
+    assert np.array_equal(sample.events.numpy(), spec.normalize(raw))
+    assert np.array_equal(
+        sample.active.numpy(), activity_mask(pair.events.between(start, pair.t_end), 16, 64)
+    )
+    state = LeakyState(leaky_integrals(pair.events, start, spec.leaky), start)
+    short = pair._replace(events=pair.events.between(start, pair.t_end), history=state)
+    again = make_sample(short, options, Draw(0, 0, 15))
+    assert torch.equal(again.events[:3], sample.events[:3])
+    torch.testing.assert_close(again.events, sample.events, rtol=1e-4, atol=1e-4)
+    short_history = make_sample(pair, replace(options, history_ns=0), Draw(0, 0, 15))
+    assert not torch.allclose(short_history.events[3:], sample.events[3:], atol=0.1)
+
+
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
     """The texture slides, so what events add up to is the frame's slope along its motion."""
@@ -76,7 +107,7 @@ def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
         height=32,
         augmentation=AugmentationOptions(zoom=(1, 2), crop=True, flip=flip),
         window=WindowOptions(length_ms=4),
-        normalization="none",
+        input=InputSpec(normalization="none"),
     )
     dataset = PairDataset([SlidingTexture(5)], options)
     aligned, mirrored = [], []

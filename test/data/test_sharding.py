@@ -16,7 +16,8 @@ from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.data.shards import ShardSource, read_manifest
 from scaleevent_ros.data.stored_pair import encode_pair
-from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events import InputSpec, leaky_integrals
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.calibration import Homography, write_calibration
 
 if TYPE_CHECKING:
@@ -173,3 +174,25 @@ def test_what_cannot_be_is_an_error(bags: Path, tmp_path: Path) -> None:
             write_shards(str(bags), tmp_path / "out", OPTIONS)
     finally:
         (bags / "day_two").unlink()
+
+
+def test_leaky_integrals_are_stored_with_each_pair(bags: Path, tmp_path: Path) -> None:
+    options = replace(OPTIONS, leaky=(0.02, 2.0), samples=3, window=WindowOptions(length_ms=20))
+    write_shards(str(bags / "night"), tmp_path / "out", options)
+    pairs = BagPairs(bags / "night", BagOptions(), options.window, 10**10)
+    source = ShardSource(tmp_path / "out", options.window, (2.0,))
+    for index in range(len(source)):
+        found, whole = source.read(index), pairs.read(index)
+        assert found.history is not None
+        assert found.history.t == found.t_end - options.window.length_ns
+        expected = leaky_integrals(whole.events, found.history.t, (2.0,))
+        assert np.abs(expected).max() > 0.5
+        np.testing.assert_allclose(found.history.values, expected, rtol=1e-3, atol=1e-4)
+        spec = InputSpec(leaky=(2.0,))
+        start = found.t_end - options.window.length_ns
+        tensor = spec.build(found.events, start, found.t_end, found.history)
+        wanted = spec.build(whole.events, start, found.t_end)
+        np.testing.assert_allclose(tensor, wanted, rtol=1e-3, atol=2e-3)
+    assert ShardSource(tmp_path / "out").read(0).history is None
+    with pytest.raises(DataError, match=r"decays of \[0.02, 2.0\] s, not of \[0.5\] s"):
+        ShardSource(tmp_path / "out", options.window, (0.5, 2.0))

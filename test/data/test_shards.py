@@ -26,7 +26,7 @@ from scaleevent_ros.data.shards import (
     write_shard,
 )
 from scaleevent_ros.data.stored_pair import Origin, encode_pair
-from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events.windows import WindowOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

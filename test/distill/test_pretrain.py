@@ -61,7 +61,7 @@ def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) ->
     assert student.header.bins == 3
     assert student.header.representation == "voxel"
     assert student.header.normalization == "percentile"
-    assert student.header.window_ns == 50_000_000
+    assert student.header.windows.length_ms == 50
     assert student.header.extra["run"]["trainer"]["batch_size"] == 4
     assert list((run / "tensorboard").iterdir())
     refused = call()

@@ -8,14 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaleevent_ros.events import (
-    NORMALIZATIONS,
-    EventsError,
-    normalize_into,
-    normalize_tensor,
-    percentile_scale,
-)
-from scaleevent_ros.events.normalization import SAMPLE, scaleevent_picture
+from scaleevent_ros.events import NORMALIZATIONS, EventsError, InputSpec, normalize_tensor
+from scaleevent_ros.events.normalization import SAMPLE, normalize_into, scaleevent_picture
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -49,9 +43,9 @@ def test_statistics_are_of_the_active_values(tensor: np.ndarray) -> None:
     else:
         scale = 1
     for device in DEVICES:
-        found = percentile_scale(torch.tensor(tensor, device=device))
+        found = InputSpec(bins=3).scales(torch.tensor(tensor, device=device))
         np.testing.assert_array_equal(found.cpu().numpy(), np.array([scale], np.float32))
-    np.testing.assert_array_equal(percentile_scale(tensor), np.array([scale], np.float32))
+    np.testing.assert_array_equal(InputSpec(bins=3).scales(tensor), np.array([scale], np.float32))
 
 
 @given(tensors(), st.sampled_from(NORMALIZATIONS))

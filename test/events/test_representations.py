@@ -125,9 +125,9 @@ def test_a_pixel_that_never_stops_is_counted_in_full(device: str) -> None:
     expected[:, 1, 3] = count / 4, count / 2, count / 4
     events = to_device(batch, device)
     np.testing.assert_allclose(voxel_grid(batch, 0, end, 3), expected, rtol=1e-6)
-    np.testing.assert_allclose(voxel_grid(events, 0, end, 3).cpu(), expected, rtol=1e-6)
+    np.testing.assert_allclose(represent("voxel", events, 0, end, 3).cpu(), expected, rtol=1e-6)
     assert histogram(batch, 0, end)[1, 1, 3] == count
-    assert histogram(events, 0, end)[1, 1, 3] == count
+    assert represent("histogram", events, 0, end)[1, 1, 3] == count
     assert histogram(batch, 0, end).sum() == count
 
 
@@ -204,8 +204,9 @@ def test_events_import_without_torch() -> None:
     """The robot's decoders and the CPU's representations need no torch."""
     code = (
         "import sys; sys.modules['torch'] = None; import numpy as np; "
-        "from scaleevent_ros.events import EventBatch, represent, REPRESENTATIONS; "
-        "[represent(n, EventBatch.empty(3, 2), 0, 9, 3, 'mean_std') for n in REPRESENTATIONS]"
+        "from scaleevent_ros.events import EventBatch, InputSpec, REPRESENTATIONS; "
+        "specs = [InputSpec(n, 3, 'mean_std', (0.1, 2.0)) for n in REPRESENTATIONS]; "
+        "[s.normalize(s.build(EventBatch.empty(3, 2), 0, 9)) for s in specs]"
     )
     done = run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

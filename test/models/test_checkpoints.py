@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import (
     CheckpointError,
     Header,
@@ -33,7 +34,8 @@ HEADER = Header(
     projection=384,
     representation="time_surface",
     normalization="none",
-    window_ns=50_000_000,
+    leaky=[0.1, 2.0],
+    window=WindowOptions("motion", 40.0),
     teacher="vit_large_patch16_dinov3.lvd1689m",
     classes=["road", "sky"],
     heads={"segmentation": {"kind": "linear"}},

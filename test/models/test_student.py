@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import (
     CheckpointError,
     ModelError,
@@ -121,7 +122,7 @@ def test_round_trip(tmp_path: Path, teacher: Teacher) -> None:
     student.header = replace(
         student.header,
         normalization="standard",
-        window_ns=50_000_000,
+        window=WindowOptions(length_ms=50),
         extra={"step": 12, "loss": "structure_active"},
     )
     save_student(tmp_path / "deep" / "student.safetensors", student)
@@ -152,7 +153,7 @@ def test_heads_travel_with_the_student(tmp_path: Path) -> None:
 
 def test_going_on_from_our_checkpoint(tmp_path: Path, teacher: Teacher) -> None:
     student = random_student(bins=3)
-    student.header = replace(student.header, window_ns=20_000_000)
+    student.header = replace(student.header, window=WindowOptions(length_ms=20))
     path = tmp_path / "student.safetensors"
     save_student(path, student)
     same = build_student(NAME, 3, path, teacher=teacher)
@@ -160,7 +161,7 @@ def test_going_on_from_our_checkpoint(tmp_path: Path, teacher: Teacher) -> None:
     events = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(same.eval()(events), student.eval()(events))
-    assert same.header.window_ns == 20_000_000
+    assert same.header.window == WindowOptions(length_ms=20)
     assert build_student(NAME, 6, path).header.bins == 6
     with pytest.raises(CheckpointError, match=f"holds a {NAME}, not a convnext_atto"):
         build_student("convnext_atto", 3, path)

@@ -10,6 +10,7 @@ from random_events import random_batch
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.events import ByCount, ByTime, EventBatch, EventsError, patch_counts, represent
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import Header
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_windows import DeviceWindows, make_windows, window_rule
@@ -81,7 +82,7 @@ def test_windows_that_follow_motion_hold_the_number_of_events() -> None:
 def test_rules_are_those_of_training() -> None:
     fixed = PerceptionParameters()
     assert window_rule(fixed, header("voxel", 5), SIZE) == ByTime(50 * MS, 2)
-    own = Header("any", 5, window_ns=30 * MS)
+    own = Header("any", 5, window=WindowOptions(length_ms=30))
     assert window_rule(fixed, own, SIZE) == ByTime(30 * MS, 2)
     motion = PerceptionParameters(window="motion", window_ms=40.0, shortest_ms=4.0)
     assert window_rule(motion, own, SIZE) == ByCount(288, 4 * MS, 40 * MS)

@@ -13,9 +13,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tiny_checkpoints import DINOV3, HEADS, SIZE, sparse_window, write_student
+from random_events import random_batch
+from tiny_checkpoints import BINS, DINOV3, HEADS, SIZE, sparse_window, write_student
 
-from scaleevent_ros.events import normalize_tensor
+from scaleevent_ros.events import InputSpec, normalize_tensor
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
@@ -86,7 +88,7 @@ def test_a_file_of_any_size_runs_at_several(tmp_path: Path, architecture: str) -
 def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
     torch.manual_seed(0)
     student = build_student("tf_efficientnet_lite0", 5, "random", stride=8, neck=32)
-    student.header = replace(student.header, normalization="percentile", window_ns=50_000_000)
+    student.header = replace(student.header, normalization="percentile", window=WindowOptions())
     path = tmp_path / "student.safetensors"
     save_student(path, student)
     size = (68, 100)  # of no stage a multiple
@@ -104,6 +106,26 @@ def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
     assert difference("features", found, truth) <= 1e-4
     with pytest.raises(EngineError, match="a neck is exported for a fixed size only"):
         export(path, exported, ExportOptions((64, 96), dynamic=True))
+
+
+@pytest.mark.parametrize("normalization", ["percentile", "mean_std"])
+def test_leaky_integrals_are_normalized_by_themselves(normalization: str, tmp_path: Path) -> None:
+    """By ONNX Runtime, and by PyTorch, as training does."""
+    leaky = (0.05, 2.0)
+    student = write_student(
+        tmp_path / "student.safetensors", normalization=normalization, leaky=leaky
+    )
+    done = export(student, tmp_path / "student.onnx", ExportOptions(SIZE))
+    assert done.differences["features"] <= TOLERANCES["fp32"].relative
+    batch = random_batch(np.random.default_rng(0), 20_000, SIZE[1], SIZE[0], 0, 3 * 10**9)
+    spec = InputSpec("voxel", BINS, normalization, leaky)
+    tensor = spec.build(batch, 3 * 10**9 - 20_000_000, 3 * 10**9)
+    with torch.inference_mode():
+        truth = load_student(student)(torch.from_numpy(spec.normalize(tensor))[None])[0]
+    for path in (student, tmp_path / "student.onnx"):
+        found = Engine(path, "cpu", backend="auto", size=SIZE)(tensor).features
+        assert found is not None
+        assert difference("features", found, truth) <= 1e-4
 
 
 def test_half_precision_is_within_its_tolerance(checkpoint: Path, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from scaleevent_ros.data.dataset import PairLoaders
 from scaleevent_ros.data.sampler import Schedule
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
 from scaleevent_ros.distill.trainer import Trainer, start_fabric
-from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events import EventBatch, InputSpec
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student
 from scaleevent_ros.tasks import build_head, describe_head
 from scaleevent_ros.tasks.downstream import Downstream
@@ -94,7 +94,7 @@ def _events(x: Any, y: Any, t: Any) -> EventBatch:
     )
 
 
-OPTIONS = LabelledOptions(WIDTH, HEIGHT, "voxel", 1, "none", WindowOptions(length_ms=50))
+OPTIONS = LabelledOptions(WIDTH, HEIGHT, InputSpec("voxel", 1, "none"), WindowOptions(length_ms=50))
 
 
 def tiny_model(kind: str, **options: Any) -> Downstream:

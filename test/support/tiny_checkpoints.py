@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, save_student
 from scaleevent_ros.tasks import build_head, describe_head
 
@@ -36,10 +37,13 @@ def write_student(
     architecture: str = DINOV3,
     tasks: tuple[str, ...] = (),
     normalization: str | None = "percentile",
+    leaky: tuple[float, ...] = (),
 ) -> Path:
     """Write a checkpoint, and return its path."""
     torch.manual_seed(0)
-    student = build_student(architecture, BINS, "random", options=ARCHITECTURES[architecture])
+    student = build_student(
+        architecture, BINS + len(leaky), "random", options=ARCHITECTURES[architecture]
+    )
     described, heads = {}, {}
     for task in tasks:
         kind, options = HEADS[task]
@@ -48,7 +52,8 @@ def write_student(
     student.header = replace(
         student.header,
         normalization=normalization,
-        window_ns=20_000_000,
+        leaky=list(leaky),
+        window=WindowOptions(length_ms=20),
         classes=["sky", "road", "tree", "car"] if "segmentation" in tasks else [],
         heads=described,
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, save_student
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def tiny_checkpoint(path: Path, *, heads: bool = False, bins: int = 5) -> Path:
     """Write a student of 32 channels and stride 16, whose windows are voxel grids of 50 ms."""
     torch.manual_seed(0)
     student = build_student("vit_tiny_patch16_224", bins, "random", options=VIT)
-    student.header = replace(student.header, normalization="mean_std", window_ns=50_000_000)
+    student.header = replace(student.header, normalization="mean_std", window=WindowOptions())
     modules: dict[str, Any] = {}
     if heads:
         from scaleevent_ros.tasks import build_head, describe_head

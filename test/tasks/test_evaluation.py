@@ -27,6 +27,7 @@ from scaleevent_ros.distill.configuration import (
     plain,
 )
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.tasks import build_head, describe_head, load_heads
 from scaleevent_ros.tasks.errors import TaskError
@@ -69,7 +70,7 @@ def runs(data: LabelledData, tmp_path_factory: pytest.TempPathFactory) -> list[P
             output=str(folders[-1]), seed=seed, epochs=2, batch_size=BATCH, validate_every=1,
             log_every=100, tensorboard=False, accelerator="cpu",
         )  # fmt: skip
-        student = StudentOptions("vit_tiny_patch16_224", "random", None, VIT)
+        student = StudentOptions("vit_tiny_patch16_224", "random", options=VIT)
         optimizer = OptimizerOptions(learning_rate=1e-2)
         finetune(Finetuning(data=data, student=student, optimizer=optimizer, trainer=trainer))
     return folders
@@ -297,10 +298,10 @@ def test_checkpoints_that_do_not_fit_the_data_are_refused(
     other = tmp_path / "other.safetensors"
     save_student(other, student, heads)
     assert "A2 is of another kind than A1, its events is" in refusal(asked(data, out, best, other))
-    student.header = replace(student.header, window_ns=None)
+    student.header = replace(student.header, window=None)
     save_student(other, student, heads)
     assert "does not say how long a window is" in refusal(asked(data, out, other))
-    student.header = replace(student.header, window_ns=50_000_000, normalization=None)
+    student.header = replace(student.header, window=WindowOptions(), normalization=None)
     save_student(other, student, heads)
     assert "does not say how events are normalized" in refusal(asked(data, out, other))
     assert not out.exists()
@@ -348,7 +349,7 @@ def test_events_are_those_that_the_header_says(
     assert (events.normalization, events.window.length_ms) == ("mean_std", 50)
     window = {"mode": "motion", "length_ms": 30.0, "shortest_ms": 3.0}
     run = {"head": {}, "events": {"window": window}}
-    header = replace(header, window_ns=None, extra={"run": run})
+    header = replace(header, window=None, extra={"run": run})
     assert events_of(tmp_path, header).window.mode == "motion"
 
 

@@ -25,6 +25,7 @@ from scaleevent_ros.distill.configuration import (
     parse_configuration,
 )
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.tasks import load_heads
 from scaleevent_ros.tasks.classes import read_classes
@@ -33,6 +34,7 @@ from scaleevent_ros.tasks.finetune import (
     Finetuning,
     HeadOptions,
     build_downstream,
+    choose_events,
     finetune,
 )
 from scaleevent_ros.tasks.labelled_data import LabelledData, build_loaders
@@ -66,7 +68,7 @@ def configured(data: LabelledData, output: Path, **trainer: Any) -> Finetuning:
     }  # fmt: skip
     return Finetuning(
         data=data,
-        student=StudentOptions("vit_tiny_patch16_224", "random", None, VIT),
+        student=StudentOptions("vit_tiny_patch16_224", "random", options=VIT),
         optimizer=OptimizerOptions(learning_rate=1e-2, clip=1.0),
         trainer=TrainerOptions(**{**defaults, **trainer}),
     )
@@ -236,7 +238,9 @@ def test_the_seed_does_not_choose_what_is_judged(data: LabelledData, tmp_path: P
 
     runs = [configured(data, tmp_path, seed=seed) for seed in (1, 2)]
     held_out = [
-        build_loaders(run.data, run.events, run.trainer, read_classes(data.classes)).held_out
+        build_loaders(
+            run.data, choose_events(run), run.trainer, read_classes(data.classes)
+        ).held_out
         for run in runs
     ]
     assert torch.equal(held_out[0][Draw(0, 0, 0)].events, held_out[1][Draw(0, 0, 0)].events)
@@ -248,8 +252,26 @@ def test_a_checkpoint_of_other_event_tensors_is_refused(data: LabelledData, tmp_
     model = build_downstream(run, read_classes(data.classes))
     save_student(checkpoint, model.student, {"segmentation": model.head})
     run = replace(run, student=StudentOptions(init=str(checkpoint)), events=EventOptions(bins=3))
-    with pytest.raises(ConfigurationError, match="5 channels"):
+    with pytest.raises(ConfigurationError, match=r"bins=5.*asks for.*bins=3"):
         build_downstream(run, read_classes(data.classes))
+
+
+def test_a_run_takes_its_events_from_the_checkpoint(
+    data: LabelledData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = tmp_path / "student.safetensors"
+    window = WindowOptions("motion", 30.0, 3.0)
+    run = replace(configured(data, tmp_path), events=EventOptions(leaky=[0.2, 1.0], window=window))
+    save_student(checkpoint, build_downstream(run, read_classes(data.classes)).student)
+    run = replace(run, student=StudentOptions(init=str(checkpoint)), events=None)
+    assert choose_events(run) == EventOptions(leaky=[0.2, 1.0], window=window)
+    header = build_downstream(run, read_classes(data.classes)).student.header
+    assert (header.leaky, header.window, header.bins) == ([0.2, 1.0], window, 7)
+    assert not caplog.records
+    other = EventOptions(leaky=[0.2, 1.0])
+    assert choose_events(replace(run, events=other)) == other
+    assert "mode='motion'" in caplog.text
+    assert "runs on" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import torch
 
 from scaleevent_ros.data.augmentation import AugmentationOptions, View
 from scaleevent_ros.data.sampler import PADDING, Draw
-from scaleevent_ros.data.windows import WindowOptions
-from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events import EventBatch, InputSpec
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.tasks import TaskError
 from scaleevent_ros.tasks.labelled import (
     LabelledDataset,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 MS = 1_000_000
 T_END = 300 * MS
-OPTIONS = LabelledOptions(8, 6, "histogram", 1, "none", WindowOptions(length_ms=50))
+OPTIONS = LabelledOptions(8, 6, InputSpec("histogram", 1, "none"), WindowOptions(length_ms=50))
 
 
 def events_at(*places: tuple[int, int, int]) -> EventBatch:

@@ -13,9 +13,9 @@ import torch
 from labelled_pictures import write_labelled
 
 from scaleevent_ros.data.sampler import Draw
-from scaleevent_ros.data.windows import WindowOptions
 from scaleevent_ros.distill.configuration import EventOptions, TrainerOptions, parse_configuration
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.tasks import TaskError
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.finetune import Finetuning

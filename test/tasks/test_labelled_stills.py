@@ -12,7 +12,7 @@ import torch
 from labelled_pictures import write_labelled
 
 from scaleevent_ros.data.sampler import Draw
-from scaleevent_ros.data.windows import WindowOptions
+from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources import SourceError
 from scaleevent_ros.tasks import TaskError
 from scaleevent_ros.tasks.classes import read_classes

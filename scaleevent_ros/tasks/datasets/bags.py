@@ -52,6 +52,7 @@ class LabelledBag:
         options: BagOptions,
         length_ns: int,
         classes: ClassList | None = None,
+        history_ns: int = 0,
     ) -> None:
         """Open a bag; the first time, all of it is read for its times.
 
@@ -62,6 +63,7 @@ class LabelledBag:
             length_ns: The longest window of events before a moment; for flow, the interval over
                 which it goes.
             classes: For segmentation, what ids mean.
+            history_ns: How long before the window events are read too, as far as there are any.
 
         Raises:
             ScaleEventError: If it is no bag, lacks events or truth, or their clocks do not meet.
@@ -70,7 +72,7 @@ class LabelledBag:
         self.task: Task = task
         self._bag_name = path.name
         self._classes = classes
-        self._length_ns = length_ns
+        self._length_ns, self._history_ns = length_ns, history_ns
         self._after_ns = length_ns if task == "flow" else 0
         topic = options.frames_topic or TOPICS[task]
         self._bag = IndexedBag(path, replace(options, frames_topic=topic))
@@ -104,7 +106,8 @@ class LabelledBag:
             ScaleEventError: If truth or events cannot be read any more.
         """
         del take
-        window = self._bag.window(int(self._frames[index]), self._length_ns, self._after_ns)
+        frame = int(self._frames[index])
+        window = self._bag.window(frame, self._length_ns, self._after_ns, self._history_ns)
         image = self._bag.reader().parse_image(window.message)
         stamp = image.stamp_ns
         # On the clock of the stamps, as frames of pretraining are.

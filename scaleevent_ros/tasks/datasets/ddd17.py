@@ -72,20 +72,23 @@ class Ddd17Sequence:
 
     task: Task = "segmentation"
 
-    def __init__(self, folder: Path, window_ns: int, classes: ClassList) -> None:
+    def __init__(
+        self, folder: Path, window_ns: int, classes: ClassList, history_ns: int = 0
+    ) -> None:
         """Open a folder.
 
         Args:
             folder: ``dir*``.
             window_ns: The longest window of events before a label.
             classes: What ids mean.
+            history_ns: How long before the window events are read too, as far as there are any.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.
         """
         self.name = str(folder)
         self._folder = folder
-        self._window_ns = window_ns
+        self._reach_ns = window_ns + history_ns
         self._classes = classes
         t, xyp = self._open()
         if not len(t) or len(xyp) != len(t):
@@ -140,7 +143,7 @@ class Ddd17Sequence:
         del take
         path, t_end = self._files[index], int(self._ends[index])
         t, xyp = self._open()
-        first, last = np.searchsorted(t, (t_end - self._window_ns, t_end))
+        first, last = np.searchsorted(t, (t_end - self._reach_ns, t_end))
         x, y, p = np.array(xyp[first:last]).T
         events = event_batch(
             x, y, np.array(t[first:last]), p, WIDTH, HEIGHT, place=self.name, first=int(first)

@@ -101,7 +101,12 @@ class DsecSequence:
     """
 
     def __init__(
-        self, folder: Path, task: Task, window_ns: int, classes: ClassList | None = None
+        self,
+        folder: Path,
+        task: Task,
+        window_ns: int,
+        classes: ClassList | None = None,
+        history_ns: int = 0,
     ) -> None:
         """Open a sequence.
 
@@ -110,6 +115,7 @@ class DsecSequence:
             task: Which truth to read.
             window_ns: The longest window of events before a moment; flow says itself how long.
             classes: For segmentation: 11 or 19.
+            history_ns: How long before the window events are read too, as far as there are any.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.
@@ -134,7 +140,8 @@ class DsecSequence:
             published = np.arange(_FIRST_LABEL, len(files), _LABEL_STEP)
             chosen = chosen[np.isin(chosen, published)]
         self._files = [files[index] for index in chosen]
-        self._times, self._starts = times[chosen], starts[chosen]
+        self._times = times[chosen]
+        self._starts = np.maximum(starts[chosen] - history_ns, self._events.span_ns[0])
 
     def _layout(self, folder: Path) -> tuple[Path, Path, Literal[1, 2]]:
         """Say where pictures and their times are, and how many times each has."""

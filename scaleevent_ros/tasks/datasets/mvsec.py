@@ -68,7 +68,9 @@ class MvsecSequence:
         task: ``depth`` or ``flow``.
     """
 
-    def __init__(self, path: Path, task: Task, window_ns: int, frames: int = 0) -> None:
+    def __init__(
+        self, path: Path, task: Task, window_ns: int, frames: int = 0, history_ns: int = 0
+    ) -> None:
         """Open a sequence.
 
         Args:
@@ -77,6 +79,7 @@ class MvsecSequence:
             window_ns: The longest window of events before a depth map.
             frames: For flow: from a frame to the one that comes so many frames later (the usual
                 dt = 1 and dt = 4); 0: from a map of flow to the next, at 20 Hz.
+            history_ns: How long before the window events are read too, as far as there are any.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.
@@ -97,7 +100,8 @@ class MvsecSequence:
             needed = 2 * starts - ends
         chosen = covered(needed, ends, self._events.span_ns, self._truth)
         self._numbers = numbers[chosen]
-        self._starts, self._ends, self._needed = starts[chosen], ends[chosen], needed[chosen]
+        self._starts, self._ends = starts[chosen], ends[chosen]
+        self._needed = np.maximum(needed[chosen] - history_ns, self._events.span_ns[0])
 
     def _intervals(
         self, path: Path, frames: int

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.events.errors import EventsError
 
 if TYPE_CHECKING:
-    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.events.batch import EventBatch
 
 NS_PER_MS = 1_000_000
 
@@ -37,16 +37,16 @@ class WindowOptions:
         """Check that such a window exists."""
         if not 0 < self.length_ms <= 10_000:
             msg = f"window: length_ms is {self.length_ms}, it must be above 0 and at most 10000"
-            raise DataError(msg)
+            raise EventsError(msg)
         if self.mode == "motion" and not 0 < self.shortest_ms <= self.length_ms:
             msg = (
                 f"window: shortest_ms is {self.shortest_ms}, it must be above 0 and at most "
                 f"length_ms, {self.length_ms}"
             )
-            raise DataError(msg)
+            raise EventsError(msg)
         if not self.events_per_pixel > 0:
             msg = f"window: events_per_pixel is {self.events_per_pixel}, it must be above 0"
-            raise DataError(msg)
+            raise EventsError(msg)
 
     @property
     def length_ns(self) -> int:

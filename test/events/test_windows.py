@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.data.windows import WindowOptions, window_start
-from scaleevent_ros.events import EventBatch
+from scaleevent_ros.events import EventBatch, EventsError
+from scaleevent_ros.events.windows import WindowOptions, window_start
 
 MS = 1_000_000
 
@@ -45,5 +44,5 @@ def test_events_after_the_frame_do_not_count() -> None:
     "arguments", [{"length_ms": 0}, {"shortest_ms": 60, "mode": "motion"}, {"events_per_pixel": 0}]
 )
 def test_windows_that_cannot_be(arguments: dict[str, object]) -> None:
-    with pytest.raises(DataError, match="window"):
+    with pytest.raises(EventsError, match="window"):
         WindowOptions(**arguments)  # type: ignore[arg-type]

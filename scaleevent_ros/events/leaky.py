@@ -1,0 +1,298 @@
+"""Leaky integrals: per-pixel memory of the polarity of all events so far.
+
+``I(x, y) = sum of s_i * exp(-(t_end - t_i) / decay)`` over all events before ``t_end``, with the
+sign ``s_i`` +1 for brighter and -1 for darker: the leaky integrator of event-based vision, a
+low-pass filter of each pixel's events. Scheerlinck, Barnes and Mahony, "Continuous-time Intensity
+Estimation Using Event Cameras", ACCV 2018, integrate events by the same recursion (their
+high-pass filter of the log intensity) with an asynchronous update of one pixel per event.
+
+A voxel grid shows what moved in the window; the integrals show also what moved seconds ago, so
+that a student still sees the scene after the camera has stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from scaleevent_ros.events.compile import kernel
+from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.prefetch import DISTANCE, prefetch
+from scaleevent_ros.events.representations import check_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events.batch import EventBatch
+
+    Floats: TypeAlias = NDArray[np.float32]
+
+LEAKY_DECAYS = (0.1, 0.5, 2.0)
+"""Decays in seconds that `benchmarks/leaky.py` found good, and that the presets use."""
+
+MAX_DECAYS = 4
+"""Sums of one pixel lie side by side in 16 bytes, which one vector instruction updates."""
+
+SHORTEST_DECAY, LONGEST_DECAY = 1e-3, 100.0
+
+# Sums are kept relative to an origin in time, so that nothing decays between events. The weight
+# of an event grows with its distance from the origin; at this exponent the origin moves on.
+_LARGEST_EXPONENT = 40.0
+_ROW = MAX_DECAYS
+TILE = 1024
+TINY = np.float32(1e-6)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LeakyState:
+    """Leaky integrals at one moment, from which they continue.
+
+    Attributes:
+        values: float32 [decays, height, width].
+        t: The moment, ns on the sensor's clock: all events before it are included.
+    """
+
+    values: Floats
+    t: int
+
+
+def check_decays(decays: Sequence[float]) -> None:
+    """Refuse decays that cannot be integrated.
+
+    Raises:
+        EventsError: If there are more than `MAX_DECAYS`, or one is not 1 ms to 100 s.
+    """
+    if len(decays) > MAX_DECAYS:
+        msg = f"at most {MAX_DECAYS} leaky integrals are possible, not {len(decays)}"
+        raise EventsError(msg)
+    for decay in decays:
+        if not SHORTEST_DECAY <= decay <= LONGEST_DECAY:
+            msg = f"a leaky integral decays in 0.001 to 100 s, not {decay}"
+            raise EventsError(msg)
+
+
+def leaky_integrals(
+    batch: EventBatch, t_end: int, decays: Sequence[float], state: LeakyState | None = None
+) -> Floats:
+    """Integrate the polarity of events with exponential decay (see the module's docstring).
+
+    Args:
+        batch: Events up to ``t_end`` at least; those at or after it are left out.
+        t_end: End of the window, ns, excluded.
+        decays: Time constants in seconds.
+        state: Integrals of what was before the batch; zero if None.
+
+    Returns:
+        float32 [decays, height, width].
+
+    Raises:
+        EventsError: If a decay is out of range, an event lies off the sensor, or the state is of
+            another shape or later than ``t_end``.
+    """
+    check_values(batch)
+    integrator = LeakyIntegrator(batch.height, batch.width, decays)
+    if state is not None:
+        integrator.start(state, t_end)
+    else:
+        integrator.reset(t_end)
+    integrator.add(batch[: int(np.searchsorted(batch.t, t_end))])
+    return integrator.values(t_end)
+
+
+class LeakyIntegrator:
+    """Leaky integrals of a stream, in constant memory.
+
+    One addition per event; decay is applied when the integrals are read. All sums are relative to
+    an origin in time that follows the stream, so they stay within float32 for any duration.
+
+    Args:
+        height: Sensor height in pixels.
+        width: Sensor width in pixels.
+        decays: Time constants in seconds.
+
+    Raises:
+        EventsError: If a decay is out of range.
+    """
+
+    def __init__(self, height: int, width: int, decays: Sequence[float]) -> None:
+        check_decays(decays)
+        self.decays = tuple(decays)
+        self._shape = (height, width)
+        self._rates = np.zeros(_ROW)
+        self._rates[: len(decays)] = [1e-9 / decay for decay in decays]
+        self._sums = np.zeros((height * width, _ROW), np.float32)
+        self._origin: int | None = None
+        shortest_ns = min(self.decays, default=1.0) * 1e9
+        # Weights are exact at the start of a span this long, and quadratic in between: the
+        # relative error is below 1e-10.
+        self._span = max(int(shortest_ns / 1024), 1)
+        self._reach = int(shortest_ns * _LARGEST_EXPONENT / 2)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the sums."""
+        return self._sums.nbytes
+
+    def reset(self, t: int | None = None) -> None:
+        """Forget all events, and continue around a time in ns, or wherever the next event is."""
+        self._sums[:] = 0
+        self._origin = t
+
+    def start(self, state: LeakyState, t: int) -> None:
+        """Continue from a state, for events and reads around a time, in ns.
+
+        Raises:
+            EventsError: If the state is of another shape, or later than the time.
+        """
+        shape = (len(self.decays), *self._shape)
+        if state.values.shape != shape:
+            msg = f"a state of leaky integrals is {shape}, not {state.values.shape}"
+            raise EventsError(msg)
+        if state.t > t:
+            msg = f"leaky integrals at {state.t} ns cannot be continued at {t} ns, before them"
+            raise EventsError(msg)
+        factors = np.exp(-(t - state.t) * self._rates[: len(self.decays), None])
+        values = state.values.reshape(len(self.decays), -1)
+        self._sums[:, : len(self.decays)] = (values * factors).T
+        self._origin = t
+
+    def add(self, batch: EventBatch, sign: int = 1) -> None:
+        """Add events in order of time, all on the sensor.
+
+        Args:
+            batch: The stream's next events.
+            sign: -1 takes events back that were added before.
+        """
+        at = 0
+        while at < len(batch):
+            origin = self._move_origin(int(batch.t[at]))
+            end = int(np.searchsorted(batch.t, origin + 2 * self._reach))
+            add_events(
+                batch.x[at:end], batch.y[at:end], batch.t[at:end], batch.p[at:end], batch.width,
+                origin, self._rates, self._span, np.float32(sign), self._sums,
+            )  # fmt: skip
+            at = end
+
+    def values(self, t_end: int, out: Floats | None = None) -> Floats:
+        """Compute the integrals at a time at or after all events that were added.
+
+        Args:
+            t_end: ns.
+            out: Contiguous float32 [decays, height, width] to write to.
+
+        Returns:
+            float32 [decays, height, width].
+        """
+        if out is None:
+            out = np.empty((len(self.decays), *self._shape), np.float32)
+        origin = t_end if self._origin is None else self._origin
+        factors = np.exp(-(t_end - origin) * self._rates)
+        read_sums(self._sums, factors.astype(np.float32), out.reshape(len(out), -1))
+        return out
+
+    def _move_origin(self, t: int) -> int:
+        """Let the origin follow the stream to a time, where that is far from it."""
+        if self._origin is None:
+            self._origin = t
+        elif t - self._origin > self._reach:
+            decay_sums(self._sums, np.exp(-(t - self._origin) * self._rates).astype(np.float32))
+            self._origin = t
+        return self._origin
+
+
+def _add_row(
+    _typing_context: Any, rows: Any, index: Any, weights: Any, time: Any, sign: Any
+) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        single = ir.FloatType()
+        four = ir.VectorType(single, 4)
+
+        def place(argument: int, offset: Any) -> Any:
+            array = context.make_array(signature.args[argument])
+            data = array(context, builder, arguments[argument]).data
+            return builder.bitcast(builder.gep(data, [offset]), four.as_pointer())
+
+        def splat(value: Any) -> Any:
+            vector = ir.Constant(four, ir.Undefined)
+            for lane in range(4):
+                vector = builder.insert_element(vector, value, ir.IntType(32)(lane))
+            return vector
+
+        integer = arguments[1].type
+        base = builder.load(place(2, integer(0)), align=4)
+        slope = builder.load(place(2, integer(4)), align=4)
+        weight = builder.fadd(base, builder.fmul(slope, splat(arguments[3])))
+        row = place(0, arguments[1])
+        added = builder.fadd(builder.load(row, align=4), builder.fmul(weight, splat(arguments[4])))
+        builder.store(added, row, align=4)
+        return context.get_dummy_value()
+
+    return types.void(rows, index, weights, time, sign), generate
+
+
+add_row = cast("Callable[[Floats, int, Floats, np.float32, np.float32], None]", intrinsic(_add_row))
+"""Add ``sign * (weights[:4] + time * weights[4:])`` to the four values from an index on.
+
+For kernels only; numba leaves these four additions apart, which takes three times as long.
+"""
+
+
+@kernel
+def add_events(
+    x: NDArray[np.uint16],
+    y: NDArray[np.uint16],
+    t: NDArray[np.int64],
+    p: NDArray[np.uint8],
+    width: int,
+    origin: int,
+    rates: NDArray[np.float64],
+    span: int,
+    sign: np.float32,
+    sums: Floats,
+) -> None:
+    """Add each event's weights at its time to the sums of its pixel."""
+    flat = sums.reshape(-1)
+    columns, count = np.uint64(width), np.uint64(x.shape[0])
+    weights = np.zeros(8, np.float32)  # at `start`, and their slopes
+    start = t[0] - span
+    for i in range(count):
+        ahead = min(i + np.uint64(DISTANCE), count - np.uint64(1))
+        prefetch(flat, (np.uint64(y[ahead]) * columns + np.uint64(x[ahead])) * np.uint64(4))
+        since = t[i] - start
+        if since >= span or since < 0:
+            start, since = t[i], 0
+            for k in range(4):
+                weights[k] = np.exp((start - origin) * rates[k])
+                weights[4 + k] = weights[k] * rates[k]
+        row = (np.uint64(y[i]) * columns + np.uint64(x[i])) * np.uint64(4)
+        add_row(flat, row, weights, np.float32(since), sign if p[i] else -sign)
+
+
+@kernel
+def read_sums(sums: Floats, factors: Floats, out: Floats) -> None:
+    """Decay the sums, and write each decay's to a plane of its own, [decays, pixels]."""
+    flat, pixels = sums.reshape(-1), sums.shape[0]
+    for start in range(0, pixels, TILE):
+        end = min(start + TILE, pixels)
+        for k in range(len(out)):
+            factor, plane = factors[k], out[k, start:end]
+            lane = flat[4 * start + k : 4 * end]
+            for i in range(np.uint64(end - start)):
+                value = lane[np.uint64(4) * i] * factor
+                plane[i] = value if abs(value) > TINY else np.float32(0)
+
+
+@kernel
+def decay_sums(sums: Floats, factors: Floats) -> None:
+    """Decay the sums in place; what is too small to matter becomes 0, not a subnormal."""
+    for i in range(sums.shape[0]):
+        for k in range(4):
+            value = sums[i, k] * factors[k]
+            sums[i, k] = value if abs(value) > np.float32(1e-9) else np.float32(0)
