@@ -259,18 +259,16 @@ class _LeakyReader:
     def integrals(self, t: int) -> NDArray[np.float32]:
         """Read on to a moment, and compute the integrals of all events before it."""
         while True:
-            batch = self._next
-            if len(batch):
-                if batch.t[0] < self._last:  # the sensor's clock was set anew
-                    self._integrator.reset()
-                count = int(np.searchsorted(batch.t, t))
-                self._integrator.add(batch[:count])
-                self._next, self._last = batch[count:], int(batch.t[-1])
-                if count < len(batch):
-                    break
-            following = next(self._batches, None)
+            count = int(np.searchsorted(self._next.t, t))
+            self._integrator.add(self._next[:count])
+            self._next = self._next[count:]
+            following = None if len(self._next) else next(self._batches, None)
             if following is None:
                 break
+            if len(following):
+                if following.t[0] < self._last:  # the sensor's clock was set anew
+                    self._integrator.reset()
+                self._last = int(following.t[-1])
             self._next = following
         self.t = t
         return self._integrator.values(t)
