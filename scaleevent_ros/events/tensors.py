@@ -249,7 +249,8 @@ class InputSpec:
         floor: float = float(LEAKY_FLOOR)
         if isinstance(tensor, np.ndarray):
             parts = [percentile_of(tensor[:count])]
-            return np.array(parts + [percentile_of(plane, floor) for plane in tensor[count:]])
+            parts += [percentile_of(plane, floor) for plane in tensor[count:]]
+            return np.array(parts, np.float32)
         import torch
 
         from scaleevent_ros.events import device

@@ -160,6 +160,7 @@ def test_torch_builds_and_normalizes_the_same(normalization: str) -> None:
     spec.normalize_into(tensor, memory)
     np.testing.assert_array_equal(memory, normalized)
     if normalization == "percentile":
+        assert spec.scales(tensor).dtype == np.float32
         scales = np.repeat(spec.scales(tensor), [5, 1, 1, 1])[:, None, None]
         limit = np.array([np.inf] * 5 + [LEAKY_LIMIT] * 3)[:, None, None]
         np.testing.assert_allclose((tensor / scales).clip(-limit, limit), normalized, rtol=1e-6)
