@@ -71,6 +71,11 @@ _TO_RGB = {
 }
 
 
+def is_known(encoding: str) -> bool:
+    """Whether `encoding_type` knows an image encoding."""
+    return encoding in _NAMED or _NUMBERED.fullmatch(encoding) is not None
+
+
 def encoding_type(encoding: str) -> tuple[np.dtype[Any], int]:
     """Look up the type and the number of channels of an image encoding.
 

@@ -1,4 +1,4 @@
-"""`sensor_msgs/Image` messages to arrays and back, without walking over pixels."""
+"""`sensor_msgs/Image` messages to pictures, and arrays to messages, without walking over pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaleevent_ros.bags.errors import ImageError
-from scaleevent_ros.bags.images import encoding_type, image_array
+from scaleevent_ros.bags.images import encoding_type, image_rgb, is_known
 from scaleevent_ros.bags.messages import ImageView, serialize_image
 
 if TYPE_CHECKING:
@@ -33,27 +33,27 @@ for picture, encoding in ((color, "bgr8"), (deep, "16UC1"), (deep.astype("f4"), 
 """
 
 
-def image_to_array(message: Image) -> NDArray[Any]:
-    """View a message's pixels as they are, or have `cv_bridge` convert an unusual encoding.
+def image_to_rgb(message: Image) -> NDArray[np.uint8]:
+    """Convert a message to a picture; `cv_bridge` converts the encodings that we do not know.
 
     Args:
-        message: Of any encoding of `sensor_msgs/image_encodings.hpp`, or `32FC<n>` and the like.
+        message: Image of any encoding that says its colors.
 
     Returns:
-        [H, W] or [H, W, C] of the encoding's type, in native byte order: a view of the message's
-        data, unless those must be swapped or converted.
+        uint8 [H, W, 3], red first: a view of the message's data where they are that already.
 
     Raises:
-        ImageError: If the encoding is unknown, or size, step and data do not fit.
+        ImageError: If the encoding is unknown to `cv_bridge` as well or says no colors, or size,
+            step and data do not fit.
     """
-    try:
-        encoding_type(message.encoding)
-    except ImageError:
-        bridge = _cv_bridge()
-        if bridge is None:
-            raise
-        return _through_bridge(bridge, message)
-    return image_array(
+    bridge = None if is_known(message.encoding) else _cv_bridge()
+    if bridge is not None:
+        try:
+            return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
+        except Exception as error:  # its versions differ in what they raise
+            msg = f"cv_bridge cannot read an image of encoding {message.encoding!r}: {error!r}"
+            raise ImageError(msg) from None
+    return image_rgb(
         ImageView(
             stamp_ns=0,
             frame_id=message.header.frame_id,
@@ -120,12 +120,3 @@ def _cv_bridge() -> Any:
     from cv_bridge import CvBridge
 
     return CvBridge()
-
-
-def _through_bridge(bridge: Any, message: Image) -> NDArray[Any]:
-    try:
-        pixels: NDArray[Any] = bridge.imgmsg_to_cv2(message, "passthrough")
-    except Exception as error:  # its versions differ in what they raise
-        msg = f"cv_bridge cannot read an image of encoding {message.encoding!r} either: {error!r}"
-        raise ImageError(msg) from None
-    return pixels
