@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from scaleevent_ros.events import Triggers
+    from scaleevent_ros.events.encoder import Encoder
 
 PACKET_NS = 5_000_000
 """A packet holds the events of one such stretch of time at most, counted from time zero."""
@@ -84,6 +85,21 @@ def encode_packets(
             encoder = make_encoder("evt3", edge.t // EPOCH * EPOCH if origin is None else origin)
         yield Packet(_cut(edge.t), edge.t, 0, encoder.encode_trigger(*edge))
         edge = next(edges, None)
+
+
+class LivePackets:
+    """Encodes a stream whose batches arrive one after the other, without triggers."""
+
+    def __init__(self) -> None:
+        self._encoder: Encoder | None = None
+
+    def encode(self, batch: EventBatch) -> Iterator[Packet]:
+        """Encode the next batch; the first one may begin at any time."""
+        for piece in _pieces([batch]):
+            first, last = int(piece.t[0]), int(piece.t[-1])
+            if self._encoder is None:
+                self._encoder = make_encoder("evt3", first // EPOCH * EPOCH)
+            yield Packet(_cut(first), last, len(piece), self._encoder.encode(piece))
 
 
 def _cut(t: int) -> int:
