@@ -121,6 +121,7 @@ setup(
             "scaleevent_perception = scaleevent_ros.nodes.running:perception",
             "scaleevent_recorder = scaleevent_ros.nodes.running:recorder",
             "scaleevent_replay = scaleevent_ros.nodes.running:replay",
+            "scaleevent_simulate = scaleevent_ros.nodes.running:simulate",
         ],
     },
     zip_safe=False,

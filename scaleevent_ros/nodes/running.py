@@ -193,3 +193,8 @@ def recorder() -> int:
 def replay() -> int:
     """Entry point of `scaleevent_replay`."""
     return _main("replay")
+
+
+def simulate() -> int:
+    """Entry point of `scaleevent_simulate`."""
+    return _main("simulate")

@@ -15,7 +15,11 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from scaleevent_ros.bags.errors import ImageError
 from scaleevent_ros.bags.images import image_rgb
-from scaleevent_ros.bags.messages import CompressedImageView, EventPacketView, serialize_event_packet
+from scaleevent_ros.bags.messages import (
+    CompressedImageView,
+    EventPacketView,
+    serialize_event_packet,
+)
 from scaleevent_ros.nodes import diagnostics
 from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.diagnostics import Timings

@@ -14,6 +14,7 @@ from scaleevent_ros.nodes.parameters import described
 from scaleevent_ros.nodes.perception_parameters import INPUTS, PerceptionParameters
 from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
+from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ NODES = {
     "perception.launch.py": ("perception.yaml", PerceptionParameters),
     "record.launch.py": ("recorder.yaml", RecorderParameters),
     "replay.launch.py": ("replay.yaml", ReplayParameters),
+    "simulate.launch.py": ("simulate.yaml", SimulateParameters),
 }
 NO_LAUNCH = "ROS 2's launch is not installed: it is in no package registry"
 

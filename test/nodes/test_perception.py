@@ -15,6 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from event_camera_msgs.msg import EventPacket
 from geometry_msgs.msg import Point, PointStamped
+from image_messages import image_pixels
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -38,7 +39,6 @@ from scaleevent_ros.events import (
     encode_evt3,
     voxel_grid,
 )
-from scaleevent_ros.nodes.images import image_to_array
 from scaleevent_ros.nodes.transport import OLD_PROFILE_VARIABLE, PROFILE_VARIABLE
 from scaleevent_ros.runtime import Engine
 
@@ -207,7 +207,7 @@ def test_features_of_a_recording_are_the_engines(
     for message, stamp in zip(features, stamps, strict=True):
         assert message.header.frame_id == packets[0].frame_id
         assert (message.height, message.width, message.encoding) == (30, 40, "32FC32")
-        got = image_to_array(message).transpose(2, 0, 1)
+        got = image_pixels(message).transpose(2, 0, 1)
         # Early on, the node knew the clock less well than we do: look at the windows around.
         nearest = round((clock.fit.sensor_ns + stamp - clock.fit.ros_ns) / slice_ns)
         errors = {}
@@ -325,8 +325,8 @@ def test_every_topic_of_a_checkpoint_with_heads(with_heads: tuple[Graph, NodePro
         assert message.header.frame_id == "camera"
     # A window has one stamp, whatever is made of it.
     assert set.intersection(*({stamp_ns(each) for each in got} for got in images.values()))
-    assert image_to_array(images["segmentation"][-1]).max() < len(CLASSES)
-    assert image_to_array(images["activity"][-1]).max() == 255
+    assert image_pixels(images["segmentation"][-1]).max() < len(CLASSES)
+    assert image_pixels(images["activity"][-1]).max() == 255
     # A point moves the place that all others are compared with, and it is like itself.
     for output, message, (row, column) in (
         (point, PointStamped(point=Point(x=30.0, y=100.0)), (111, 16)),
@@ -335,7 +335,7 @@ def test_every_topic_of_a_checkpoint_with_heads(with_heads: tuple[Graph, NodePro
         before = len(images["similarity"])
         output.publish(message)
         camera.play_until(lambda: len(images["similarity"]) > before + 5, "similarity")  # noqa: B023 - called at once
-        heat = image_to_array(images["similarity"][-1])
+        heat = image_pixels(images["similarity"][-1])
         at = message.point if isinstance(message, PointStamped) else message
         assert (heat[int(at.y), int(at.x)] == (0, 255, 0)).all()
         assert (heat[row, column] == (252, 255, 164)).all()  # the brightest colour of the map

@@ -22,6 +22,7 @@ from scaleevent_ros.nodes.parameters import described
 from scaleevent_ros.nodes.perception_parameters import INPUTS, LIVE, PerceptionParameters
 from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
+from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 from scaleevent_ros.tasks.evaluation_options import EvaluationOptions
 from scaleevent_ros.tasks.finetune import Finetuning
 
@@ -82,6 +83,7 @@ def parameters_page() -> str:
         ("scaleevent_recorder", "record", RecorderParameters, frozenset()),
         ("scaleevent_perception", "perception", PerceptionParameters, LIVE),
         ("scaleevent_replay", "replay", ReplayParameters, frozenset()),
+        ("scaleevent_simulate", "simulate", SimulateParameters, frozenset()),
     ]
     for node, launch, kind, live in nodes:
         parts += [f"## `{node}`\n", f"Launch file: `{launch}.launch.py`.\n"]

@@ -38,7 +38,12 @@ STATE = VENV / "setup-state.json"
 UV = "uv==0.13.9"
 OLDEST, NEWEST = (3, 10), (3, 14)
 INTERFACES = ("event_camera_msgs", "vision_msgs")
-NODES = ("scaleevent_perception", "scaleevent_recorder", "scaleevent_replay")
+NODES = (
+    "scaleevent_perception",
+    "scaleevent_recorder",
+    "scaleevent_replay",
+    "scaleevent_simulate",
+)
 BYTES_NEEDED = 8 << 30
 
 
