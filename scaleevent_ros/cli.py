@@ -175,13 +175,16 @@ def convert(
     humble: Annotated[
         bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first fault; otherwise count faults.")
+    ] = False,
 ) -> None:
     """Make bags of recordings in other formats. Run it again to go on after an interruption."""
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.convert import convert as convert_all
     from scaleevent_ros.sources.recording import ReadOptions
 
-    read = ReadOptions(width, height, time_unit, camera, rotate)
+    read = ReadOptions(width, height, time_unit, camera, rotate, strict)
     options = ConvertOptions(read, codec, compression, metadata_version=8 if humble else 9)
     for bag in convert_all(source, out, options, show_progress=True):
         typer.echo(str(bag))

@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.errors import ScaleEventError, describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,9 @@ def ends_in_words(name: str) -> Iterator[None]:
     except ScaleEventError as error:
         sys.stderr.write(f"{name}: {error}\n")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        sys.stderr.write(f"{name}: {describe(error)}\n")
+        raise SystemExit(ScaleEventError.exit_code) from None
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{name}: interrupted\n")
         raise SystemExit(INTERRUPTED) from None

@@ -14,3 +14,9 @@ class ScaleEventError(Exception):
     """
 
     exit_code = 2
+
+
+def describe(error: OSError) -> str:
+    """Write an error of the operating system as one line that names the file."""
+    reason = error.strerror or str(error)
+    return f"{error.filename}: {reason}" if error.filename is not None else reason

@@ -16,6 +16,7 @@ import numpy as np
 
 from scaleevent_ros.events import Triggers
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
     ClockStatement,
@@ -24,7 +25,6 @@ from scaleevent_ros.sources.recording import (
     PictureStream,
     ReadOptions,
     Recording,
-    event_batch,
     nanoseconds,
 )
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.faults import Faults
 
 # dv-processing's `TriggerType`: rising edge, falling edge and pulse on the external input. The
 # other types mark frames and exposures, which frames say themselves.
@@ -56,29 +57,21 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     width, height = sizes[0] if options.width is None else options.geometry(path)
     present = {stream["type"] for stream in streams.values()}
 
+    faults = options.faults()
+
+    def pieces() -> Iterator[Columns]:
+        first = 0
+        for rows in _packets(path, "events", faults):
+            t = nanoseconds(rows["t"], "us")
+            yield Columns(str(path), first, rows["x"], rows["y"], t, rows["on"])
+            first += len(t)
+
     def events(t_start: int) -> Iterator[EventBatch]:
-        first, after = 0, None
-        for columns in _packets(path, "events"):
-            batch = event_batch(
-                columns["x"],
-                columns["y"],
-                nanoseconds(columns["t"], "us"),
-                columns["on"],
-                width,
-                height,
-                place=str(path),
-                first=first,
-                after=after,
-            )
-            if not len(batch):
-                continue
-            first, after = first + len(batch), int(batch.t[-1])
-            if after >= t_start:
-                yield batch.between(t_start, after + 1)
+        return event_batches(pieces(), width, height, faults, t_start)
 
     pictures: tuple[PictureStream, ...] = ()
     if "frame" in present:
-        pictures = (PictureStream(FRAMES_TOPIC, str(path), lambda t: _frames(path, t)),)
+        pictures = (PictureStream(FRAMES_TOPIC, str(path), lambda t: _frames(path, t, faults)),)
     return Recording(
         path,
         "aedat4",
@@ -89,8 +82,9 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
             "sensor_time", "One device stamps events and frames; frames at mid-exposure.", 0.0
         ),
         pictures,
-        triggers=(lambda t: _triggers(path, t)) if "triggers" in present else None,
-        imu=(lambda t: _imu(path, t)) if "imus" in present else None,
+        triggers=(lambda t: _triggers(path, t, faults)) if "triggers" in present else None,
+        imu=(lambda t: _imu(path, t, faults)) if "imus" in present else None,
+        faults=faults,
     )
 
 
@@ -103,8 +97,8 @@ def _streams(path: Path) -> dict[int, dict[str, Any]]:
     return streams
 
 
-def _packets(path: Path, kind: str) -> Iterator[Any]:
-    """Yield what the packets of the first stream of one kind hold."""
+def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
+    """Yield what the packets of the first stream of one kind hold, up to where the file is torn."""
     wanted = None
     count = 0
     try:
@@ -116,11 +110,11 @@ def _packets(path: Path, kind: str) -> Iterator[Any]:
             count += 1
     except RuntimeError as error:
         msg = f"{path}: is cut off or damaged after packet {count}: {error}"
-        raise SourceError(msg) from error
+        faults.add("torn files", msg)
 
 
-def _frames(path: Path, t_start: int) -> Iterator[Picture]:
-    for frame in _packets(path, "frame"):
+def _frames(path: Path, t_start: int, faults: Faults) -> Iterator[Picture]:
+    for frame in _packets(path, "frame", faults):
         begin, end = int(frame["exposure_begin_t"]), int(frame["exposure_end_t"])
         t = (begin + end) // 2 * 1000 if begin > 0 and end > 0 else int(frame["t"]) * 1000
         if t < t_start:
@@ -129,8 +123,8 @@ def _frames(path: Path, t_start: int) -> Iterator[Picture]:
         yield Picture(t, pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3]))
 
 
-def _triggers(path: Path, t_start: int) -> Iterator[Triggers]:
-    for triggers in _packets(path, "triggers"):
+def _triggers(path: Path, t_start: int, faults: Faults) -> Iterator[Triggers]:
+    for triggers in _packets(path, "triggers", faults):
         t = nanoseconds(triggers["t"], "us")
         kept = np.isin(triggers["source"], _EXTERNAL_TYPES) & (t >= t_start)
         if kept.any():
@@ -138,8 +132,8 @@ def _triggers(path: Path, t_start: int) -> Iterator[Triggers]:
             yield Triggers(t[kept], np.zeros(len(edge), np.uint8), edge)
 
 
-def _imu(path: Path, t_start: int) -> Iterator[ImuSample]:
-    for samples in _packets(path, "imus"):
+def _imu(path: Path, t_start: int, faults: Faults) -> Iterator[ImuSample]:
+    for samples in _packets(path, "imus", faults):
         for sample in samples[nanoseconds(samples["t"], "us") >= t_start]:
             yield ImuSample(
                 int(sample["t"]) * 1000,

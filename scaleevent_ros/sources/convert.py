@@ -14,6 +14,7 @@ says how it is mounted, ``OUT/calibration.yaml`` says how they map into the even
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -24,9 +25,11 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from scaleevent_ros.bags.messages import type_definition
 from scaleevent_ros.bags.metadata import FileSpan, Topic, build_metadata, write_metadata
 from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.errors import describe
 from scaleevent_ros.events import EventsError
 from scaleevent_ros.sources.calibration import write_calibration
 from scaleevent_ros.sources.errors import ConversionError, SourceError
+from scaleevent_ros.sources.faults import faults_text
 from scaleevent_ros.sources.formats import find_recordings
 from scaleevent_ros.sources.recording import EVENTS_TOPIC, ReadOptions
 from scaleevent_ros.sources.streams import Position, messages, topics
@@ -37,8 +40,11 @@ if TYPE_CHECKING:
 
     from rich.progress import TaskID
 
+    from scaleevent_ros.sources.faults import Fault
     from scaleevent_ros.sources.recording import Recording
     from scaleevent_ros.sources.streams import Message
+
+logger = logging.getLogger(__name__)
 
 STRETCH_NS = 30_000_000_000
 STATE_NAME = "conversion.json"
@@ -82,6 +88,7 @@ class State:
         parts: The stretches that are whole, each a file of the bag.
         next_ns: Where the next stretch begins.
         error: What ended the last run, if it was an error.
+        faults: What was left out or repaired, by kind.
     """
 
     arguments: dict[str, Any]
@@ -90,6 +97,7 @@ class State:
     parts: list[Part] = field(default_factory=list)
     next_ns: int = 0
     error: str | None = None
+    faults: dict[str, Fault] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write it so that at any moment either the old or the new one is there."""
@@ -136,14 +144,16 @@ def convert(
         show_progress: Draw a bar for each recording.
 
     Returns:
-        The bags, in order.
+        The bags, in order. What was left out or repaired in them is logged.
 
     Raises:
-        SourceError: If recordings could not be converted; all others were.
+        SourceError: If recordings could not be converted; all others were, or in strict reading
+            all before the first of them.
         BagError: If a bag cannot be written.
     """
     bags: list[Path] = []
     failures: list[SourceError] = []
+    summaries: list[str] = []
     columns = (SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, disable=not show_progress) as bars:
         for found in find_recordings(source):
@@ -151,10 +161,20 @@ def convert(
             bar = bars.add_task(bag.name, total=None)
             try:
                 recording = found.open(options.read)
-                convert_recording(recording, bag, options, _bar_mover(bars, bar, recording))
+                mover = _bar_mover(bars, bar, recording)
+                faults = convert_recording(recording, bag, options, mover)
+            except (SourceError, OSError) as error:
+                failures.append(
+                    error if isinstance(error, SourceError) else SourceError(describe(error))
+                )
+                if options.read.strict:
+                    break
+            else:
                 bags.append(bag)
-            except SourceError as error:
-                failures.append(error)
+                if faults:
+                    summaries.append(f"{bag}: {faults_text(faults)}")
+    for summary in summaries:
+        logger.warning("%s", summary)
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -178,7 +198,7 @@ def convert_recording(
     bag: Path,
     options: ConvertOptions,
     report: Callable[[int], None] = lambda _: None,
-) -> None:
+) -> dict[str, Fault]:
     """Convert one recording, or go on where an earlier call stopped.
 
     Args:
@@ -187,8 +207,12 @@ def convert_recording(
         options: How.
         report: Called now and then with the time (ns) that was reached.
 
+    Returns:
+        What was left out or repaired, by kind.
+
     Raises:
-        SourceError: If the recording is wrong; `BAG.partial` says so and keeps what was whole.
+        SourceError: If the recording is wrong, or has a fault and is read strictly; `BAG.partial`
+            holds the reason, and keeps what was whole.
         ConversionError: If there is something else at `bag` or at `BAG.partial`.
         BagError: If the bag cannot be written.
     """
@@ -199,9 +223,9 @@ def convert_recording(
     }
     work = bag.with_name(f"{bag.name}.partial")
     if bag.exists():
-        _load(bag, arguments)
+        state = _load(bag, arguments)
         shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
-        return
+        return state.faults
     if work.exists():
         state = _load(work, arguments)
         state.error = None
@@ -221,6 +245,7 @@ def convert_recording(
         state.save(work)
         raise SourceError(state.error) from error
     _assemble(recording, bag, work, state, options)
+    return state.faults
 
 
 def _load(folder: Path, arguments: dict[str, Any]) -> State:
@@ -254,6 +279,7 @@ def _write_parts(
         sum(part.counts.get(EVENTS_TOPIC, 0) for part in state.parts),
         next((p.last_event_ns for p in reversed(state.parts) if p.last_event_ns), None),
     )
+    recording.faults.resume(state.faults, state.next_ns)
     stream = messages(recording, options.image_codec, start)
     for stretch, group in groupby(stream, lambda m: m.stamp_ns // options.stretch_ns):
         folder = _part_folder(work, len(state.parts))
@@ -271,7 +297,9 @@ def _write_parts(
                 report(message.stamp_ns)
         state.parts.append(part)
         state.next_ns = (stretch + 1) * options.stretch_ns
+        state.faults = recording.faults.summary(state.next_ns)
         state.save(work)
+    state.faults = recording.faults.summary()
 
 
 def _part_folder(work: Path, index: int) -> Path:
@@ -325,6 +353,8 @@ def _assemble(
     }
     if recording.clock.residual_ms is not None:
         metadata["custom_data"]["clock_residual_ms"] = str(recording.clock.residual_ms)
+    if state.faults:
+        metadata["custom_data"]["faults"] = json.dumps(state.faults)
     write_metadata(whole, metadata)
     if recording.calibration is not None:
         write_calibration(whole / CALIBRATION_NAME, recording.calibration)

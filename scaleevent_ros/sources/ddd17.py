@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
 from scaleevent_ros.sources.hdf5 import dataset, open_hdf5
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
@@ -27,7 +28,6 @@ from scaleevent_ros.sources.recording import (
     PictureStream,
     ReadOptions,
     Recording,
-    event_batch,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.faults import Faults
 
 WIDTH, HEIGHT = 346, 260
 
@@ -76,7 +77,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         if shape[1:] != (3,) or rows > shape[0]:
             msg = f"{path}: dvs/data is {shape}, not [N, 3] with N of at least {rows}"
             raise SourceError(msg)
-    reader = _Reader(path, rows, flip=options.rotate_180)
+    faults = options.faults()
+    reader = _Reader(path, rows, faults, flip=options.rotate_180)
     return Recording(
         path,
         "ddd17",
@@ -87,40 +89,33 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
             "sensor_time", "One DAVIS346 stamps both, frames at mid-exposure; host time by packets."
         ),
         (PictureStream(FRAMES_TOPIC, str(path), reader.frames),),
+        faults=faults,
     )
 
 
 class _Reader:
     """Reads packets of one file, each kind in a pass of its own."""
 
-    def __init__(self, path: Path, rows: int, *, flip: bool) -> None:
+    def __init__(self, path: Path, rows: int, faults: Faults, *, flip: bool) -> None:
         self._path = path
         self._rows = rows
+        self._faults = faults
         self._flip = flip
         self._stretches = self._find_stretches()
 
     def events(self, t_start: int) -> Iterator[EventBatch]:
         """Stream the valid events from a time (ns) on."""
-        after = None
+        return event_batches(self._columns(), WIDTH, HEIGHT, self._faults, t_start)
+
+    def _columns(self) -> Iterator[Columns]:
         for row, words, t in self._packets(_POLARITY):
             data = words[:, 0]
             valid = (data & 1) == 1
             x, y = data[valid] >> 17, data[valid] >> 2 & 0x7FFF
             if self._flip:
                 x, y = WIDTH - 1 - x.astype(np.int64), HEIGHT - 1 - y.astype(np.int64)
-            batch = event_batch(
-                x,
-                y,
-                t[valid] * 1000,
-                data[valid] >> 1 & 1,
-                WIDTH,
-                HEIGHT,
-                place=f"{self._path}: packet {row}",
-                after=after,
-            )
-            if len(batch):
-                after = int(batch.t[-1])
-                yield batch.between(t_start, after + 1)
+            place = f"{self._path}: packet {row}"
+            yield Columns(place, 0, x, y, t[valid] * 1000, data[valid] >> 1 & 1)
 
     def frames(self, t_start: int) -> Iterator[Picture]:
         """Stream the frames from a time (ns) on, the upper 8 bits of each pixel."""
@@ -130,9 +125,9 @@ class _Reader:
                 stamp = int(exposure.sum()) // 2 * 1000
                 width, height = int(frame[5]), int(frame[6])
                 pixels = frame[_FRAME_HEADER_BYTES // 4 :].view(np.uint16)
-                if width * height > len(pixels):
-                    msg = f"{self._path}: packet {row}: a frame of {width}x{height} is cut off"
-                    raise SourceError(msg)
+                if not 0 < width * height <= len(pixels):
+                    self._damaged(row, f"a frame of {width}x{height} is cut off")
+                    continue
                 if stamp < t_start:
                     continue
                 grey = (pixels[: width * height].reshape(height, width) >> 8).astype(np.uint8)
@@ -153,10 +148,13 @@ class _Reader:
                 elif header.kind == _POLARITY and header.events:
                     if start is not None:
                         t = self._times(self._words(file, row, header), header)
+                        if not len(t):
+                            continue
                         offset = int(host[row]) - int(t[-1])
                         if last is not None:
-                            end = int(self._times(self._words(file, *last), last[1])[-1])
-                            offset = max(offset, end + stretches[-1].offset_us - int(t[0]))
+                            ends = self._times(self._words(file, *last), last[1])
+                            gaps = ends[-1:] + stretches[-1].offset_us - t[0]
+                            offset = max([offset, *gaps.tolist()])
                         stretches.append(_Stretch(start, offset))
                         start = None
                     last = row, header
@@ -176,27 +174,32 @@ class _Reader:
                     stretch, upcoming = upcoming, next(following, None)
                 if header.kind == kind and header.events:
                     words = self._words(file, row, header)
-                    yield row, words, self._times(words, header) + stretch.offset_us
+                    if len(words):
+                        yield row, words, self._times(words, header) + stretch.offset_us
 
     def _headers(self, file: h5py.File) -> Iterator[tuple[int, _Header]]:
         for start in range(0, self._rows, _ROWS):
             stop = min(start + _ROWS, self._rows)
             for row, packed in enumerate(file["dvs/data"][start:stop, 1], start):
                 if len(packed) != _HEADER.size:
-                    msg = f"{self._path}: packet {row}: its header has {len(packed)} bytes, not 28"
-                    raise SourceError(msg)
+                    self._damaged(row, f"its header has {len(packed)} bytes, not 28")
+                    continue
                 kind, _, size, _, overflow, _, count, _ = _HEADER.unpack(packed.tobytes())
                 yield row, _Header(kind, size, overflow, count)
 
+    def _damaged(self, row: int, what: str) -> None:
+        self._faults.add("damaged packets", f"{self._path}: packet {row}: {what}")
+
     def _words(self, file: h5py.File, row: int, header: _Header) -> NDArray[np.uint32]:
+        """Read a packet's words [count, size/4], none of a damaged packet."""
         packed: NDArray[np.uint8] = file["dvs/data"][row, 2]
         length = header.size * header.events
         if header.size < 8 or header.size % 4 or length > len(packed):
-            msg = (
-                f"{self._path}: packet {row}: {header.events} events of {header.size} bytes "
-                f"do not fit its {len(packed)} bytes"
+            what = (
+                f"{header.events} events of {header.size} bytes do not fit its {len(packed)} bytes"
             )
-            raise SourceError(msg)
+            self._damaged(row, what)
+            return np.empty((0, 9), np.uint32)
         return packed[:length].view(np.uint32).reshape(header.events, header.size // 4)
 
     def _times(self, words: NDArray[np.uint32], header: _Header) -> NDArray[np.int64]:

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scaleevent_ros.sources.faults import Faults
     from scaleevent_ros.sources.recording import PictureStream
 
 WIDTH, HEIGHT = 640, 480
@@ -78,7 +79,8 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         SourceError: If something is not laid out like that, or ``rectify_map.h5`` is missing.
     """
     side = options.camera
-    events = open_events(folder / f"events/{side}/events.h5")
+    faults = options.faults()
+    events = open_events(folder / f"events/{side}/events.h5", faults)
     rectified = rectified_addresses(events.path.with_name("rectify_map.h5"))
 
     def batches(t_start: int) -> Iterator[EventBatch]:
@@ -89,9 +91,9 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
     frames = folder / f"images/{side}/rectified"
     if frames.is_dir():
         times = read_integers(folder / "images/timestamps.txt", 1)[:, 0] * 1000
-        pictures.append(file_stream(frames, FRAMES_TOPIC, pictures_in(frames), times))
+        pictures.append(file_stream(frames, FRAMES_TOPIC, pictures_in(frames), times, faults))
     if side == "left":
-        pictures += _truth(folder)
+        pictures += _truth(folder, faults)
     cameras, rig = _cameras(folder / "calibration/cam_to_cam.yaml", side)
     return Recording(
         folder,
@@ -108,10 +110,11 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         span_ns=events.span_ns,
         one_sensor=False,
         labels=CLASSES_11,
+        faults=faults,
     )
 
 
-def open_events(path: Path) -> EventColumns:
+def open_events(path: Path, faults: Faults | None = None) -> EventColumns:
     """Open an ``events.h5``, as the sensor saw the events.
 
     Raises:
@@ -120,7 +123,7 @@ def open_events(path: Path) -> EventColumns:
     with open_hdf5(path) as file:
         offset_us = int(dataset(file, "t_offset")[()])
     columns = ("events/x", "events/y", "events/t", "events/p")
-    return EventColumns(path, columns, "us", offset_ns=offset_us * 1000)
+    return EventColumns(path, columns, "us", offset=offset_us, faults=faults)
 
 
 def read_events(
@@ -177,7 +180,7 @@ def rectify(batch: EventBatch, rectified: NDArray[np.int32]) -> EventBatch:
     )
 
 
-def _truth(folder: Path) -> list[PictureStream]:
+def _truth(folder: Path, faults: Faults) -> list[PictureStream]:
     streams = []
     for topic, pictures, times, columns, load in (
         (DISPARITY_TOPIC, "disparity/event", "disparity/timestamps.txt", 1, read_disparity),
@@ -188,7 +191,7 @@ def _truth(folder: Path) -> list[PictureStream]:
         if (folder / pictures).is_dir():
             stamps = read_integers(folder / times, columns)[:, 0] * 1000
             files = pictures_in(folder / pictures)
-            streams.append(file_stream(folder / pictures, topic, files, stamps, load))
+            streams.append(file_stream(folder / pictures, topic, files, stamps, faults, load))
     return streams
 
 

@@ -1,37 +1,43 @@
 """Events in HDF5 as columns ``x, y, t, p``: no one data set's layout, but that of many tools.
 
-Read are, wherever they lie in the file: columns in one group, by the names that are in use (RVT
-and DSEC: ``events/{x,y,t,p}``, github.com/uzh-rpg/RVT; Monash University: ``events/{xs,ys,ts,ps}``
-with ``images/image000000000`` that carry ``timestamp``, github.com/TimoStoff/event_utils); or one
-table with such fields (Prophesee: ``CD/events``, docs.prophesee.ai, "HDF5 Event File Format").
+Supported, wherever they lie in the file:
+
+- columns in one group, by the names that are in use: ``events/{x,y,t,p}`` (RVT,
+  github.com/uzh-rpg/RVT; DSEC; TUM-VIE, cvg.cit.tum.de; VECtor, star-datasets.github.io/vector),
+  ``events/{xs,ys,ts,ps}`` with ``images/image000000000`` that carry ``timestamp`` (Monash
+  University, github.com/TimoStoff/event_utils);
+- one table with such fields: ``CD/events`` (docs.prophesee.ai, "HDF5 Event File Format");
+- a table ``events`` [N, 4] of t, x, y, p (v2e, github.com/SensorsINI/v2e) or x, y, t, p.
+
 Sensor size: attributes ``sensor_resolution`` (height, width) or ``width`` and ``height``, or
 datasets of those names beside the columns. Unit of time: an attribute ``unit`` or ``units`` of the
-column; else floating-point is seconds and integers are microseconds.
+column; else as `likely_unit` finds. A ``t_offset`` in the same group or file is added to all times.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h5py
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.hdf5 import EventColumns, open_hdf5
+from scaleevent_ros.sources.hdf5 import EventColumns, open_hdf5, picture_stream
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
     ClockStatement,
-    Picture,
-    PictureStream,
     ReadOptions,
     Recording,
     nanoseconds,
-    ordered_times,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.sources.faults import Faults
+    from scaleevent_ros.sources.recording import PictureStream
 
 _NAMES = (
     ("x", "xs"),
@@ -45,16 +51,19 @@ class Layout(NamedTuple):
     """Where the columns of events are.
 
     Attributes:
-        columns: Of x, y, t and p: paths of datasets, or names of a table's fields.
-        table: The path of the table; None if each column is a dataset.
-        unit: Of t: a key of `TIME_UNITS`.
-        size: Width and height of the sensor; None if the file does not say.
+        columns: x, y, t and p: paths of datasets, names of a table's fields, or indices of its
+            columns.
+        table: Path of the table; None if each column is a dataset.
+        unit: Unit of t, a key of `TIME_UNITS`; None if the file does not tell.
+        size: Width and height of the sensor; None if the file does not tell.
+        offset: Added to every time, in that unit.
     """
 
-    columns: tuple[str, str, str, str]
+    columns: tuple[str, str, str, str] | tuple[int, int, int, int]
     table: str | None
-    unit: str
+    unit: str | None
     size: tuple[int, int] | None
+    offset: int
 
 
 def _match(names: list[str]) -> tuple[str, str, str, str] | None:
@@ -69,27 +78,47 @@ def find_layout(file: h5py.File) -> Layout | None:
     file.visititems(lambda _, node: nodes.append(node))
     for node in sorted(nodes, key=lambda node: node.name.count("/")):
         if isinstance(node, h5py.Dataset):
-            names = _match(list(node.dtype.names or ()))
-            if names is not None:
-                field = node.dtype[names[2]]
+            fields = _match(list(node.dtype.names or ())) or _order(node)
+            if fields is not None:
                 size = _size(node) or _size(node.parent) or _size(file)
-                return Layout(names, node.name, _unit(node, field), size)
+                return Layout(fields, node.name, _unit(node), size, _offset(node.parent))
         else:
             names = _match([k for k, v in node.items() if isinstance(v, h5py.Dataset)])
             if names is not None:
                 x, y, t, p = (f"{node.name.rstrip('/')}/{name}" for name in names)
                 size = _size(node) or _size(file)
-                return Layout((x, y, t, p), None, _unit(file[t], file[t].dtype), size)
+                return Layout((x, y, t, p), None, _unit(file[t]), size, _offset(node))
     return None
 
 
-def _unit(node: h5py.Dataset, dtype: np.dtype[np.generic]) -> str:
+def _order(table: h5py.Dataset) -> tuple[int, int, int, int] | None:
+    """Find the columns x, y, t, p of a table [N, 4] named ``events``; times are what rises."""
+    if table.name.rpartition("/")[2] != "events" or table.shape[1:] != (4,) or not len(table):
+        return None
+    rows = table[:1000]
+    rises = [
+        (np.diff(rows[:, t].astype(np.float64)) >= 0).mean() if len(rows) > 1 else 1 for t in (0, 2)
+    ]
+    return (1, 2, 0, 3) if rises[0] >= rises[1] else (0, 1, 2, 3)
+
+
+def _unit(node: h5py.Dataset) -> str | None:
     for key in ("unit", "units"):
         said = node.attrs.get(key)
         said = said.decode() if isinstance(said, bytes) else said
         if said is not None:
             return "us" if said in {"µs", "microseconds"} else str(said)
-    return "s" if np.issubdtype(dtype, np.floating) else "us"
+    return None
+
+
+def _offset(group: h5py.Group) -> int:
+    for place in (group, group.file):
+        stored = place.get("t_offset")
+        if isinstance(stored, h5py.Dataset) and stored.size == 1:
+            return int(stored[()] if stored.shape == () else stored[0])
+        if "t_offset" in place.attrs:
+            return int(place.attrs["t_offset"])
+    return 0
 
 
 def _size(node: h5py.Group | h5py.Dataset) -> tuple[int, int] | None:
@@ -110,14 +139,18 @@ def _size(node: h5py.Group | h5py.Dataset) -> tuple[int, int] | None:
 
 
 def event_source(
-    path: Path, options: ReadOptions, likely_size: tuple[int, int] | None = None
+    path: Path,
+    options: ReadOptions,
+    faults: Faults,
+    likely_size: tuple[int, int] | None = None,
 ) -> tuple[EventColumns, tuple[int, int]]:
     """Open the events of a file.
 
     Args:
-        path: Of the file.
-        options: Whose size and unit go before the file's.
-        likely_size: Of the sensor, if neither options nor file say it.
+        path: Path of the file.
+        options: Their size and unit take precedence over the file's.
+        faults: Where faults are counted.
+        likely_size: Sensor size, if neither options nor file tell it.
 
     Returns:
         The columns, and the sensor's width and height.
@@ -133,7 +166,10 @@ def event_source(
     known = (layout.size or likely_size) if options.width is None else None
     size = known or options.geometry(path)
     unit = options.time_unit or layout.unit
-    return EventColumns(path, layout.columns, unit, table=layout.table), size
+    columns = EventColumns(
+        path, layout.columns, unit, table=layout.table, offset=layout.offset, faults=faults
+    )
+    return columns, size
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
@@ -142,8 +178,9 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     Raises:
         SourceError: If there are no events, or the sensor's size is not known.
     """
-    events, (width, height) = event_source(path, options)
-    pictures = _images(path)
+    faults = options.faults()
+    events, (width, height) = event_source(path, options, faults)
+    pictures = _images(path, faults)
     return Recording(
         path,
         "event_hdf5",
@@ -153,10 +190,11 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         ClockStatement("sensor_time", "As the file stamps both."),
         pictures,
         span_ns=events.span_ns,
+        faults=faults,
     )
 
 
-def _images(path: Path) -> tuple[PictureStream, ...]:
+def _images(path: Path, faults: Faults) -> tuple[PictureStream, ...]:
     place = f"{path}: images"
     with open_hdf5(path) as file:
         group = file.get("images")
@@ -167,16 +205,10 @@ def _images(path: Path) -> tuple[PictureStream, ...]:
             msg = f"{place}: not every picture has an attribute 'timestamp'"
             raise SourceError(msg)
         stamps = np.array([group[name].attrs["timestamp"] for name in names], np.float64)
-    times = ordered_times(nanoseconds(stamps, "s"), place)
 
-    def read(t_start: int) -> Iterator[Picture]:
-        with open_hdf5(path) as file:
-            for index in range(int(np.searchsorted(times, t_start)), len(names)):
-                pixels = file["images"][names[index]][:]
-                # OpenCV wrote them: colours are blue first.
-                yield Picture(
-                    int(times[index]),
-                    pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1]),
-                )
+    def prepare(file: h5py.File, index: int) -> NDArray[Any]:
+        pixels: NDArray[Any] = file["images"][names[index]][:]
+        # OpenCV wrote them: colours are blue first.
+        return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
 
-    return (PictureStream(FRAMES_TOPIC, place, read, (int(times[0]), int(times[-1]))),)
+    return (picture_stream(path, FRAMES_TOPIC, place, nanoseconds(stamps, "s"), prepare, faults),)

@@ -1,8 +1,9 @@
 """Events as text, one a line: ``t x y p``, as the IJRR data set and many tools write them.
 
 Source: https://rpg.ifi.uzh.ch/davis_data.html ("timestamp x y polarity", timestamps in seconds).
-Times with a decimal point are seconds, whole numbers microseconds, unless the user says otherwise.
-Blanks, tabs and commas separate; lines that start with ``#`` or a letter are passed over.
+Times with a decimal point are seconds, whole numbers microseconds (nanoseconds, if they would be
+later than the year 5000), unless the options tell otherwise. Blanks, tabs and commas separate.
+Lines that start with ``#``, and before the first event with a letter, are comments.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from numpy.typing import NDArray  # noqa: TC002 - numba reads it
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.recording import TIME_UNITS, event_batch
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.recording import MAX_TIME_NS, TIME_UNITS, likely_unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.faults import Faults
 
 _CHUNK_BYTES = 1 << 24
 _FRACTION_DIGITS = 9
@@ -60,105 +63,133 @@ def _parse_number(text: NDArray[np.uint8], i: int) -> tuple[int, int, int]:
 
 @kernel
 def _parse(
-    text: NDArray[np.uint8], numbers: NDArray[np.int64], fractions: NDArray[np.int64]
-) -> tuple[int, int]:
-    """Parse whole lines of four decimal numbers each.
+    text: NDArray[np.uint8],
+    numbers: NDArray[np.int64],
+    fractions: NDArray[np.int64],
+    header_ends: bool,
+) -> tuple[int, int, int]:
+    """Parse whole lines of four decimal numbers each, and skip lines that are something else.
 
     Args:
         text: The bytes; the last one ends a line.
         numbers: Filled with whole parts, [lines, 4].
         fractions: Filled with the 9 digits after the point of the first number, -1 if there is no
             point, [lines].
+        header_ends: Whether lines that start with a letter are wrong, as they are after events.
 
     Returns:
-        How many events were parsed, and how many lines lie before the one that is wrong; -1 if none
-        is.
+        How many events were parsed, how many lines are wrong, and how many lines lie before the
+        first of these.
     """
     events, lines, column = 0, 0, 0
+    wrong, first_wrong = 0, 0
     i = 0
     while i < text.size:
         byte = text[i]
+        good = True
         if byte == _NEWLINE:
-            if column not in (0, 4):
-                return events, lines
-            events += column == 4
-            lines += 1
-            column = 0
-            i += 1
+            good = column in (0, 4)
+            if good:
+                events += column == 4
+                lines += 1
+                column = 0
+                i += 1
         elif byte <= _BLANK or byte == _COMMA:
             i += 1
-        elif column == 0 and (byte == _COMMENT or byte > _NINE):
+        elif column == 0 and (byte == _COMMENT or (byte > _NINE and not (header_ends or events))):
             while text[i] != _NEWLINE:
                 i += 1
         else:
-            whole, fraction, i = _parse_number(text, i)
-            if i < 0 or column == 4 or (column and fraction > 0):
-                return events, lines
-            numbers[events, column] = whole
-            if column == 0:
-                fractions[events] = fraction
-            column += 1
-    return events, -1
+            whole, fraction, end = _parse_number(text, i)
+            good = end >= 0 and column < 4 and not (column and fraction > 0)
+            if good:
+                i = end
+                numbers[events, column] = whole
+                if column == 0:
+                    fractions[events] = fraction
+                column += 1
+        if not good:
+            if not wrong:
+                first_wrong = lines
+            wrong += 1
+            while text[i] != _NEWLINE:
+                i += 1
+            i += 1
+            lines += 1
+            column = 0
+    return events, wrong, first_wrong
 
 
-def event_batches(
-    path: Path, width: int, height: int, t_start: int, unit: str | None = None
+def read_text(
+    path: Path,
+    width: int,
+    height: int,
+    t_start: int,
+    faults: Faults,
+    unit: str | None = None,
 ) -> Iterator[EventBatch]:
     """Stream the events of a text file from a time (ns) on.
 
     Args:
-        path: Of the file.
-        width: Of the sensor.
-        height: Of the sensor.
+        path: Path of the file.
+        width: Sensor width.
+        height: Sensor height.
         t_start: In ns.
-        unit: Of the times, a key of `TIME_UNITS`; None for seconds if they have a decimal point,
-            else microseconds.
+        faults: Where lines that are no events are counted, and what `event_batches` finds.
+        unit: Unit of the times, a key of `TIME_UNITS`; None for seconds if they have a decimal
+            point, else as `likely_unit` finds.
 
     Raises:
-        SourceError: Naming the line that is not an event, or as `event_batch` does.
+        SourceError: If it holds no events, more than 1 % of the lines are none, or as
+            `event_batches` does.
     """
     if unit is not None and unit not in TIME_UNITS:
         msg = f"{path}: unknown unit of time {unit!r}; known: {', '.join(TIME_UNITS)}"
         raise SourceError(msg)
-    first, after, lines = 0, None, 0
-    with path.open("rb") as file:
-        rest = b""
-        while chunk := file.read(_CHUNK_BYTES):
-            whole, newline, rest = (rest + chunk).rpartition(b"\n")
-            batch_text = whole + newline
-            if len(chunk) < _CHUNK_BYTES and rest:
-                batch_text, rest = batch_text + rest + b"\n", b""
-            t, columns = _columns(path, batch_text, unit, lines)
-            lines += batch_text.count(b"\n")
-            x, y, p = columns[:, 1], columns[:, 2], columns[:, 3]
-            batch = event_batch(
-                x, y, t, p, width, height, place=str(path), first=first, after=after
-            )
-            if not len(batch):
-                continue
-            first, after = first + len(batch), int(batch.t[-1])
-            if after >= t_start:
-                yield batch.between(t_start, after + 1)
-    if not first:
+    found = False
+    for batch in event_batches(_pieces(path, unit, faults), width, height, faults, t_start):
+        found = True
+        yield batch
+    if not found and not t_start:
         msg = f"{path}: holds no events"
         raise SourceError(msg)
 
 
-def _columns(
-    path: Path, text: bytes, unit: str | None, lines_before: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Parse lines into times in ns [N], to the nearest microsecond, and numbers [N, 4]."""
-    count = text.count(b"\n")
-    numbers = np.empty((count, 4), np.int64)
-    fractions = np.empty(count, np.int64)
-    events, bad = _parse(np.frombuffer(text, np.uint8), numbers, fractions)
-    if bad >= 0:
-        line = text.split(b"\n", bad + 1)[bad][:80].decode("utf-8", "replace")
-        msg = f"{path}: line {lines_before + bad + 1:,} is {line!r}, not 't x y p'"
-        raise SourceError(msg)
-    numbers, fractions = numbers[:events], fractions[:events]
-    decimal = bool((fractions >= 0).any())
-    scale = TIME_UNITS[unit or ("s" if decimal else "us")]
-    # The fraction counts 1e-9 of the unit.
-    t_ns = numbers[:, 0] * scale + np.maximum(fractions, 0) * scale // 10**_FRACTION_DIGITS
-    return (t_ns + 500) // 1000 * 1000, numbers
+def _pieces(path: Path, unit: str | None, faults: Faults) -> Iterator[Columns]:
+    first, lines, last_ns = 0, 0, 0
+    with path.open("rb") as file:
+        rest = b""
+        while chunk := file.read(_CHUNK_BYTES):
+            whole, newline, rest = (rest + chunk).rpartition(b"\n")
+            text = whole + newline
+            if len(chunk) < _CHUNK_BYTES and rest:
+                text, rest = text + rest + b"\n", b""
+            count = text.count(b"\n")
+            numbers = np.empty((count, 4), np.int64)
+            fractions = np.empty(count, np.int64)
+            events, wrong, before = _parse(
+                np.frombuffer(text, np.uint8), numbers, fractions, first > 0
+            )
+            numbers, fractions = numbers[:events], np.maximum(fractions[:events], -1)
+            if unit is None and events:
+                decimal = bool((fractions >= 0).any())
+                unit = likely_unit(numbers[:, 0].astype(np.float64) if decimal else numbers[:, 0])
+            t = _nanoseconds(numbers[:, 0], fractions, TIME_UNITS[unit or "us"])
+            last_ns = int(t[-1]) if events else last_ns
+            if wrong:
+                line = text.split(b"\n", before + 1)[before][:80].decode("utf-8", "replace")
+                message = f"{path}: line {lines + before + 1:,} is {line!r}, not 't x y p'"
+                faults.add("lines that are no events", message, np.full(wrong, max(last_ns, 0)))
+                faults.count_events(wrong, wrong, message)
+            yield Columns(str(path), first, numbers[:, 1], numbers[:, 2], t, numbers[:, 3])
+            first += events
+            lines += count
+
+
+def _nanoseconds(
+    whole: NDArray[np.int64], fractions: NDArray[np.int64], scale: int
+) -> NDArray[np.int64]:
+    """Turn whole parts and 1e-9 fractions of a unit into ns, to the nearest microsecond."""
+    t_ns = np.minimum(whole, MAX_TIME_NS // scale + 1) * scale
+    t_ns += np.maximum(fractions, 0) * scale // 10**_FRACTION_DIGITS
+    return (t_ns + 500) // 1000 * 1000

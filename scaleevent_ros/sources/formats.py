@@ -40,14 +40,16 @@ class Found(NamedTuple):
 def find_recordings(source: Path) -> list[Found]:
     """Find the recordings at a path: a file, a folder that is one, or all those below a folder.
 
+    Links are followed, each folder is searched once. What cannot be read, and what belongs to a
+    format whose library is not installed, is found too: opening it raises the reason.
+
     Raises:
         UnknownFormatError: If there are none.
-        SourceError: If a file cannot be read, or its format's library is not installed.
     """
     if not source.exists():
         msg = f"{source}: does not exist"
         raise UnknownFormatError(msg)
-    found = list(_recordings_at(source, source))
+    found = list(_recordings_at(source, source, set()))
     if not found:
         msg = (
             f"{source}: no recording of a known format: Prophesee RAW, AEDAT4, DSEC, MVSEC, M3ED, "
@@ -58,19 +60,41 @@ def find_recordings(source: Path) -> list[Found]:
     return found
 
 
-def _recordings_at(path: Path, top: Path) -> Iterator[Found]:
-    if path.is_file():
-        format_name = _file_format(path)
-        if format_name is not None:
-            opener = partial(_module(format_name).open_recording, path)
-            yield Found(_name(path, top), format_name, opener)
+def _recordings_at(path: Path, top: Path, visited: set[Path]) -> Iterator[Found]:
+    try:
+        if not path.is_dir():
+            yield from _file_recording(path, top)
+            return
+        real = path.resolve()
+        if real in visited:
+            return
+        visited.add(real)
+        in_folder = list(_folder_recordings(path, top))
+        inside = [] if in_folder else sorted(path.iterdir())
+    except (SourceError, OSError) as error:
+        yield Found(_name(path, top), "", partial(_fail, path, error))
         return
-    in_folder = list(_folder_recordings(path, top))
     yield from in_folder
-    if not in_folder:
-        for inside in sorted(path.iterdir()):
-            if not inside.name.startswith(".") and not inside.name.endswith(_COMPANIONS):
-                yield from _recordings_at(inside, top)
+    for child in inside:
+        if not child.name.startswith(".") and not child.name.endswith(_COMPANIONS):
+            yield from _recordings_at(child, top, visited)
+
+
+def _file_recording(path: Path, top: Path) -> Iterator[Found]:
+    if not (path.is_file() or path.is_symlink()):  # a pipe would block
+        return
+    format_name = _file_format(path)
+    if format_name is not None:
+        opener = partial(_module(format_name).open_recording, path)
+        yield Found(_name(path, top), format_name, opener)
+
+
+def _fail(path: Path, error: SourceError | OSError, _: ReadOptions) -> Recording:
+    """Raise why something that was found cannot be opened."""
+    if isinstance(error, SourceError):
+        raise error
+    msg = f"{path}: cannot be read: {error.strerror or error}"
+    raise SourceError(msg)
 
 
 def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:

@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h5py
-import hdf5plugin  # noqa: F401  (registers the Blosc and Zstandard filters that DSEC uses)
 import numpy as np
 
+from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import UNREADABLE, Faults
 from scaleevent_ros.sources.recording import (
     CHUNK_EVENTS,
     TIME_UNITS,
     Picture,
     PictureStream,
-    event_batch,
+    likely_unit,
     nanoseconds,
-    ordered_times,
+    rising,
 )
+
+try:
+    import hdf5plugin  # noqa: F401  (registers the Blosc and Zstandard filters of data sets)
+except ImportError:
+    _MISSING_FILTERS = "a filter that needs the package hdf5plugin: pip install hdf5plugin"
+else:
+    _MISSING_FILTERS = (
+        "a filter that is not installed; Prophesee's ECF files: convert them to RAW first "
+        "(metavision_file_to_raw)"
+    )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +39,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scaleevent_ros.events import EventBatch
+
+_SMALLEST_PIECE = CHUNK_EVENTS >> 9
 
 
 @contextmanager
@@ -42,12 +56,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             yield file
     except OSError as error:
         msg = f"{path}: cannot be read as HDF5, it may be cut off: {error}"
-        if "filter" in str(error).lower():
-            msg = (
-                f"{path}: is compressed by a filter that is not installed; Prophesee's ECF files: "
-                f"convert them to RAW first (metavision_file_to_raw): {error}"
-            )
+        if _lacks_filter(error):
+            msg = f"{path}: is compressed by {_MISSING_FILTERS}"
         raise SourceError(msg) from error
+
+
+def _lacks_filter(error: OSError) -> bool:
+    return any(word in str(error) for word in ("plugin", "not registered", "required filter"))
 
 
 def dataset(file: h5py.Group, name: str) -> h5py.Dataset:
@@ -56,7 +71,10 @@ def dataset(file: h5py.Group, name: str) -> h5py.Dataset:
     Raises:
         SourceError: If there is none of that name.
     """
-    found = file.get(name)
+    try:
+        found = file.get(name)
+    except (KeyError, RuntimeError):  # the file's own tree is damaged there
+        found = None
     if not isinstance(found, h5py.Dataset):
         msg = f"{file.file.filename}: has no dataset {file.name.rstrip('/')}/{name}"
         raise SourceError(msg)
@@ -67,7 +85,7 @@ class EventColumns:
     """Events in one HDF5 file: as a dataset for each column, or as a table of them.
 
     Attributes:
-        path: Of the file.
+        path: Path of the file.
         length: How many events there are.
         span_ns: The times of the first and the last.
     """
@@ -76,62 +94,70 @@ class EventColumns:
         self,
         path: Path,
         columns: tuple[str, str, str, str] | tuple[int, int, int, int],
-        unit: str,
+        unit: str | None,
         *,
         table: str | None = None,
-        offset_ns: int = 0,
+        offset: int = 0,
+        faults: Faults | None = None,
     ) -> None:
         """Check that the columns are there and fit each other.
 
         Args:
-            path: Of the file.
+            path: Path of the file.
             columns: Where x, y, t and p are: names of datasets; or, of a table, the names of its
                 fields or the indices of its columns.
-            unit: Of t: a key of `TIME_UNITS`.
+            unit: Unit of t, a key of `TIME_UNITS`; None for the likely one.
             table: The dataset that is a table, [N] of fields or [N, columns].
-            offset_ns: Added to every time.
+            offset: Added to every time, in that unit.
+            faults: Where faults are counted.
 
         Raises:
-            SourceError: If one is missing, longer than another, all are empty, or start before
-                time zero.
+            SourceError: If one is missing, longer than another in strict reading, or all are empty.
         """
-        if unit not in TIME_UNITS:
+        if unit is not None and unit not in TIME_UNITS:
             msg = f"{path}: unknown unit of time {unit!r}; known: {', '.join(TIME_UNITS)}"
             raise SourceError(msg)
         self.path = path
         self._columns = columns
         self._table = table
-        self._unit = unit
-        self._offset_ns = offset_ns
+        self._faults = faults or Faults()
         with open_hdf5(path) as file:
             names = [str(column) for column in columns] if table is None else [table]
             lengths = {name: len(dataset(file, name)) for name in names}
             self.length = min(lengths.values())
-            if len(set(lengths.values())) > 1:
-                msg = f"{path}: columns of events differ in length: {lengths}"
-                raise SourceError(msg)
             if not self.length:
                 msg = f"{path}: {names[-1]} holds no events"
                 raise SourceError(msg)
-            self.span_ns = self._time(file, 0), self._time(file, self.length - 1)
-            if self.span_ns[0] < 0:
-                msg = f"{path}: event 0 is at {self.span_ns[0]} ns; ROS time cannot be negative"
-                raise SourceError(msg)
+            if len(set(lengths.values())) > 1:
+                msg = f"{path}: columns of events differ in length: {lengths}"
+                self._faults.add("columns longer than others", msg)
+            ends = self._raw_time(file, 0), self._raw_time(file, self.length - 1)
+            self._unit = unit or likely_unit(np.concatenate(ends))
+            self._offset_ns = offset * TIME_UNITS[self._unit]
+            first, last = (int(self._nanoseconds(end)[0]) for end in ends)
+            self.span_ns = first, last
 
-    def _read(self, file: h5py.File, start: int, stop: int) -> list[NDArray[Any]]:
+    def _raw_time(self, file: h5py.File, index: int) -> NDArray[Any]:
+        return self._raw(file, index, index + 1)[2]
+
+    def _raw(self, file: h5py.File, start: int, stop: int) -> list[NDArray[Any]]:
         if self._table is None:
-            columns = [file[name][start:stop] for name in self._columns]
-        else:
-            rows = file[self._table][start:stop]
-            columns = [rows[name] if rows.dtype.names else rows[:, name] for name in self._columns]
-        columns[2] = nanoseconds(columns[2], self._unit) + self._offset_ns
-        return columns
+            return [file[name][start:stop] for name in self._columns]
+        rows = file[self._table][start:stop]
+        return [rows[name] if rows.dtype.names else rows[:, name] for name in self._columns]
+
+    def _nanoseconds(self, times: NDArray[Any]) -> NDArray[np.int64]:
+        return nanoseconds(times, self._unit) + self._offset_ns
+
+    def _read(self, file: h5py.File, start: int, stop: int) -> Columns:
+        x, y, t, p = self._raw(file, start, stop)
+        return Columns(str(self.path), start, x, y, self._nanoseconds(t), p)
 
     def _time(self, file: h5py.File, index: int) -> int:
-        return int(self._read(file, index, index + 1)[2][0])
+        return int(self._nanoseconds(self._raw_time(file, index))[0])
 
     def _first_at(self, file: h5py.File, t_start: int) -> int:
-        low, high = 0, self.length
+        low, high = 0, self.length if t_start > 0 else 0
         while low < high:
             middle = (low + high) // 2
             if self._time(file, middle) < t_start:
@@ -151,71 +177,76 @@ class EventColumns:
         """Read the events with ``t_start <= t < t_end`` (ns), and little else.
 
         Args:
-            width: Of the sensor.
-            height: Of the sensor.
+            width: Sensor width.
+            height: Sensor height.
             t_start: In ns.
             t_end: In ns.
             bounds: Indices between which these events are known to lie; searched for if None.
 
         Raises:
-            SourceError: See `event_batch`.
+            SourceError: See `event_batches`.
         """
         with open_hdf5(self.path) as file:
             if bounds is None:
                 bounds = self._first_at(file, t_start), self._first_at(file, t_end)
-            x, y, t, p = self._read(file, *bounds)
-        batch = event_batch(x, y, t, p, width, height, place=str(self.path), first=bounds[0])
-        return batch.between(t_start, t_end)
+            columns = self._read(file, *bounds)
+        batches = [
+            batch.between(t_start, t_end)
+            for batch in event_batches([columns], width, height, Faults())
+        ]
+        return batches[0] if batches else EventBatch.empty(width, height)
 
-    def batches(
-        self,
-        width: int,
-        height: int,
-        t_start: int,
-    ) -> Iterator[EventBatch]:
+    def batches(self, width: int, height: int, t_start: int) -> Iterator[EventBatch]:
         """Stream the events from a time (ns) on.
 
         Raises:
-            SourceError: See `event_batch`.
+            SourceError: See `event_batches`.
         """
-        after = None
         with open_hdf5(self.path) as file:
-            for start in range(self._first_at(file, t_start), self.length, CHUNK_EVENTS):
-                stop = min(start + CHUNK_EVENTS, self.length)
-                x, y, t, p = self._read(file, start, stop)
-                batch = event_batch(
-                    x,
-                    y,
-                    t.astype(np.int64, copy=False),
-                    p,
-                    width,
-                    height,
-                    place=str(self.path),
-                    first=start,
-                    after=after,
-                )
-                after = int(batch.t[-1])
-                yield batch
+            pieces = self._pieces(file, self._first_at(file, t_start))
+            yield from event_batches(pieces, width, height, self._faults, t_start)
+
+    def _pieces(self, file: h5py.File, first: int) -> Iterator[Columns]:
+        """Read pieces of events; what a damaged file does not give is left out."""
+        step = CHUNK_EVENTS
+        start = first
+        while start < self.length:
+            stop = min(start + step, self.length)
+            try:
+                yield self._read(file, start, stop)
+            except OSError as error:
+                if _lacks_filter(error):
+                    raise
+                if step > _SMALLEST_PIECE:  # find the damage more closely
+                    step //= 8
+                    continue
+                message = f"{self.path}: events {start:,} to {stop - 1:,} cannot be read: {error}"
+                self._faults.add("pieces of events that cannot be read", message)
+            else:
+                step = min(8 * step, CHUNK_EVENTS)
+            start = stop
 
 
-def picture_stream(
+def dataset_pictures(
     path: Path,
     topic: str,
     name: str,
     times: NDArray[np.int64],
     prepare: Callable[[NDArray[Any]], NDArray[Any]],
+    faults: Faults,
 ) -> PictureStream:
     """Stream the rows of one dataset as pictures.
 
     Args:
-        path: Of the file.
-        topic: Where a bag holds them.
-        name: Of the dataset [N, …].
-        times: Of its rows, int64 [N], in ns.
+        path: Path of the file.
+        topic: Topic of the pictures in a bag.
+        name: Name of the dataset [N, …].
+        times: Times of its rows in ns, int64 [N].
         prepare: Makes the pixels of a `Picture` of one row.
+        faults: Where faults are counted.
 
     Raises:
-        SourceError: If there are not as many times as rows, or times do not increase.
+        SourceError: If there are not as many times as rows, or most times do not increase.
     """
     place = f"{path}: {name}"
     with open_hdf5(path) as file:
@@ -223,12 +254,49 @@ def picture_stream(
     if rows != len(times):
         msg = f"{place}: holds {rows} pictures but {len(times)} timestamps"
         raise SourceError(msg)
-    ordered_times(times, place)
+    return picture_stream(
+        path, topic, place, times, lambda file, index: prepare(file[name][index]), faults
+    )
+
+
+def picture_stream(
+    path: Path,
+    topic: str,
+    place: str,
+    times: NDArray[np.int64],
+    read_pixels: Callable[[h5py.File, int], NDArray[Any]],
+    faults: Faults,
+) -> PictureStream:
+    """Stream pictures of a file; those that cannot be read are counted.
+
+    Args:
+        path: Path of the file.
+        topic: Topic of the pictures in a bag.
+        place: Where they are, for errors.
+        times: Their times in ns, int64 [N].
+        read_pixels: Reads the pixels of a `Picture` by its index.
+        faults: Where faults are counted.
+
+    Raises:
+        SourceError: If most times do not increase.
+    """
+    chosen = rising(times, place, faults)
+
+    def attempt(file: h5py.File, index: int) -> NDArray[Any]:
+        try:
+            return read_pixels(file, index)
+        except OSError as error:
+            if _lacks_filter(error):
+                raise
+            msg = f"{place}: picture {index} cannot be read: {error}"
+            raise SourceError(msg) from error
 
     def read(t_start: int) -> Iterator[Picture]:
         with open_hdf5(path) as file:
-            for index in range(int(np.searchsorted(times, t_start)), rows):
-                yield Picture(int(times[index]), prepare(file[name][index]))
+            for index in chosen[np.searchsorted(times[chosen], t_start) :].tolist():
+                pixels = faults.attempt(UNREADABLE, partial(attempt, file, index), times[[index]])
+                if pixels is not None:
+                    yield Picture(int(times[index]), pixels)
 
-    span = (int(times[0]), int(times[-1])) if rows else None
+    span = (int(times[chosen[0]]), int(times[chosen[-1]])) if len(chosen) else None
     return PictureStream(topic, place, read, span)

@@ -12,19 +12,21 @@ microseconds unless the options say otherwise.
 from __future__ import annotations
 
 import zipfile
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.pictures import file_stream, pictures_in, read_raster
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import Faults
+from scaleevent_ros.sources.pictures import file_stream, picture_size_of, pictures_in
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
     ClockStatement,
     ReadOptions,
     Recording,
-    event_batch,
     nanoseconds,
 )
 
@@ -32,9 +34,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from scaleevent_ros.events import EventBatch
+
+
+_UNREADABLE_EVENTS = "files of events that cannot be read"
 
 
 def sequences(folder: Path) -> list[str]:
@@ -50,19 +53,25 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
         SourceError: If something is not laid out like that.
     """
     frames = [p for p in pictures_in(folder / "sharp") if p.stem.rpartition("_")[0] == name]
-    height, width = read_raster(frames[0]).shape[:2]
+    width, height = picture_size_of(frames)
     unit = options.time_unit or "us"
+    faults = options.faults()
     files = [sorted((folder / "event").glob(f"{frame.stem}_*.npz")) for frame in frames]
-    times = np.array([_middle(folder, *pair, unit) for pair in zip(frames, files, strict=True)])
+    middles = [_middle(exposure, unit) for exposure in files]
+    for frame, middle in zip(frames, middles, strict=True):
+        if middle is None:
+            message = f"{folder / 'event'}: holds no events for {frame.name}"
+            faults.add("frames without events", message)
+    seen = [pair for pair in zip(frames, middles, strict=True) if pair[1] is not None]
+
+    def pieces() -> Iterator[Columns]:
+        for path in (path for exposure in files for path in exposure):
+            columns = faults.attempt(_UNREADABLE_EVENTS, partial(_columns, path, unit))
+            if columns is not None:
+                yield columns
 
     def events(t_start: int) -> Iterator[EventBatch]:
-        after = None
-        for path in (path for exposure in files for path in exposure):
-            x, y, t, p = _columns(path, unit)
-            batch = event_batch(x, y, t, p, width, height, place=str(path), after=after)
-            if len(batch):
-                after = int(batch.t[-1])
-                yield batch.between(t_start, after + 1)
+        return event_batches(pieces(), width, height, faults, t_start)
 
     return Recording(
         folder / "sharp" / name,
@@ -71,21 +80,29 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
         height,
         events,
         ClockStatement("estimated", "Frames are put at the middle of their exposure's events."),
-        (file_stream(folder / "sharp", FRAMES_TOPIC, frames, times),),
+        (
+            file_stream(
+                folder / "sharp",
+                FRAMES_TOPIC,
+                [frame for frame, _ in seen],
+                np.array([middle for _, middle in seen], np.int64),
+                faults,
+            ),
+        ),
+        faults=faults,
     )
 
 
-def _middle(folder: Path, frame: Path, files: list[Path], unit: str) -> int:
-    stamps = [t for path in files[:-1] if len(t := _columns(path, unit)[2])]
-    if not stamps:
-        msg = f"{folder / 'event'}: holds no events for {frame.name}"
-        raise SourceError(msg)
-    return (int(stamps[0][0]) + int(stamps[-1][-1])) // 2
+def _middle(files: list[Path], unit: str) -> int | None:
+    """Compute the middle of an exposure from its events; None if none can be read."""
+    # What cannot be read is counted when events are read.
+    columns = [Faults().attempt("", partial(_columns, path, unit)) for path in files[:-1]]
+    stamps = [piece.t for piece in columns if piece is not None]
+    t = np.concatenate([np.empty(0, np.int64), *stamps])
+    return (int(t[0]) + int(t[-1])) // 2 if len(t) else None
 
 
-def _columns(
-    path: Path, unit: str
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[np.int64], NDArray[Any]]:
+def _columns(path: Path, unit: str) -> Columns:
     try:
         with np.load(path) as arrays:
             columns = [arrays[name].ravel() for name in ("y", "x", "timestamp", "polarity")]
@@ -93,4 +110,4 @@ def _columns(
         msg = f"{path}: is not an event file of HighREV: {error}"
         raise SourceError(msg) from error
     x, y, t, p = columns
-    return x, y, nanoseconds(t, unit), p
+    return Columns(str(path), 0, x, y, nanoseconds(t, unit), p)

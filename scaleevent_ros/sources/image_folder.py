@@ -17,8 +17,8 @@ import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_hdf5 import event_source
-from scaleevent_ros.sources.event_text import event_batches
-from scaleevent_ros.sources.pictures import file_stream, pictures_in, read_raster
+from scaleevent_ros.sources.event_text import read_text
+from scaleevent_ros.sources.pictures import file_stream, picture_size_of, pictures_in
 from scaleevent_ros.sources.recording import (
     EVENTS_INFO_TOPIC,
     FRAMES_TOPIC,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.faults import Faults
     from scaleevent_ros.sources.recording import PictureStream
 
 TEXT_NAMES = ("events.txt", "events.csv")
@@ -52,17 +53,17 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         SourceError: If something is not laid out like that, or pictures have no times.
     """
     images = folder / "images"
+    faults = options.faults()
     pictures: tuple[PictureStream, ...] = ()
     picture_size = None
     if images.is_dir():
-        pictures = (_pictures(images, options),)
-        height, width = read_raster(pictures_in(images)[0]).shape[:2]
-        picture_size = width, height
+        pictures = (_pictures(images, options, faults),)
+        picture_size = picture_size_of(pictures_in(images))
     path = next(folder / name for name in (*TEXT_NAMES, *HDF5_NAMES) if (folder / name).is_file())
     events: Callable[[int], Iterator[EventBatch]]
     span = None
     if path.name in HDF5_NAMES:
-        columns, (width, height) = event_source(path, options, picture_size)
+        columns, (width, height) = event_source(path, options, faults, picture_size)
         span = columns.span_ns
 
         def events(t_start: int) -> Iterator[EventBatch]:
@@ -72,7 +73,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         width, height = given or options.geometry(path)
 
         def events(t_start: int) -> Iterator[EventBatch]:
-            return event_batches(path, width, height, t_start, options.time_unit)
+            return read_text(path, width, height, t_start, faults, options.time_unit)
 
     imu = folder / "imu.txt"
     return Recording(
@@ -87,10 +88,11 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         imu=(lambda t_start: _imu(imu, t_start)) if imu.is_file() else None,
         span_ns=span,
         one_sensor=picture_size in {None, (width, height)},
+        faults=faults,
     )
 
 
-def _pictures(images: Path, options: ReadOptions) -> PictureStream:
+def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStream:
     listing = images.parent / "images.txt"
     if listing.is_file():
         rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
@@ -99,11 +101,12 @@ def _pictures(images: Path, options: ReadOptions) -> PictureStream:
             msg = f"{listing}: entry {number} is {' '.join(rows[number - 1])!r}, not 'time name'"
             raise SourceError(msg)
         times = _times(listing, [row[0] for row in rows], options)
-        return file_stream(images, FRAMES_TOPIC, [images.parent / row[1] for row in rows], times)
+        files = [images.parent / row[1] for row in rows]
+        return file_stream(images, FRAMES_TOPIC, files, times, faults)
     for path in (images.parent / "timestamps.txt", images / "timestamps.txt"):
         if path.is_file():
             times = _times(path, path.read_text().split(), options)
-            return file_stream(images, FRAMES_TOPIC, pictures_in(images), times)
+            return file_stream(images, FRAMES_TOPIC, pictures_in(images), times, faults)
     msg = f"{images}: nothing says when its pictures were taken: no images.txt, no timestamps.txt"
     raise SourceError(msg)
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from scaleevent_ros.sources.calibration import Rig
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5, picture_stream
+from scaleevent_ros.sources.hdf5 import EventColumns, dataset, dataset_pictures, open_hdf5
 from scaleevent_ros.sources.recording import (
     DEPTH_TOPIC,
     EVENTS_INFO_TOPIC,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import h5py
     from numpy.typing import NDArray
 
+    from scaleevent_ros.sources.faults import Faults
     from scaleevent_ros.sources.recording import PictureStream
 
 WIDTH, HEIGHT = 1280, 720
@@ -77,13 +78,16 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """
     group = f"prophesee/{options.camera}"
     names = (f"{group}/x", f"{group}/y", f"{group}/t", f"{group}/p")
-    events = EventColumns(path, names, "us")
+    faults = options.faults()
+    events = EventColumns(path, names, "us", faults=faults)
     with open_hdf5(path) as file:
         frame_times = _times(file, "ovc/ts")
         cameras, rig = _cameras(file, group)
-    pictures = [picture_stream(path, FRAMES_TOPIC, "ovc/rgb/data", frame_times, _photograph)]
+    pictures = [
+        dataset_pictures(path, FRAMES_TOPIC, "ovc/rgb/data", frame_times, _photograph, faults)
+    ]
     if options.camera == "left":
-        pictures += _truth(path)
+        pictures += _truth(path, faults)
     return Recording(
         path,
         "m3ed",
@@ -97,10 +101,11 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         span_ns=events.span_ns,
         one_sensor=False,
         labels=CITYSCAPES,
+        faults=faults,
     )
 
 
-def _truth(path: Path) -> list[PictureStream]:
+def _truth(path: Path, faults: Faults) -> list[PictureStream]:
     streams = []
     for suffix, topic, name, prepare in (
         ("depth_gt", DEPTH_TOPIC, "depth/prophesee/left", _depth),
@@ -111,7 +116,7 @@ def _truth(path: Path) -> list[PictureStream]:
         if beside != path and beside.exists():
             with open_hdf5(beside) as file:
                 times = _times(file, "ts")
-            streams.append(picture_stream(beside, topic, name, times, prepare))
+            streams.append(dataset_pictures(beside, topic, name, times, prepare, faults))
     return streams
 
 

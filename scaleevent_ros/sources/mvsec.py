@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.hdf5 import EventColumns, dataset, open_hdf5, picture_stream
+from scaleevent_ros.sources.hdf5 import EventColumns, dataset, dataset_pictures, open_hdf5
 from scaleevent_ros.sources.recording import (
     DEPTH_TOPIC,
     FLOW_TOPIC,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scaleevent_ros.sources.faults import Faults
     from scaleevent_ros.sources.recording import PictureStream
 
 WIDTH, HEIGHT = 346, 260
@@ -48,15 +49,16 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     if len(shape) != 2 or shape[1] != 4:
         msg = f"{path}: {group}/events is {shape}, not [N, 4]"
         raise SourceError(msg)
-    events = EventColumns(path, (0, 1, 2, 3), "s", table=f"{group}/events")
-    pictures = [_stream(path, FRAMES_TOPIC, f"{group}/image_raw")]
+    faults = options.faults()
+    events = EventColumns(path, (0, 1, 2, 3), "s", table=f"{group}/events", faults=faults)
+    pictures = [_stream(path, FRAMES_TOPIC, f"{group}/image_raw", faults)]
     truth = path.with_name(path.name.replace("_data.", "_gt."))
     if truth != path and truth.exists():
         for topic, name in ((DEPTH_TOPIC, "depth_image_raw"), (FLOW_TOPIC, "flow_dist")):
             with open_hdf5(truth) as file:
                 present = f"{group}/{name}" in file
             if present:
-                pictures.append(_stream(truth, topic, f"{group}/{name}"))
+                pictures.append(_stream(truth, topic, f"{group}/{name}", faults))
     return Recording(
         path,
         "mvsec",
@@ -66,13 +68,14 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         ClockStatement("sensor_time", "One DAVIS346 stamps events and frames."),
         tuple(pictures),
         span_ns=events.span_ns,
+        faults=faults,
     )
 
 
-def _stream(path: Path, topic: str, name: str) -> PictureStream:
+def _stream(path: Path, topic: str, name: str, faults: Faults) -> PictureStream:
     with open_hdf5(path) as file:
         times = nanoseconds(dataset(file, f"{name}_ts")[:], "s")
-    return picture_stream(path, topic, name, times, _pixels)
+    return dataset_pictures(path, topic, name, times, _pixels, faults)
 
 
 def _pixels(row: NDArray[Any]) -> NDArray[Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
-from scaleevent_ros.sources.recording import Picture, PictureStream, ordered_times
+from scaleevent_ros.sources.faults import UNREADABLE, Faults
+from scaleevent_ros.sources.recording import Picture, PictureStream, rising
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,6 +62,20 @@ def read_raster(path: Path) -> NDArray[Any]:
     return np.asarray(pixels)
 
 
+def picture_size_of(files: Sequence[Path]) -> tuple[int, int]:
+    """Read width and height of the first picture that can be decoded.
+
+    Raises:
+        SourceError: If none can.
+    """
+    for path in files:
+        pixels = Faults().attempt(UNREADABLE, partial(read_raster, path))
+        if pixels is not None:
+            return pixels.shape[1], pixels.shape[0]
+    msg = f"{files[0].parent}: none of its {len(files)} pictures can be read"
+    raise SourceError(msg)
+
+
 def read_integers(path: Path, columns: int) -> NDArray[np.int64]:
     """Read a text file of integers, `columns` in each line; commas and ``#`` comments may occur.
 
@@ -88,28 +104,32 @@ def file_stream(
     topic: str,
     files: Sequence[Path],
     times: NDArray[np.int64],
+    faults: Faults,
     load: Callable[[Path], NDArray[Any]] = read_photograph,
 ) -> PictureStream:
     """Stream files as pictures.
 
     Args:
-        folder: Where they lie, for errors.
-        topic: Where a bag holds them.
-        files: In order.
-        times: One for each, int64, in ns.
+        folder: Folder of the files, for errors.
+        topic: Topic of the pictures in a bag.
+        files: Files in order.
+        times: Time of each in ns, int64.
+        faults: Where pictures are counted that cannot be read, or whose times do not increase.
         load: Makes the pixels of a `Picture` of a file.
 
     Raises:
-        SourceError: If there are not as many times as files, or times do not increase.
+        SourceError: If there are not as many times as files, or most times do not increase.
     """
     if len(files) != len(times):
         msg = f"{folder}: holds {len(files)} pictures but {len(times)} timestamps"
         raise SourceError(msg)
-    ordered_times(times, str(folder))
+    chosen = rising(times, str(folder), faults)
 
     def read(t_start: int) -> Iterator[Picture]:
-        for index in range(int(np.searchsorted(times, t_start)), len(files)):
-            yield Picture(int(times[index]), load(files[index]))
+        for index in chosen[np.searchsorted(times[chosen], t_start) :].tolist():
+            pixels = faults.attempt(UNREADABLE, partial(load, files[index]), times[[index]])
+            if pixels is not None:
+                yield Picture(int(times[index]), pixels)
 
-    span = (int(times[0]), int(times[-1])) if len(times) else None
+    span = (int(times[chosen[0]]), int(times[chosen[-1]])) if len(chosen) else None
     return PictureStream(topic, str(folder), read, span)

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from scaleevent_ros.events import make_decoder
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.recording import ClockStatement, ReadOptions, Recording
 
 if TYPE_CHECKING:
@@ -26,15 +30,27 @@ _HEADER_BYTES = 1 << 16
 _ENCODINGS = {"2.0": "evt2", "2.1": "evt21", "3.0": "evt3"}
 _WORD_BYTES = {"evt2": 4, "evt21": 8, "evt3": 2}
 
-# Sensor sizes by what plugin names say, for headers without a geometry (the manual's page on
-# cameras: Gen3.1 is VGA, Gen4.1 and IMX636 are HD, GenX320 is 320x320).
-_PLUGIN_SIZES = {
+_ANY_SIDE = 2048  # addresses have 11 bits
+_MAX_NONSENSE = 0.05  # share of words that an encoding may not explain
+
+# Sensor sizes by the names of plugins and sensors, for headers without a geometry (the manual's
+# page on cameras: Gen3.1 is VGA, Gen4.1 and IMX636 are HD, GenX320 is 320x320).
+_SENSOR_FIELDS = ("plugin_name", "sensor_name", "camera_integration_name")
+_SENSOR_SIZES = {
     "gen31": (640, 480),
     "gen3": (640, 480),
     "gen4": (1280, 720),
     "imx636": (1280, 720),
     "imx646": (1280, 720),
     "genx320": (320, 320),
+}
+
+
+_DECODER_FAULTS = {
+    "words of unknown type": "unknown",
+    "events out of range of the encoding": "out_of_range",
+    "events held while the clock stepped back": "backward",
+    "resets of the clock": "resets",
 }
 
 
@@ -64,31 +80,70 @@ def read_header(path: Path) -> RawHeader:
     """
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
-    fields: dict[str, str] = {}
-    position = 0
-    while head[position : position + 2] == b"% ":
-        end = head.find(b"\n", position)
-        if end < 0:
-            msg = f"{path}: its header does not end within {_HEADER_BYTES} bytes"
-            raise SourceError(msg)
-        keyword, _, value = head[position + 2 : end].decode("latin-1").strip().partition(" ")
-        position = end + 1
-        if keyword == "end":
-            break
-        fields[keyword] = value.strip()
+    fields, position = parse_header(head)
     if not fields:
         msg = f"{path}: is not a Prophesee RAW file: no header line that starts with '% '"
         raise SourceError(msg)
     name, *settings = fields.get("format", "").split(";")
-    said = dict(setting.partition("=")[::2] for setting in settings)
-    encoding = _ENCODINGS.get(fields.get("evt", ""), name.lower())
+    pairs = (setting.partition("=") for setting in settings)
+    said = {key.strip(): value.strip() for key, _, value in pairs}
+    named = name.strip() or fields.get("evt", "")
+    encoding: str | None = _ENCODINGS.get(fields.get("evt", ""), named.lower())
+    if not named:
+        encoding = _guess_encoding(path, position)
     if encoding not in _WORD_BYTES:
-        said_encoding = name or fields.get("evt") or "an encoding that its header does not name"
-        msg = f"{path}: holds {said_encoding}, not EVT2, EVT2.1 or EVT3"
+        held = (
+            named or "words that are none of EVT2, EVT2.1 and EVT3, which its header does not name"
+        )
+        msg = f"{path}: holds {held}, not EVT2, EVT2.1 or EVT3"
         raise SourceError(msg)
     byte_order = said.get("endianness", fields.get("endianness", "little"))
     width, height = _geometry(fields, said)
     return RawHeader(encoding, width, height, position, byte_order)
+
+
+def parse_header(head: bytes) -> tuple[dict[str, str], int]:
+    """Parse the header of a RAW or DAT file.
+
+    A header line starts with "% " and is printable text, up to ``% end`` or to the first byte of
+    data.
+
+    Returns:
+        Values by keyword, and where the data begins.
+    """
+    fields: dict[str, str] = {}
+    position = 0
+    while head[position : position + 2] == b"% ":
+        end = head.find(b"\n", position)
+        try:
+            line = head[position + 2 : end].decode("utf-8").strip()
+        except UnicodeDecodeError:
+            break
+        if end < 0 or not line.replace("\t", " ").isprintable():
+            break
+        keyword, _, value = line.partition(" ")
+        position = end + 1
+        fields[keyword] = value.strip()
+        if keyword == "end":
+            break
+    return fields, position
+
+
+def _guess_encoding(path: Path, data_start: int) -> str | None:
+    """Find the encoding whose decoder makes most sense of the first words; None if none does."""
+    with path.open("rb") as file:
+        file.seek(data_start)
+        data = file.read(_CHUNK_BYTES)
+    best, least = None, _MAX_NONSENSE
+    for encoding in _WORD_BYTES:
+        decoder = make_decoder(encoding, _ANY_SIDE, _ANY_SIDE)
+        decoder.decode(data)
+        stats = decoder.stats
+        nonsense = stats.unknown + stats.backward + stats.resets + stats.roll_overs
+        share = (nonsense + stats.out_of_range) / max(stats.words, 1)
+        if stats.events and share < least:
+            best, least = encoding, share
+    return best
 
 
 def _geometry(fields: dict[str, str], said: dict[str, str]) -> tuple[int | None, int | None]:
@@ -97,9 +152,9 @@ def _geometry(fields: dict[str, str], said: dict[str, str]) -> tuple[int | None,
     height = said.get("height") or fields.get("height") or height
     if width.isdigit() and height.isdigit():
         return int(width), int(height)
-    plugin = fields.get("plugin_name", "")
-    for name, size in _PLUGIN_SIZES.items():
-        if name in plugin:
+    told = " ".join(fields.get(key, "") for key in _SENSOR_FIELDS).lower()
+    for name, size in _SENSOR_SIZES.items():
+        if name in told:
             return size
     return None, None
 
@@ -119,19 +174,19 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         msg = f"{path}: is big-endian; save it as little-endian (metavision_file_to_raw)"
         raise SourceError(msg)
 
+    faults = options.faults()
+
     def decoder_of() -> Decoder:
         order = header.byte_order if header.encoding == "evt21" else None
-        return make_decoder(header.encoding, width, height, word_order=order)
+        return make_decoder(header.encoding, _ANY_SIDE, _ANY_SIDE, word_order=order)
 
     def events(t_start: int) -> Iterator[EventBatch]:
-        for batch in _batches(path, header, decoder_of()):
-            late = batch.between(t_start, int(batch.t[-1]) + 1)
-            if len(late):
-                yield late
+        pieces = _pieces(path, header, decoder_of(), faults)
+        return event_batches(pieces, width, height, faults, t_start)
 
     def triggers(t_start: int) -> Iterator[Triggers]:
         decoder = decoder_of()
-        for _ in _batches(path, header, decoder):
+        for _ in _pieces(path, header, decoder, Faults()):
             edges = decoder.triggers()
             late = edges.t >= t_start
             if late.any():
@@ -145,32 +200,34 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         events,
         ClockStatement("sensor_time", "The sensor's clock, from when the camera started."),
         triggers=triggers,
+        faults=faults,
     )
 
 
-def _batches(path: Path, header: RawHeader, decoder: Decoder) -> Iterator[EventBatch]:
-    word = _WORD_BYTES[header.encoding]
-    seen = 0
+def _pieces(path: Path, header: RawHeader, decoder: Decoder, faults: Faults) -> Iterator[Columns]:
+    """Decode a file piece by piece, and count what the decoder makes no sense of."""
+    seen = last_ns = 0
+    before = decoder.stats
     with path.open("rb") as file:
         file.seek(header.data_start)
-        position = header.data_start
         while chunk := file.read(_CHUNK_BYTES):
-            whole = len(chunk) - len(chunk) % word
-            batch = decoder.decode(memoryview(chunk)[:whole])
-            if decoder.stats.out_of_range:
-                msg = (
-                    f"{path}: between bytes {position:,} and {position + whole:,}: "
-                    f"{decoder.stats.out_of_range:,} events outside the sensor's "
-                    f"{batch.width}x{batch.height}; give --width and --height"
-                )
-                raise SourceError(msg)
+            batch = decoder.decode(chunk)
+            last_ns = int(batch.t[-1]) if len(batch) else last_ns
+            stats = decoder.stats
+            place = f"{path}: before byte {file.tell():,}"
+            for kind, name in _DECODER_FAULTS.items():
+                count = getattr(stats, name) - getattr(before, name)
+                if count:
+                    faults.add(kind, f"{place}: {count:,} {kind}", np.full(count, last_ns))
+            unknown = stats.unknown - before.unknown
+            faults.count_events(unknown, unknown, f"{place}: {unknown:,} words of unknown type")
+            before = stats
+            yield Columns(str(path), seen, batch.x, batch.y, batch.t, batch.p)
             seen += len(batch)
-            if len(batch):
-                yield batch
-            if whole < len(chunk):
-                msg = f"{path}: is cut off at byte {position + whole:,}, inside a word"
-                raise SourceError(msg)
-            position += len(chunk)
+        decoder.flush()
+        if cut := decoder.stats.truncated_bytes:
+            msg = f"{path}: is cut off at byte {file.tell() - cut:,}, inside a word"
+            faults.add("torn files", msg)
     if not seen:
         msg = f"{path}: holds no events"
         raise SourceError(msg)

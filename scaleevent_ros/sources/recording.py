@@ -7,20 +7,23 @@ yields one thing after another, so that a recording of any size fits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scaleevent_ros.events import EventBatch, Triggers
 from scaleevent_ros.sources.calibration import Camera, Rig
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.faults import MAX_LOST_SHARE, Faults
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch, Triggers
 
 # Topics of bags. Those below /event_camera show its view, the others that of a camera beside it.
 EVENTS_TOPIC = "/event_camera/events"
@@ -40,6 +43,9 @@ CHUNK_EVENTS = 1 << 20
 
 TIME_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 """Nanoseconds in each unit of time."""
+
+MAX_TIME_NS = (1 << 31) * 1_000_000_000 - 1
+"""The latest time that a ROS header holds."""
 
 ClockMethod = Literal["hardware_trigger", "sensor_time", "header_stamps", "estimated"]
 
@@ -145,6 +151,7 @@ class Recording:
         span_ns: First and last event, where that is cheap to know.
         one_sensor: Whether the pixels that make the events make the frames too, as in a DAVIS.
         labels: Class names by id, for pictures on `LABELS_TOPIC`.
+        faults: What its streams left out or repaired so far.
     """
 
     source: Path
@@ -161,6 +168,7 @@ class Recording:
     span_ns: tuple[int, int] | None = None
     one_sensor: bool = True
     labels: tuple[str, ...] = ()
+    faults: Faults = field(default_factory=Faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,7 @@ class ReadOptions:
         time_unit: A key of `TIME_UNITS`, where the file does not say it.
         camera: Which of a stereo pair: ``left`` or ``right``.
         rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
+        strict: Stop at the first fault instead of leaving it out and counting it.
     """
 
     width: int | None = None
@@ -180,6 +189,11 @@ class ReadOptions:
     time_unit: str | None = None
     camera: str = "left"
     rotate_180: bool = False
+    strict: bool = False
+
+    def faults(self) -> Faults:
+        """Make the counters of one recording."""
+        return Faults(strict=self.strict)
 
     def __post_init__(self) -> None:
         """Check what no format checks."""
@@ -199,69 +213,33 @@ class ReadOptions:
         return self.width, self.height
 
 
-def event_batch(
-    x: NDArray[Any],
-    y: NDArray[Any],
-    t: NDArray[np.int64],
-    p: NDArray[Any],
-    width: int,
-    height: int,
-    *,
-    place: str,
-    first: int = 0,
-    after: int | None = None,
-) -> EventBatch:
-    """Check columns as they come from a file, and make a batch of them.
-
-    Args:
-        x: Columns [N], any integer or float dtype.
-        y: Rows [N], any integer or float dtype.
-        t: Times [N] in ns.
-        p: Polarities [N]: 1 and 0, 1 and -1, or bool.
-        width: Of the sensor.
-        height: Of the sensor.
-        place: What the columns were read from, for the error.
-        first: Index of the first event there, for the error.
-        after: Time of the event before them, in ns.
-
-    Raises:
-        SourceError: Naming the place and the first event that is outside the sensor, earlier than
-            the one before it, before zero, or of no polarity.
-    """
-    before = t[:1] if after is None or not len(t) else np.array([after])
-    wrong = (
-        ("x", x, (x < 0) | (x >= width), f"outside the sensor's {width}x{height}"),
-        ("y", y, (y < 0) | (y >= height), f"outside the sensor's {width}x{height}"),
-        ("t in ns", t, np.diff(t, prepend=before) < 0, "earlier than the event before it"),
-        ("t in ns", t, t < 0, "before zero, which ROS time cannot hold"),
-        ("p", p, (p != 1) & (p != 0) & (p != -1), "not a polarity"),
-    )
-    for name, values, bad, what in wrong:
-        if bad.any():
-            index = int(bad.argmax())
-            msg = f"{place}: event {first + index:,}: {name} = {values[index]} is {what}"
-            if name in {"x", "y"}:
-                msg += "; if that geometry is wrong, give --width and --height"
-            raise SourceError(msg)
-    return EventBatch(
-        np.ascontiguousarray(x, np.uint16),
-        np.ascontiguousarray(y, np.uint16),
-        np.ascontiguousarray(t, np.int64),
-        np.ascontiguousarray(p > 0).view(np.uint8),
-        width,
-        height,
-    )
-
-
 def nanoseconds(times: NDArray[Any], unit: str) -> NDArray[np.int64]:
     """Turn times of a unit (a key of `TIME_UNITS`) into int64 ns; fractions go to the nearest µs.
 
-    A microsecond is what event cameras, and the EVT3 encoding of bags, resolve.
+    A microsecond is what event cameras, and the EVT3 encoding of bags, resolve. Times that are no
+    number become negative, and those that ROS time cannot hold become later than `MAX_TIME_NS`.
     """
     scale = TIME_UNITS[unit]
+    beyond = MAX_TIME_NS // scale + 1
     if np.issubdtype(times.dtype, np.integer):
-        return times.astype(np.int64) * scale
-    return np.rint(times.astype(np.float64) * (scale / 1000)).astype(np.int64) * 1000
+        wide = times.astype(np.uint64 if times.dtype.kind == "u" else np.int64)
+        return np.minimum(wide, beyond).astype(np.int64) * scale
+    clipped = np.clip(np.nan_to_num(times.astype(np.float64), nan=-1.0), -1, beyond)
+    return np.rint(clipped * (scale / 1000)).astype(np.int64) * 1000
+
+
+def likely_unit(times: NDArray[Any]) -> str:
+    """Return the unit of times that nothing tells, a key of `TIME_UNITS`.
+
+    Integers are µs and floating-point numbers seconds, unless they would then be later than the
+    year 5000.
+    """
+    latest = float(times.max(initial=0))
+    if latest >= 1e17:
+        return "ns"
+    if np.issubdtype(times.dtype, np.integer) or latest >= 1e14:
+        return "us"
+    return "ms" if latest >= 1e11 else "s"
 
 
 def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
@@ -278,3 +256,40 @@ def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
         )
         raise SourceError(msg)
     return times
+
+
+def rising(times: NDArray[np.int64], place: str, faults: Faults) -> NDArray[np.int64]:
+    """Choose the pictures whose times (ns) rise, as many as possible; others are counted.
+
+    Returns:
+        Indices of the pictures, int64 [N].
+
+    Raises:
+        SourceError: Naming the place and the first wrong time, in strict reading or if more than
+            1 % of the times, and more than one, are wrong.
+    """
+    tails: list[int] = []  # the last time of the best sequence of each length
+    lasts: list[int] = []  # and its picture
+    before = np.full(len(times), -1, np.int64)
+    for index, t in enumerate(times.tolist()):
+        if not 0 <= t <= MAX_TIME_NS:
+            continue
+        length = bisect_left(tails, t)
+        before[index] = lasts[length - 1] if length else -1
+        tails[length : length + 1], lasts[length : length + 1] = [t], [index]
+    chosen = []
+    index = lasts[-1] if lasts else -1
+    while index >= 0:
+        chosen.append(index)
+        index = int(before[index])
+    wrong = np.setdiff1d(np.arange(len(times)), chosen)
+    if len(wrong):
+        first = int(wrong[0])
+        msg = (
+            f"{place}: time {first} is {times[first]} ns: times must increase, and be from 1970 "
+            "to 2038"
+        )
+        if len(wrong) > max(1, MAX_LOST_SHARE * len(times)):
+            raise SourceError(msg)
+        faults.add("pictures at times that do not increase", msg, np.maximum(times[wrong], 0))
+    return np.array(chosen[::-1], np.int64)

@@ -8,18 +8,19 @@ events between two frames, in any order; all in µs since 1970.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
 from scaleevent_ros.sources.pictures import file_stream, pictures_in
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
     ClockStatement,
     ReadOptions,
     Recording,
-    event_batch,
     nanoseconds,
 )
 
@@ -49,25 +50,19 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
     times = np.array([sum(_stamps(path, 5)[3:]) // 2 for path in frames], np.int64) * 1000
     unit = options.time_unit or "us"
 
-    def events(t_start: int) -> Iterator[EventBatch]:
-        after = None
+    faults = options.faults()
+
+    def pieces(t_start: int) -> Iterator[Columns]:
         for path in files:
             if _stamps(path, 2)[1] * 1000 < t_start:
                 continue
-            rows = _rows(path)
-            batch = event_batch(
-                rows[:, 1],
-                rows[:, 2],
-                nanoseconds(rows[:, 0], unit),
-                rows[:, 3],
-                WIDTH,
-                HEIGHT,
-                place=str(path),
-                after=after,
-            )
-            if len(batch):
-                after = int(batch.t[-1])
-                yield batch.between(t_start, after + 1)
+            rows = faults.attempt("files of events that cannot be read", partial(_rows, path))
+            if rows is not None:
+                t, x, y, p = rows.T
+                yield Columns(str(path), 0, x, y, nanoseconds(t, unit), p)
+
+    def events(t_start: int) -> Iterator[EventBatch]:
+        return event_batches(pieces(t_start), WIDTH, HEIGHT, faults, t_start)
 
     return Recording(
         folder,
@@ -76,8 +71,9 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         HEIGHT,
         events,
         ClockStatement("sensor_time", "One DAVIS346 stamps both; frames at mid-exposure.", 0.0),
-        (file_stream(data, FRAMES_TOPIC, frames, times),),
+        (file_stream(data, FRAMES_TOPIC, frames, times, faults),),
         span_ns=(_stamps(files[0], 2)[0] * 1000, _stamps(files[-1], 2)[1] * 1000),
+        faults=faults,
     )
 
 

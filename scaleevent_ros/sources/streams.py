@@ -6,6 +6,8 @@ import heapq
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from scaleevent_ros.bags.messages import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -18,6 +20,7 @@ from scaleevent_ros.bags.messages import (
 )
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.faults import MAX_LOST_SHARE
 from scaleevent_ros.sources.packets import encode_packets
 from scaleevent_ros.sources.recording import (
     DEPTH_TOPIC,
@@ -117,8 +120,8 @@ def messages(recording: Recording, image_codec: str | None, start: Position) -> 
         start: Where to go on.
 
     Raises:
-        SourceError: If its clocks do not overlap, a stream runs backwards, a picture's size changes
-            or does not fit the events, or the recording is damaged.
+        SourceError: If its clocks do not overlap, most of a stream is wrong, or at the first fault
+            in strict reading.
     """
     _check_clocks(recording)
     cameras = {camera.topic: camera for camera in recording.cameras}
@@ -172,6 +175,7 @@ def _events(
         )
         cdr = serialize_event_packet(view)
         yield Message(packet.stamp_ns, EVENTS_TOPIC, cdr, packet.events, packet.last_ns)
+    recording.faults.check_share()
 
 
 def _pictures(
@@ -188,9 +192,18 @@ def _pictures(
     topic = _compressed(stream.topic) if compress else stream.topic
     before = t_start - 1
     names_wanted = stream.topic == LABELS_TOPIC and bool(recording.labels)
-    for picture in stream.read(t_start):
-        size = _check_picture(stream, picture, size, before)
-        before = picture.t
+    wrong_count = 0
+    for count, picture in enumerate(stream.read(t_start), 1):
+        wrong = _wrong_with(picture, size, before)
+        if wrong is not None:
+            kind, what = wrong
+            message = f"{stream.place}: the picture at {picture.t} ns is {what}"
+            recording.faults.add(kind, message, np.array([picture.t]))
+            wrong_count += 1
+            if wrong_count > max(1, MAX_LOST_SHARE * count):
+                raise SourceError(message)
+            continue
+        size, before = picture.pixels.shape[:2], picture.t
         if names_wanted:
             names = label_info_message(recording.labels, picture.t, frame_id)
             yield Message(picture.t, LABEL_INFO_TOPIC, names)
@@ -205,21 +218,20 @@ def _pictures(
         yield Message(picture.t, topic, cdr)
 
 
-def _check_picture(
-    stream: PictureStream, picture: Picture, size: tuple[int, int] | None, before: int
-) -> tuple[int, int]:
-    """Check a picture against the size and the time that its stream asks for; return its size."""
+def _wrong_with(
+    picture: Picture, size: tuple[int, int] | None, before: int
+) -> tuple[str, str] | None:
+    """Check a picture against the size and the time of its stream.
+
+    Returns:
+        The kind of fault and its description; None if there is none.
+    """
     height, width = picture.pixels.shape[:2]
     if size is not None and size != (height, width):
-        msg = (
-            f"{stream.place}: the picture at {picture.t} ns is {width}x{height}, "
-            f"not {size[1]}x{size[0]}"
-        )
-        raise SourceError(msg)
+        return "pictures of another size", f"{width}x{height}, not {size[1]}x{size[0]}"
     if picture.t <= before:
-        msg = f"{stream.place}: the picture at {picture.t} ns is not later than {before} ns"
-        raise SourceError(msg)
-    return height, width
+        return "pictures out of order", f"not later than {before} ns"
+    return None
 
 
 def _imu(recording: Recording, t_start: int) -> Iterator[Message]:
@@ -227,7 +239,8 @@ def _imu(recording: Recording, t_start: int) -> Iterator[Message]:
     before = t_start
     for sample in recording.imu(t_start):
         if sample.t < before:
-            msg = f"{recording.source}: the IMU sample at {sample.t} ns comes after {before} ns"
-            raise SourceError(msg)
+            message = f"{recording.source}: the IMU sample at {sample.t} ns comes after {before} ns"
+            recording.faults.add("IMU samples out of order", message, np.array([sample.t]))
+            continue
         before = sample.t
         yield Message(sample.t, IMU_TOPIC, imu_message(sample, EVENTS_FRAME_ID))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -63,18 +64,39 @@ def test_real_recording(test_data: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [10, 200, 3000])
-def test_a_cut_file_is_an_error_that_names_it(tmp_path: Path, kept: int) -> None:
+def test_a_cut_file_is_an_error_that_names_it_in_strict_reading(tmp_path: Path, kept: int) -> None:
     events = recorded_events(34, 26)
     files.write_aedat4(tmp_path / "a.aedat4", 34, 26, [files.events_packet(events)])
     whole = (tmp_path / "a.aedat4").read_bytes()
     (tmp_path / "a.aedat4").write_bytes(whole[:kept])
     with pytest.raises(SourceError, match=r"a\.aedat4: (cannot be read|is cut off)"):
-        list(open_recording(tmp_path / "a.aedat4", ReadOptions()).events(0))
+        list(open_recording(tmp_path / "a.aedat4", ReadOptions(strict=True)).events(0))
 
 
 def test_events_outside_the_sensor_are_an_error_that_names_the_event(tmp_path: Path) -> None:
     events = recorded_events(34, 26)
     files.write_aedat4(tmp_path / "a.aedat4", 20, 26, [files.events_packet(events)])
     first = int((events.x >= 20).argmax())
-    with pytest.raises(SourceError, match=rf"a\.aedat4: event {first:,}: x = \d+ is outside"):
-        list(open_recording(tmp_path / "a.aedat4", ReadOptions()).events(0))
+    with pytest.raises(
+        SourceError, match=rf"a\.aedat4: event {first:,}: x = \d+, y = \d+ is outside"
+    ):
+        list(open_recording(tmp_path / "a.aedat4", ReadOptions(strict=True)).events(0))
+
+
+def test_a_torn_file_gives_what_lies_before_the_tear(tmp_path: Path) -> None:
+    events = recorded_events(34, 26)
+    frames = photographs(2, 26, 34)
+    packets = [
+        files.events_packet(events[:900]),
+        files.frame_packet(frames[0], 1_100_000, 1_100_500),
+        files.events_packet(events[900:]),
+    ]
+    files.write_aedat4(tmp_path / "a.aedat4", 34, 26, packets)
+    whole = (tmp_path / "a.aedat4").read_bytes()
+    (tmp_path / "a.aedat4").write_bytes(whole[:-100])
+    convert(tmp_path / "a.aedat4", tmp_path / "bag", ConvertOptions())
+    bag = read_bag(tmp_path / "bag")
+    assert_same_events(bag.events, events[:900])
+    assert len(bag.messages["/camera/image_raw"]) == 1
+    state = json.loads((tmp_path / "bag/conversion.json").read_text())
+    assert state["faults"]["torn files"]["count"] == 1  # though several passes met it

@@ -123,7 +123,7 @@ c.convert_recording(recording, Path({str(tmp_path / "bag")!r}),
     assert_same_events(read_bag(tmp_path / "bag").events, EVENTS)
 
 
-def test_a_damaged_recording_keeps_what_is_whole_and_says_what_is_wrong(
+def test_strict_reading_keeps_what_is_whole_and_says_what_is_wrong(
     source: Path, tmp_path: Path
 ) -> None:
     with h5py.File(source, "a") as file:
@@ -131,7 +131,7 @@ def test_a_damaged_recording_keeps_what_is_whole_and_says_what_is_wrong(
         file["images/image000000025"] = FRAMES[0, :5]
         file["images/image000000025"].attrs["timestamp"] = 3.55
     with pytest.raises(SourceError, match="images: the picture at 3550000000 ns is 64x5"):
-        convert(source, tmp_path / "bag", OPTIONS)
+        convert(source, tmp_path / "bag", replace(OPTIONS, read=ReadOptions(strict=True)))
     state = json.loads((tmp_path / "bag.partial/conversion.json").read_text())
     assert state["status"] == "partial"
     assert "3550000000" in state["error"]
@@ -214,3 +214,52 @@ def test_what_the_encoding_cannot_hold_is_an_error_that_names_the_recording(
     large = ConvertOptions(ReadOptions(width=4096, height=4096))
     with pytest.raises(SourceError, match=r"source\.h5: a sensor of 4096x4096 pixels"):
         convert(source, tmp_path / "bag", large)
+
+
+def test_faults_are_counted_once_over_an_interruption(source: Path, tmp_path: Path) -> None:
+    with h5py.File(source, "a") as file:
+        file["events/xs"][[100, 4000]] = 64
+        del file["images/image000000025"]
+        file["images/image000000025"] = FRAMES[0, :5]
+        file["images/image000000025"].attrs["timestamp"] = 3.55
+    recording = find_recordings(source)[0].open(ReadOptions())
+    with pytest.raises(KeyboardInterrupt):
+        convert_recording(recording, tmp_path / "bag", OPTIONS, stop_after(3_500_000_000))
+    recording = find_recordings(source)[0].open(ReadOptions())
+    faults = convert_recording(recording, tmp_path / "bag", OPTIONS)
+    assert {kind: fault["count"] for kind, fault in faults.items()} == {
+        "events outside the sensor": 2,
+        "pictures of another size": 1,
+    }
+    first = faults["events outside the sensor"]["first"]
+    assert first.startswith(f"{source}: event 100: x = 64")
+    bag = read_bag(tmp_path / "bag")
+    assert len(bag.events) == len(EVENTS) - 2
+    assert len(bag.messages["/camera/image_raw"]) == 29
+    assert convert_recording(recording, tmp_path / "bag", OPTIONS) == faults  # already complete
+
+
+def test_strict_reading_stops_at_the_first_recording_with_a_fault(
+    source: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    (folder / "a.h5").write_bytes(source.read_bytes()[:1000])
+    source.rename(folder / "b.h5")
+    strict = replace(OPTIONS, read=ReadOptions(strict=True))
+    with pytest.raises(SourceError, match=r"a\.h5: cannot be read as HDF5"):
+        convert(folder, tmp_path / "strict", strict)
+    assert not (tmp_path / "strict/b").exists()
+    with pytest.raises(SourceError, match=r"a\.h5: cannot be read as HDF5"):
+        convert(folder, tmp_path / "out", OPTIONS)
+    assert_same_events(read_bag(tmp_path / "out/b").events, EVENTS)
+
+
+def test_most_pictures_of_another_size_are_an_error(source: Path, tmp_path: Path) -> None:
+    with h5py.File(source, "a") as file:
+        for index in (3, 4):
+            del file[f"images/image00000000{index}"]
+            file[f"images/image00000000{index}"] = FRAMES[0, :5]
+            file[f"images/image00000000{index}"].attrs["timestamp"] = 1.05 + index / 10
+    with pytest.raises(SourceError, match="the picture at 1450000000 ns is 64x5, not 64x48"):
+        convert(source, tmp_path / "bag", OPTIONS)

@@ -147,4 +147,4 @@ def test_a_late_start_passes_over_earlier_packets(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, rows: list[Row], message: str) -> None:
     write_recording(tmp_path / "a.hdf5", rows)
     with pytest.raises(SourceError, match=message):
-        open_recording(tmp_path / "a.hdf5", ReadOptions())
+        open_recording(tmp_path / "a.hdf5", ReadOptions(strict=True))

@@ -15,6 +15,7 @@ from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources import SourceError
 from scaleevent_ros.sources.calibration import read_calibration
 from scaleevent_ros.sources.convert import ConvertOptions, convert
+from scaleevent_ros.sources.recording import ReadOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,8 +138,9 @@ def test_labels_of_another_size_are_an_error(tmp_path: Path, events: EventBatch)
     write_sequence(tmp_path / "seq", events)
     path = tmp_path / "seq/semantic/left/11classes/data/000000.png"
     cv2.imwrite(str(path), np.zeros((220, 320), np.uint8))
+    strict = ConvertOptions(ReadOptions(strict=True))
     with pytest.raises(SourceError, match=r"11classes/data: the picture at \d+ ns is 320x480"):
-        convert(tmp_path / "seq", tmp_path / "bag", ConvertOptions())
+        convert(tmp_path / "seq", tmp_path / "bag", strict)
 
 
 def test_clocks_that_do_not_overlap_are_an_error(tmp_path: Path, events: EventBatch) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 from bag_contents import assert_same_events, pixels, read_bag
@@ -106,10 +109,10 @@ def write_columns(path: Path, **columns: object) -> Path:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"x": [1, 64]}, r"event 1: x = 64 is outside the sensor's 64x48"),
-        ({"y": [-1, 2]}, r"event 0: y = -1 is outside"),
-        ({"t": [6, 5]}, r"event 1: t in ns = 5000 is earlier than the event before"),
-        ({"t": [-6, 5]}, r"event 0 is at -6000 ns"),
+        ({"x": [1, 64]}, r"event 1: x = 64, y = 2 is outside the sensor's 64x48"),
+        ({"y": [-1, 2]}, r"event 0: x = 1, y = -1 is outside"),
+        ({"t": [6, 5]}, r"event 1: t = 5000 ns is out of order"),
+        ({"t": [-6, 5]}, r"event 0: t = -6000 ns is not between 1970 and 2038"),
         ({"p": [0, 2]}, r"event 1: p = 2 is not a polarity"),
         ({"p": [0]}, r"columns of events differ in length"),
         (dict.fromkeys("xytp", np.zeros(0, "u2")), r"holds no events"),
@@ -118,7 +121,7 @@ def write_columns(path: Path, **columns: object) -> Path:
 def test_wrong_events_are_named(tmp_path: Path, columns: dict[str, object], message: str) -> None:
     path = write_columns(tmp_path / "a.h5", **columns)
     with pytest.raises(SourceError, match=rf"a\.h5: .*{message}"):
-        read_all(path)
+        read_all(path, ReadOptions(64, 48, strict=True))
 
 
 def test_an_unknown_sensor_or_unit_is_an_error(tmp_path: Path) -> None:
@@ -134,3 +137,96 @@ def test_a_file_without_events_is_an_error(tmp_path: Path) -> None:
         file["x"] = [1]
     with pytest.raises(SourceError, match="no group or table has columns x, y, t and p"):
         open_recording(tmp_path / "a.h5", SIZED)
+
+
+def columns_of(events: EventBatch, t: np.ndarray) -> dict[str, np.ndarray]:
+    return {"x": events.x, "y": events.y, "t": t, "p": events.p}
+
+
+def test_a_table_of_v2e(tmp_path: Path) -> None:
+    """v2e writes t, x, y, p as uint32, with -1 as 4294967295."""
+    polarity = np.where(EVENTS.p == 1, 1, -1).astype(np.int64).astype(np.uint32)
+    columns = (EVENTS.t // 1000, EVENTS.x, EVENTS.y, polarity)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["events"] = np.stack(columns, 1).astype(np.uint32)
+    assert_same_events(read_all(tmp_path / "a.h5"), EVENTS)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["events"] = np.stack([columns[1], columns[2], columns[0], columns[3]], 1)
+    assert_same_events(read_all(tmp_path / "b.h5"), EVENTS)
+
+
+@pytest.mark.parametrize("place", ["t_offset", "events/t_offset"])
+@pytest.mark.parametrize("attribute", [False, True])
+def test_an_offset_beside_the_columns_is_added(
+    tmp_path: Path, place: str, *, attribute: bool
+) -> None:
+    offset_us = 49_599_300_523
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, column in columns_of(EVENTS, EVENTS.t // 1000).items():
+            file[f"events/{name}"] = column
+        if attribute:
+            file["events" if "/" in place else "/"].attrs["t_offset"] = offset_us
+        else:
+            file[place] = offset_us
+    events = read_all(tmp_path / "a.h5")
+    assert events.t.tolist() == (EVENTS.t + offset_us * 1000).tolist()
+
+
+def test_integer_nanoseconds_are_recognised(tmp_path: Path) -> None:
+    start = 1_700_000_000_000_000_000
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        for name, column in columns_of(EVENTS, EVENTS.t + start).items():
+            file[name] = column
+    assert read_all(tmp_path / "a.h5").t.tolist() == (EVENTS.t + start).tolist()
+    with pytest.raises(SourceError, match=r"event 0: t = .* is not between 1970.*give --time-unit"):
+        read_all(tmp_path / "a.h5", ReadOptions(64, 48, time_unit="us", strict=True))
+
+
+@pytest.mark.parametrize("filters", [hdf5plugin.Blosc(), hdf5plugin.Zstd()])
+def test_a_missing_filter_is_one_line_that_names_the_package(
+    tmp_path: Path, filters: hdf5plugin.Blosc | hdf5plugin.Zstd
+) -> None:
+    """TUM-VIE and VECtor: ``events/{x,y,t,p}`` in µs with ``ms_to_idx`` and such filters."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name, column in columns_of(EVENTS, EVENTS.t // 1000).items():
+            file.create_dataset(f"events/{name}", data=column, chunks=(500,), **filters)
+        file["ms_to_idx"] = np.searchsorted(EVENTS.t // 1_000_000, np.arange(2000))
+    assert_same_events(read_all(path), EVENTS)
+    program = f"""
+import sys
+sys.modules["hdf5plugin"] = None
+from pathlib import Path
+from scaleevent_ros.commands import ends_in_words
+from scaleevent_ros.sources.formats import find_recordings
+from scaleevent_ros.sources.recording import ReadOptions
+with ends_in_words("test"):
+    list(find_recordings(Path({str(path)!r}))[0].open(ReadOptions(64, 48)).events(0))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"test: {path}: is compressed by a filter that needs the package hdf5plugin: "
+        "pip install hdf5plugin\n"
+    )
+
+
+def test_a_damaged_chunk_is_left_out(tmp_path: Path) -> None:
+    events = recorded_events(64, 48, 20_000)
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name, column in columns_of(events, events.t // 1000).items():
+            file.create_dataset(name, data=column, chunks=(1000,), compression="gzip")
+        place = file["x"].id.get_chunk_info(5)
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset : place.byte_offset + 100] = bytes(100)
+    path.write_bytes(content)
+    recording = open_recording(path, SIZED)
+    kept = EventBatch.concatenate(list(recording.events(0)))
+    assert 20_000 - 3 * 2048 <= len(kept) <= 19_000
+    assert set(kept.t.tolist()) <= set(events.t.tolist())
+    assert list(recording.faults.summary()) == ["pieces of events that cannot be read"]
+    with pytest.raises(SourceError, match=r"a\.h5: events [\d,]+ to [\d,]+ cannot be read"):
+        read_all(path, ReadOptions(64, 48, strict=True))

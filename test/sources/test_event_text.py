@@ -10,16 +10,19 @@ from recording_events import recorded_events
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources import SourceError, event_text
-from scaleevent_ros.sources.event_text import event_batches
+from scaleevent_ros.sources.faults import Faults
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+FAULTS = Faults(strict=True)
+
+
 def read_text(tmp_path: Path, text: str, unit: str | None = None, t_start: int = 0) -> EventBatch:
     path = tmp_path / "events.txt"
     path.write_text(text)
-    return EventBatch.concatenate(list(event_batches(path, 240, 180, t_start, unit)))
+    return EventBatch.concatenate(list(event_text.read_text(path, 240, 180, t_start, FAULTS, unit)))
 
 
 def as_text(events: EventBatch) -> str:
@@ -96,7 +99,7 @@ def test_a_wrong_line_in_a_later_chunk_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_text, "_CHUNK_BYTES", 64)
-    text = "".join(f"{i}.0 1 2 1\n" for i in range(100)) + "oops, 1 2\n100.0 1 x 1\n"
+    text = "".join(f"{i}.0 1 2 1\n" for i in range(100)) + "# oops, 1 2\n100.0 1 x 1\n"
     with pytest.raises(SourceError, match=r"line 102 is '100\.0 1 x 1'"):
         read_text(tmp_path, text)
 
@@ -111,3 +114,28 @@ def test_no_events_and_no_unit_are_errors(tmp_path: Path) -> None:
 def test_times_too_large_for_ns_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         read_text(tmp_path, f"{10**17} 1 1 1\n{'9' * 30} 1 1 1\n")
+
+
+def test_lines_that_are_no_events_are_left_out_and_counted(tmp_path: Path) -> None:
+    lines = [f"{i}.0 {i % 240} 2 1" for i in range(300)]
+    lines[100:100] = ["100.0 1 x 1", "oops"]
+    path = tmp_path / "events.txt"
+    path.write_text("timestamp x y polarity\n" + "\n".join(lines) + "\n300.0 1")
+    faults = Faults()
+    events = EventBatch.concatenate(list(event_text.read_text(path, 240, 180, 0, faults)))
+    assert len(events) == 300
+    assert faults.summary() == {
+        "lines that are no events": {
+            "count": 3,
+            "first": f"{path}: line 102 is '100.0 1 x 1', not 't x y p'",
+        }
+    }
+    faults.check_share()  # 3 of 303: just below a hundredth
+
+
+def test_integer_nanoseconds_are_recognised(tmp_path: Path) -> None:
+    start = 1_700_000_000_000_000_000
+    assert read_text(tmp_path, f"{start} 1 1 1\n{start + 5000} 1 1 1\n").t.tolist() == [
+        start,
+        start + 5000,
+    ]

@@ -81,7 +81,7 @@ def test_truth_beside_a_recording_is_no_recording(tmp_path: Path) -> None:
 def test_a_file_of_no_format_is_an_error_that_names_it(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.raw").write_bytes(content)
     with pytest.raises(SourceError, match=r"a\.raw"):
-        find_recordings(tmp_path / "a.raw")
+        find_recordings(tmp_path / "a.raw")[0].open(ReadOptions())
 
 
 def test_nothing_is_an_error(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_missing_library_is_named_with_its_mend(
     monkeypatch.setattr("importlib.import_module", refuse)
     (tmp_path / "a.aedat4").write_bytes(b"#!AER-DAT4.0\r\n12345")
     with pytest.raises(SourceError, match=r"aedat is not installed: pip install .*\[data\]"):
-        find_recordings(tmp_path / "a.aedat4")
+        find_recordings(tmp_path / "a.aedat4")[0].open(ReadOptions())
 
 
 def test_an_unknown_camera_is_an_error() -> None:

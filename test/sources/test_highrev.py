@@ -10,6 +10,7 @@ from recording_events import photographs, recorded_events
 
 from scaleevent_ros.sources import SourceError
 from scaleevent_ros.sources.convert import ConvertOptions, convert
+from scaleevent_ros.sources.recording import ReadOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
 
 FRAMES = photographs(2, 48, 64, colour=True)
+STRICT = ConvertOptions(ReadOptions(strict=True))
 
 
 def write_split(folder: Path, events: EventBatch) -> None:
@@ -38,7 +40,7 @@ def write_split(folder: Path, events: EventBatch) -> None:
 def test_everything_arrives(tmp_path: Path) -> None:
     events = recorded_events(64, 48, 1800)
     write_split(tmp_path / "train", events)
-    bags = convert(tmp_path / "train", tmp_path / "out", ConvertOptions())
+    bags = convert(tmp_path / "train", tmp_path / "out", STRICT)
     assert bags == [tmp_path / "out/SEQ_a"]
     bag = read_bag(bags[0])
     assert_same_events(bag.events, events)
@@ -53,7 +55,7 @@ def test_a_frame_without_events_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "event").glob("SEQ_a_00001_*"):
         path.unlink()
     with pytest.raises(SourceError, match=r"holds no events for SEQ_a_00001\.png"):
-        convert(tmp_path, tmp_path / "out", ConvertOptions())
+        convert(tmp_path, tmp_path / "out", STRICT)
 
 
 def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
@@ -61,4 +63,4 @@ def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "event/SEQ_a_00000_01.npz"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(SourceError, match=r"SEQ_a_00000_01\.npz: is not an event file"):
-        convert(tmp_path, tmp_path / "out", ConvertOptions())
+        convert(tmp_path, tmp_path / "out", STRICT)

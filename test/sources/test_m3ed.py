@@ -107,4 +107,4 @@ def test_columns_of_different_length_are_an_error(tmp_path: Path) -> None:
         del file["prophesee/left/p"]
         file["prophesee/left/p"] = np.zeros(3, "i1")
     with pytest.raises(SourceError, match="columns of events differ in length"):
-        open_recording(tmp_path / f"{NAME}_data.h5", ReadOptions())
+        open_recording(tmp_path / f"{NAME}_data.h5", ReadOptions(strict=True))

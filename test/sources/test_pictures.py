@@ -8,6 +8,7 @@ import pytest
 from recording_events import photographs
 
 from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.pictures import (
     file_stream,
     pictures_in,
@@ -44,11 +45,11 @@ def test_pictures_come_by_name_from_a_time_on(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     files = pictures_in(tmp_path)
     assert [path.name for path in files] == ["a.png", "b.PNG", "c.jpg"]
-    stream = file_stream(tmp_path, "/topic", files, np.array([10, 20, 30]))
+    stream = file_stream(tmp_path, "/topic", files, np.array([10, 20, 30]), Faults())
     assert [picture.t for picture in stream.read(11)] == [20, 30]
     assert stream.span_ns == (10, 30)
-    with pytest.raises(SourceError, match="time 1 is 10 ns: times must increase"):
-        file_stream(tmp_path, "/topic", files, np.array([10, 10, 30]))
+    with pytest.raises(SourceError, match="time 0 is 10 ns: times must increase"):
+        file_stream(tmp_path, "/topic", files, np.array([10, 10, 30]), Faults(strict=True))
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path: Path) -> None:

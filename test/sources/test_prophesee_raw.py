@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import yaml
 from bag_contents import assert_same_events, read_bag
 from recording_events import recorded_events
 
@@ -105,7 +107,7 @@ def test_a_late_start_passes_over_earlier_events(tmp_path: Path) -> None:
         (b"% evt 3.0\n", b"\0\0", "give --width and --height"),
         (b"% evt 3.0\n% geometry 8x8\n", b"\1\x80\1\x60\1\0", "holds no events"),
         (b"% evt 3.0\n% geometry 8x8\n% endianness big\n", b"", "big-endian"),
-        (b"% " + b"a" * 70_000, b"", "does not end"),
+        (b"% " + b"a" * 70_000, b"", "is not a Prophesee RAW file"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, header: bytes, data: bytes, message: str) -> None:
@@ -118,7 +120,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, header: bytes, data: bytes, mess
 def test_a_cut_file_is_an_error_that_names_the_byte(tmp_path: Path) -> None:
     data = make_encoder("evt3").encode(recorded_events(128, 72))
     source = write_raw(tmp_path / "a.raw", EVT3_HEADER, data[:-1])
-    recording = open_recording(source, ReadOptions())
+    recording = open_recording(source, ReadOptions(strict=True))
     position = len(EVT3_HEADER) + len(data) - 2
     with pytest.raises(SourceError, match=f"cut off at byte {position:,}"):
         list(recording.events(0))
@@ -127,5 +129,64 @@ def test_a_cut_file_is_an_error_that_names_the_byte(tmp_path: Path) -> None:
 def test_events_outside_the_sensor_are_an_error(tmp_path: Path) -> None:
     data = make_encoder("evt3").encode(recorded_events(128, 72))
     source = write_raw(tmp_path / "a.raw", EVT3_HEADER, data)
-    with pytest.raises(SourceError, match="outside the sensor's 64x64"):
-        list(open_recording(source, ReadOptions(width=64, height=64)).events(0))
+    with pytest.raises(SourceError, match=r"a\.raw: event \d+: .* outside the sensor's 64x64"):
+        list(open_recording(source, ReadOptions(64, 64, strict=True)).events(0))
+    with pytest.raises(SourceError, match=r"64x64; addresses reach 127, 71: .*give --width"):
+        convert(source, tmp_path / "bag", ConvertOptions(ReadOptions(64, 64)))
+
+
+def test_a_torn_and_noisy_file_is_converted_and_its_faults_are_counted(tmp_path: Path) -> None:
+    events = recorded_events(128, 72)
+    encoder = make_encoder("evt3")
+    # An event at row 100, and a word of type 9, which EVT3 does not define.
+    noise = (0 << 12 | 100, 2 << 12 | 5, 0x9001)
+    noisy = encoder.encode(events[:1000]) + np.array(noise, "<u2").tobytes()
+    data = noisy + encoder.encode(events[1000:]) + b"\x07"
+    source = write_raw(tmp_path / "a.raw", EVT3_HEADER, data)
+    convert(source, tmp_path / "bag", ConvertOptions())
+    assert_same_events(read_bag(tmp_path / "bag").events, events)
+    state = json.loads((tmp_path / "bag/conversion.json").read_text())
+    assert {kind: fault["count"] for kind, fault in state["faults"].items()} == {
+        "events outside the sensor": 1,
+        "words of unknown type": 1,
+        "torn files": 1,
+    }
+    first = state["faults"]["events outside the sensor"]["first"]
+    assert first.startswith(f"{source}: event 1,000: x = 5, y = 100 is outside")
+    metadata = yaml.safe_load((tmp_path / "bag/metadata.yaml").read_text())
+    custom = metadata["rosbag2_bagfile_information"]["custom_data"]
+    assert json.loads(custom["faults"]) == state["faults"]
+    with pytest.raises(SourceError):
+        convert(source, tmp_path / "strict", ConvertOptions(ReadOptions(strict=True)))
+
+
+@pytest.mark.parametrize("header", [EVT3_HEADER, EVT3_HEADER.replace(b"% end\n", b"")])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+def test_a_header_line_is_printable_text(tmp_path: Path, header: bytes, ending: bytes) -> None:
+    header = header.replace(b"\n", ending)
+    # Row 0x025 in a word of type 2 is "% " in little-endian bytes.
+    payload = b"% \x00\x01\n"
+    found = read_header(write_raw(tmp_path / "a.raw", header, payload))
+    assert found == ("evt3", 128, 72, len(header), "little")
+
+
+def test_pairs_of_the_format_come_in_any_order(tmp_path: Path) -> None:
+    header = b"% format EVT21;endianness=little;height=240;width=320\n% end\n"
+    found = read_header(write_raw(tmp_path / "a.raw", header, b""))
+    assert found == ("evt21", 320, 240, len(header), "little")
+    header = b"% evt 2.1\n% sensor_name GenX320\n% end\n"
+    found = read_header(write_raw(tmp_path / "a.raw", header, b""))
+    assert (found.width, found.height) == (320, 320)
+
+
+@pytest.mark.parametrize("encoding", ["evt2", "evt3"])
+def test_an_encoding_that_no_header_names_shows_in_the_words(tmp_path: Path, encoding: str) -> None:
+    events = recorded_events(640, 480, 5000)
+    header = b"% Date 2017-03-29 16:37:46\n% geometry 640x480\n"
+    source = write_raw(tmp_path / "a.raw", header, make_encoder(encoding).encode(events))
+    assert read_header(source).encoding == encoding
+    convert(source, tmp_path / "bag", ConvertOptions())
+    assert_same_events(read_bag(tmp_path / "bag").events, events)
+    noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
+    with pytest.raises(SourceError, match="words that are none of EVT2"):
+        read_header(write_raw(tmp_path / "a.raw", header, noise))

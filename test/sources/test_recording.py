@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+from itertools import combinations, pairwise
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from scaleevent_ros.sources import SourceError
-from scaleevent_ros.sources.recording import event_batch, nanoseconds, ordered_times
+from scaleevent_ros.sources.faults import Faults
+from scaleevent_ros.sources.recording import MAX_TIME_NS, likely_unit, nanoseconds, rising
 
 
 @pytest.mark.parametrize(
@@ -23,20 +28,51 @@ def test_times_become_ns_and_fractions_whole_microseconds(
     assert nanoseconds(times, unit).tolist() == wanted
 
 
-@pytest.mark.parametrize("times", [[5, 5], [5, 4], [-1, 4]])
-def test_times_of_pictures_must_increase_from_zero(times: list[int]) -> None:
-    with pytest.raises(SourceError, match=r"^here: time \d is"):
-        ordered_times(np.array(times), "here")
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        (np.array([0, 10**16]), "us"),
+        (np.array([1_700_000_000_000_000_000]), "ns"),
+        (np.array([1_700_000_000_000_000_000], np.uint64), "ns"),
+        (np.array([1.7e9]), "s"),
+        (np.array([1.7e12]), "ms"),
+        (np.array([1.7e15]), "us"),
+        (np.array([1.7e18]), "ns"),
+    ],
+)
+def test_units_that_nothing_tells_follow_from_the_size_of_times(
+    times: np.ndarray, unit: str
+) -> None:
+    assert likely_unit(times) == unit
 
 
-def test_a_batch_may_not_start_before_the_end_of_the_one_before() -> None:
-    columns = np.array([1]), np.array([1]), np.array([4_000]), np.array([1])
-    assert event_batch(*columns, 8, 8, place="here", first=70, after=4_000).t.tolist() == [4_000]
-    with pytest.raises(SourceError, match="here: event 70: t in ns = 4000 is earlier"):
-        event_batch(*columns, 8, 8, place="here", first=70, after=4_001)
+def test_times_that_no_header_holds_do_not_wrap() -> None:
+    integers = nanoseconds(np.array([1_700_000_000_000_000_000, 5]), "us")
+    assert integers[0] > MAX_TIME_NS
+    assert integers[1] == 5_000
+    floats = nanoseconds(np.array([np.nan, -3.0, np.inf, 1e30]), "s")
+    assert (floats[:2] < 0).all()
+    assert (floats[2:] > MAX_TIME_NS).all()
 
 
-def test_coordinates_beyond_16_bits_do_not_wrap() -> None:
-    columns = np.array([65_536 + 3]), np.array([1]), np.array([0]), np.array([1])
-    with pytest.raises(SourceError, match="x = 65539 is outside the sensor's 8x8"):
-        event_batch(*columns, 8, 8, place="here")
+@given(st.lists(st.integers(-2, 12), min_size=1, max_size=9))
+def test_as_many_pictures_as_possible_are_kept(times: list[int]) -> None:
+    longest = max(
+        size
+        for size in range(len(times) + 1)
+        for some in combinations([t for t in times if t >= 0], size)
+        if all(a < b for a, b in pairwise(some))
+    )
+    wrong = len(times) - longest
+    faults = Faults()
+    if wrong > 1:
+        with pytest.raises(SourceError, match=r"^here: time \d is"):
+            rising(np.array(times), "here", faults)
+        return
+    chosen = rising(np.array(times), "here", faults)
+    assert (np.diff(np.array(times)[chosen]) > 0).all()
+    assert len(chosen) == longest
+    assert sum(fault["count"] for fault in faults.summary().values()) == wrong
+    if wrong:
+        with pytest.raises(SourceError, match="here: time"):
+            rising(np.array(times), "here", Faults(strict=True))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import pytest
 from recording_events import SECOND, recorded_events
 
 from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.recording import (
     EVENTS_TOPIC,
     FRAMES_TOPIC,
@@ -55,7 +57,7 @@ def make_recording(
 
 
 def read(recording: Recording) -> list[Message]:
-    return list(messages(recording, None, Position()))
+    return list(messages(replace(recording, faults=Faults(strict=True)), None, Position()))
 
 
 def test_everything_comes_in_order_of_time() -> None:

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.ddd17 import HEIGHT, WIDTH
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.pictures import pictures_in, read_raster
-from scaleevent_ros.sources.recording import event_batch
 from scaleevent_ros.tasks.classes import truth_of
 from scaleevent_ros.tasks.datasets.sequences import Split, covered, cut, find_sequences
 from scaleevent_ros.tasks.errors import TaskError
@@ -145,9 +147,9 @@ class Ddd17Sequence:
         t, xyp = self._open()
         first, last = np.searchsorted(t, (t_end - self._reach_ns, t_end))
         x, y, p = np.array(xyp[first:last]).T
-        events = event_batch(
-            x, y, np.array(t[first:last]), p, WIDTH, HEIGHT, place=self.name, first=int(first)
-        )
+        columns = Columns(self.name, int(first), x, y, np.array(t[first:last]), p)
+        batches = list(event_batches([columns], WIDTH, HEIGHT, Faults()))
+        events = batches[0] if batches else EventBatch.empty(WIDTH, HEIGHT)
         labels = read_raster(path)
         if labels.ndim == 3:  # ESS reads them as grey, however they are stored
             labels = np.asarray(cv2.cvtColor(labels, cv2.COLOR_BGR2GRAY))

@@ -1,0 +1,149 @@
+"""Faults of a recording: what was left out or repaired is counted; strict reading stops instead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, TypedDict, TypeVar
+
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+
+MAX_LOST_SHARE = 0.01
+"""A recording that loses more of its events is refused: it is read wrongly."""
+
+_ENOUGH_EVENTS = 1 << 20  # before the end of a recording, the share is not judged by fewer
+_SECOND = 1_000_000_000
+
+
+UNREADABLE = "pictures that cannot be read"
+"""A kind of fault that every format has."""
+
+
+class Fault(TypedDict):
+    """Faults of one kind: how many, and a message about the first."""
+
+    count: int
+    first: str
+
+
+class Faults:
+    """Counts the faults of one recording by kind.
+
+    Args:
+        strict: Whether the first fault raises a `SourceError`.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._start_ns = 0
+        self._earlier: dict[str, Fault] = {}
+        self._first: dict[str, str] = {}
+        self._by_second: Counter[tuple[str, int]] = Counter()
+        self._of_files: dict[str, set[str]] = {}
+        self._events = 0
+        self._lost = 0
+        self._lost_first = ""
+
+    def resume(self, earlier: dict[str, Fault], start_ns: int) -> None:
+        """Continue the counts of an interrupted run, which read everything before a time (ns)."""
+        self._earlier = earlier
+        self._start_ns = start_ns
+
+    def add(self, kind: str, message: str, times: NDArray[np.int64] | None = None) -> None:
+        """Count faults.
+
+        Args:
+            kind: What they are, in the plural: ``events outside the sensor``.
+            message: Place and description of the first of them.
+            times: Time of each in ns, int64 [N]; None for one fault of a file, which is counted
+                once, however often the file is read.
+
+        Raises:
+            SourceError: With the message, in strict reading.
+        """
+        if times is not None:
+            times = times[times >= self._start_ns]
+            if not len(times):
+                return
+        if self._strict:
+            raise SourceError(message)
+        self._first.setdefault(kind, message)
+        if times is None:
+            self._of_files.setdefault(kind, set()).add(message)
+        else:
+            for second, count in zip(*np.unique(times // _SECOND, return_counts=True), strict=True):
+                self._by_second[kind, int(second)] += int(count)
+
+    def attempt(
+        self,
+        kind: str,
+        read: Callable[[], T],
+        times: NDArray[np.int64] | None = None,
+    ) -> T | None:
+        """Read something; a `SourceError` is counted as `add` does, and gives None.
+
+        Raises:
+            SourceError: In strict reading.
+        """
+        try:
+            return read()
+        except SourceError as error:
+            self.add(kind, str(error), times)
+            return None
+
+    def count_events(self, read: int, lost: int = 0, first_lost: str = "") -> None:
+        """Count events that were read, and of these the ones that had to be dropped.
+
+        Raises:
+            SourceError: If more than 1 % of many events were dropped.
+        """
+        self._events += read
+        self._lost += lost
+        if lost and not self._lost_first:
+            self._lost_first = first_lost
+        if self._events >= _ENOUGH_EVENTS:
+            self.check_share()
+
+    def check_share(self) -> None:
+        """Check how many events were dropped; called at the end of a recording.
+
+        Raises:
+            SourceError: If it was more than 1 %.
+        """
+        if self._lost > MAX_LOST_SHARE * self._events:
+            msg = f"{self._lost_first} ({self._lost:,} of {self._events:,} events are wrong)"
+            raise SourceError(msg)
+
+    def summary(self, before_ns: int | None = None) -> dict[str, Fault]:
+        """Sum up the faults by kind, those of earlier runs included.
+
+        Args:
+            before_ns: Leave out faults of events and pictures from this time on.
+        """
+        counts: Counter[str] = Counter()
+        for (kind, second), count in self._by_second.items():
+            if before_ns is None or second * _SECOND < before_ns:
+                counts[kind] += count
+        for kind, messages in self._of_files.items():
+            known = self._earlier.get(kind)
+            counts[kind] += len(messages - {known["first"]} if known else messages)
+        merged = {kind: fault.copy() for kind, fault in self._earlier.items()}
+        for kind, count in counts.items():
+            fault = merged.setdefault(kind, Fault(count=0, first=self._first[kind]))
+            fault["count"] += count
+        return {kind: fault for kind, fault in merged.items() if fault["count"]}
+
+
+def faults_text(faults: dict[str, Fault]) -> str:
+    """Write faults as one line: ``3 events outside the sensor (first: …)``."""
+    return "; ".join(
+        f"{fault['count']:,} {kind} (first: {fault['first']})" for kind, fault in faults.items()
+    )
