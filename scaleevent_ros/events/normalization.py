@@ -98,7 +98,8 @@ def percentile_of(values: Floats, floor: float = 0) -> np.float32:
         floor: Magnitudes above it count.
     """
     flat = values.reshape(-1)
-    return np.float32(_percentile(flat, np.empty_like(flat), np.float32(floor)))
+    percentile: np.float32 = _percentile(flat, np.empty_like(flat), np.float32(floor))
+    return percentile
 
 
 def check_normalization(tensor: Floats | torch.Tensor, how: str) -> None:

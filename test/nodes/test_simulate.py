@@ -62,8 +62,7 @@ def test_events_are_those_of_the_simulator(graph: Graph, encoding: str) -> None:
         stamp_ns = START_NS + index * FRAME_NS
         expected.append(offline.push(frame, stamp_ns // 1000))
         images.publish(image(frame, stamp_ns, encoding))
-        wanted = sum(map(len, expected))
-        graph.spin_until(lambda n=wanted: len(decoded(packets)) >= n, "events")
+        graph.spin_until(lambda: len(decoded(packets)) >= sum(map(len, expected)), "events")
         graph.spin_for(0.05)
     got, truth = decoded(packets), EventBatch.concatenate(expected)
     assert len(truth) > 1000
