@@ -66,7 +66,9 @@ def random_batch(case: Case, bins: int) -> Batch:
     frames = torch.randint(256, (case.batch, 3, case.height, case.width), dtype=torch.uint8)
     active = torch.rand(grid) < ACTIVE
     covered = torch.ones(grid, dtype=torch.bool)
-    return Batch(*(each.to(case.device) for each in (events, frames, active, covered)))
+    nothing, unmoved = torch.empty(0), torch.zeros(len(events), 3, dtype=torch.int64)
+    tensors = (events, frames, active, covered, nothing, unmoved)
+    return Batch(*(each.to(case.device) for each in tensors))
 
 
 def build(case: Case) -> tuple[Teacher, Student]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,8 @@ class AugmentationOptions:
         zoom: Least and greatest magnification over the view that just fits, 1 or more.
         crop: Put the view anywhere on the sensor instead of at its centre.
         flip: Probability of a mirror image, left to right.
+        shift: Greatest shift of the view up, down, left and right, in cells of the student's grid;
+            what was outside of the view before is not covered. For pretraining.
         event_dropout: Greatest share of events that is left out; the share is drawn evenly.
         polarity_flip: Probability that brighter and darker are swapped in the whole sample.
         noise_hz: Greatest rate of added noise events per pixel, in Hz; the rate is drawn evenly.
@@ -32,6 +34,7 @@ class AugmentationOptions:
     zoom: tuple[float, float] = (1.0, 1.0)
     crop: bool = False
     flip: float = 0.0
+    shift: int = 0
     event_dropout: float = 0.0
     polarity_flip: float = 0.0
     noise_hz: float = 0.0
@@ -45,6 +48,9 @@ class AugmentationOptions:
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"augmentation: {name} is {getattr(self, name)}, a probability is 0 to 1"
                 raise DataError(msg)
+        if not 0 <= self.shift <= 1000:
+            msg = f"augmentation: shift is {self.shift}, it must be 0 to 1000 cells"
+            raise DataError(msg)
         if not 0 <= self.event_dropout < 1:
             msg = f"augmentation: event_dropout is {self.event_dropout}, not from 0 to below 1"
             raise DataError(msg)
@@ -53,9 +59,14 @@ class AugmentationOptions:
             raise DataError(msg)
 
     @property
-    def moves(self) -> bool:
-        """Tell whether a pair is not always seen in the same view."""
-        return self.zoom != (1.0, 1.0) or self.crop or self.flip > 0
+    def resamples(self) -> bool:
+        """Whether views differ by more than a mirror image and a shift by whole cells."""
+        return self.zoom != (1.0, 1.0) or self.crop
+
+    @property
+    def moves_cells(self) -> bool:
+        """Whether views differ by a mirror image or a shift by whole cells."""
+        return self.flip > 0 or self.shift > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,45 @@ class View:
         if self.flip:
             sx, tx = -sx, self.output_width * scale - 1 - tx
         return np.array([[sx, 0, tx], [0, sy, ty], [0, 0, 1]])
+
+
+class CellMove(NamedTuple):
+    """How the cells of a view lie in the view that is neither shifted nor mirrored.
+
+    Attributes:
+        rows: Cells that the picture moves down.
+        columns: Cells that the picture moves right, before it is mirrored.
+        flip: Mirror it, left to right.
+    """
+
+    rows: int = 0
+    columns: int = 0
+    flip: bool = False
+
+
+def choose_shift(
+    view: View, options: AugmentationOptions, cell: int, rng: np.random.Generator
+) -> CellMove:
+    """Draw by how many cells a view is shifted.
+
+    Args:
+        view: Its own mirror image, if any, is part of the result.
+        options: See `AugmentationOptions`.
+        cell: Side of a cell in pixels of the output.
+        rng: Random numbers of the draw.
+    """
+    most = [min(options.shift, side // cell) for side in (view.output_height, view.output_width)]
+    rows, columns = (int(rng.integers(-limit, limit, endpoint=True)) for limit in most)
+    return CellMove(rows, columns, view.flip)
+
+
+def shift_view(view: View, move: CellMove, cell: int) -> View:
+    """Shift a view so that its picture moves by whole cells of ``cell`` pixels of the output."""
+    return replace(
+        view,
+        left=view.left - move.columns * cell * view.width / view.output_width,
+        top=view.top - move.rows * cell * view.height / view.output_height,
+    )
 
 
 def choose_view(

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from scaleevent_ros.data.alignment import covered_patches, move_mask
 from scaleevent_ros.data.augmentation import (
     AugmentationOptions,
+    CellMove,
+    choose_shift,
     choose_view,
     move_events,
     move_state,
     perturb_events,
+    shift_view,
 )
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw
@@ -105,15 +108,28 @@ class Sample(NamedTuple):
 
     Attributes:
         events: The event tensor, float32 [channels, H, W].
-        frame: uint8 [3, scale * H, scale * W], RGB, aligned with the events.
+        frame: uint8 [3, scale * H, scale * W], RGB, aligned with the events; as it is before it is
+            moved, where features are stored.
         active: Where enough events fell, bool [h, w] on the student's grid.
         covered: Where the frame covers every pixel, bool [h, w].
+        features: The teacher's features of ``frame``, float16 [D, h, w], if they are stored; else
+            empty.
+        move: How they must be moved to lie over the events, `CellMove` as int64 [3].
     """
 
     events: Tensor
     frame: Tensor
     active: Tensor
     covered: Tensor
+    features: Tensor
+    move: Tensor
+
+
+class StoredFeatures(Protocol):
+    """A teacher's features of frames seen before, such as `FeatureFolder` has."""
+
+    def load(self, frame: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
+        """Load the features of a frame, float16 [D, h, w], if they are there; see `Sample`."""
 
 
 class Batch(NamedTuple):
@@ -123,6 +139,8 @@ class Batch(NamedTuple):
     frames: Tensor
     active: Tensor
     covered: Tensor
+    features: Tensor
+    moves: Tensor
 
 
 @dataclass(frozen=True)
@@ -157,8 +175,21 @@ class SampleOptions:
 class PairDataset(Dataset[Sample]):
     """Samples of pairs from any number of recordings, each a function of its draw alone."""
 
-    def __init__(self, sources: Sequence[PairSource], options: SampleOptions) -> None:
+    def __init__(
+        self,
+        sources: Sequence[PairSource],
+        options: SampleOptions,
+        stored: StoredFeatures | None = None,
+    ) -> None:
+        """Take recordings.
+
+        Args:
+            sources: The recordings.
+            options: How samples are made.
+            stored: Where features of frames may lie; none are looked up if None.
+        """
         self._sources = list(sources)
+        self._stored = stored
         self._ends = list(accumulate(len(source) for source in self._sources))
         self._options = options
 
@@ -176,7 +207,7 @@ class PairDataset(Dataset[Sample]):
         source = self._sources[number]
         first = self._ends[number] - len(source)
         pair = source.read(draw.pair - first)
-        sample = make_sample(pair, self._options, draw)
+        sample = make_sample(pair, self._options, draw, self._stored)
         if draw.position == PADDING:
             return sample._replace(
                 active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
@@ -184,18 +215,25 @@ class PairDataset(Dataset[Sample]):
         return sample
 
 
-def make_sample(pair: Pair, options: SampleOptions, draw: Draw) -> Sample:
+def make_sample(
+    pair: Pair, options: SampleOptions, draw: Draw, stored: StoredFeatures | None = None
+) -> Sample:
     """Make tensors of a pair.
 
     Args:
         pair: From a recording.
         options: See `SampleOptions`.
         draw: With the seed, all that random numbers depend on.
+        stored: Where features may lie; with it the frame is left as it is before it is moved.
     """
     rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
     size = (options.width, options.height)
     events = pair.events
-    view = choose_view((events.width, events.height), size, options.augmentation, rng)
+    still = choose_view((events.width, events.height), size, options.augmentation, rng)
+    # Random numbers of its own, so that a shift changes nothing else that is drawn.
+    of_shift = np.random.default_rng((options.seed, draw.epoch, draw.position + 1, 1))
+    move = choose_shift(still, options.augmentation, options.stride, of_shift)
+    view = shift_view(still, move, options.stride)
     t_start = window_start(events, pair.t_end, options.window)
     first, state = t_start, None
     if options.input.leaky:
@@ -214,19 +252,62 @@ def make_sample(pair: Pair, options: SampleOptions, draw: Draw) -> Sample:
     if pair.covered is not None:
         known = move_mask(pair.covered, view)
         mask = known if mask is None else mask & known
-    frame = pair.alignment.warp(pair.frame, view, options.frame_scale)
+    covered = torch.from_numpy(covered_patches(mask, shape, options.stride))
+    shown = view if stored is None else replace(still, flip=False)
+    pixels = pair.alignment.warp(pair.frame, shown, options.frame_scale)
+    frame = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+    grid = (covered.shape[0], covered.shape[1])
+    features = None if stored is None else stored.load(frame, grid, shape)
+    if move.rows or move.columns:
+        inside = torch.ones(1, 1, *grid)
+        covered &= move_cells(inside, torch.tensor([move]), outside=0)[0, 0] > 0
     return Sample(
         torch.from_numpy(tensor),
-        torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1))),
+        frame,
         torch.from_numpy(activity_mask(seen, options.stride, threshold)),
-        torch.from_numpy(covered_patches(mask, shape, options.stride)),
+        covered,
+        torch.empty(0, dtype=torch.float16) if features is None else features,
+        torch.tensor(CellMove() if stored is None else move, dtype=torch.int64),
     )
 
 
+def move_cells(features: Tensor, moves: Tensor, outside: float | None = None) -> Tensor:
+    """Move the cells of feature maps, without waiting for a device.
+
+    Args:
+        features: ``[B, D, h, w]``.
+        moves: `CellMove` of each map, int64 ``[B, 3]``.
+        outside: Value of cells that were outside before; those of the edge if None.
+
+    Returns:
+        ``[B, D, h, w]``.
+    """
+    height, width = features.shape[-2:]
+    down, right, flip = moves.to(features.device).unbind(1)
+    rows = torch.arange(height, device=features.device) - down[:, None]
+    columns = torch.arange(width, device=features.device).expand(len(moves), width)
+    columns = torch.where(flip[:, None] > 0, width - 1 - columns, columns) - right[:, None]
+    near_rows, near_columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    batch = torch.arange(len(moves), device=features.device)[:, None, None]
+    moved = features[batch, :, near_rows[:, :, None], near_columns[:, None, :]].movedim(-1, 1)
+    if outside is None:
+        return moved
+    known = (rows == near_rows)[:, None, :, None] & (columns == near_columns)[:, None, None, :]
+    return moved.where(known, outside)
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples."""
-    events, frames, active, covered = zip(*samples, strict=True)
-    return Batch(*(torch.stack(each) for each in (events, frames, active, covered)))
+    """Stack samples; features only if all have them, since a teacher takes whole batches."""
+    events, frames, active, covered, features, moves = zip(*samples, strict=True)
+    found = all(len(each) for each in features)
+    return Batch(
+        torch.stack(events),
+        torch.stack(frames),
+        torch.stack(active),
+        torch.stack(covered),
+        torch.stack(features) if found else torch.empty(0, dtype=torch.float16),
+        torch.stack(moves),
+    )
 
 
 class Samples(Protocol):

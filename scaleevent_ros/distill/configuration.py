@@ -163,8 +163,8 @@ class TeacherOptions:
         pretrained: False for random weights, which teach nothing but test everything.
         standardize: Let the student learn features of zero mean and unit deviation in each channel,
             by statistics over the training set.
-        cache: Folder where its features are kept, so that each frame is seen once; only for data
-            without augmentation that moves frames.
+        cache: Folder where its features are kept, so that each frame is seen once. Works with
+            ``augmentation.flip`` and ``augmentation.shift``, not with ``zoom`` and ``crop``.
     """
 
     name: str = "vit_base_patch16_dinov3.lvd1689m"
@@ -378,10 +378,10 @@ class Pretraining:
 
     def __post_init__(self) -> None:
         """Check what depends on more than one part."""
-        if self.teacher.cache is not None and self.augmentation.moves:
+        if self.teacher.cache is not None and self.augmentation.resamples:
             msg = (
-                "teacher.cache keeps features of whole frames: switch augmentation.zoom, "
-                "augmentation.crop and augmentation.flip off, or the cache"
+                "teacher.cache keeps features of whole frames, which can be mirrored and shifted "
+                "by cells: switch augmentation.zoom and augmentation.crop off, or the cache"
             )
             raise ConfigurationError(msg)
         if not self.data.validation and not self.data.holdout:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import torch
 from torch.nn import functional
 
+from scaleevent_ros.data.dataset import move_cells
 from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums, ratios
 from scaleevent_ros.models import tokens
 from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
@@ -79,6 +81,20 @@ def grow(active: Tensor, margin: int) -> Tensor:
     return functional.max_pool2d(active.float(), 2 * margin + 1, stride=1, padding=margin) > 0
 
 
+def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
+    """Take the teacher's features of a batch from its samples, or else from their source.
+
+    Returns:
+        ``[B, D, h, w]``, float32, moved as the batch says.
+    """
+    features = batch.features.float()
+    if not len(features):
+        grid = (batch.active.shape[-2], batch.active.shape[-1])
+        size = (batch.events.shape[-2], batch.events.shape[-1])
+        features = source(batch.frames, grid, size)
+    return move_cells(features, batch.moves)
+
+
 class Distillation:
     """The objective of pretraining, for `Trainer`.
 
@@ -133,13 +149,8 @@ class Distillation:
 
     def compare(self, model: nn.Module, batch: Batch) -> Compared:
         """Let both see a batch."""
-        grid = cast("tuple[int, int]", tuple(batch.active.shape[-2:]))
-        size = cast("tuple[int, int]", tuple(batch.events.shape[-2:]))
-        if self._autocast is None:
-            taught = self._features(batch.frames, grid, size)
-        else:
-            with self._autocast():
-                taught = self._features(batch.frames, grid, size)
+        with nullcontext() if self._autocast is None else self._autocast():
+            taught = teacher_features(self._features, batch)
         learned = model(batch.events, project=True)
         target = taught
         if self._statistics is not None and self._standardized:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.console import Console
+from rich.progress import track
 
-from scaleevent_ros.data.dataset import PairDataset, PairLoaders, SampleOptions, split_off
+from scaleevent_ros.data.dataset import (
+    Batch,
+    PairDataset,
+    PairLoaders,
+    SampleOptions,
+    collate,
+    load_batches,
+    split_off,
+)
 from scaleevent_ros.data.recordings import open_recordings
-from scaleevent_ros.data.sampler import BatchSampler, Schedule
+from scaleevent_ros.data.sampler import BatchSampler, Schedule, validation_batches
 from scaleevent_ros.distill.configuration import plain
-from scaleevent_ros.distill.distillation import Distillation
+from scaleevent_ros.distill.distillation import Distillation, teacher_features
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import build_loss
-from scaleevent_ros.distill.teacher_cache import CachedTeacher
+from scaleevent_ros.distill.teacher_cache import CachedTeacher, FeatureFolder
 from scaleevent_ros.distill.trainer import Trainer, start_fabric
 from scaleevent_ros.models import build_student, build_teacher, read_header, tokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics, StatisticsCounter
@@ -28,8 +39,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
     from numpy.typing import NDArray
 
-    from scaleevent_ros.data.dataset import PairSource
-    from scaleevent_ros.distill.configuration import Pretraining, TeacherOptions
+    from scaleevent_ros.data.dataset import PairSource, StoredFeatures
+    from scaleevent_ros.distill.configuration import Pretraining
     from scaleevent_ros.distill.distillation import FeatureSource, Panel
     from scaleevent_ros.distill.trainer import Outcome
     from scaleevent_ros.models import Student, Teacher
@@ -61,7 +72,8 @@ def pretrain(
         student.backbone.set_grad_checkpointing()
     if configuration.trainer.compile:
         teacher.backbone.compile()
-    loaders = build_loaders(configuration, train, weights, held_out, student.stride)
+    folder = feature_folder(configuration, student.stride, fabric)
+    loaders = build_loaders(configuration, train, weights, held_out, student.stride, folder)
     if fabric.is_global_zero:
         logger.info(
             "%d pairs of %d recordings to learn from, %d to validate on",
@@ -69,14 +81,8 @@ def pretrain(
             len(train),
             len(loaders.held_out),
         )
-    features: FeatureSource = teacher.to(fabric.device)
-    if configuration.teacher.cache is not None:
-        identity = {
-            **_identity(configuration.teacher),
-            "precision": configuration.trainer.precision,
-            "device": fabric.device.type,
-        }
-        features = CachedTeacher(teacher, Path(configuration.teacher.cache), identity)
+    teacher.to(fabric.device)
+    features = teacher if folder is None else CachedTeacher(teacher, folder)
     statistics = feature_statistics(configuration, features, loaders, fabric)
     student.set_target(statistics, standardized=configuration.teacher.standardize)
     objective = Distillation(
@@ -98,6 +104,86 @@ def pretrain(
         fabric,
     )
     return trainer.run()
+
+
+def cache_features(configuration: Pretraining) -> tuple[int, int]:
+    """Compute the teacher's features of all pairs that a run would need, and keep them on disk.
+
+    What is there already is left alone, so that an interrupted call is gone on with by calling
+    again. Processes that `torchrun` started share the work.
+
+    Args:
+        configuration: Of the run; ``teacher.cache`` names the folder.
+
+    Returns:
+        Pairs that this process looked at, and those of them whose features it computed. A frame
+        that several pairs show counts once.
+
+    Raises:
+        ScaleEventError: If recordings, weights or the folder are not as they should be.
+    """
+    fabric = start_fabric(configuration.trainer)
+    fabric.launch()
+    with fabric.rank_zero_first(local=True):
+        train, _, held_out = split_recordings(configuration)
+        teacher, student = build_models(configuration)
+    folder = feature_folder(configuration, student.stride, fabric)
+    if folder is None:
+        msg = "teacher.cache is not given: --teacher.cache FOLDER"
+        raise ConfigurationError(msg)
+    source = CachedTeacher(teacher.to(fabric.device), folder)
+    pairs = PairDataset([*train, *held_out], _sample_options(configuration, student.stride), folder)
+    draws = validation_batches(
+        len(pairs), configuration.trainer.batch_size, fabric.global_rank, fabric.world_size
+    )
+    loader = load_batches(
+        pairs,
+        draws,
+        fabric.device,
+        workers=configuration.data.workers,
+        prefetch=configuration.data.prefetch,
+        stack=collate,
+    )
+    batches = track(
+        loader,
+        "teacher's features",
+        total=len(draws),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    for batch in batches:
+        if not len(batch.features):
+            with fabric.autocast():
+                teacher_features(source, Batch(*(each.to(fabric.device) for each in batch)))
+    return sum(map(len, draws)), source.computed
+
+
+def feature_folder(configuration: Pretraining, stride: int, fabric: Fabric) -> FeatureFolder | None:
+    """Open the folder of the teacher's features; None if none is configured.
+
+    Raises:
+        ConfigurationError: If features cannot be moved as the augmentation moves events.
+        TrainingError: If the folder cannot be made.
+    """
+    data, options = configuration.data, configuration.teacher
+    if options.cache is None:
+        return None
+    if configuration.augmentation.moves_cells and (data.width % stride or data.height % stride):
+        msg = (
+            f"teacher.cache with augmentation.flip or shift needs a data.width and data.height "
+            f"that are multiples of the student's stride, {stride}: {data.width}x{data.height} is "
+            "not"
+        )
+        raise ConfigurationError(msg)
+    identity: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("name", "scale", "stride", "options", "pretrained")
+    }
+    if options.checkpoint is not None:
+        status = Path(options.checkpoint).stat()
+        identity["checkpoint"] = [str(options.checkpoint), status.st_size, status.st_mtime_ns]
+    identity["precision"] = fabric.strategy.precision.precision
+    return FeatureFolder(Path(options.cache), identity)
 
 
 def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
@@ -158,11 +244,10 @@ def feature_statistics(
         steps = max(1, pairs // configuration.trainer.batch_size)
         logger.info("measuring the teacher's features on up to %d pairs", pairs)
         for batch in loaders.training(BatchSampler(loaders.schedule, range(steps)), fabric.device):
-            grid = (batch.active.shape[-2], batch.active.shape[-1])
-            size = (batch.events.shape[-2], batch.events.shape[-1])
+            moved = Batch(*(each.to(fabric.device) for each in batch))
             with fabric.autocast():
-                found = features(batch.frames.to(fabric.device), grid, size)
-            counter.add(tokens(found.float())[batch.covered.flatten(1).to(fabric.device)])
+                found = teacher_features(features, moved)
+            counter.add(tokens(found.float())[moved.covered.flatten(1)])
     statistics = fabric.broadcast(counter.statistics())
     if statistics is None:
         msg = "no frame of the training pairs covers a whole token: check data and alignment"
@@ -208,10 +293,32 @@ def build_loaders(
     weights: Sequence[float],
     held_out: Sequence[PairSource],
     stride: int,
+    stored: StoredFeatures | None = None,
 ) -> PairLoaders:
     """Make samples of recordings, in the order that the seed gives."""
-    data, events, trainer = configuration.data, configuration.events, configuration.trainer
-    plain_samples = SampleOptions(
+    data, trainer = configuration.data, configuration.trainer
+    plain_samples = _sample_options(configuration, stride)
+    schedule = Schedule(
+        tuple(len(source) for source in train),
+        tuple(weights),
+        trainer.batch_size,
+        trainer.seed,
+        trainer.pairs_per_epoch,
+    )
+    augmented = replace(plain_samples, augmentation=configuration.augmentation)
+    return PairLoaders(
+        PairDataset(train, augmented, stored),
+        PairDataset(held_out, plain_samples, stored),
+        schedule,
+        data.workers,
+        data.prefetch,
+    )
+
+
+def _sample_options(configuration: Pretraining, stride: int) -> SampleOptions:
+    """Say how samples are made, without augmentation."""
+    data, events = configuration.data, configuration.events
+    return SampleOptions(
         width=data.width,
         height=data.height,
         stride=stride,
@@ -220,31 +327,5 @@ def build_loaders(
         window=events.window,
         history_ns=events.history_ns,
         threshold=events.activity_threshold,
-        seed=trainer.seed,
+        seed=configuration.trainer.seed,
     )
-    schedule = Schedule(
-        tuple(len(source) for source in train),
-        tuple(weights),
-        trainer.batch_size,
-        trainer.seed,
-        trainer.pairs_per_epoch,
-    )
-    return PairLoaders(
-        PairDataset(train, replace(plain_samples, augmentation=configuration.augmentation)),
-        PairDataset(held_out, plain_samples),
-        schedule,
-        data.workers,
-        data.prefetch,
-    )
-
-
-def _identity(options: TeacherOptions) -> dict[str, Any]:
-    """Name all that a teacher's features depend on, besides the frame."""
-    identity: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("name", "scale", "stride", "options", "pretrained")
-    }
-    if options.checkpoint is not None:
-        status = Path(options.checkpoint).stat()
-        identity["checkpoint"] = [str(options.checkpoint), status.st_size, status.st_mtime_ns]
-    return identity

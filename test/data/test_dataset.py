@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from synthetic_pairs import SlidingTexture
+from torch.nn.functional import avg_pool2d
 
 from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.augmentation import AugmentationOptions
@@ -17,7 +18,9 @@ from scaleevent_ros.data.dataset import (
     PairLoaders,
     PartOfSource,
     SampleOptions,
+    collate,
     make_sample,
+    move_cells,
     split_off,
 )
 from scaleevent_ros.data.errors import DataError
@@ -144,6 +147,49 @@ def test_pixels_without_a_frame_are_not_covered() -> None:
     known[40:] = False
     sample = make_sample(pair._replace(covered=known), options, Draw(0, 0, 0))
     assert sample.covered.tolist() == [[True] * 4, [True] * 4, [False] * 4]
+
+
+class CellColours:
+    """A teacher whose features are each cell's mean colour: they move as the frame does."""
+
+    def load(
+        self, frame: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]
+    ) -> torch.Tensor:
+        assert frame.shape[-2:] == size
+        return avg_pool2d(frame.float(), size[0] // grid[0]).half()
+
+
+def test_stored_features_are_moved_as_the_events_are() -> None:
+    """Features of the whole frame, moved by cells, are those of the frame that was moved."""
+    augmentation = AugmentationOptions(flip=0.5, shift=2)
+    options = SampleOptions(width=64, height=48, stride=8, augmentation=augmentation)
+    source, teacher = SlidingTexture(5), CellColours()
+    moved, stored = PairDataset([source], options), PairDataset([source], options, teacher)
+    still = PairDataset([source], replace(options, augmentation=AugmentationOptions()))
+    seen = set()
+    for position in range(40):
+        draw = Draw(0, position, 3)
+        expected, found = moved[draw], stored[draw]
+        assert torch.equal(found.events, expected.events)
+        assert torch.equal(found.active, expected.active)
+        assert torch.equal(found.covered, expected.covered)
+        assert torch.equal(found.frame, still[draw].frame)
+        features = move_cells(found.features[None], found.move[None])[0]
+        truth = teacher.load(expected.frame, (6, 8), (48, 64))
+        assert torch.equal(features[:, found.covered], truth[:, found.covered])
+        rows, columns, flip = found.move.tolist()
+        assert found.covered.sum() == (6 - abs(rows)) * (8 - abs(columns))
+        seen.add((rows, columns, flip))
+    assert {rows for rows, _, _ in seen} == {columns for _, columns, _ in seen} == {*range(-2, 3)}
+    assert {flip for _, _, flip in seen} == {0, 1}
+
+
+def test_a_batch_has_features_if_all_its_samples_have() -> None:
+    options = SampleOptions(width=64, height=48)
+    known = PairDataset([SlidingTexture(3)], options, CellColours())[Draw(0, 0, 0)]
+    unknown = PairDataset([SlidingTexture(3)], options)[Draw(0, 0, 1)]
+    assert collate([known, known]).features.shape == (2, 3, 3, 4)
+    assert len(collate([known, unknown]).features) == 0
 
 
 def test_padding_counts_nowhere() -> None:

@@ -84,7 +84,7 @@ def test_the_papers_presets_hold_the_papers_numbers() -> None:
         assert paper.loss.name == "structure"
         assert paper.loss.options == {"feature": 1, "intra": 10, "cross": 4}
         assert paper.augmentation == Pretraining().augmentation
-        assert not paper.augmentation.moves
+        assert not paper.augmentation.resamples
         assert f"vit_{NAMES[size]}_" in paper.teacher.name
 
 

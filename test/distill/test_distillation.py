@@ -30,6 +30,8 @@ def batch() -> Batch:
         torch.randint(256, (3, 3, 48, 64), dtype=torch.uint8),
         torch.rand(3, 3, 4) < 0.6,
         covered,
+        torch.empty(0),
+        torch.zeros(3, 3, dtype=torch.int64),
     )
 
 

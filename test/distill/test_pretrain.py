@@ -15,9 +15,14 @@ from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
-from scaleevent_ros.distill.pretrain import build_models, pretrain, split_recordings
+from scaleevent_ros.distill.pretrain import (
+    build_models,
+    cache_features,
+    pretrain,
+    split_recordings,
+)
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.models import load_student
+from scaleevent_ros.models import Teacher, load_student
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VIT = json.dumps({"embed_dim": 32, "depth": 2, "num_heads": 2})
@@ -85,6 +90,30 @@ def test_the_cache_of_the_teacher_changes_nothing_that_matters(bags: Path, tmp_p
             assert cached.metrics[metric] == pytest.approx(value, abs=2e-3)
     kept = list(cache.rglob("*.safetensors"))
     assert 8 <= len(kept) <= 16
+
+
+def test_a_filled_cache_serves_runs_that_flip_and_shift(
+    bags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached = ["--teacher.cache", str(tmp_path / "cache")]
+    moved = ["--augmentation.flip", "0.5", "--augmentation.shift", "1"]
+    wanted = configuration(bags, tmp_path / "run", *cached, *moved)
+    pairs, computed = cache_features(wanted)
+    assert (pairs, computed) == (14, len(list((tmp_path / "cache").rglob("*.safetensors"))))
+    (one, *_) = (tmp_path / "cache").rglob("*.safetensors")
+    one.unlink()  # as if it had been interrupted
+    assert cache_features(wanted) == (14, 1)
+
+    def refuse(*_: object) -> None:
+        pytest.fail("the teacher was asked for a frame that is cached")
+
+    monkeypatch.setattr(Teacher, "forward", refuse)
+    outcome = pretrain(wanted)
+    assert outcome.step == 6
+    with pytest.raises(ScaleEventError, match="multiples of the student's stride, 16: 60x48"):
+        pretrain(configuration(bags, tmp_path / "other", *cached, *moved, "--data.width", "60"))
+    with pytest.raises(ScaleEventError, match="keeps features of whole frames"):
+        configuration(bags, tmp_path / "other", *cached, "--augmentation.crop", "true")
 
 
 def test_statistics_of_the_teacher_are_those_of_its_tokens_and_stay_when_resumed(
