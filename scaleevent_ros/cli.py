@@ -82,6 +82,9 @@ def simulate(
     threshold: Annotated[float | None, typer.Option(help="Contrast of an event.")] = None,
     codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
     compression: Annotated[str | None, typer.Option(help="Of the bag: zstd or lz4.")] = None,
+    humble: Annotated[
+        bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
+    ] = False,
     jobs: Annotated[int, typer.Option(help="Still pictures simulated at a time.")] = 1,
     seed: Annotated[int, typer.Option(help="Same seed, same bag.")] = 0,
 ) -> None:
@@ -118,7 +121,9 @@ def simulate(
     job.write_bag(
         recording,
         out,
-        ConvertOptions(image_codec=codec, compression=compression),
+        ConvertOptions(
+            image_codec=codec, compression=compression, metadata_version=8 if humble else 9
+        ),
         show_progress=True,
     )
     typer.echo(str(out))
@@ -290,11 +295,17 @@ def recover(
     output: Annotated[
         Path | None, typer.Option(help="The new bag; NAME_recovered beside BAG if not given.")
     ] = None,
+    humble: Annotated[
+        bool,
+        typer.Option(
+            "--humble", help="Write metadata that Humble and Iron read; else that of BAG."
+        ),
+    ] = False,
 ) -> None:
     """Restore a torn bag beside the original, with index and metadata."""
     from scaleevent_ros.bags import recover as restore
 
-    recovery = restore(bag, output)
+    recovery = restore(bag, output, metadata_version=8 if humble else None)
     for name, what in recovery.damage.items():
         typer.echo(f"{name}: {what}")
     for name, count in recovery.counts.items():

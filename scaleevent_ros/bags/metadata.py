@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.messages import TypeDefinition
 
 METADATA_NAME = "metadata.yaml"
+TEMPORARY_METADATA_NAME = f".{METADATA_NAME}.tmp"
 
 _FOREVER = {"sec": 9_223_372_036, "nsec": 854_775_807}
 _NEVER = 2**63 - 1
@@ -120,7 +121,11 @@ def _policy_name(policy: str, value: object) -> str:
 
 
 def build_metadata(
-    files: Sequence[FileSpan], topics: Sequence[Topic], *, version: int
+    files: Sequence[FileSpan],
+    topics: Sequence[Topic],
+    *,
+    version: int,
+    custom_data: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Describe an MCAP bag.
 
@@ -128,6 +133,7 @@ def build_metadata(
         files: In the order of recording.
         topics: All of the bag.
         version: 9 for Jazzy and later, 8 for Humble and Iron.
+        custom_data: Further facts by name.
 
     Returns:
         What stands under `rosbag2_bagfile_information`.
@@ -174,7 +180,7 @@ def build_metadata(
             }
             for file in files
         ],
-        "custom_data": None,
+        "custom_data": dict(custom_data) if custom_data else None,
         "ros_distro": os.environ.get("ROS_DISTRO", ""),
     }
 
@@ -191,7 +197,7 @@ def write_metadata(folder: Path, information: Mapping[str, Any]) -> None:
         OSError: If it cannot be written; the old one stays.
     """
     text = yaml.safe_dump({"rosbag2_bagfile_information": dict(information)}, sort_keys=False)
-    temporary = folder / f".{METADATA_NAME}.tmp"
+    temporary = folder / TEMPORARY_METADATA_NAME
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(folder / METADATA_NAME)

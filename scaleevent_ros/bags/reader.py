@@ -115,6 +115,8 @@ class BagReader:
         topics: By name.
         start_ns: Record time of the earliest message; 0 where there is none.
         end_ns: Record time of the latest message; 0 where there is none.
+        metadata_version: Version of `metadata.yaml`; none where there is none.
+        custom_data: What `metadata.yaml` says beside, by name.
 
     Args:
         path: A bag's folder, or one file of it.
@@ -136,6 +138,13 @@ class BagReader:
         self._skip_damaged = skip_damaged
         self._copies: list[SharedCopy] = []  # in use as long as this reader
         metadata = self._read_metadata()
+        version, custom_data = metadata.get("version"), metadata.get("custom_data")
+        self.metadata_version = version if isinstance(version, int) else None
+        self.custom_data = (
+            {str(name): str(value) for name, value in custom_data.items()}
+            if isinstance(custom_data, dict)
+            else {}
+        )
         self._files = [
             file for path in self._find_files(metadata) if (file := self._open_file(path))
         ]
@@ -408,6 +417,12 @@ def _overlapping(files: Collection[StoredFile]) -> Iterator[list[StoredFile]]:
         end_ns = max(end_ns, file.end_ns)
     if group:
         yield group
+
+
+def is_message_file(path: Path) -> bool:
+    """Whether a file of a bag holds messages, or the journal of a database of them."""
+    name = path.name.removesuffix(_COMPRESSED_SUFFIX)
+    return Path(re.sub("-(wal|shm|journal)$", "", name)).suffix in _SUFFIXES
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:

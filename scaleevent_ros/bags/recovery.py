@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scaleevent_ros.bags.reader import BagReader
-from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.bags.mcap_writer import write_error
+from scaleevent_ros.bags.metadata import METADATA_NAME, TEMPORARY_METADATA_NAME
+from scaleevent_ros.bags.reader import BagReader, is_message_file
+from scaleevent_ros.bags.writer import METADATA_VERSIONS, BagWriter
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FILE_BYTES = 4 * 2**30
+OLDEST_METADATA, NEWEST_METADATA = METADATA_VERSIONS
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,20 @@ class Recovery:
     damage: Mapping[str, str]
 
 
-def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
+def recover(
+    path: str | Path, output: str | Path | None = None, *, metadata_version: int | None = None
+) -> Recovery:
     """Copy all that can be read of a bag into a new one with an index and metadata.
 
-    What is damaged is left out. The original is only read; what was written so far is removed if
-    anything goes wrong.
+    What is damaged is left out. Other files of the bag's folder, such as `calibration.yaml`, and
+    the custom data of its metadata are kept. The original is only read; what was written so far is
+    removed if anything goes wrong.
 
     Args:
-        path: Of the bag, in any storage and state that `BagReader` reads.
-        output: Of the new one, an MCAP bag; `NAME_recovered` beside the original by default.
+        path: Path of the bag, in any storage and state that `BagReader` reads.
+        output: Path of the new one, an MCAP bag; `NAME_recovered` beside the original by default.
+        metadata_version: 9 for Jazzy and later, 8 for Humble and Iron; that of the original if not
+            given, and 9 where it is not known.
 
     Raises:
         BagError: If nothing can be read of it.
@@ -48,7 +56,13 @@ def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
     """
     reader = BagReader(path, skip_damaged=True)
     target = Path(output) if output else _beside(reader.path)
-    writer = BagWriter(target, max_bytes=FILE_BYTES)
+    original_version = max(reader.metadata_version or NEWEST_METADATA, OLDEST_METADATA)
+    writer = BagWriter(
+        target,
+        max_bytes=FILE_BYTES,
+        metadata_version=metadata_version or min(original_version, NEWEST_METADATA),
+        custom_data=reader.custom_data,
+    )
     try:
         with writer:
             for name, info in reader.topics.items():
@@ -60,10 +74,26 @@ def recover(path: str | Path, output: str | Path | None = None) -> Recovery:
                     message.data,
                     publish_time_ns=message.publish_time_ns,
                 )
-    except BaseException:
+        _copy_other_files(reader.path, target)
+    except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise write_error(target, error) from None
         raise
     return Recovery(target, writer.counts, reader.damage)
+
+
+def _copy_other_files(bag: Path, target: Path) -> None:
+    """Copy what a bag's folder holds beside messages and metadata."""
+    for path in bag.iterdir() if bag.is_dir() else ():
+        if path.is_dir():
+            if path.resolve() != target.resolve():
+                shutil.copytree(path, target / path.name)
+        elif not is_message_file(path) and path.name not in (
+            METADATA_NAME,
+            TEMPORARY_METADATA_NAME,
+        ):
+            shutil.copyfile(path, target / path.name)
 
 
 def _beside(path: Path) -> Path:

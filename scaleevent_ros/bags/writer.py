@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.bags import mcap_format as mcap
 from scaleevent_ros.bags.errors import BagError, BagExistsError
@@ -21,6 +21,7 @@ from scaleevent_ros.bags.metadata import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import TracebackType
 
     from scaleevent_ros.bags.messages import BytesLike, TypeDefinition
@@ -46,6 +47,7 @@ class BagWriter:
         max_duration_ns: Start another file before one spans more record time; 0 for no limit.
         flush_interval_s: With compression, how old a message may become in memory. Call `flush`
             as often where messages may pause.
+        custom_data: Further facts by name for the metadata.
 
     Raises:
         BagExistsError: If there is something at `path`.
@@ -62,6 +64,7 @@ class BagWriter:
         max_bytes: int = 0,
         max_duration_ns: int = 0,
         flush_interval_s: float = 0.5,
+        custom_data: Mapping[str, str] | None = None,
     ) -> None:
         if metadata_version not in METADATA_VERSIONS:
             msg = f"metadata version {metadata_version} is neither 8 (Humble) nor 9 (Jazzy)"
@@ -71,6 +74,7 @@ class BagWriter:
             raise BagError(msg)
         self.path = Path(path)
         self._version = metadata_version
+        self._custom_data = custom_data
         self._compression = compression or ""
         self._max_bytes = max_bytes
         self._max_duration_ns = max_duration_ns
@@ -220,8 +224,7 @@ class BagWriter:
     def _close_file(self) -> None:
         span = self._current_file()
         self._files.append(span)
-        topics = [topic for _, topic in self._channels.values()]
-        self._file.close(dump_metadata(build_metadata([span], topics, version=self._version)))
+        self._file.close(dump_metadata(self._metadata([span])))
 
     def _current_file(self) -> FileSpan:
         counts = self._file.counts
@@ -254,8 +257,11 @@ class BagWriter:
 
     def _write_metadata(self) -> None:
         files = self._files if self._closed else [*self._files, self._current_file()]
-        topics = [topic for _, topic in self._channels.values()]
         try:
-            write_metadata(self.path, build_metadata(files, topics, version=self._version))
+            write_metadata(self.path, self._metadata(files))
         except OSError as error:
             raise write_error(self.path, error) from None
+
+    def _metadata(self, files: list[FileSpan]) -> dict[str, Any]:
+        topics = [topic for _, topic in self._channels.values()]
+        return build_metadata(files, topics, version=self._version, custom_data=self._custom_data)

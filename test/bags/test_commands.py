@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
+import yaml
 from bag_files import example_messages, write_bag
 from moving_scene import Rig, write_scene
 
@@ -85,6 +87,19 @@ def test_recover_restores_a_torn_bag(tmp_path: Path) -> None:
     assert "bag.mcap: " in done.stdout
     assert scaleevent("info", tmp_path / "bag_recovered").returncode == 0
     assert scaleevent("recover", bag).returncode == 2
+
+
+def test_humble_reads_what_simulate_and_recover_write(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "scene.png"), np.random.default_rng(0).integers(0, 255, (60, 80, 3)))
+    film = ("--still", "--frames", 2, "--size", "64x48", "--no-flow")
+    done = scaleevent("simulate", tmp_path / "scene.png", tmp_path / "bag", *film, "--humble")
+    assert done.returncode == 0, done.stderr
+    for extra in ((), ("--humble",)):
+        done = scaleevent("recover", tmp_path / "bag", "--output", tmp_path / f"{extra}", *extra)
+        assert done.returncode == 0, done.stderr
+        (metadata,) = yaml.safe_load((tmp_path / f"{extra}" / "metadata.yaml").read_text()).values()
+        assert metadata["version"] == 8
+        assert metadata["custom_data"]["clock_method"] == "sensor_time"
 
 
 @pytest.mark.parametrize("command", ["info", "check", "recover"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pytest
+import yaml
 from bag_files import (
     EVENT_TOPIC,
     IMAGE_TOPIC,
@@ -102,6 +103,36 @@ def test_damage_in_the_middle_of_a_sound_file_costs_its_block_only(
     assert 25 <= len(found) == recovery.counts[EVENT_TOPIC] < 30
     assert set(found) < set(messages)
     assert "the block at byte" in recovery.damage["bag_0.mcap"]
+
+
+@pytest.mark.parametrize("version", [8, 9])
+@pytest.mark.parametrize("wanted", [None, 8])
+def test_what_lies_beside_the_messages_is_kept(
+    tmp_path: Path, version: Literal[8, 9], wanted: int | None
+) -> None:
+    bag = write_bag(tmp_path / "bag", MESSAGES, version=version)
+    metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
+    information = metadata["rosbag2_bagfile_information"]
+    information["custom_data"] = {"clock_method": "hardware_trigger", "operator": "Ada"}
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    (bag / "calibration.yaml").write_text("model: homography\n")
+    (bag / "conversion.json").write_text("{}")
+    (bag / "notes").mkdir()
+    (bag / "notes" / "weather.txt").write_text("rain")
+    tear(bag / "bag.mcap", 0.8)
+    before = {str(path.relative_to(bag)) for path in bag.rglob("*")}
+    recovery = recover(bag, metadata_version=wanted)
+    found = {str(path.relative_to(recovery.path)) for path in recovery.path.rglob("*")}
+    assert found == before - {"bag.mcap"} | {"bag_recovered_0.mcap"}
+    assert (recovery.path / "calibration.yaml").read_text() == "model: homography\n"
+    assert (recovery.path / "notes" / "weather.txt").read_text() == "rain"
+    text = (recovery.path / "metadata.yaml").read_text()
+    restored = yaml.safe_load(text)["rosbag2_bagfile_information"]
+    assert restored["version"] == (wanted or version)
+    assert restored["custom_data"] == information["custom_data"]
+    profiles = restored["topics_with_message_count"][0]["topic_metadata"]["offered_qos_profiles"]
+    assert isinstance(profiles, str if (wanted or version) == 8 else list)
+    assert read_with_rosbags(recovery.path)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
