@@ -234,21 +234,24 @@ def shard(
 def info(
     bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    count: Annotated[
+        bool, typer.Option("--count", help="Decode all events: polarities, triggers, losses.")
+    ] = False,
     pictures: Annotated[
         Path | None, typer.Option(help="Draw events at three moments into this folder.")
     ] = None,
 ) -> None:
-    """Say what is in a bag: topics, durations, events by polarity, triggers."""
+    """List what is in a bag: topics, duration, sensors; events and triggers with --count."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.bags.info import summarize
     from scaleevent_ros.bags.summary_text import info_text
 
-    reader = BagReader(bag)
+    reader = BagReader(bag, skip_damaged=True)
     if pictures:
         from scaleevent_ros.visuals.bag_pictures import write_pictures
 
         write_pictures(reader, pictures)
-    summary = summarize(reader)
+    summary = summarize(reader, count=count)
     typer.echo(_as_json(summary.to_dict()) if json else info_text(summary))
 
 
@@ -277,7 +280,7 @@ def check(
     from scaleevent_ros.visuals.bag_report import write_report
 
     quality = check_bag(
-        BagReader(bag),
+        BagReader(bag, skip_damaged=True),
         event_topic=events,
         image_topic=images,
         mode=mode,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
@@ -19,7 +19,6 @@ from scaleevent_ros.bags.pairing import BEFORE_NS, FrameWindow, frame_windows, i
 from scaleevent_ros.bags.quality import (
     BagQuality,
     ClockSummary,
-    EventSummary,
     FrameSummary,
     PairQuality,
     Series,
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.event_stream import DecodedPacket
+    from scaleevent_ros.bags.event_tally import EventSummary
     from scaleevent_ros.bags.reader import BagReader, RawMessage
     from scaleevent_ros.bags.synchronization import Synchronization
     from scaleevent_ros.bags.timeline import Timeline
@@ -98,7 +98,7 @@ def check_bag(
         examination = _Examination(reader, timeline, synchronization, watch.tally, before_ns)
         pairs, thumbnails = examination.run(), examination.thumbnails
         warnings += [examination.error] if examination.error else []
-    events = watch.summary(timeline)
+    events = watch.tally.summary()
     frames = _summarize_frames(timeline) if has_frames else None
     return BagQuality(
         bag=str(reader.path),
@@ -124,36 +124,15 @@ class _Watch:
 
     def __init__(self, reader: BagReader, stream: EventStream) -> None:
         duration_ns = max(reader.end_ns - reader.start_ns, 1)
-        self.tally = EventTally()
+        self.tally = EventTally(stream)
         self.bin_ns = max(1_000_000_000, -(-duration_ns // _MAX_BINS))
         self.events = np.zeros(duration_ns // self.bin_ns + 1, np.int64)
-        self._stream = stream
         self._start_ns = reader.start_ns
 
     def add(self, packet: DecodedPacket) -> None:
         """Take the next packet."""
         self.tally.add(packet)
         self.events[(packet.record_ns - self._start_ns) // self.bin_ns] += len(packet.events)
-
-    def summary(self, timeline: Timeline) -> EventSummary:
-        """Sum up what was seen."""
-        tally = self.tally
-        span_s = max(timeline.end_ns - timeline.start_ns, 1) / 1e9
-        return EventSummary(
-            topic=self._stream.topic,
-            width=tally.width,
-            height=tally.height,
-            packets=tally.packets,
-            malformed=self._stream.malformed,
-            lost_packets=tally.lost,
-            restarts=tally.restarts,
-            events=tally.events,
-            on=tally.on,
-            off=tally.off,
-            triggers=dict(tally.triggers),
-            mean_rate=tally.events / span_s,
-            decoder=asdict(self._stream.stats) if self._stream.stats else {},
-        )
 
 
 class _Look(NamedTuple):
@@ -339,6 +318,8 @@ def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[s
         yield f"{events.malformed} messages of {events.topic} are no event packets"
     if events.lost_packets > MAX_LOST_SHARE * events.packets:
         yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+    if events.off_sensor > MAX_LOST_SHARE * events.events:
+        yield _off_sensor(events)
     usable = sum(not pair.reasons for pair in pairs)
     if pairs and usable < MIN_USABLE_SHARE * len(pairs):
         counts = count_reasons(pairs).most_common(3)
@@ -352,6 +333,8 @@ def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterato
         yield f"{events.malformed} messages of {events.topic} are no event packets"
     if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:
         yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+    if 0 < events.off_sensor <= MAX_LOST_SHARE * events.events:
+        yield _off_sensor(events)
     if events.restarts:
         yield f"the packets of {events.topic} started counting anew {events.restarts} times"
     if frames and frames.missing:
@@ -360,3 +343,10 @@ def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterato
         yield f"{frames.unstamped} of {frames.count} frames of {frames.topic} have no stamp"
     if frames and frames.unordered:
         yield f"{frames.unordered} frames of {frames.topic} are stamped out of order"
+
+
+def _off_sensor(events: EventSummary) -> str:
+    return (
+        f"{events.off_sensor} events of {events.topic} lie off its {events.width}x{events.height} "
+        f"pixels, beside {events.events} on them; are width and height of its packets right?"
+    )

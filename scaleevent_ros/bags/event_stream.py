@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_event_packet
-from scaleevent_ros.events import EventBatch, Triggers, make_decoder
+from scaleevent_ros.events import EventBatch, Triggers, UnknownEncodingError, make_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +132,11 @@ class EventStream:
     def _decoder_for(self, encoding: str, width: int, height: int) -> Decoder:
         decoder = self._decoder
         if decoder is None or encoding != self.encoding:
-            decoder = self._decoder = make_decoder(encoding, width, height)
+            try:
+                decoder = self._decoder = make_decoder(encoding, width, height)
+            except UnknownEncodingError as error:
+                msg = f"{self._reader.path}, {self.topic}: {error}"
+                raise UnknownEncodingError(msg) from None
             self.encoding = encoding
         elif (decoder.width, decoder.height) != (width, height):
             decoder.resize(width, height)

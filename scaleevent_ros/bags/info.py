@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.event_stream import EventStream
 from scaleevent_ros.bags.event_tally import EventTally
-from scaleevent_ros.bags.messages import EVENT_PACKET
+from scaleevent_ros.bags.messages import EVENT_PACKET, parse_event_packet
+from scaleevent_ros.events import UnknownEncodingError
+from scaleevent_ros.events.decoder import CODECS
 
 if TYPE_CHECKING:
+    from scaleevent_ros.bags.event_tally import EventSummary
     from scaleevent_ros.bags.reader import BagReader
+
+_MOST_MALFORMED = 100  # before the first packet
 
 
 @dataclass(frozen=True)
@@ -29,32 +36,22 @@ class TopicSummary:
 
 
 @dataclass(frozen=True)
-class EventTopicSummary:
-    """What the packets of an event topic hold.
+class EventTopic:
+    """An event topic.
 
     Attributes:
-        encoding: Of their payloads.
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
-        events: Of both polarities.
-        on: Where it became brighter.
-        off: Where it became darker.
-        triggers: Edges by channel.
-        lost_packets: That `seq` says are missing.
-        malformed: Messages that are no event packets.
-        sensor_duration_s: From the first event to the last, on the sensor's clock.
+        encoding: Encoding of the payloads, of the first packet.
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
+        error: Why its packets cannot be decoded; empty if nothing is known to be wrong.
+        counts: Its events; none where they were not counted, or not decoded.
     """
 
     encoding: str
     width: int
     height: int
-    events: int
-    on: int
-    off: int
-    triggers: dict[int, int]
-    lost_packets: int
-    malformed: int
-    sensor_duration_s: float
+    error: str
+    counts: EventSummary | None
 
 
 @dataclass(frozen=True)
@@ -62,12 +59,12 @@ class BagInfo:
     """What is in a bag.
 
     Attributes:
-        bag: Its path.
+        bag: Path of the bag.
         start_ns: Record time of the first message.
-        duration_s: From the first message to the last.
-        messages: Of all topics.
-        topics: By name.
-        event_topics: Of those with events, what they hold.
+        duration_s: Time from the first message to the last.
+        messages: Messages of all topics.
+        topics: Topics by name.
+        event_topics: Topics of events by name.
         damage: By file, what is missing or wrong.
     """
 
@@ -76,21 +73,31 @@ class BagInfo:
     duration_s: float
     messages: int
     topics: dict[str, TopicSummary]
-    event_topics: dict[str, EventTopicSummary]
+    event_topics: dict[str, EventTopic]
     damage: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Put it into plain dictionaries, as JSON wants."""
-        return asdict(self)
+        """Put it into plain dictionaries, as JSON wants; counts stand beside the encoding."""
+        content = asdict(self)
+        for topic in content["event_topics"].values():
+            topic.update(topic.pop("counts") or {})
+        return content
 
 
-def summarize(reader: BagReader) -> BagInfo:
-    """Count what is in a bag; all event topics are decoded.
+def summarize(reader: BagReader, *, count: bool = False) -> BagInfo:
+    """List what is in a bag.
 
-    Raises:
-        UnknownEncodingError: If no decoder knows an event topic's encoding.
+    Args:
+        reader: Open bag, which should skip what is damaged.
+        count: Decode all events and count them; else only the bag's index and the first packets
+            are read.
     """
     duration_s = (reader.end_ns - reader.start_ns) / 1e9
+    event_topics = {
+        name: _count_events(reader, name) if count else _look_at_first_packet(reader, name)
+        for name, info in reader.topics.items()
+        if info.msgtype == EVENT_PACKET
+    }
     return BagInfo(
         bag=str(reader.path),
         start_ns=reader.start_ns,
@@ -100,29 +107,29 @@ def summarize(reader: BagReader) -> BagInfo:
             name: TopicSummary(info.msgtype, info.count, info.count / max(duration_s, 1e-9))
             for name, info in reader.topics.items()
         },
-        event_topics={
-            name: _summarize_events(reader, name)
-            for name, info in reader.topics.items()
-            if info.msgtype == EVENT_PACKET
-        },
+        event_topics=event_topics,
         damage=reader.damage,
     )
 
 
-def _summarize_events(reader: BagReader, topic: str) -> EventTopicSummary:
-    stream = EventStream(reader, topic)
-    tally = EventTally()
-    for packet in stream.packets():
-        tally.add(packet)
-    return EventTopicSummary(
-        encoding=stream.encoding,
-        width=tally.width,
-        height=tally.height,
-        events=tally.events,
-        on=tally.on,
-        off=tally.off,
-        triggers=dict(tally.triggers),
-        lost_packets=tally.lost,
-        malformed=stream.malformed,
-        sensor_duration_s=tally.sensor_duration_ns / 1e9,
-    )
+def _look_at_first_packet(reader: BagReader, name: str) -> EventTopic:
+    for message in islice(reader.messages([name]), _MOST_MALFORMED):
+        try:
+            packet = parse_event_packet(message.data)
+        except MessageError:
+            continue
+        error = "" if packet.encoding in CODECS else f"unknown encoding {packet.encoding!r}"
+        return EventTopic(packet.encoding, packet.width, packet.height, error, None)
+    return EventTopic("", 0, 0, "it has no packets" * (reader.topics[name].count > 0), None)
+
+
+def _count_events(reader: BagReader, name: str) -> EventTopic:
+    stream = EventStream(reader, name)
+    tally = EventTally(stream)
+    try:
+        for packet in stream.packets():
+            tally.add(packet)
+    except UnknownEncodingError as error:
+        return replace(_look_at_first_packet(reader, name), error=str(error))
+    counts = tally.summary()
+    return EventTopic(counts.encoding, counts.width, counts.height, "", counts)

@@ -7,6 +7,7 @@ again. Integers are little-endian.
 from __future__ import annotations
 
 import struct
+import zlib
 from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,6 +21,7 @@ MESSAGE_HEADER = struct.Struct("<HIQQ")  # channel, sequence, log time, publish 
 MESSAGE_RECORD = struct.Struct("<BQHIQQ")  # both headers of a message in one
 CHUNK_TIMES = struct.Struct("<QQQI")  # start, end, size of the records, their CRC (0: none)
 FOOTER = struct.Struct("<QQI")  # start of the summary, of its offsets, CRC (0: none)
+CRC = struct.Struct("<I")  # CRC-32, last in the footer, of all from the summary's start up to it
 
 # Messages; schemas, channels, attachments, metadata, chunks; earliest and latest time.
 _STATISTICS = struct.Struct("<QHIIIIQQ")
@@ -91,11 +93,13 @@ class ChunkHeader(NamedTuple):
     """What stands before the records of a chunk.
 
     Attributes:
+        crc: CRC-32 of the uncompressed records; 0 where it was not computed.
         compression: Of the records.
         records_size: In the file.
         records_offset: From the start of the content of the chunk's record.
     """
 
+    crc: int
     compression: str
     records_size: int
     records_offset: int
@@ -152,11 +156,19 @@ def channel(value: Channel) -> bytes:
 
 
 def chunk_header(
-    start_time: int, end_time: int, uncompressed_size: int, compression: str, records_size: int
+    start_time: int,
+    end_time: int,
+    uncompressed_size: int,
+    crc: int,
+    compression: str,
+    records_size: int,
 ) -> bytes:
-    """Encode what comes before the records of a chunk, the header of its record included."""
+    """Encode what comes before the records of a chunk, the header of its record included.
+
+    The checksum is that of the uncompressed records.
+    """
     content = (
-        CHUNK_TIMES.pack(start_time, end_time, uncompressed_size, 0)
+        CHUNK_TIMES.pack(start_time, end_time, uncompressed_size, crc)
         + string(compression)
         + struct.pack("<Q", records_size)
     )
@@ -227,7 +239,8 @@ def summary(
             offsets += record(Op.SUMMARY_OFFSET, content)
             data += group
     footer = record(Op.FOOTER, FOOTER.pack(start, start + len(data), 0))
-    return data + offsets + footer + MAGIC
+    checked = data + offsets + footer[: -CRC.size]
+    return checked + CRC.pack(zlib.crc32(checked)) + MAGIC
 
 
 def parse_schema(content: memoryview) -> Schema:
@@ -256,9 +269,10 @@ def parse_channel(content: memoryview) -> Channel:
 
 def parse_chunk_header(content: memoryview) -> ChunkHeader:
     """Decode what stands before the records of a chunk."""
+    _, _, _, crc = CHUNK_TIMES.unpack_from(content)
     compression, position = _parse_string(content, CHUNK_TIMES.size)
     (records_size,) = struct.unpack_from("<Q", content, position)
-    return ChunkHeader(compression, records_size, position + 8)
+    return ChunkHeader(crc, compression, records_size, position + 8)
 
 
 def parse_chunk_index(content: memoryview) -> ChunkIndex:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import zlib
 from bisect import bisect_left
 from collections import Counter
 from contextlib import contextmanager
@@ -40,20 +41,22 @@ class _Block(NamedTuple):
     """Records that lie together in the file and are read together.
 
     Attributes:
-        offset: Of the first record in the file.
-        size: Of all of them in the file.
-        compression: Of all of them together.
+        offset: Position in the file of the content of a chunk, or of the first record.
+        size: Bytes in the file.
         start_ns: Record time of the earliest message.
         end_ns: Record time of the latest message.
+        is_chunk: Whether these are the header and the records of one chunk.
         is_cut: Whether the end is missing.
+        channels: Channels of its messages; none where the file does not say.
     """
 
     offset: int
     size: int
-    compression: str
     start_ns: int
     end_ns: int
+    is_chunk: bool
     is_cut: bool
+    channels: frozenset[int] | None
 
 
 class _Contents:
@@ -66,7 +69,7 @@ class _Contents:
         self.counts: Counter[int] = Counter()
         self.start_ns = _LATEST
         self.end_ns = 0
-        self.damage = ""
+        self.damage: dict[int, str] = {}
 
     def take(self, op: int, content: memoryview) -> None:
         """Note a schema or a channel."""
@@ -103,7 +106,7 @@ class McapFile:
                 raise BagError(msg)
             contents = _read_index(file, size) or _Walk(file, size).run()
         self._blocks = sorted(contents.blocks, key=attrgetter("start_ns"))
-        self.damage = contents.damage
+        self._damage = contents.damage
         self.counts = contents.counts
         self.start_ns = contents.start_ns
         self.end_ns = contents.end_ns
@@ -111,6 +114,13 @@ class McapFile:
             channel.id: _topic(channel, contents.schemas.get(channel.schema_id))
             for channel in contents.channels.values()
         }
+
+    @property
+    def damage(self) -> str:
+        """What is missing or wrong, in words; empty if nothing is."""
+        first = next(iter(self._damage.values()), "")
+        others = len(self._damage) - 1
+        return f"{first}, and {others} more places" if others > 0 else first
 
     def messages(
         self, topic_ids: Collection[int], start_ns: int, end_ns: int
@@ -122,7 +132,11 @@ class McapFile:
         """
         wanted = frozenset(topic_ids)
         blocks = [
-            block for block in self._blocks if block.start_ns < end_ns and block.end_ns >= start_ns
+            block
+            for block in self._blocks
+            if block.start_ns < end_ns
+            and block.end_ns >= start_ns
+            and (block.channels is None or block.channels & wanted)
         ]
         ready: list[StoredMessage] = []
         with _open(self.path) as file:
@@ -151,12 +165,12 @@ class McapFile:
                     )
                     data = view[start + _MESSAGE_LENGTH : end]
                     yield StoredMessage(time_ns, publish_time_ns, channel_id, data)
-        except (BagError, struct.error) as error:
+        except (BagError, struct.error, UnicodeDecodeError) as error:
             what = f"the block at byte {block.offset} is damaged ({error})"
             if not self._skip_damaged:
                 msg = f"{self.path}: {what}: use scaleevent recover"
                 raise BagError(msg) from None
-            self.damage = what
+            self._damage[block.offset] = what
 
 
 def _topic(channel: mcap.Channel, schema: mcap.Schema | None) -> StoredTopic:
@@ -183,11 +197,25 @@ def _open(path: Path) -> Iterator[int]:
 
 
 def _load(file: int, block: _Block) -> BytesLike:
-    """Read the records of a block."""
+    """Read the records of a block.
+
+    Raises:
+        BagError: If they cannot be decompressed, or a chunk's checksum is wrong.
+        struct.error: If the header of a chunk is damaged.
+    """
     data = os.pread(file, block.size, block.offset)
+    if not block.is_chunk:
+        return data
+    view = memoryview(data)
+    chunk = mcap.parse_chunk_header(view)
+    stored = view[chunk.records_offset :]
     if block.is_cut:
-        return decompress_prefix(data, block.compression)
-    return decompress(data, block.compression)
+        return decompress_prefix(stored, chunk.compression)
+    records = decompress(stored[: chunk.records_size], chunk.compression)
+    if chunk.crc and zlib.crc32(records) != chunk.crc:
+        msg = "its checksum is wrong"
+        raise BagError(msg)
+    return records
 
 
 def _records(data: memoryview, *, allow_cut: bool) -> Iterator[tuple[int, int, int]]:
@@ -220,10 +248,13 @@ def _read_index(file: int, size: int) -> _Contents | None:
     tail = os.pread(file, _FOOTER_LENGTH, max(size - _FOOTER_LENGTH, 0))
     if len(tail) < _FOOTER_LENGTH or not tail.endswith(mcap.MAGIC) or tail[0] != Op.FOOTER:
         return None
-    summary_start, _, _ = mcap.FOOTER.unpack_from(tail, _HEADER_LENGTH)
+    summary_start, _, crc = mcap.FOOTER.unpack_from(tail, _HEADER_LENGTH)
     if not 0 < summary_start < size - _FOOTER_LENGTH:
         return None
     data = memoryview(os.pread(file, size - _FOOTER_LENGTH - summary_start, summary_start))
+    checked = tail[: -len(mcap.MAGIC) - mcap.CRC.size]
+    if crc and zlib.crc32(checked, zlib.crc32(data)) != crc:
+        return None
     contents = _Contents()
     statistics = None
     try:
@@ -234,17 +265,18 @@ def _read_index(file: int, size: int) -> _Contents | None:
                 statistics = mcap.parse_statistics(content)
             elif op == Op.CHUNK_INDEX:
                 index = mcap.parse_chunk_index(content)
-                offset = index.offset + index.length - index.compressed_size
-                if not 0 < offset <= offset + index.compressed_size <= summary_start:
+                if not 0 < index.offset < index.offset + index.length <= summary_start:
                     return None
                 contents.blocks.append(
                     _Block(
-                        offset,
-                        index.compressed_size,
-                        index.compression,
+                        index.offset + _HEADER_LENGTH,
+                        index.length - _HEADER_LENGTH,
                         index.start_time,
                         index.end_time,
+                        is_chunk=True,
                         is_cut=False,
+                        # An index of messages may be left out.
+                        channels=frozenset(index.message_index_offsets) or None,
                     )
                 )
     except (BagError, struct.error, UnicodeDecodeError):
@@ -285,7 +317,7 @@ class _Walk:
         self._close_block()
         ending = os.pread(self._file, len(mcap.MAGIC), max(self._size - len(mcap.MAGIC), 0))
         if not contents.damage and (ending != mcap.MAGIC or self._size == len(mcap.MAGIC)):
-            contents.damage = "it ends without an index"
+            contents.damage[self._size] = "it ends without an index"
         for unknown in contents.counts.keys() - contents.channels.keys():
             del contents.counts[unknown]
         return contents
@@ -296,7 +328,7 @@ class _Walk:
             return self._step(position)
         except (BagError, struct.error, UnicodeDecodeError) as error:
             self._close_block()
-            self._contents.damage = f"byte {position}: {error}"
+            self._contents.damage[position] = f"byte {position}: {error}"
             return self._chunk_end if position < self._chunk_end <= self._size else self._size
 
     def _step(self, position: int) -> int:
@@ -323,24 +355,26 @@ class _Walk:
         return int(end)
 
     def _enter_chunk(self, content: int, end: int) -> int:
-        """Go inside an uncompressed chunk, or take a compressed one as a block."""
+        """Go inside an uncompressed chunk that is not to be checked, or take a chunk as a block."""
         head = os.pread(self._file, _CHUNK_HEADER_LIMIT, content)
         chunk = mcap.parse_chunk_header(memoryview(head))
-        records = content + chunk.records_offset
         self._chunk_end = end
-        if not chunk.compression:
-            return records
-        self._close_block()
         is_cut = end > self._size
-        size = min(end, self._size) - records
-        block = _Block(records, size, chunk.compression, _LATEST, 0, is_cut)
+        if not chunk.compression and (is_cut or not chunk.crc):
+            return content + chunk.records_offset
+        self._close_block()
+        size = min(end, self._size) - content
+        block = _Block(content, size, _LATEST, 0, is_chunk=True, is_cut=is_cut, channels=None)
         view = memoryview(_load(self._file, block))
+        found: list[tuple[int, int]] = []
         for op, start, stop in _records(view, allow_cut=is_cut):
             if op == Op.MESSAGE:
                 _, _, channel_id, _, time_ns, _ = mcap.MESSAGE_RECORD.unpack_from(view, start)
-                block = self._count(block, channel_id, time_ns)
+                found.append((channel_id, time_ns))
             else:
                 self._contents.take(op, view[start + _HEADER_LENGTH : stop])
+        for channel_id, time_ns in found:
+            block = self._count(block, channel_id, time_ns)
         self._contents.blocks.append(block)
         if is_cut:
             msg = "the file ends inside a chunk"
@@ -348,7 +382,9 @@ class _Walk:
         return end
 
     def _add_message(self, start: int, end: int, channel_id: int, time_ns: int) -> None:
-        block = self._block or _Block(start, 0, "", _LATEST, 0, is_cut=False)
+        block = self._block or _Block(
+            start, 0, _LATEST, 0, is_chunk=False, is_cut=False, channels=None
+        )
         block = self._count(block, channel_id, time_ns)._replace(size=end - block.offset)
         self._block = block
         if block.size >= BLOCK_BYTES:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+import zlib
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,7 @@ class McapWriter:
         else:
             offset = self._offset - chunk.records_offset
             self._append(header, data)
+            chunk.crc = zlib.crc32(data, zlib.crc32(header, chunk.crc))
             size = self._offset - chunk.records_offset
         entries += (time_ns, offset)
         chunk.start = min(chunk.start, time_ns)
@@ -192,7 +194,7 @@ class McapWriter:
     def _open_chunk(self) -> _OpenChunk:
         offset = self._offset
         if not self._compression:
-            self._append(mcap.chunk_header(0, 0, 0, "", 0))
+            self._append(mcap.chunk_header(0, 0, 0, 0, "", 0))
         self._chunk = _OpenChunk(offset, self._offset)
         return self._chunk
 
@@ -202,13 +204,14 @@ class McapWriter:
             return
         if self._compression:
             uncompressed_size = len(chunk.buffer)
+            chunk.crc = zlib.crc32(chunk.buffer)
             records = compress(chunk.buffer, self._compression)
             size = len(records)
         else:
             records = b""
             uncompressed_size = size = self._offset - chunk.records_offset
         header = mcap.chunk_header(
-            chunk.start, chunk.end, uncompressed_size, self._compression, size
+            chunk.start, chunk.end, uncompressed_size, chunk.crc, self._compression, size
         )
         if self._compression:
             self._append(header, records)
@@ -239,8 +242,10 @@ class McapWriter:
     def _append_record(self, record: bytes) -> None:
         if self._chunk and self._compression:
             self._chunk.buffer += record
-        else:
-            self._append(record)
+            return
+        self._append(record)
+        if self._chunk:
+            self._chunk.crc = zlib.crc32(record, self._chunk.crc)
 
     def _append(self, *parts: BytesLike) -> None:
         """Write at the end of the file, wholly or not at all."""
@@ -276,6 +281,7 @@ class _OpenChunk:
         entries: By channel, record time and offset in the content of each message, in turn.
         start: Record time of the earliest message.
         end: Record time of the latest message.
+        crc: Checksum of its content so far, where that is not compressed.
         opened_at: By the monotonic clock, in s.
     """
 
@@ -286,6 +292,7 @@ class _OpenChunk:
         self.entries: dict[int, list[int]] = {}
         self.start = _LATEST
         self.end = 0
+        self.crc = 0
         self.opened_at = time.monotonic()
 
 

@@ -36,6 +36,7 @@ _DEFINITIONS = {
 }
 
 _NS = 1_000_000_000
+_MAX_SIDE = 1 << 16  # coordinates are uint16
 
 
 class Header(NamedTuple):
@@ -286,10 +287,11 @@ def parse_event_packet(cdr: BytesLike) -> EventPacketView:
         cdr: The serialized message, as bags hold it and raw subscriptions deliver it.
 
     Raises:
-        MessageError: If the bytes are no such message, or shorter than they claim.
+        MessageError: If the bytes are no such message, or shorter than they claim, or of a sensor
+            without pixels or with more than 65,536 a side.
     """
     reader = _CdrReader(cdr)
-    return EventPacketView(
+    packet = EventPacketView(
         stamp_ns=reader.stamp(),
         frame_id=reader.string(),
         height=reader.uint32(),
@@ -300,6 +302,10 @@ def parse_event_packet(cdr: BytesLike) -> EventPacketView:
         is_bigendian=bool(reader.uint8()),
         payload=reader.octets(),
     )
+    if not (0 < packet.width <= _MAX_SIDE and 0 < packet.height <= _MAX_SIDE):
+        msg = f"the packet is of a sensor of {packet.width}x{packet.height} pixels"
+        raise MessageError(msg)
+    return packet
 
 
 def serialize_event_packet(packet: EventPacketView) -> bytes:

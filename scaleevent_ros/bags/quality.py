@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from scaleevent_ros.bags.event_tally import EventSummary
     from scaleevent_ros.bags.frame_quality import FrameQuality
 
 REASONS = {
@@ -75,41 +76,6 @@ class Thumbnail:
     index: int
     frame: NDArray[np.uint8]
     events: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EventSummary:
-    """Of the event topic.
-
-    Attributes:
-        topic: Its name.
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
-        packets: Messages.
-        malformed: Messages that are no event packets.
-        lost_packets: Packets that `seq` says are missing.
-        restarts: How often `seq` went back.
-        events: Of both polarities.
-        on: Where it became brighter.
-        off: Where it became darker.
-        triggers: Edges by channel.
-        mean_rate: Events per second.
-        decoder: What the decoder saw and dropped.
-    """
-
-    topic: str
-    width: int
-    height: int
-    packets: int
-    malformed: int
-    lost_packets: int
-    restarts: int
-    events: int
-    on: int
-    off: int
-    triggers: dict[int, int]
-    mean_rate: float
-    decoder: dict[str, int]
 
 
 @dataclass(frozen=True)

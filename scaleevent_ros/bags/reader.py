@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import logging
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
@@ -52,6 +53,8 @@ IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 CAMERA_IMAGE = re.compile(r"/image_raw(/compressed)?$")
 
 _LATEST = 2**63 - 1
+_LONGEST_NS = 366 * 24 * 3600 * 10**9  # of a recording
+_MOST_EARLY = 100
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"_\d+(?=\.\w+$)")
 _COMPRESSED_SUFFIX = ".zstd"
@@ -136,6 +139,7 @@ class BagReader:
             raise BagError(msg)
         self._damage: dict[str, str] = {}
         self._skip_damaged = skip_damaged
+        self._earliest_ns = 0
         self._copies: list[SharedCopy] = []  # in use as long as this reader
         metadata = self._read_metadata()
         version, custom_data = metadata.get("version"), metadata.get("custom_data")
@@ -152,6 +156,7 @@ class BagReader:
         self.start_ns = min((file.start_ns for file in filled), default=0)
         self.end_ns = max((file.end_ns for file in filled), default=0)
         self.topics = self._merge_topics()
+        self._set_early_messages_aside()
 
     @property
     def damage(self) -> dict[str, str]:
@@ -178,7 +183,8 @@ class BagReader:
         if not names:
             return
         for group in _overlapping(self._files):
-            parts = [_read_file(file, names, start_ns, end_ns) for file in group]
+            earliest_ns = max(start_ns, self._earliest_ns)
+            parts = [_read_file(file, names, earliest_ns, end_ns) for file in group]
             yield from heapq.merge(*parts, key=attrgetter("record_time_ns"))
 
     def events(
@@ -277,6 +283,30 @@ class BagReader:
     def has_images(self) -> bool:
         """Whether there is a topic of (compressed) images."""
         return any(info.msgtype in IMAGE_TYPES for info in self.topics.values())
+
+    def _set_early_messages_aside(self) -> None:
+        """Leave out a few messages recorded years before all others, as with a log time of 0."""
+        latest_start = self.end_ns - _LONGEST_NS
+        if self.start_ns >= latest_start:
+            return
+        early: Counter[str] = Counter()
+        for message in self.messages():
+            if message.record_time_ns >= latest_start:
+                start_ns = message.record_time_ns
+                break
+            early[message.topic] += 1
+            if early.total() > _MOST_EARLY:
+                return
+        else:
+            return
+        years = (start_ns - self.start_ns) / _LONGEST_NS
+        self._damage["record times"] = (
+            f"{early.total()} messages of {', '.join(early)} are left out, recorded "
+            f"{years:.0f} years before the others, first at {self.start_ns} ns"
+        )
+        self.start_ns = self._earliest_ns = start_ns
+        for name, count in early.items():
+            self.topics[name] = replace(self.topics[name], count=self.topics[name].count - count)
 
     def _choose(self, topic: str | None, msgtypes: tuple[str, ...], kind: str) -> str:
         if topic is not None:

@@ -21,14 +21,20 @@ def info_text(info: BagInfo) -> str:
         for name, topic in info.topics.items()
     ]
     lines += _columns(rows)
-    for name, events in info.event_topics.items():
-        size = f"{events.encoding} {events.width}x{events.height}"
+    for name, topic in info.event_topics.items():
+        lines.append(f"{name}: {topic.encoding} {topic.width}x{topic.height}")
+        if topic.error:
+            lines.append(f"  cannot be decoded: {topic.error}")
+        if (counts := topic.counts) is None:
+            continue
         lines += [
-            f"{name}: {size}, {events.sensor_duration_s:.3f} s by the sensor's clock",
-            f"  {events.events:,} events: {events.on:,} ON, {events.off:,} OFF",
-            f"  triggers: {_edges(events.triggers)}",
-            f"  {events.lost_packets:,} packets lost, {events.malformed:,} broken",
+            f"  {counts.sensor_duration_s:.3f} s by the sensor's clock",
+            f"  {counts.events:,} events: {counts.on:,} ON, {counts.off:,} OFF",
+            f"  triggers: {_edges(counts.triggers)}",
+            f"  {counts.lost_packets:,} packets lost, {counts.malformed:,} broken",
         ]
+        if counts.off_sensor:
+            lines.append(f"  {counts.off_sensor:,} events dropped: their pixels are off the sensor")
     return "\n".join([*lines, *_damage(info.damage)])
 
 

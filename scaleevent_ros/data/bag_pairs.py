@@ -124,7 +124,7 @@ class IndexedBag:
         from scaleevent_ros.bags import BagReader
 
         if self._reader is None or self._process != os.getpid():
-            self._reader = BagReader(self.path)
+            self._reader = BagReader(self.path, skip_damaged=True)
             self._process = os.getpid()
         return self._reader
 
@@ -306,8 +306,10 @@ def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         logger.warning("%s is damaged and made anew: %s", kept, error)
     logger.info("%s: reading its times", path)
-    reader = BagReader(path)
+    reader = BagReader(path, skip_damaged=True)
     timeline = read_timeline(reader, options.events_topic, options.frames_topic)
+    for name, what in reader.damage.items():
+        logger.warning("%s, %s: %s", path, name, what)
     synchronization = synchronize(reader, timeline, options.clock)
     try:
         _save_index(kept, timeline, synchronization)

@@ -15,7 +15,6 @@ from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from scaleevent_ros.bags.messages import parse_header_stamp
-from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import create_steady_timer
@@ -67,7 +66,7 @@ class Replay(Node):
             name for name, output in self._outputs.items() if _starts_with_header(output.msg_type)
         }
         self._pace = Pace(self._settings.rate, lambda: self.get_clock().now().nanoseconds)
-        self._error: ScaleEventError | None = None
+        self._error: Exception | None = None
         self._published = 0
         if self._settings.clock_hz:
             self._clock_output = self.create_publisher(Clock, "/clock", 10)
@@ -87,7 +86,7 @@ class Replay(Node):
         """Whether all is played.
 
         Raises:
-            ScaleEventError: If the recording turned out to be damaged.
+            Exception: What stopped it, such as a damaged recording.
         """
         if self._error:
             raise self._error
@@ -128,7 +127,7 @@ class Replay(Node):
                         output.wait_for_all_acked(Duration(seconds=1))
                     break
                 self._pace.begin(start_ns)
-        except ScaleEventError as error:
+        except Exception as error:  # raised in the main thread
             self._error = error
 
     def _play_once(self, start_ns: int) -> bool:
