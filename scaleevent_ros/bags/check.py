@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +27,8 @@ from scaleevent_ros.bags.quality import (
     Thumbnail,
     count_reasons,
 )
-from scaleevent_ros.bags.synchronization import synchronize
+from scaleevent_ros.bags.shift import estimate_shift
+from scaleevent_ros.bags.synchronization import MIN_SHIFT_MS, SIGMAS, synchronize
 from scaleevent_ros.bags.timeline import read_timeline, unset_stamps
 from scaleevent_ros.events import activity_mask, histogram
 
@@ -82,7 +85,7 @@ def check_bag(
     timeline = read_timeline(
         reader, image_topic=image_topic, stream=stream, watch=watch.add, with_frames=has_frames
     )
-    synchronization = None
+    synchronization = clock = None
     problems = []
     if not has_frames:
         problems.append("there is no image topic, and without frames there are no pairs")
@@ -98,6 +101,7 @@ def check_bag(
         examination = _Examination(reader, timeline, synchronization, watch.tally, before_ns)
         pairs, thumbnails = examination.run(), examination.thumbnails
         warnings += [examination.error] if examination.error else []
+        clock = _summarize_clock(reader, timeline, synchronization)
     events = watch.tally.summary()
     frames = _summarize_frames(timeline) if has_frames else None
     return BagQuality(
@@ -105,14 +109,14 @@ def check_bag(
         duration_s=(reader.end_ns - reader.start_ns) / 1e9,
         damage=reader.damage,
         problems=[*problems, *_find_problems(events, pairs)],
-        warnings=[*warnings, *_find_warnings(events, frames)],
+        warnings=[*warnings, *_find_warnings(events, frames, clock)],
         topics={
             name: {"type": info.msgtype, "count": info.count}
             for name, info in reader.topics.items()
         },
         events=events,
         frames=frames,
-        clock=_summarize_clock(timeline, synchronization) if synchronization else None,
+        clock=clock,
         pairs=pairs,
         series=_series(reader, timeline, watch, pairs),
         thumbnails=thumbnails,
@@ -274,12 +278,23 @@ def _summarize_frames(timeline: Timeline) -> FrameSummary:
     )
 
 
-def _summarize_clock(timeline: Timeline, synchronization: Synchronization) -> ClockSummary:
+def _summarize_clock(
+    reader: BagReader, timeline: Timeline, synchronization: Synchronization
+) -> ClockSummary:
+    estimate = synchronization.estimate
+    if synchronization.mode == "estimated":
+        estimate = None
+    elif estimate is None:
+        with suppress(SynchronizationError):
+            estimate = estimate_shift(reader, timeline, synchronization.frame_ns)
     return ClockSummary(
         synchronization.mode,
         synchronization.shift_ms,
         synchronization.residual_ms,
         synchronization.reason,
+        reader.custom_data.get("clock_method", ""),
+        estimate.shift_ms if estimate else None,
+        estimate.residual_ms if estimate else None,
         timeline.clock.residual_ms,
         timeline.clock.drift * 1e6,
         len(timeline.clock.segments),
@@ -327,8 +342,19 @@ def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[s
         yield f"only {usable} of {len(pairs)} pairs can be used ({common})"
 
 
-def _find_warnings(events: EventSummary, frames: FrameSummary | None) -> Iterator[str]:
+def _find_warnings(
+    events: EventSummary, frames: FrameSummary | None, clock: ClockSummary | None
+) -> Iterator[str]:
     """Say what is wrong besides."""
+    if clock and clock.estimated_shift_ms is not None and clock.estimated_residual_ms is not None:
+        # Frames are exact where a trigger or the sensor times them, whatever stamps scatter.
+        stamps_ms = clock.residual_ms if clock.mode == "header_stamps" else 0.0
+        explained_ms = SIGMAS * math.hypot(clock.estimated_residual_ms, stamps_ms)
+        if abs(clock.estimated_shift_ms) > max(explained_ms, MIN_SHIFT_MS):
+            yield (
+                f"motion shows the frames {clock.estimated_shift_ms:+.1f} ms from where "
+                f"{clock.mode} has them, more than the residuals explain ({explained_ms:.1f} ms)"
+            )
     if 0 < events.malformed <= MAX_LOST_SHARE * events.packets:
         yield f"{events.malformed} messages of {events.topic} are no event packets"
     if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:

@@ -108,6 +108,10 @@ class ClockSummary:
         shift_ms: How much later than its stamp a frame was taken.
         residual_ms: How far stamps scatter about that.
         reason: Why this mode.
+        declared: Clock that the bag's metadata declares; empty where it does not.
+        estimated_shift_ms: How much later than by this mode the frames were taken, from motion;
+            none where motion does not tell it, or this mode is `estimated`.
+        estimated_residual_ms: How far that may be off.
         jitter_ms: How far packets' stamps scatter about the sensor's clock.
         drift_ppm: How much faster the host's clock runs, in millionths.
         segments: 1, and 1 more for each time that a clock was set anew.
@@ -117,6 +121,9 @@ class ClockSummary:
     shift_ms: float
     residual_ms: float
     reason: str
+    declared: str
+    estimated_shift_ms: float | None
+    estimated_residual_ms: float | None
     jitter_ms: float
     drift_ppm: float
     segments: int

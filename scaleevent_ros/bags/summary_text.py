@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from scaleevent_ros.bags.info import BagInfo
-    from scaleevent_ros.bags.quality import BagQuality
+    from scaleevent_ros.bags.quality import BagQuality, ClockSummary
 
 
 def info_text(info: BagInfo) -> str:
@@ -55,6 +55,8 @@ def quality_text(quality: BagQuality) -> str:
         rows += [
             ("clock", f"{clock.mode}: {clock.reason}"),
             ("shift", f"{clock.shift_ms:+.2f} ms, residual {clock.residual_ms:.2f} ms"),
+            ("declared", clock.declared or "none"),
+            ("by motion", _estimate(clock)),
             ("packet stamps", f"scatter by {clock.jitter_ms:.2f} ms, {clock.drift_ppm:+.1f} ppm"),
         ]
     rows.append(("usable pairs", f"{quality.usable:,} of {len(quality.pairs):,}"))
@@ -66,6 +68,14 @@ def quality_text(quality: BagQuality) -> str:
     lines += [f"warning: {warning}" for warning in quality.warnings]
     lines += [f"PROBLEM: {problem}" for problem in quality.problems]
     return "\n".join(lines)
+
+
+def _estimate(clock: ClockSummary) -> str:
+    if clock.estimated_shift_ms is None:
+        return "no other shift" if clock.mode == "estimated" else "no clear shift"
+    return (
+        f"shift {clock.estimated_shift_ms:+.2f} ms, residual {clock.estimated_residual_ms:.2f} ms"
+    )
 
 
 def _edges(triggers: Mapping[int, int]) -> str:

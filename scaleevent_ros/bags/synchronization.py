@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from scaleevent_ros.bags.errors import BagError, SynchronizationError
-from scaleevent_ros.bags.shift import estimate_shift
+from scaleevent_ros.bags.shift import Shift, estimate_shift
+from scaleevent_ros.bags.timeline import unset_stamps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,13 +25,20 @@ logger = logging.getLogger(__name__)
 MODES = ("auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated")
 
 _MS = 1_000_000
+# Declared methods by which stamps of frames and of packets are of one clock exactly.
+_EXACT = ("hardware_trigger", "sensor_time")
+# Clocks worth the name agree to 0.05 %; a driver's wrong unit or divider is off by more.
+_MAX_RATE_ERROR = 0.01
+_MIN_RATE_SPAN_NS = 1_000_000_000
 # Stamps of one clock do not lie further apart than what a recording host delays.
 _SAME_CLOCK_NS = 1_000_000_000
 _MAX_LAG_NS = 200 * _MS
 # Stamps at random lie a quarter of the period from the nearest edge, in the median.
 _MAX_SCATTER = 0.1
-# A shift that motion shows is believed before the stamps if it is larger than this.
-_MIN_SHIFT_MS = 2.0
+# A shift that motion shows is believed before the stamps if it is larger than this, and than so
+# many of its standard errors.
+MIN_SHIFT_MS = 2.0
+SIGMAS = 3.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Synchronization:
         shift_ms: How much later than its stamp a frame was taken, on average.
         residual_ms: How far stamps scatter about that.
         reason: Why this mode, in words.
+        estimate: The shift from motion, relative to the stamps; none where it was not estimated or
+            motion does not tell it.
     """
 
     mode: str
@@ -50,6 +62,7 @@ class Synchronization:
     shift_ms: float
     residual_ms: float
     reason: str
+    estimate: Shift | None = None
 
 
 def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Synchronization:
@@ -61,12 +74,13 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
         mode: `hardware_trigger`: by the edges on the sensor's trigger input. `sensor_time`: frames
             are stamped by the sensor's own clock. `header_stamps`: frames and packets are stamped
             by one host. `estimated`: by their stamps and the shift that best explains frames by
-            events. `auto`: the first of hardware trigger and sensor time that the bag supports;
-            otherwise stamps, corrected by the estimated shift where that can be told and is
-            more than 2 ms.
+            events. `auto`: the exact clock that the bag's metadata declares (`clock_method`); else
+            the first of hardware trigger and sensor time that the bag supports; else stamps,
+            corrected by the estimated shift where that can be told and exceeds its uncertainty.
 
     Raises:
-        SynchronizationError: If the bag does not support the mode.
+        SynchronizationError: If the bag does not support the mode, or clocks run at different
+            rates, so that no shift brings them together.
     """
     if mode not in MODES:
         msg = f"synchronization mode {mode!r} is none of {', '.join(MODES)}"
@@ -74,6 +88,7 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
     if not len(timeline.frames.stamp):
         msg = f"{timeline.image_topic} of {reader.path} has no frames"
         raise SynchronizationError(msg)
+    _check_rates(timeline)
     if mode == "auto":
         return _automatic(reader, timeline)
     if mode == "hardware_trigger":
@@ -85,16 +100,69 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
     return _by_estimate(reader, timeline)
 
 
+def _check_rates(timeline: Timeline) -> None:
+    """Compare how fast stamps advance while messages arrive.
+
+    Arrival is timed by one clock, that of the recording host. Stamps of one clock at twice the rate
+    of another may agree in their medians.
+
+    Raises:
+        SynchronizationError: If rates differ, naming the clocks.
+    """
+    packets, frames = timeline.packets, timeline.frames
+    stamped = ~unset_stamps(frames.stamp)
+    rates = {
+        f"stamps of {timeline.image_topic}": _rate(frames.stamp[stamped], frames.record[stamped]),
+        f"stamps of {timeline.event_topic}": _rate(packets.stamp, packets.record),
+        "the sensor's clock": _rate(packets.first, packets.record),
+    }
+    known = {name: rate for name, rate in rates.items() if rate is not None}
+    for (_, one), (_, other) in combinations(known.items(), 2):
+        allowed = _MAX_RATE_ERROR + 3 * (one.error + other.error)
+        if abs(one.rate - other.rate) > allowed * max(abs(one.rate), abs(other.rate)):
+            listed = ", ".join(f"{name} {rate.rate:.3f}" for name, rate in known.items())
+            msg = f"clocks run at different rates, in seconds per second of arrival: {listed}"
+            raise SynchronizationError(msg)
+
+
+class _Rate(NamedTuple):
+    """How fast a clock runs by another, with its standard error."""
+
+    rate: float
+    error: float
+
+
+def _rate(times: Times, arrival: Times) -> _Rate | None:
+    """Compare two clocks over eighths of a recording; none where it is too short to tell."""
+    apart = len(times) // 8
+    if apart < 2 or arrival[-1] - arrival[0] < _MIN_RATE_SPAN_NS:
+        return None
+    elapsed = arrival[apart:] - arrival[:-apart]
+    slopes = (times[apart:] - times[:-apart])[elapsed > 0] / elapsed[elapsed > 0]
+    if not len(slopes):
+        return None
+    return _Rate(float(np.median(slopes)), _scatter(slopes) / math.sqrt(8))
+
+
 def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
     reasons = []
+    declared = reader.custom_data.get("clock_method", "")
+    if declared in _EXACT:
+        try:
+            declaration = _by_header_stamps(timeline)
+            detail = reader.custom_data.get("clock_detail", "")
+            reason = f"the bag declares {declared}: {detail}".removesuffix(": ")
+            return replace(declaration, mode=declared, reason=reason)
+        except SynchronizationError as error:
+            reasons.append(f"the bag declares {declared}, but {error}")
     try:
         return _by_trigger(reader, timeline)
     except SynchronizationError as error:
         reasons.append(str(error))
+    by_stamps: Synchronization | None = None
     try:
         by_stamps = _by_header_stamps(timeline)
     except SynchronizationError as error:
-        by_stamps = None
         reasons.append(str(error))
     try:
         by_sensor = _by_sensor_time(timeline)
@@ -105,10 +173,11 @@ def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
         reasons.append(str(error))
     try:
         estimated = _by_estimate(reader, timeline)
-        limit = max(_MIN_SHIFT_MS, 3 * estimated.residual_ms)
+        limit = max(MIN_SHIFT_MS, SIGMAS * estimated.residual_ms)
         if by_stamps is None or abs(estimated.shift_ms) > limit:
             return estimated
         reasons.append(f"motion agrees with the stamps to {estimated.shift_ms:.1f} ms")
+        by_stamps = replace(by_stamps, estimate=estimated.estimate)
     except BagError as error:
         reasons.append(str(error))
     if by_stamps is None:
@@ -162,6 +231,7 @@ def _by_estimate(reader: BagReader, timeline: Timeline) -> Synchronization:
         shift.shift_ms,
         shift.residual_ms,
         f"motion explains frames by events with a correlation of {shift.correlation:.2f}",
+        shift,
     )
 
 

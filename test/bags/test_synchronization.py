@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
@@ -10,9 +12,11 @@ import pytest
 from moving_scene import EVENT_TOPIC, IMAGE_TOPIC, Rig, write_scene
 
 from scaleevent_ros.bags import BagError, BagReader, BagWriter, SynchronizationError
+from scaleevent_ros.bags.check import check_bag
 from scaleevent_ros.bags.event_stream import EventStream
 from scaleevent_ros.bags.messages import parse_image, serialize_image
 from scaleevent_ros.bags.shift import _liveliest
+from scaleevent_ros.bags.summary_text import quality_text
 from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
 
@@ -203,3 +207,48 @@ def test_real_events_give_a_clock(test_data: Path) -> None:
     clock = RecordedClock.fit(sensor, host)
     assert 0.5 < clock.residual_ms < 2.0
     assert np.abs(clock.to_sensor(clock.to_host(sensor)) - sensor).max() <= 2
+
+
+@pytest.mark.parametrize("rate", [1.1, 1.5, 2.0, 0.5])
+def test_clocks_of_different_rates_are_refused_and_named(tmp_path: Path, rate: float) -> None:
+    """The medians of these stamps agree."""
+    write_scene(tmp_path / "bag", Rig(stamp_rate=rate, duration=3000, stamp_jitter=2.0))
+    reader = BagReader(tmp_path / "bag")
+    timeline = read_timeline(reader)
+    match = rf"different rates.* stamps of {IMAGE_TOPIC} {rate:.2f}\d, stamps of {EVENT_TOPIC} 1.00"
+    for mode in ("auto", "header_stamps", "estimated"):
+        with pytest.raises(SynchronizationError, match=match):
+            synchronize(reader, timeline, mode)
+    quality = check_bag(reader)
+    assert any("different rates" in problem for problem in quality.problems)
+
+
+DECLARED = ("clock_method", "hardware_trigger"), ("clock_detail", "a board triggers both")
+
+
+def test_a_declared_exact_clock_is_believed(tmp_path: Path) -> None:
+    """What motion shows instead is a warning, not a correction."""
+    rig = Rig(shift=8, custom_data=DECLARED)
+    result, errors = synchronized(tmp_path, rig)
+    assert (result.mode, result.shift_ms) == ("hardware_trigger", 0.0)
+    assert np.abs(errors + 8).max() < 0.5
+    assert result.reason == "the bag declares hardware_trigger: a board triggers both"
+    quality = check_bag(BagReader(tmp_path / "bag"))
+    assert quality.clock is not None
+    assert quality.clock.declared == "hardware_trigger"
+    assert quality.clock.estimated_shift_ms == pytest.approx(8, abs=1.5)
+    assert any("from where hardware_trigger has them" in text for text in quality.warnings)
+    # Without the declaration, the shift is estimated away.
+    assert synchronized(tmp_path / "again", replace(rig, custom_data=()))[0].mode == "estimated"
+
+
+def test_a_declared_clock_that_motion_confirms_is_no_warning(tmp_path: Path) -> None:
+    write_scene(tmp_path / "bag", Rig(custom_data=DECLARED))
+    quality = check_bag(BagReader(tmp_path / "bag"))
+    assert quality.warnings == []
+    assert re.search(r"by motion +shift [+-]0\.\d\d ms, residual", quality_text(quality))
+
+
+def test_a_declaration_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
+    rig = Rig(custom_data=DECLARED, sensor_stamps=True)
+    assert synchronized(tmp_path, rig)[0].mode == "sensor_time"

@@ -47,6 +47,8 @@ class Rig:
         lost_triggers: Indices of frames whose edge is missing.
         extra_triggers: Edges without a frame, after the start.
         sensor_stamps: Whether frames are stamped by the sensor's clock.
+        stamp_rate: How fast the frames' stamps run, around the middle of the recording.
+        custom_data: What the metadata says beside.
         speed: Of the texture, in pixels per second.
         seed: Of texture and jitter.
         flicker: Standard deviation of the logarithm of the frames' exposure.
@@ -64,6 +66,8 @@ class Rig:
     lost_triggers: tuple[int, ...] = ()
     extra_triggers: tuple[float, ...] = ()
     sensor_stamps: bool = False
+    stamp_rate: float = 1.0
+    custom_data: tuple[tuple[str, str], ...] = ()
     speed: float = 150.0
     seed: int = 1
     flicker: float = 0.0
@@ -153,12 +157,14 @@ def write_scene(path: Path, rig: Rig) -> NDArray[np.int64]:
         brightness = 255 * np.exp(log_brightness(time, seen) + exposure)
         pixels = np.clip(brightness, 0, 255).astype(np.uint8)
         arrival = host_ns(time)
-        stamp = arrival - round((rig.shift + random.normal(0, 1) * rig.stamp_jitter) * 1e6)
+        stamp = host_ns(rig.duration / 2 + (time - rig.duration / 2) * rig.stamp_rate) - round(
+            (rig.shift + random.normal(0, 1) * rig.stamp_jitter) * 1e6
+        )
         if rig.sensor_stamps:
             stamp = start_ns + round(time * 1e6)
         image = ImageView(stamp, "camera", HEIGHT, WIDTH, "mono8", False, WIDTH, pixels.tobytes())
         messages.append((arrival + 9_000_000, IMAGE_TOPIC, serialize_image(image)))
-    with BagWriter(path) as writer:
+    with BagWriter(path, custom_data=dict(rig.custom_data)) as writer:
         writer.add_topic(EVENT_TOPIC, EVENT_PACKET)
         writer.add_topic(IMAGE_TOPIC, IMAGE)
         for record_ns, topic, cdr in sorted(messages):
