@@ -177,6 +177,7 @@ class PacketStream:
             counts.lost += packet.seq - before.seq - 1
         if not self._fits(packet):
             return 0
+        counts.frame_id = packet.frame_id
         return self._decode(packet, now_ns, keep=keep)
 
     def _interrupted(
@@ -253,7 +254,6 @@ class PacketStream:
 
     def _keep(self, events: EventBatch, frame_id: str) -> None:
         """Put events into the windows, and offer those once they are whole."""
-        self.counts.frame_id = frame_id
         self._windows.push(events)
         first = int(events.t[0])
         self._kept_since = first if self._kept_since is None else min(self._kept_since, first)

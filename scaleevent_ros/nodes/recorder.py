@@ -68,6 +68,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         self._monitors: dict[str, TopicMonitor] = {}
         self._latched: dict[str, bytes] = {}
         self._losses: Counter[str] = Counter()
+        self._waits_for_clock = False
         self._status = self.create_publisher(DiagnosticStatus, "~/status", 1)
         self.create_service(Trigger, "~/start", self._serve(self._start))
         self.create_service(Trigger, "~/stop", self._serve(self._stop))
@@ -179,10 +180,8 @@ class Recorder(ManagedNode[RecorderParameters]):
         with inputs.receiver.lock:
             for topic in inputs.topics.values():
                 bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
-            # A latched message comes once; a bag that starts later must hold it too.
-            for name, cdr in self._latched.items():
-                bag.put(name, self._now(), cdr)
             self._bag = bag
+            self._put_latched()
 
     def _close_bag(self) -> str:
         """Write all that has arrived by now, close the bag, and return a summary."""
@@ -226,8 +225,22 @@ class Recorder(ManagedNode[RecorderParameters]):
             )
         if topic.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
             self._latched[topic.name] = cdr
-        if self._bag:
-            self._bag.put(topic.name, self._now(), cdr)
+        self._put(topic.name, cdr)
+
+    def _put(self, topic: str, cdr: bytes) -> None:
+        """Queue a message for the bag, if there is one."""
+        if not self._bag:
+            return
+        if now := self._now():
+            self._bag.put(topic, now, cdr)
+        else:  # simulated time has not begun
+            self._waits_for_clock = True
+
+    def _put_latched(self) -> None:
+        """Queue the latched messages: they come once, and a bag that starts later has them too."""
+        self._waits_for_clock = False
+        for name, cdr in self._latched.items():
+            self._put(name, cdr)
 
     def _report_defect(self, error: Exception) -> None:
         self.problem = f"a message cannot be recorded: {type(error).__name__}: {error}"
@@ -253,6 +266,9 @@ class Recorder(ManagedNode[RecorderParameters]):
         if not self._inputs:
             return
         self._inputs.refresh()
+        with self._inputs.receiver.lock:
+            if self._waits_for_clock and self._now():
+                self._put_latched()
         if not self._bag:
             return
         seconds = time.monotonic() - self._started_at
@@ -279,13 +295,18 @@ class Recorder(ManagedNode[RecorderParameters]):
                 bag=self._bag,
                 seconds=now - self._started_at if self._bag else 0.0,
                 free_mb=self._free_mb() if self._inputs else None,
-                missing=self._inputs.missing if self._inputs else [],
+                missing=self._missing(),
                 problem=self.problem,
             ),
             reports,
         )
         self._status.publish(overall)
         return [overall, *(topic_status(name, report) for report in reports)]
+
+    def _missing(self) -> list[str]:
+        """List what the recording waits for."""
+        clock = ["/clock"] if self._waits_for_clock else []
+        return clock + (self._inputs.missing if self._inputs else [])
 
     def _topic_report(self, topic: Topic, now: float) -> TopicReport:
         monitor = self._monitors[topic.name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -14,12 +15,16 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from event_camera_msgs.msg import EventPacket
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
+from ros_processes import NodeProcess
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, Imu
 from std_srvs.srv import Trigger
 
@@ -35,7 +40,7 @@ from scaleevent_ros.bags.messages import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ros_processes import Graph, NodeProcess
+    from ros_processes import Graph
 
 MODULE = "scaleevent_ros.nodes.recorder"
 NODE = "/scaleevent_recorder"
@@ -378,6 +383,96 @@ def test_it_does_without_numba() -> None:
     # 80 MB at its import, and more when it compiles.
     program = f"import sys, {MODULE}; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_two_cameras_on_a_topic_flood_no_log_and_sighup_closes_the_bag(
+    graph: Graph, tmp_path: Path
+) -> None:
+    events = graph.publisher(EventPacket, "/events", RELIABLE)
+    recorder = start(graph, tmp_path)
+    settle(graph, events)
+    begin = time.monotonic()
+    for seq in range(300):
+        events.publish(packet(seq, width=640 if seq % 2 else 320))
+        graph.spin_for(0.01)
+    seconds = time.monotonic() - begin
+    assert 1 <= recorder.output.count("changes from") <= seconds + 1
+    recorder.process.send_signal(signal.SIGHUP)
+    assert recorder.wait() == 0
+    assert not BagReader(tmp_path / "bag").damage
+    assert stored_seqs(tmp_path / "bag") == [*range(300)]
+
+
+def test_ends_by_sigint_where_a_shell_has_it_ignored(graph: Graph, tmp_path: Path) -> None:
+    events = graph.publisher(EventPacket, "/events", RELIABLE)
+    command = f"{sys.executable} -m {MODULE} --ros-args -p output_folder:={tmp_path} -p name:=bag"
+    shell = NodeProcess(
+        ["sh", "-c", f"{command} & echo $! > {tmp_path}/pid; wait $!"],
+        graph.environment,
+        tmp_path / "log",
+    )
+    settle(graph, events)
+    events.publish(packet(0))
+    graph.spin_for(0.3)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGINT)
+    assert shell.wait() == 0
+    assert "Traceback" not in shell.output
+    assert not BagReader(tmp_path / "bag").damage
+    assert stored_seqs(tmp_path / "bag") == [0]
+
+
+def test_outputs_of_perception_are_left_out(graph: Graph, tmp_path: Path) -> None:
+    # A perception node by another name, in a namespace; and a camera with a topic of such a name.
+    eye = Node("eye", namespace="/robot1", context=graph.node.context)
+    outputs = [eye.create_publisher(Image, f"~/{name}", 10) for name in ("features_pca", "overlay")]
+    camera = graph.publisher(Image, "/camera/overlay", RELIABLE)
+    recorder = start(graph, tmp_path)
+    settle(graph, camera)
+    assert not any(output.get_subscription_count() for output in outputs)
+    recorder.wait_for_output("/robot1/eye/overlay is not recorded: it is an output of")
+    assert recorder.interrupt() == 0
+    named = start(graph, tmp_path, topics=["/robot1/eye/overlay"])
+    settle(graph, outputs[1])
+    assert named.interrupt() == 0
+    eye.destroy_node()
+
+
+def test_simulated_time_is_waited_for(graph: Graph, tmp_path: Path) -> None:
+    info = graph.publisher(CameraInfo, "/camera_info", LATCHED)
+    info.publish(CameraInfo(width=640))
+    events = graph.publisher(EventPacket, "/events", RELIABLE)
+    recorder = start(graph, tmp_path, use_sim_time=True)
+    statuses = graph.collect(DiagnosticStatus, f"{NODE}/status")
+    settle(graph, events, info)
+    events.publish(packet(0))
+    graph.spin_until(lambda: statuses and "waits for /clock" in statuses[-1].message, "waiting")
+    clock = graph.publisher(Clock, "/clock", 10)
+    graph.wait_for_subscriber(clock)
+    for _ in range(10):
+        clock.publish(Clock(clock=Time(sec=1000)))
+        graph.spin_for(0.1)
+    events.publish(packet(1))
+    graph.spin_for(0.3)
+    assert recorder.interrupt() == 0
+    assert [
+        (message.topic, message.record_time_ns)
+        for message in BagReader(tmp_path / "bag").messages()
+    ] == [("/camera_info", 1000 * 10**9), ("/events", 1000 * 10**9)]
+
+
+@pytest.mark.parametrize("home", ["", "/dev/null"])
+def test_a_home_that_cannot_be_written_to_is_no_error(
+    graph: Graph, tmp_path: Path, home: str
+) -> None:
+    recorder = graph.start(
+        MODULE,
+        parameters={"output_folder": str(tmp_path), "name": "bag"},
+        environment={"HOME": home},
+    )
+    recorder.wait_for_output("recording to")
+    assert recorder.interrupt() == 0
+    assert recorder.output.count("cannot write its log files") == 1
+    assert "Traceback" not in recorder.output
 
 
 def test_ends_after_its_duration(graph: Graph, tmp_path: Path) -> None:
