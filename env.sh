@@ -26,6 +26,10 @@ _scaleevent_prepend() { # VARIABLE VALUE: put VALUE in front, unless it is in th
 
 _scaleevent_prepend PATH "$_scaleevent_root/.venv/bin"
 _scaleevent_prepend AMENT_PREFIX_PATH "$_scaleevent_root/.venv"
+if [ -n "${ROS_DISTRO:-}" ]; then
+    # `ros2 launch` runs launch files in the system's Python, which sees nothing of .venv.
+    _scaleevent_prepend PYTHONPATH "$_scaleevent_root/.venv/share/scaleevent_ros/python"
+fi
 
 # Fast DDS as it comes loses large best-effort messages; a profile of your own is kept.
 if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then

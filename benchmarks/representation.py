@@ -283,7 +283,7 @@ class Setting:
     scale: Scale
     teacher: str
     stride: int
-    classes: Path
+    classes: str
     output: Path
     threads: int
     workers: int
@@ -385,7 +385,7 @@ def segment(
     configuration = Finetuning(
         data=LabelledData(
             pictures="films", labels="films", validation_pictures="films",
-            validation_labels="films", classes=str(setting.classes),
+            validation_labels="films", classes=setting.classes,
             width=scale.width, height=scale.height,
         ),
         events=EVENTS,
@@ -490,7 +490,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS], metavar="ROW")
     parser.add_argument("--teacher", default="tf_efficientnet_lite0.package")
     parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--classes", type=Path, default=Path("config/labels/camvid11.yaml"))
+    parser.add_argument("--classes", default="camvid11")
     parser.add_argument(
         "--jobs",
         type=int,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BUILT = ("build", "install", "log")
+CODE = "import scaleevent_ros, sys; print(scaleevent_ros.__file__, *sys.path[1:])"
 
 
 @pytest.fixture
@@ -114,6 +115,62 @@ def test_env_sh_adds_and_loses_nothing(shell: str, tmp_path: Path) -> None:
     assert variables["AMENT_PREFIX_PATH"] == f"{REPOSITORY}/.venv:/mine/workspace"
     assert variables["PYTHONPATH"] == "/mine/python"
     assert variables["FASTDDS_DEFAULT_PROFILES_FILE"] == str(profile)
+
+
+def test_env_sh_lets_the_launch_files_of_a_sourced_ros_find_the_package(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", '. "$1/env.sh" && exec /usr/bin/python3 -c "$2"', "bash", REPOSITORY, CODE],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "ROS_DISTRO": "kilted", "PYTHONPATH": "/opt/ros/kilted"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    module, *path = done.stdout.split()
+    assert Path(module).resolve() == Path(scaleevent_ros.__file__)
+    assert path.index("/opt/ros/kilted") == 1
+    # Nothing else of ours may hide a library of the system.
+    (folder,) = {Path(module).parents[1]}
+    assert [entry.name for entry in folder.iterdir()] == ["scaleevent_ros"]
+
+
+def test_pytest_starts_with_the_plugins_of_ros_installed(tmp_path: Path) -> None:
+    """`launch_testing` and its kin are plugins of every pytest once ROS is sourced."""
+    names = ("launch_testing", "launch_ros", "launch_pytest", "ament_copyright")
+    for name in names:
+        (tmp_path / f"{name}_plugin.py").write_text(f"raise RuntimeError('{name} is loaded')")
+        metadata = tmp_path / f"{name}-1.dist-info"
+        metadata.mkdir()
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n")
+        (metadata / "entry_points.txt").write_text(f"[pytest11]\n{name} = {name}_plugin\n")
+    collect = [sys.executable, "-m", "pytest", "--collect-only", "-q", "test/test_imports.py"]
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    options: dict[str, Any] = {
+        "cwd": REPOSITORY,
+        "env": variables,
+        "capture_output": True,
+        "text": True,
+    }
+    done = subprocess.run(collect, **options, check=False)
+    assert done.returncode == 0, done.stderr
+    without_options = [*collect, "-o", "addopts="]
+    assert "is loaded" in subprocess.run(without_options, **options, check=False).stderr
+
+
+def test_the_environment_is_a_prefix_in_which_ros_finds_the_package() -> None:
+    """`ros2 launch` walks through the share folder without following links to folders."""
+    venv = REPOSITORY / ".venv"
+    assert (venv / "share/ament_index/resource_index/packages/scaleevent_ros").is_file()
+    share = venv / "share" / "scaleevent_ros"
+    found = {
+        str(path.relative_to(share))
+        for folder, _, names in os.walk(share)
+        for path in (Path(folder, name) for name in names)
+    }
+    launch_files = {f"launch/{path.name}" for path in (REPOSITORY / "launch").glob("*.py")}
+    assert {"package.xml", "config/perception.yaml", *launch_files} <= found
+    executables = venv / "lib" / "scaleevent_ros"
+    assert all(os.access(path, os.X_OK) for path in executables.iterdir())
 
 
 def test_env_sh_offers_the_transport_profile() -> None:

@@ -11,8 +11,9 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from scaleevent_ros.nodes.parameters import described
-from scaleevent_ros.nodes.transport import profile_environment, share_folder
+from scaleevent_ros.nodes.parameters import described, shown
+from scaleevent_ros.nodes.transport import profile_environment
+from scaleevent_ros.share_folder import share_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +56,7 @@ def launch_node(
                 default_value="",
                 description=(
                     f"{parameter.description} Unset: that of params_file, or "
-                    f"{_shown(parameter.default)}."
+                    f"{shown(parameter.default)}."
                 ),
             )
             for parameter in described(kind)
@@ -90,15 +91,6 @@ def launch_node(
         ]
 
     return LaunchDescription([*arguments, OpaqueFunction(function=start)])
-
-
-def _shown(default: object) -> str:
-    """Write a default as one would give it on the command line."""
-    if isinstance(default, tuple):
-        return "[" + ", ".join(default) + "]"
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:g}" if isinstance(default, float) else repr(default)
 
 
 def _parsed(text: str, default: object) -> Any:

@@ -92,6 +92,15 @@ def described(kind: type[object]) -> Iterator[Described]:
         yield Described(field.name, field.default, field.metadata["description"])
 
 
+def shown(default: object) -> str:
+    """Format a default as one gives it on the command line."""
+    if isinstance(default, tuple):
+        return "[" + ", ".join(default) + "]"
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:g}" if isinstance(default, float) else repr(default)
+
+
 def changed(settings: Parameters, changes: Mapping[str, object]) -> Parameters:
     """Check new values of some parameters and put them into a copy of the dataclass.
 

@@ -460,7 +460,7 @@ def _node_name(info: Any) -> str:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the perception node; the exit code is 1 where a parameter is wrong from the start."""
-    return run(NAME, Perception, args, threads=3)
+    return run(NAME, Perception, PerceptionParameters, args, threads=3)
 
 
 if __name__ == "__main__":

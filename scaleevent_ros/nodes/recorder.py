@@ -356,7 +356,7 @@ def _stored(offer: QoSProfile) -> Qos:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the recorder; the exit code is 1 where it could not start."""
-    return run(NAME, Recorder, args)
+    return run(NAME, Recorder, RecorderParameters, args)
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the replay node; the exit code is 1 where something could not be played."""
-    return run(NAME, Replay, args)
+    return run(NAME, Replay, ReplayParameters, args)
 
 
 if __name__ == "__main__":

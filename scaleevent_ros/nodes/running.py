@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.nodes.parameters import described, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,6 +59,7 @@ def handle_signals() -> None:
 def run(
     name: str,
     build: Callable[[], RunnableNode],
+    parameters: type[object],
     args: Sequence[str] | None = None,
     *,
     threads: int = 1,
@@ -69,11 +72,15 @@ def run(
     Args:
         name: Name of the node, for messages before it exists.
         build: Makes the node.
-        args: Command line, by default the process's.
+        parameters: Dataclass of the node's parameters, for its help.
+        args: Command line without the program's name, by default the process's.
         threads: Threads that serve callbacks.
 
     Returns:
         The exit code: 0, or 1 where a `ScaleEventError` ended the node.
+
+    Raises:
+        SystemExit: If help was asked for, or an argument is not one of ROS.
     """
     handle_signals()
     log_folder = _replace_log_folder()
@@ -81,10 +88,11 @@ def run(
     from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
     from rclpy.logging import get_logger
     from rclpy.signals import SignalHandlerOptions
+    from rclpy.utilities import remove_ros_args
 
-    rclpy.init(
-        args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO
-    )
+    args = sys.argv[1:] if args is None else list(args)
+    _parser(name, build, parameters).parse_args(remove_ros_args(args))
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     _log_through_ros(get_logger(name))
     if log_folder:
         get_logger(name).warning(f"ROS cannot write its log files in HOME; they go to {log_folder}")
@@ -119,6 +127,26 @@ def run(
         gc.collect()
         gc.freeze()
     return 0
+
+
+def _parser(
+    name: str, build: Callable[[], RunnableNode], parameters: type[object]
+) -> argparse.ArgumentParser:
+    """Describe a node's command line."""
+    lines = [
+        f"  {parameter.name} (default: {shown(parameter.default)})\n      {parameter.description}"
+        for parameter in described(parameters)
+    ]
+    return argparse.ArgumentParser(
+        prog=name,
+        usage=(
+            "%(prog)s [-h] [--ros-args [-p NAME:=VALUE ...] [-r FROM:=TO ...] [--params-file FILE]]"
+        ),
+        description=(build.__doc__ or "").partition("\n")[0],
+        epilog="\n".join(["parameters:", *lines]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 def _replace_log_folder() -> str:

@@ -179,7 +179,7 @@ def _picture(message: Image | CompressedImage) -> NDArray[np.uint8]:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the simulate node; the exit code is 1 where a parameter is wrong."""
-    return run(NAME, Simulate, args)
+    return run(NAME, Simulate, SimulateParameters, args)
 
 
 if __name__ == "__main__":

@@ -3,28 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from scaleevent_ros.share_folder import share_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Its name before Fast DDS 3, which takes it too, with a warning."""
-
-
-def share_folder() -> Path:
-    """Return the folder with this package's `config/`: the source tree, or where it is installed.
-
-    colcon installs it for ament's index to find, pip below the environment's prefix.
-    """
-    source_tree = Path(__file__).resolve().parents[2]
-    if (source_tree / "config").is_dir():
-        return source_tree
-    try:
-        return Path(get_package_share_directory("scaleevent_ros"))
-    except (PackageNotFoundError, OSError):
-        return Path(sys.prefix) / "share" / "scaleevent_ros"
 
 
 def large_messages_profile() -> Path:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from scaleevent_ros.share_folder import share_folder
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.losses import IGNORED
 
@@ -72,17 +73,18 @@ def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray
 
 
 def read_classes(path: str | Path) -> ClassList:
-    """Read a list of classes, such as those in ``config/labels``.
+    """Read a list of classes.
 
     Args:
-        path: A YAML file: ``classes``, a list of ``{id, name, color}`` with ids from 0 on without
-            gaps, and ``ignored``, a list of ids.
+        path: Name of a list in ``config/labels``, such as ``camvid11``, or a YAML file of the same
+            form: ``classes``, a list of ``{id, name, color}`` with ids from 0 on without gaps, and
+            ``ignored``, a list of ids.
 
     Raises:
         TaskError: If it cannot be read, or says something else.
     """
     try:
-        said = yaml.safe_load(Path(path).read_text())
+        said = yaml.safe_load(_class_file(path).read_text())
         classes = sorted(said["classes"], key=lambda entry: int(entry["id"]))
         names = tuple(str(entry["name"]) for entry in classes)
         colors = tuple((int(r), int(g), int(b)) for r, g, b in (e["color"] for e in classes))
@@ -105,3 +107,11 @@ def read_classes(path: str | Path) -> ClassList:
         msg = f"{path}: colours and ignored ids are 0 to 255, and no class is ignored"
         raise TaskError(msg)
     return ClassList(names, colors, ignored)
+
+
+def _class_file(path: str | Path) -> Path:
+    """Return the file of a list in `config/labels` by its name, any other path as it is."""
+    if Path(path).name == str(path) and not Path(path).suffix:
+        shipped = share_folder() / "config" / "labels" / f"{path}.yaml"
+        return shipped if shipped.is_file() else Path(path)
+    return Path(path)

@@ -74,7 +74,8 @@ class LabelledData:
         labels: Folder of their labels, uint8 class ids, by the same names.
         validation_pictures: Folder of the pictures to judge by.
         validation_labels: Folder of their labels.
-        classes: For segmentation, a list of classes such as ``config/labels/camvid11.yaml``.
+        classes: For segmentation, name of a list in ``config/labels``, such as ``camvid11``, or a
+            YAML file of the same form.
         fraction: Share of the windows to learn from; see `take_fraction`.
         validation_fraction: Share of the windows to judge by.
         strength: Of the camera's motion over pictures.

@@ -23,8 +23,16 @@ FOLDER = Path(__file__).resolve().parents[2] / "config" / "labels"
         ("ddd17_6", 6, {0: "flat", 1: "background", 4: "human", 5: "vehicle"}),
     ],
 )
-def test_our_lists(name: str, count: int, known: dict[int, str]) -> None:
-    classes = read_classes(FOLDER / f"{name}.yaml")
+def test_our_lists(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    count: int,
+    known: dict[int, str],
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a name is found from any folder
+    classes = read_classes(name)
+    assert classes == read_classes(FOLDER / f"{name}.yaml")
     assert len(classes.names) == len(set(classes.colors)) == count
     assert {i: classes.names[i] for i in known} == known
 
@@ -58,5 +66,6 @@ def test_a_wrong_list_is_refused(tmp_path: Path, text: str, said: str) -> None:
     path.write_text(text)
     with pytest.raises(TaskError, match=said):
         read_classes(path)
-    with pytest.raises(TaskError, match="cannot be read"):
-        read_classes(tmp_path / "absent.yaml")
+    for absent in (tmp_path / "absent.yaml", "absent"):
+        with pytest.raises(TaskError, match="cannot be read"):
+            read_classes(absent)

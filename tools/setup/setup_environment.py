@@ -38,12 +38,6 @@ STATE = VENV / "setup-state.json"
 UV = "uv==0.13.9"
 OLDEST, NEWEST = (3, 10), (3, 14)
 INTERFACES = ("event_camera_msgs", "vision_msgs")
-NODES = (
-    "scaleevent_perception",
-    "scaleevent_recorder",
-    "scaleevent_replay",
-    "scaleevent_simulate",
-)
 BYTES_NEEDED = 8 << 30
 
 
@@ -264,10 +258,10 @@ def install_packages(ros: str | None, constraints: Path, keep_system_torch: bool
     run(*command, env=uv_environment())
 
 
-def repair_cmake_exports() -> None:
+def repair_cmake_exports(prefix: Path, python: Path) -> None:
     """Replace the build machine's paths in the ROS wheels' CMake exports by this machine's."""
     numpy_include = subprocess.run(
-        [str(PYTHON), "-c", "import numpy; print(numpy.get_include())"],
+        [str(python), "-c", "import numpy; print(numpy.get_include())"],
         capture_output=True,
         text=True,
         check=True,
@@ -276,24 +270,30 @@ def repair_cmake_exports() -> None:
     built = r"/opt/python/cp\d+-cp\d+"
     numpy_built = built + r"/lib/python3\.\d+/site-packages/numpy/(?:_core|core)/include"
     python_built = built + r"/include/python3\.\d+"
-    for export in (VENV / "share").glob("*/cmake/*rosidl_generator_pyExport.cmake"):
+    for export in (prefix / "share").glob("*/cmake/*rosidl_generator_pyExport.cmake"):
         text = export.read_text()
-        mended = re.sub(numpy_built, lambda _: numpy_include, text)
-        mended = re.sub(python_built, lambda _: python_include, mended)
-        if mended != text:
-            export.write_text(mended)
+        repaired = re.sub(numpy_built, lambda _: numpy_include, text)
+        repaired = re.sub(python_built, lambda _: python_include, repaired)
+        if repaired != text:
+            export.write_text(repaired)
 
 
-def build_interfaces() -> None:
-    """Build the interface packages into the environment's prefix, one process for each."""
-    repair_cmake_exports()
+def build_interfaces(prefix: Path, python: Path, python_path: str = "") -> None:
+    """Build the interface packages into a prefix that holds ROS from wheels.
+
+    Args:
+        prefix: Folder with the wheels' `bin`, `lib` and `share`.
+        python: Interpreter for which the packages are built.
+        python_path: `PYTHONPATH` with which it finds the wheels and numpy.
+    """
+    repair_cmake_exports(prefix, python)
     environment = {
-        "PATH": f"{VENV / 'bin'}{os.pathsep}{os.environ['PATH']}",
-        "AMENT_PREFIX_PATH": str(VENV),
-        "CMAKE_PREFIX_PATH": str(VENV),
-        "PYTHONPATH": "",
+        "PATH": f"{prefix / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "AMENT_PREFIX_PATH": str(prefix),
+        "CMAKE_PREFIX_PATH": str(prefix),
+        "PYTHONPATH": python_path,
     }
-    builds = VENV / "build"
+    builds = prefix / "build"
     shutil.rmtree(builds, ignore_errors=True)
     builds.mkdir()
     for package in INTERFACES:
@@ -305,8 +305,8 @@ def build_interfaces() -> None:
             HERE / "interfaces" / package,
             "-B",
             folder,
-            f"-DCMAKE_INSTALL_PREFIX={VENV}",
-            f"-DPython3_EXECUTABLE={PYTHON}",
+            f"-DCMAKE_INSTALL_PREFIX={prefix}",
+            f"-DPython3_EXECUTABLE={python}",
             "-DCMAKE_BUILD_TYPE=Release",
             "-DBUILD_TESTING=OFF",
             env=environment,
@@ -321,8 +321,25 @@ def build_interfaces() -> None:
     shutil.rmtree(builds)
 
 
+def replace_link(link: Path, target: Path) -> None:
+    """Link to a target whatever was there before."""
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def shared_files() -> list[Path]:
+    """Return the files that belong into the package's share folder."""
+    folders = (REPOSITORY / "launch", REPOSITORY / "config")
+    paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
+    return [REPOSITORY / "package.xml", *(p for p in paths if "__pycache__" not in p.parts)]
+
+
 def install_project() -> None:
-    """Install the package itself, editable, where both the shell and `ros2 run` find it."""
+    """Install the package itself, editable, where the shell, `ros2 run` and `ros2 launch` find it.
+
+    An editable installation leaves out data files, so `share` and ament's index are linked.
+    """
     purge_torn_packages()
     run(
         *(VENV / "bin" / "uv", "pip", "install", "--quiet", "--python", PYTHON),
@@ -330,11 +347,19 @@ def install_project() -> None:
         *("--editable", REPOSITORY),
         env=uv_environment(),
     )
-    executables = VENV / "lib" / "scaleevent_ros"
-    shutil.rmtree(executables, ignore_errors=True)
-    executables.mkdir()
-    for name in ("scaleevent", *NODES):
-        (executables / name).symlink_to(Path("..", "..", "bin", name))
+    executables, share = VENV / "lib" / "scaleevent_ros", VENV / "share" / "scaleevent_ros"
+    for folder in (executables, share):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (VENV / "bin").glob("scaleevent*"):
+        replace_link(executables / path.name, Path("..", "..", "bin", path.name))
+    # One link for each file: `ros2 launch` does not follow links to folders.
+    for path in shared_files():
+        replace_link(share / path.relative_to(REPOSITORY), path)
+    index = VENV / "share" / "ament_index" / "resource_index" / "packages"
+    replace_link(index / "scaleevent_ros", REPOSITORY / "resource" / "scaleevent_ros")
+    # `ros2 launch` runs launch files in the system's Python: env.sh puts this folder, which holds
+    # nothing else, on its path.
+    replace_link(share / "python" / "scaleevent_ros", REPOSITORY / "scaleevent_ros")
 
 
 def read_state() -> dict[str, str]:
@@ -369,7 +394,6 @@ def set_up() -> None:
         check_build_tools()
 
     ros_files = (HERE / "requirements-ros.txt", HERE / "interfaces")
-    shared_files = [REPOSITORY / name for name in ("launch", "config", "resource", "package.xml")]
     base = digest(sys.version, BASE_PYTHON, ros or "wheels", Path(__file__).resolve())
     pinned = digest(base, constraints)
     declared = digest(pinned, REPOSITORY / "setup.py")
@@ -380,9 +404,11 @@ def set_up() -> None:
             digest(declared, *ros_files[:1]),
             lambda: install_packages(ros, constraints, keep_system_torch),
         ),
-        Stage("interfaces", digest(pinned, *ros_files), build_interfaces),
+        Stage("interfaces", digest(pinned, *ros_files), lambda: build_interfaces(VENV, PYTHON)),
         Stage(
-            "project", digest(declared, REPOSITORY / "setup.cfg", *shared_files), install_project
+            "project",
+            digest(declared, REPOSITORY / "setup.cfg", *map(str, shared_files())),
+            install_project,
         ),
     ]
     if ros:

@@ -1,0 +1,115 @@
+"""Build a stand-in for a machine that has ROS 2 from apt: `ros_machine.py FOLDER`.
+
+ROS 2's own packages are in no registry that every machine reaches, but its core exists as wheels.
+The stand-in has what matters on such a machine: a system Python with numpy 1 and without our
+libraries, ROS 2 in a prefix outside of any environment, and a `setup.sh` to source. It also has
+`launch`, `launch_ros` and `ros2cli` if copies of their sources are given.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import setup_environment
+
+DISTRIBUTION = "kilted"
+# What Ubuntu packages for ROS 2 install into the system's Python.
+SYSTEM_LIBRARIES = (
+    "numpy",
+    "PyYAML",
+    "packaging",
+    "typing-extensions",
+    "lark-parser==0.12.0",
+    "catkin_pkg",
+    "empy",
+    "setuptools",
+)
+SETUP = """\
+# Source this, as one sources /opt/ros/DISTRIBUTION/setup.sh.
+export ROS_DISTRO={distribution} ROS_VERSION=2 ROS_PYTHON_VERSION=3
+export PATH="{prefix}/bin:{system}/bin:$PATH"
+export PYTHONPATH="{packages}${{PYTHONPATH:+:$PYTHONPATH}}"
+export LD_LIBRARY_PATH="{libraries}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"
+export AMENT_PREFIX_PATH="{prefix}${{AMENT_PREFIX_PATH:+:$AMENT_PREFIX_PATH}}"
+export CMAKE_PREFIX_PATH="{prefix}${{CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}}"
+"""
+
+
+def copy_python(system: Path) -> Path:
+    """Copy this Python's interpreter, with no library but the standard one, to a folder.
+
+    Returns:
+        The copied interpreter.
+    """
+    version = f"python3.{sys.version_info[1]}"
+    base = Path(sys.base_prefix)
+    (system / "bin").mkdir(parents=True)
+    python = system / "bin" / version
+    shutil.copy2(setup_environment.BASE_PYTHON, python)
+    (system / "bin" / "python3").symlink_to(version)
+    standard_library = system / "lib" / version
+    standard_library.mkdir(parents=True)
+    for path in (base / "lib" / version).iterdir():
+        if path.name not in ("site-packages", "dist-packages"):
+            (standard_library / path.name).symlink_to(path)
+    (system / "include").symlink_to(base / "include")
+    return python
+
+
+def system_packages(python: Path) -> Path:
+    """Return the first folder in which an interpreter looks for libraries, made if needed."""
+    code = "import site; print(site.getsitepackages()[0])"
+    folder = Path(subprocess.check_output([python, "-I", "-c", code], text=True).strip())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def pinned(constraints: Path, pattern: str) -> list[str]:
+    """Return the lines of a constraints file that match a pattern from their start."""
+    return [line for line in constraints.read_text().splitlines() if re.match(pattern, line)]
+
+
+def build(folder: Path, uv: Path) -> Path:
+    """Build the stand-in in an empty folder.
+
+    Args:
+        folder: Where to build; nothing but the standard library is shared with this machine's
+            Python.
+        uv: Installer.
+
+    Returns:
+        The `setup.sh` to source.
+    """
+    here = setup_environment.HERE
+    python = copy_python(folder / "usr")
+    install = (uv, "pip", "install", "--quiet", "--python", python)
+    environment = setup_environment.uv_environment()
+    libraries = system_packages(python)
+    setup_environment.run(
+        *install,
+        *("--target", libraries, "--constraint", here / "constraints-numpy1.txt"),
+        *SYSTEM_LIBRARIES,
+        env=environment,
+    )
+    prefix = folder / "opt" / "ros" / DISTRIBUTION
+    wheels = pinned(here / "constraints.txt", r"ros-(?!wheels-bootstrapper)")
+    setup_environment.run(*install, "--prefix", prefix, "--no-deps", *wheels, env=environment)
+    packages = next(prefix.rglob("rclpy/__init__.py")).parents[1]
+    setup_file = prefix / "setup.sh"
+    setup_file.write_text(
+        SETUP.format(
+            distribution=DISTRIBUTION,
+            prefix=prefix,
+            system=folder / "usr",
+            packages=packages,
+            libraries=":".join(map(str, [prefix / "lib", *sorted(packages.glob("ros_*.libs"))])),
+        )
+    )
+    for path in prefix.glob("bin/python*"):
+        path.unlink()
+    setup_environment.build_interfaces(prefix, python, str(packages))
+    return setup_file
