@@ -32,7 +32,7 @@ from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOption
 from scaleevent_ros.distill.distillation import Distillation
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.distill.optimizer import build_optimizer
-from scaleevent_ros.distill.trainer import start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
 from scaleevent_ros.models import build_student, build_teacher, tokens
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def our_step(case: Case) -> Callable[[], None]:
     model = fabric.setup_module(student)
     optimizer = cast(
         "_FabricOptimizer",
-        fabric.setup_optimizers(build_optimizer(student, OptimizerOptions())),
+        fabric.setup_optimizers(build_optimizer(student, OptimizerOptions(), case.batch)),
     )
     if on_gpu:
         student.compile()

@@ -47,7 +47,8 @@ from scaleevent_ros.distill.configuration import (
 from scaleevent_ros.distill.distillation import Distillation
 from scaleevent_ros.distill.journal import METRICS_NAME
 from scaleevent_ros.distill.losses import build_loss
-from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.distill.trainer import Trainer
 from scaleevent_ros.events import activity_mask
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, build_teacher
@@ -125,7 +126,7 @@ class Row:
     name: str
     init: str
     loss: str | None
-    margin: int = LossOptions().margin
+    dilation: int = LossOptions().dilation
 
 
 LOSSES = (
@@ -142,7 +143,7 @@ ROWS = (
     Row("random + structure_active", "random", "structure_active"),
     Row("teacher", "teacher", None),
     *(Row(f"teacher + {loss}", "teacher", loss) for loss in LOSSES),
-    Row("teacher + structure_active, margin 0", "teacher", "structure_active", margin=0),
+    Row("teacher + structure_active, dilation 0", "teacher", "structure_active", dilation=0),
 )
 
 
@@ -303,7 +304,7 @@ def trainer_options(folder: Path, training: Training, seed: int) -> TrainerOptio
         validate_every=training.steps,
         log_every=max(1, training.steps // 5),
         pictures=0,
-        tensorboard=False,
+        loggers=[],
     )
 
 
@@ -357,7 +358,7 @@ def pretrain(row: Row, seed: int, setting: Setting, train: Films, held_out: Film
     )
     student.header = EVENTS.describe(student.header)
     objective = Distillation(
-        student, teacher, build_loss(row.loss), margin=row.margin, features=seen_already
+        student, teacher, build_loss(row.loss), dilation=row.dilation, features=seen_already
     )
     pairs = Pairs(train, range(len(train.events)), seed)
     judged = Pairs(held_out, range(len(held_out.events)), None)

@@ -133,7 +133,7 @@ class StoredFeatures(Protocol):
 
 
 class Batch(NamedTuple):
-    """Samples together; see `Sample`."""
+    """A batch of samples; see `Sample`."""
 
     events: Tensor
     frames: Tensor
@@ -141,6 +141,19 @@ class Batch(NamedTuple):
     covered: Tensor
     features: Tensor
     moves: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """Move the batch, but keep the masks on the CPU.
+
+        The number of tokens that a loss compares is then known without waiting for the GPU.
+        """
+        masks = {"active", "covered"}
+        return Batch(
+            *(
+                value if name in masks else value.to(device, non_blocking=True)
+                for name, value in self._asdict().items()
+            )
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
@@ -20,8 +21,23 @@ if TYPE_CHECKING:
 
 Configuration = TypeVar("Configuration")
 
+RENAMED = {
+    "trainer.average": "trainer.ema_decay",
+    "trainer.checkpointing": "trainer.grad_checkpointing",
+    "trainer.tensorboard": "trainer.loggers, a list: '[\"tensorboard\"]' or '[]'",
+    "optimizer.final": "optimizer.min_lr_ratio",
+    "loss.margin": "loss.dilation",
+}
+"""Fields by their old names, which are refused."""
+
+_UNKNOWN = re.compile(
+    r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>\w+)'"
+    r"|unrecognized arguments: --(?P<name>[\w.]+)"
+)
+
 Representation = Literal["voxel", "histogram", "stacked_histogram", "time_surface"]
 Normalization = Literal["none", "mean_std", "percentile", "scaleevent_picture"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
@@ -202,22 +218,27 @@ class StudentOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """What is minimized.
+    """The distillation loss.
 
     Attributes:
-        name: Of the loss.
-        options: Its weights (``feature``, ``intra``, ``cross``) and other options.
-        margin: Tokens that are at most so many away from an active one, in each direction, count
-            as active too: events beside them tell what is there. The paper has 0.
+        name: Name of the loss.
+        options: Weights (``feature``, ``intra``, ``cross``) and other options of the loss.
+        dilation: Tokens at most this many rows and columns away from an active token count as
+            active too, since events beside them show what is there. The paper has 0.
+        final_dilation: Dilation at the end of training; it changes linearly from ``dilation``, so
+            that the mask grows over training. Unset: constant.
     """
 
     name: str = "structure_active"
     options: dict[str, Any] = field(default_factory=dict)
-    margin: int = 1
+    dilation: int = 1
+    final_dilation: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the loss exists and takes its options."""
-        _require_between(self, "margin", 0, 1000)
+        _require_between(self, "dilation", 0, 1000)
+        if self.final_dilation is not None:
+            _require_between(self, "final_dilation", 0, 1000)
         if self.name not in LOSS_NAMES:
             msg = f"loss.name is {self.name!r}; known: {', '.join(LOSS_NAMES)}"
             raise ConfigurationError(msg)
@@ -230,12 +251,12 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class ParameterGroup:
-    """Parameters that learn at a rate of their own.
+    """Parameters with their own learning rate.
 
     Attributes:
         pattern: Regular expression, searched for in a parameter's name; the first group that
-            fits counts.
-        multiplier: Of the learning rate; 0 keeps the parameters as they are.
+            matches counts.
+        multiplier: Factor on the learning rate; 0 freezes the parameters.
     """
 
     pattern: str
@@ -247,21 +268,24 @@ class OptimizerOptions:
     """AdamW and its learning rate over time.
 
     Attributes:
-        learning_rate: At its highest.
-        weight_decay: Of AdamW.
+        learning_rate: Highest learning rate, after warm-up.
+        reference_batch_size: Batch size that ``learning_rate`` is meant for: the rate is
+            multiplied by ``trainer.batch_size / reference_batch_size``. Unset: not scaled.
+        weight_decay: Weight decay of AdamW.
         decay_all: Also decay biases, norms and other vectors, as the paper does.
-        betas: Of AdamW.
-        layer_decay: Multiplies the rate once for each block between a parameter and the output.
-        groups: Rates of their own for some parameters, on top of ``layer_decay``.
-        warmup_steps: In which the rate grows linearly from 0.
-        schedule: ``cosine`` to ``final`` at the last step; ``exponential``: times ``gamma`` at
-            the end of each epoch; or ``constant``.
-        final: Of ``cosine``, relative to the highest rate.
-        gamma: Of ``exponential``.
-        clip: Greatest norm of the gradient; 0 switches clipping off.
+        betas: Betas of AdamW.
+        layer_decay: Factor on the rate for each block between a parameter and the output.
+        groups: Learning rates of some parameters, on top of ``layer_decay``.
+        warmup_steps: Steps in which the rate grows linearly from 0.
+        schedule: ``cosine`` to ``min_lr_ratio`` at the last step; ``exponential``: times ``gamma``
+            at the end of each epoch; or ``constant``.
+        min_lr_ratio: Last rate of ``cosine``, relative to the highest.
+        gamma: Factor of ``exponential``.
+        clip: Largest norm of the gradient; 0 switches clipping off.
     """
 
     learning_rate: float = 1e-4
+    reference_batch_size: int | None = None
     weight_decay: float = 1e-4
     decay_all: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
@@ -269,7 +293,7 @@ class OptimizerOptions:
     groups: list[ParameterGroup] = field(default_factory=list)
     warmup_steps: int = 0
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"
-    final: float = 0.01
+    min_lr_ratio: float = 0.01
     gamma: float = 0.9
     clip: float = 0.1
 
@@ -279,38 +303,42 @@ class OptimizerOptions:
         for name in ("weight_decay", "clip", "warmup_steps"):
             _require_between(self, name, 0, float("inf"))
         _require_between(self, "layer_decay", 0.01, 1)
-        _require_between(self, "final", 0, 1)
+        _require_between(self, "min_lr_ratio", 0, 1)
+        if self.reference_batch_size is not None:
+            _require_between(self, "reference_batch_size", 1, 1_000_000_000)
         _require_between(self, "gamma", 0.01, 1)
 
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """How a run goes, whatever it trains.
+    """The training loop, whatever it trains.
 
     Attributes:
         output: Folder of the run: checkpoints, logs, pictures.
-        resume: Go on from the newest checkpoint in the folder, or start if there is none.
-        evaluate: Validate what the run would start from, the newest checkpoint with ``resume``,
-            and stop.
-        seed: Of everything that is drawn at random.
-        epochs: How many.
-        pairs_per_epoch: How many samples make an epoch; all there are if none is given.
-        batch_size: For one step, over all processes and accumulated parts.
+        resume: Continue from the newest checkpoint in the folder, or start if there is none.
+        evaluate: Validate the initial weights, or the newest checkpoint with ``resume``, and stop.
+        seed: Seed of all random numbers.
+        epochs: Number of epochs.
+        pairs_per_epoch: Samples in an epoch; all that exist if unset.
+        batch_size: Samples in a step, over all processes and accumulated parts.
         accumulate: Parts of a step that are computed one after the other.
-        precision: ``auto`` is bfloat16 on GPUs that have it, float32 elsewhere.
-        accelerator: Where to compute.
+        precision: ``fp32``; ``tf32``: float32 whose products are rounded to TF32 on GPUs; ``bf16``
+            or ``fp16``: mixed precision, the latter with loss scaling. ``auto`` is fp32 on CPUs,
+            bf16 on GPUs that compute in it, and fp16 on other GPUs.
+        accelerator: Device to compute on.
         strategy: ``ddp`` copies the model to each process, ``fsdp`` shards it; ``auto`` is
             ``ddp`` where there are several processes.
-        checkpointing: Compute activations again in the backward pass instead of keeping them.
+        grad_checkpointing: Recompute activations in the backward pass instead of keeping them.
         compile: Compile the model, and a teacher, with `torch.compile`.
-        average: Decay of an exponential moving average of the weights, which is then what is
-            validated and handed out; 0 keeps none.
+        ema_decay: Decay of an exponential moving average of the weights, which is then what is
+            validated and saved as the student; 0 keeps none.
         save_every: Steps between checkpoints.
-        keep: How many of the newest checkpoints are kept, besides the best.
+        keep: Number of newest checkpoints that are kept, besides the best.
         validate_every: Steps between validations.
         log_every: Steps between entries of the log.
-        pictures: Samples that are drawn at each validation.
-        tensorboard: Write TensorBoard's files.
+        pictures: Samples drawn at each validation.
+        loggers: Experiment loggers besides ``metrics.jsonl``: ``tensorboard``, ``wandb`` and
+            ``mlflow``; the last two need their packages.
     """
 
     output: str = "runs/pretrain"
@@ -321,18 +349,20 @@ class TrainerOptions:
     pairs_per_epoch: int | None = None
     batch_size: int = 32
     accumulate: int = 1
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    checkpointing: bool = False
+    grad_checkpointing: bool = False
     compile: bool = False
-    average: float = 0.0
+    ema_decay: float = 0.0
     save_every: int = 1000
     keep: int = 2
     validate_every: int = 1000
     log_every: int = 10
     pictures: int = 4
-    tensorboard: bool = True
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = field(
+        default_factory=lambda: ["tensorboard"]
+    )
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -343,7 +373,7 @@ class TrainerOptions:
             _require_between(self, "pairs_per_epoch", 1, 1_000_000_000)
         _require_between(self, "seed", 0, 2**31 - 1)
         _require_between(self, "pictures", 0, 64)
-        _require_between(self, "average", 0, 0.999999)
+        _require_between(self, "ema_decay", 0, 0.999999)
         if self.batch_size % self.accumulate:
             msg = (
                 f"trainer.batch_size {self.batch_size} does not divide into "
@@ -435,20 +465,15 @@ def _listed(value: Any) -> Any:
 
 
 def first_reason(error: BaseException) -> str:
-    """Shorten a parser's message, which lists every alternative that it tried."""
+    """Shorten a parser's message to one line, and name the new name of a renamed field."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = " ".join(lines[:3]) if lines else type(error).__name__
-    for said, better in (
-        ('Parser key "', ""),
-        ('": Expected', ": expected"),
-        ('": ', ": "),
-        ("a <class 'list'>", 'a list such as \'["one", "two"]\''),
-        ("a <class 'int'>", "a whole number"),
-        ("a <class 'float'>", "a number"),
-        ("a <class 'bool'>", "true or false"),
-    ):
-        reason = reason.replace(said, better)
-    return reason
+    unknown = _UNKNOWN.match(reason)
+    if unknown is not None:
+        name = unknown["name"] or f"{unknown['group']}.{unknown['option']}"
+        if name in RENAMED:
+            return f"{name} is now {RENAMED[name]}"
+    return reason.replace('Parser key "', "").replace('":', ":")
 
 
 def _require_between(owner: object, name: str, low: float, high: float) -> None:

@@ -1,4 +1,4 @@
-"""The step of pretraining: a student of events is drawn to a teacher of frames."""
+"""The objective of pretraining: distil a teacher of frames into a student of events."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class FeatureSource(Protocol):
-    """A teacher, or a memory of one."""
+    """A teacher, or a cache of its features."""
 
     def __call__(self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """See `Teacher.forward`."""
 
 
 class Panel(NamedTuple):
-    """What there is to see of one validation sample, on the CPU.
+    """One validation sample for a picture, on the CPU.
 
     Attributes:
         events: The event tensor, float32 [bins, H, W].
@@ -55,13 +55,13 @@ class Panel(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """A batch seen by both.
+    """Features of both for a batch.
 
     Attributes:
-        student: Projected features, ``[B, D, h, w]``, with a gradient; standardized if the
+        student: Projected student features, ``[B, D, h, w]``, with a gradient; standardized if the
             student's header says so.
-        teacher: Features, ``[B, D, h, w]``, not standardized.
-        terms: Of the loss.
+        teacher: Teacher features, ``[B, D, h, w]``, not standardized.
+        terms: Terms of the loss.
     """
 
     student: Tensor
@@ -69,16 +69,20 @@ class Compared(NamedTuple):
     terms: LossTerms
 
 
-def grow(active: Tensor, margin: int) -> Tensor:
-    """Add the tokens that are at most ``margin`` away from an active one, rows and columns alike.
+def dilate_mask(active: Tensor, dilation: int) -> Tensor:
+    """Add the tokens that are at most ``dilation`` rows and columns away from an active one.
 
     Args:
         active: bool ``[B, h, w]``.
-        margin: 0 adds none.
+        dilation: 0 adds none.
     """
-    if margin == 0:
+    if dilation == 0:
         return active
-    return functional.max_pool2d(active.float(), 2 * margin + 1, stride=1, padding=margin) > 0
+    dilated = active.float()
+    for reach in ((dilation, 0), (0, dilation)):  # rows, then columns
+        size = (2 * reach[0] + 1, 2 * reach[1] + 1)
+        dilated = functional.max_pool2d(dilated, size, stride=1, padding=reach)
+    return dilated > 0
 
 
 def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
@@ -108,7 +112,8 @@ class Distillation:
         teacher: Teacher,
         loss: DistillLoss,
         *,
-        margin: int = 0,
+        dilation: int = 0,
+        final_dilation: int | None = None,
         features: FeatureSource | None = None,
         statistics: FeatureStatistics | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] | None = None,
@@ -117,14 +122,15 @@ class Distillation:
         """Put student, teacher and loss together.
 
         Args:
-            student: With a projection to the teacher's width where theirs differ.
-            teacher: Whose features are to be had.
-            loss: What is minimized.
-            margin: Of tokens around active ones that the loss looks at too.
-            features: Where the teacher's features come from instead of the teacher itself.
-            statistics: Of the teacher's features, if the student learns them standardized
-                (``student.header.standardized``) or cosines are to be centred.
-            autocast: In which the teacher computes.
+            student: Student with a projection to the teacher's width where theirs differ.
+            teacher: Frozen teacher.
+            loss: Distillation loss.
+            dilation: Dilation of the mask of active tokens, see `dilate_mask`.
+            final_dilation: Dilation at the end of training, reached linearly; None keeps it.
+            features: Source of the teacher's features instead of the teacher itself.
+            statistics: Statistics of the teacher's features, if the student learns them
+                standardized (``student.header.standardized``) or cosines are to be centred.
+            autocast: Context in which the teacher computes.
             draw: Makes a picture of a validation sample, uint8 [H, W, 3].
         """
         self.model = cast("nn.Module", student)
@@ -132,7 +138,8 @@ class Distillation:
         self._teacher = teacher
         self._features = teacher if features is None else features
         self._loss = loss
-        self._margin = margin
+        self._dilation = dilation
+        self._dilations = (dilation, dilation if final_dilation is None else final_dilation)
         self._statistics = statistics
         self._standardized = student.header.standardized
         self._autocast = autocast
@@ -145,31 +152,33 @@ class Distillation:
             self._statistics = self._statistics.to(device)
 
     def start_step(self, progress: float) -> None:
-        """Do nothing: the loss is the same throughout a run."""
+        """Set the dilation of the mask."""
+        first, last = self._dilations
+        self._dilation = round(first + (last - first) * progress)
 
     def compare(self, model: nn.Module, batch: Batch) -> Compared:
-        """Let both see a batch."""
+        """Compute features of student and teacher, and the loss between them."""
         with nullcontext() if self._autocast is None else self._autocast():
-            taught = teacher_features(self._features, batch)
-        learned = model(batch.events, project=True)
-        target = taught
+            of_teacher = teacher_features(self._features, batch)
+        of_student = model(batch.events, project=True)
+        target = of_teacher
         if self._statistics is not None and self._standardized:
-            target = self._statistics.standardize(taught)
+            target = self._statistics.standardize(of_teacher)
         terms = self._loss(
-            tokens(learned),
+            tokens(of_student),
             tokens(target),
-            (grow(batch.active, self._margin) & batch.covered).flatten(1),
+            (dilate_mask(batch.active, self._dilation) & batch.covered).flatten(1),
             covered=batch.covered.flatten(1),
         )
-        return Compared(learned, taught, terms)
+        return Compared(of_student, of_teacher, terms)
 
     def _centered(self, compared: Compared) -> tuple[Tensor, Tensor]:
         """Bring both features to the teacher's space with its mean removed, ``[B, D, h, w]``."""
-        statistics, learned, taught = self._statistics, compared.student, compared.teacher
+        statistics, student, teacher = self._statistics, compared.student, compared.teacher
         if statistics is None:
-            return learned, taught
-        scaled = statistics.scale(learned) if self._standardized else statistics.center(learned)
-        return scaled, statistics.center(taught)
+            return student, teacher
+        scaled = statistics.scale(student) if self._standardized else statistics.center(student)
+        return scaled, statistics.center(teacher)
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Compute the terms of the loss, and the share of active tokens."""
@@ -185,18 +194,19 @@ class Distillation:
         """
         compared = self.compare(model, batch)
         maps = self._centered(compared)
-        learned, taught = tokens(maps[0]), tokens(maps[1])
-        active, covered = (batch.active & batch.covered).flatten(1), batch.covered.flatten(1)
+        student, teacher = tokens(maps[0]), tokens(maps[1])
+        masks = (batch.active & batch.covered, batch.covered)
+        active, covered = (mask.flatten(1).to(student.device) for mask in masks)
         images = covered.any(dim=1).sum().double()
         sums = {
-            "cosine_active": cosine_sums(learned, taught, active),
-            "cosine_all": cosine_sums(learned, taught, covered),
-            "affinity_correlation": affinity_correlation_sums(learned, taught, active),
+            "cosine_active": cosine_sums(student, teacher, active),
+            "cosine_all": cosine_sums(student, teacher, covered),
+            "affinity_correlation": affinity_correlation_sums(student, teacher, active),
             "active": torch.stack([active.sum().double(), covered.sum().double()]),
         }
         for name, value in compared.terms._asdict().items():
             # The mean is over all images; those that pad the batch add nothing to its sum.
-            sums[name] = torch.stack([value.double() * len(learned), images])
+            sums[name] = torch.stack([value.double() * len(student), images])
         return sums, self._pictures(batch, *maps, pictures)
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
@@ -204,7 +214,7 @@ class Distillation:
         return ratios(sums)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Judge by the cosine on active tokens, which no choice of loss can flatter by scale."""
+        """Return the cosine on active tokens, which does not depend on the loss."""
         return metrics["cosine_active"]
 
     def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:

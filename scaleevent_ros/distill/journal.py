@@ -1,9 +1,11 @@
-"""What a run tells: a progress bar, TensorBoard, and ``metrics.jsonl``, a line for each entry."""
+"""The log of a run: progress bar, ``metrics.jsonl`` with a line for each entry, and loggers."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from scaleevent_ros.distill.errors import ConfigurationError
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -28,44 +32,65 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 METRICS_NAME = "metrics.jsonl"
+PROJECT = "scaleevent"
+"""Project of W&B and experiment of MLflow that runs are logged to, unless the environment names one
+(``WANDB_PROJECT``, ``MLFLOW_EXPERIMENT_NAME``)."""
 
 
 class Journal:
-    """The log of a run, of its first process alone; elsewhere it says nothing.
+    """The log of a run; only its first process writes one.
 
-    A run that goes on forgets what was logged after the checkpoint that it goes on from, so that
-    each step stands there once.
+    A run that is resumed drops the entries after the checkpoint that it continues from, so that
+    each step is logged once.
     """
 
     def __init__(
-        self, folder: Path, *, steps: int, start: int, tensorboard: bool, active: bool
+        self,
+        folder: Path,
+        *,
+        steps: int,
+        start: int,
+        loggers: Sequence[str] = (),
+        configuration: Mapping[str, Any] | None = None,
+        active: bool = True,
     ) -> None:
+        """Open the log.
+
+        Args:
+            folder: Folder of the run.
+            steps: Steps of the whole run.
+            start: Steps that are done already.
+            loggers: Names of experiment loggers; see `TrainerOptions.loggers`.
+            configuration: Configuration of the run, plain values.
+            active: Whether this process writes.
+
+        Raises:
+            ConfigurationError: If the package of a logger is missing, or it cannot start.
+        """
         self._active = active
         if not active:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._metrics = folder / METRICS_NAME
-        _forget_after(self._metrics, start)
-        self._board: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
+        _drop_after(self._metrics, start)
+        self._loggers = {name: _start_logger(name, folder, start) for name in loggers}
+        for each in self._loggers.values():
+            each.log_hyperparams(dict(configuration or {}))
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}"),
+            TextColumn("{task.fields[entry]}"),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
         )
         self._progress.start()
-        self._task = self._progress.add_task("training", total=steps, completed=start, said="")
+        self._task = self._progress.add_task("training", total=steps, completed=start, entry="")
 
     def advance(self, step: int) -> None:
-        """Move the bar to the count of steps that are done."""
+        """Move the bar to the number of steps that are done."""
         if self._active:
             self._progress.update(self._task, completed=step)
 
@@ -73,11 +98,11 @@ class Journal:
         """Write an entry of training after ``step`` steps."""
         if not self._active:
             return
-        said = _sentence(metrics)
+        entry = _as_text(metrics)
         if self._progress.disable:
-            logger.info("step %d: %s", step, said)
+            logger.info("step %d: %s", step, entry)
         else:
-            self._progress.update(self._task, said=said)
+            self._progress.update(self._task, entry=entry)
         self._write("train", step, metrics)
 
     def validation(
@@ -86,38 +111,79 @@ class Journal:
         """Write an entry of validation after ``step`` steps, with pictures uint8 [H, W, 3]."""
         if not self._active:
             return
-        said = f"validation after step {step}: {_sentence(metrics)}"
+        entry = f"validation after step {step}: {_as_text(metrics)}"
         if self._progress.disable:
-            logger.info(said)
+            logger.info(entry)
         else:
-            self._progress.console.print(said, highlight=False)
+            self._progress.console.print(entry, highlight=False)
         self._write("validation", step, metrics)
-        if self._board is not None:
+        for name, each in self._loggers.items():
             for number, picture in enumerate(pictures):
-                self._board.add_image(f"validation/{number}", picture, step, dataformats="HWC")
-            self._board.flush()
+                _log_picture(name, each, f"validation/{number}", picture, step)
+            if name == "tensorboard":
+                each.experiment.flush()
 
     def close(self) -> None:
-        """End the bar and the files."""
+        """Stop the bar and the loggers."""
         if self._active:
             self._progress.stop()
-            if self._board is not None:
-                self._board.close()
+            for name, each in self._loggers.items():
+                each.finalize("success")
+                if name == "wandb":
+                    each.experiment.finish()
 
     def _write(self, kind: str, step: int, metrics: Mapping[str, float]) -> None:
         line = {"kind": kind, "step": step, "time": round(time.time(), 3), **metrics}
         with self._metrics.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self._board is not None:
-            for name, value in metrics.items():
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        for each in self._loggers.values():
+            each.log_metrics({f"{kind}/{name}": value for name, value in metrics.items()}, step)
 
 
-def _sentence(metrics: Mapping[str, float]) -> str:
+def _start_logger(name: str, folder: Path, start: int) -> Any:
+    """Start one of Lightning's loggers, which Fabric shares."""
+    try:
+        if name == "tensorboard":
+            from lightning.fabric.loggers.tensorboard import TensorBoardLogger
+
+            return TensorBoardLogger(
+                folder, "tensorboard", "", default_hp_metric=False, purge_step=start + 1
+            )
+        if name == "wandb":
+            from lightning.pytorch.loggers import WandbLogger
+
+            # The same run when it is resumed in the same folder.
+            identity = hashlib.blake2b(str(folder.resolve()).encode(), digest_size=8).hexdigest()
+            project = os.environ.get("WANDB_PROJECT", PROJECT)
+            return WandbLogger(
+                folder.name, str(folder), id=identity, project=project, resume="allow"
+            )
+        from lightning.pytorch.loggers import MLFlowLogger
+
+        return MLFlowLogger(
+            os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
+            folder.name,
+            os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").resolve().as_uri(),
+        )
+    except ModuleNotFoundError as error:
+        msg = f"trainer.loggers: {name} needs its package, `pip install {name}`: {error}"
+        raise ConfigurationError(msg) from error
+
+
+def _log_picture(name: str, target: Any, tag: str, picture: NDArray[np.uint8], step: int) -> None:
+    if name == "tensorboard":
+        target.experiment.add_image(tag, picture, step, dataformats="HWC")
+    elif name == "wandb":
+        target.log_image(tag, [picture], step)
+    else:
+        target.experiment.log_image(target.run_id, picture, key=tag.replace("/", "_"), step=step)
+
+
+def _as_text(metrics: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
 
 
-def _forget_after(path: Path, step: int) -> None:
+def _drop_after(path: Path, step: int) -> None:
     """Drop lines of later steps, and one that a crash cut off."""
     if not path.exists():
         return

@@ -17,7 +17,11 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.distill.errors import DistillError
-from scaleevent_ros.distill.losses_affinity import blocked_residuals, squared_residuals
+from scaleevent_ros.distill.losses_affinity import (
+    blocked_residuals,
+    exact_products,
+    squared_residuals,
+)
 from scaleevent_ros.distill.losses_superpixel import cluster_tokens, contrast, pool_regions
 
 if TYPE_CHECKING:
@@ -84,12 +88,13 @@ class DistillLoss:
         regions: Tensor | None = None,
         covered: Tensor | None = None,
     ) -> LossTerms:
-        """Compute the loss, in float32 whatever the autocast.
+        """Compute the loss, in float32 whatever the autocast, and never in TF32.
 
         Args:
             student: ``[B, N, D]``, any floating dtype.
             teacher: ``[B, N, D]``; gets no gradient.
-            mask: bool or 0/1 ``[B, N]``: active tokens.
+            mask: bool or 0/1 ``[B, N]``: active tokens. On the CPU, so that a GPU need not be
+                waited for; any device will do.
             regions: Superpixel ids, int64 ``[B, N]``, negative for none; only ``superpixel`` looks
                 at them, and groups the teacher's tokens itself without them.
             covered: bool ``[B, N]``: tokens that a frame covers; only ``patch``, which looks at
@@ -107,13 +112,13 @@ class DistillLoss:
         if self.every_token:
             wanted = torch.ones_like(looked_at) if covered is None else covered.bool()
             looked_at = wanted & looked_at.any(dim=1, keepdim=True)
-        # Of the whole batch at once: a GPU is waited for here, and not again for each image.
+        # For the whole batch at once. This waits for a GPU if the masks lie on it.
         counts = looked_at.sum(dim=1).tolist()
-        indices = torch.split(looked_at.nonzero()[:, 1], counts)
+        indices = torch.split(_to_device(looked_at.nonzero()[:, 1], student.device), counts)
         dtype = torch.promote_types(student.dtype, torch.float32)
         # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
         pairs = zip(student.unbind(), teacher.detach().unbind(), indices, strict=True)
-        with torch.autocast(student.device.type, enabled=False):
+        with exact_products(student.device):
             images = [
                 self.image_terms(
                     ImageTokens(
@@ -129,6 +134,13 @@ class DistillLoss:
             weights = self.weights
             total = weights[0] * feature + weights[1] * intra + weights[2] * cross
         return LossTerms(total, feature, intra, cross)
+
+
+def _to_device(index: Tensor, device: torch.device) -> Tensor:
+    """Copy an index without waiting for the device."""
+    if index.device == device:
+        return index
+    return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
 
 
 def _check_shapes(

@@ -10,12 +10,15 @@ matrix: gradients are written out by hand.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch.autograd.function import Function, once_differentiable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 Penalty = Literal["absolute", "released"]
@@ -24,6 +27,41 @@ Penalty = Literal["absolute", "released"]
 _BLOCK_ELEMENTS = 1 << 21
 # The released code drops pairs whose teacher similarity is at most this.
 _RELEASED_THRESHOLD = 0.1
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Compute products of float32 matrices in float32, whatever the autocast and the TF32 switch.
+
+    A backward pass needs it of its own: it runs after the forward pass's context has ended.
+    """
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def product(left: Tensor, right: Tensor) -> Tensor:
+    """Multiply two matrices, forward and backward within `exact_products`."""
+    return cast("Tensor", _Product.apply(left, right))  # type: ignore[no-untyped-call]
+
+
+class _Product(Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        ctx.save_for_backward(left, right)
+        with exact_products(left.device):
+            return left @ right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        left, right = ctx.saved_tensors
+        with exact_products(left.device):
+            return gradients[0] @ right.T, left.T @ gradients[0]
 
 
 def squared_residuals(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,8 +115,7 @@ class _Squared(Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         by_intra, by_cross = gradients
-        # A backward pass may be called under autocast; its products must not be rounded.
-        with torch.autocast(by_intra.device.type, enabled=False):
+        with exact_products(by_intra.device):
             if ctx.pairwise:
                 student, teacher, intra, cross = ctx.saved_tensors
                 gradient = (4 * by_intra * intra) @ student

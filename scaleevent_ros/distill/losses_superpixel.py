@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from scaleevent_ros.distill.losses_affinity import product
+
 # Lloyd's iterations; assignments hardly change after these.
 _ITERATIONS = 8
 
@@ -34,7 +36,7 @@ def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     Returns:
         The cross-entropy, a scalar, zero where there is no region.
     """
-    logits = functional.normalize(student, dim=-1) @ functional.normalize(teacher, dim=-1).T
+    logits = product(functional.normalize(student, dim=-1), functional.normalize(teacher, dim=-1).T)
     targets = torch.arange(len(student), device=student.device)
     total = functional.cross_entropy(logits / temperature, targets, reduction="sum")
     return total / max(1, len(student))

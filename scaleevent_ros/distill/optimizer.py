@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from timm.models import group_parameters
+from timm.optim._param_groups import param_groups_layer_decay
 
 from scaleevent_ros.distill.errors import ConfigurationError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
-    """Let parameters whose rate is 0 not learn; before a model is wrapped for its processes.
+    """Freeze parameters whose multiplier is 0; call it before a model is wrapped for its processes.
 
     Raises:
         ConfigurationError: As `build_optimizer` does.
@@ -31,58 +31,62 @@ def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
         raise ConfigurationError(msg)
 
 
-def build_optimizer(model: nn.Module, options: OptimizerOptions) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, options: OptimizerOptions, batch_size: int, *, fused: bool = True
+) -> torch.optim.AdamW:
     """Build AdamW over all parameters that learn.
 
-    Each of its groups holds its highest learning rate under ``highest`` (see `set_rate`).
+    Each of its groups holds its highest learning rate under ``base_lr`` (see `set_rate`).
 
     Args:
         model: Holds one timm network, anywhere; what lies outside it counts as closest to the
             output.
         options: See `OptimizerOptions`.
+        batch_size: Global batch size, for ``options.reference_batch_size``.
+        fused: Use PyTorch's fused implementation.
 
     Raises:
-        ConfigurationError: If a group's pattern is none, or fits no parameter.
+        ConfigurationError: If a group's pattern is no regular expression, or matches no parameter.
     """
+    highest = options.learning_rate * batch_size / (options.reference_batch_size or batch_size)
     multipliers = _group_multipliers(model, options.groups)
-    depths = layer_depths(model) if options.layer_decay < 1 else {}
+    scales = _layer_scales(model, options.layer_decay) if options.layer_decay < 1 else {}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier = multipliers.get(name, 1.0) * options.layer_decay ** depths.get(name, 0)
+        rate = highest * multipliers.get(name, 1.0) * scales.get(parameter, 1.0)
         decayed = options.decay_all or parameter.ndim > 1
-        decay = options.weight_decay if decayed else 0.0
-        groups.setdefault((options.learning_rate * multiplier, decay), []).append(parameter)
+        groups.setdefault((rate, options.weight_decay if decayed else 0.0), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "lr": rate, "highest": rate, "weight_decay": decay}
+            {"params": parameters, "lr": rate, "base_lr": rate, "weight_decay": decay}
             for (rate, decay), parameters in groups.items()
         ],
         betas=options.betas,
-        fused=True,
+        fused=fused,
     )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set each group's learning rate to its highest times a factor."""
     for group in optimizer.param_groups:
-        group["lr"] = group["highest"] * factor
+        group["lr"] = group["base_lr"] * factor
 
 
-def layer_depths(model: nn.Module) -> dict[str, int]:
-    """Count for each parameter of the timm network the blocks between it and the output.
+def _layer_scales(model: nn.Module, layer_decay: float) -> dict[nn.Parameter, float]:
+    """Compute the factors of layer-wise learning rate decay for the timm network in a model.
 
-    Layer-wise decay of learning rates: Clark et al., "ELECTRA", ICLR 2020; for ViTs, Bao et al.,
-    "BEiT", ICLR 2022.
+    Clark et al., "ELECTRA", ICLR 2020; for ViTs, Bao et al., "BEiT", ICLR 2022.
     """
-    for place, module in model.named_modules():
+    for module in model.modules():
         if hasattr(module, "group_matcher"):
-            matcher = cast("Any", module).group_matcher(coarse=False)
-            layers = cast("dict[str, int]", group_parameters(module, matcher, reverse=True))
-            last = max(layers.values())
-            prefix = f"{place}." if place else ""
-            return {f"{prefix}{name}": last - layer for name, layer in layers.items()}
+            groups = param_groups_layer_decay(module, layer_decay=layer_decay)
+            return {
+                cast("nn.Parameter", parameter): group["lr_scale"]
+                for group in groups
+                for parameter in group["params"]
+            }
     return {}
 
 
@@ -91,13 +95,13 @@ def _group_multipliers(model: nn.Module, groups: list[ParameterGroup]) -> dict[s
     found: dict[str, float] = {}
     for group in groups:
         try:
-            fitting = [name for name in names if re.search(group.pattern, name)]
+            matching = [name for name in names if re.search(group.pattern, name)]
         except re.error as error:
             msg = f"optimizer.groups: {group.pattern!r} is not a regular expression: {error}"
             raise ConfigurationError(msg) from error
-        if not fitting:
-            msg = f"optimizer.groups: no parameter fits {group.pattern!r}; one is {names[0]}"
+        if not matching:
+            msg = f"optimizer.groups: no parameter matches {group.pattern!r}; one is {names[0]}"
             raise ConfigurationError(msg)
-        for name in fitting:
+        for name in matching:
             found.setdefault(name, group.multiplier)
     return found

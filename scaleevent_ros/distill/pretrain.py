@@ -27,8 +27,9 @@ from scaleevent_ros.distill.configuration import plain
 from scaleevent_ros.distill.distillation import Distillation, teacher_features
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import build_loss
+from scaleevent_ros.distill.parallel import start_fabric
 from scaleevent_ros.distill.teacher_cache import CachedTeacher, FeatureFolder
-from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.distill.trainer import Trainer
 from scaleevent_ros.models import build_student, build_teacher, read_header, tokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics, StatisticsCounter
 
@@ -68,7 +69,7 @@ def pretrain(
     with fabric.rank_zero_first(local=True):  # which makes what is made once: indices, downloads
         train, weights, held_out = split_recordings(configuration)
         teacher, student = build_models(configuration)
-    if configuration.trainer.checkpointing:
+    if configuration.trainer.grad_checkpointing:
         student.backbone.set_grad_checkpointing()
     if configuration.trainer.compile:
         teacher.backbone.compile()
@@ -89,7 +90,8 @@ def pretrain(
         student,
         teacher,
         build_loss(configuration.loss.name, **configuration.loss.options),
-        margin=configuration.loss.margin,
+        dilation=configuration.loss.dilation,
+        final_dilation=configuration.loss.final_dilation,
         features=features,
         statistics=statistics,
         autocast=fabric.autocast,

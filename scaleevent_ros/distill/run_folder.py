@@ -1,8 +1,9 @@
 """The folder of a run: checkpoints that are there whole or not at all.
 
 ``checkpoints/step-00001000/`` holds ``student.safetensors``, ready to use, and ``state.pt``, from
-which the run goes on. ``last.safetensors`` and ``best.safetensors`` beside them are the students
-of the newest checkpoint and of the best by validation.
+which the run continues (with FSDP, beside one ``process-*.safetensors`` of each process).
+``last.safetensors`` and ``best.safetensors`` beside them are the students of the newest checkpoint
+and of the best by validation.
 """
 
 from __future__ import annotations
@@ -49,33 +50,45 @@ class RunFolder:
         found = (_STEP.fullmatch(entry.name) for entry in self._checkpoints.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
+    def begin(self, step: int) -> Path:
+        """Make the folder that the files of a checkpoint are written to before `save`.
+
+        Raises:
+            TrainingError: If it cannot be made.
+        """
+        partial = self.partial(step)
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        except OSError as error:
+            msg = f"the checkpoint {partial} cannot be written: {error}"
+            raise TrainingError(msg) from error
+        return partial
+
     def save(
         self, step: int, state: dict[str, Any], write_model: Callable[[Path], None], best: int
     ) -> None:
-        """Add the checkpoint of a step, and remove what is not to be kept.
+        """Add the checkpoint of a step, after `begin`, and remove old ones.
 
-        Everything is written and flushed to the disk under another name first, so that whoever
-        looks, and whenever the power fails, a checkpoint is there whole or not at all.
+        Everything is written and flushed to the disk under another name first, so that a checkpoint
+        is there whole or not at all, whenever somebody looks or the power fails.
 
         Args:
-            step: How many were done.
+            step: Steps that are done.
             state: Tensors, numbers, texts, and lists and dictionaries of them.
             write_model: Writes the model that others load to a path.
-            best: The step of the best checkpoint so far.
+            best: Step of the best checkpoint so far.
 
         Raises:
             TrainingError: If it cannot be written.
         """
-        target = self._folder(step)
-        partial = target.with_name(f".{target.name}.partial")
+        target, partial = self.folder(step), self.partial(step)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
             torch.save({"version": STATE_VERSION, "step": step, **state}, partial / STATE_NAME)
             write_model(partial / MODEL_NAME)
-            for path in (partial / STATE_NAME, partial / MODEL_NAME, partial):
+            for path in (*sorted(partial.iterdir()), partial):
                 _flush(path)
-            shutil.rmtree(target, ignore_errors=True)  # of a run that went on from before it
+            shutil.rmtree(target, ignore_errors=True)  # of a run that was resumed before it
             partial.rename(target)
             _flush(self._checkpoints)
             self._link(step, "last")
@@ -86,7 +99,7 @@ class RunFolder:
             raise TrainingError(msg) from error
         for old in self.steps()[: -self.keep]:
             if old != best:
-                shutil.rmtree(self._folder(old))
+                shutil.rmtree(self.folder(old))
 
     def load_newest(self) -> dict[str, Any] | None:
         """Load the state of the newest checkpoint that is whole, on the CPU; None if none is.
@@ -96,7 +109,7 @@ class RunFolder:
         """
         steps = self.steps()
         for step in reversed(steps):
-            path = self._folder(step) / STATE_NAME
+            path = self.folder(step) / STATE_NAME
             try:
                 state = torch.load(path, map_location="cpu", weights_only=True)
             except (OSError, RuntimeError, EOFError, BadZipFile, pickle.UnpicklingError) as error:
@@ -115,12 +128,17 @@ class RunFolder:
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def _folder(self, step: int) -> Path:
+    def folder(self, step: int) -> Path:
+        """Return the folder of a whole checkpoint."""
         return self._checkpoints / f"step-{step:08d}"
+
+    def partial(self, step: int) -> Path:
+        """Return the folder of a checkpoint that is being written."""
+        return self._checkpoints / f".step-{step:08d}.partial"
 
     def _link(self, step: int, name: str) -> None:
         """Let a fixed name hold the model of a step, without a moment in which it holds none."""
-        source = self._folder(step) / MODEL_NAME
+        source = self.folder(step) / MODEL_NAME
         temporary = self.path / f".{name}.partial"
         temporary.unlink(missing_ok=True)
         try:

@@ -1,4 +1,4 @@
-"""The learning rate over time: a function of the step, so that nothing has to be remembered."""
+"""The learning rate over time, a function of the step alone."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def rate_factor(step: int, steps: int, steps_per_epoch: int, options: OptimizerOptions) -> float:
-    """Say by what the highest learning rate is multiplied at a step.
+    """Compute the factor on the highest learning rate at a step.
 
     Args:
-        step: From 0 on.
-        steps: Of the whole run.
-        steps_per_epoch: For the exponential schedule, which changes from epoch to epoch.
+        step: Number of the step, from 0.
+        steps: Steps of the whole run.
+        steps_per_epoch: Steps of an epoch, for the exponential schedule.
         options: See `OptimizerOptions`.
 
     Returns:
-        From 0 to 1.
+        The factor, from 0 to 1.
     """
     warmup = min(1.0, (step + 1) / (options.warmup_steps + 1))
     if options.schedule == "exponential":
@@ -30,4 +30,4 @@ def rate_factor(step: int, steps: int, steps_per_epoch: int, options: OptimizerO
         return warmup
     progress = (step - options.warmup_steps) / max(1, steps - 1 - options.warmup_steps)
     cosine = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
-    return options.final + (1 - options.final) * cosine
+    return options.min_lr_ratio + (1 - options.min_lr_ratio) * cosine

@@ -1,4 +1,4 @@
-"""The loop of a run, for anything that trains on pairs: resume, precision, processes, logs.
+"""The training loop for anything that trains on pairs: resume, precision, processes, logs.
 
 Nothing in a run depends on what came before a step but the state that its checkpoints hold: data
 follow from seed and step (see `scaleevent_ros.data.sampler`), the random numbers of a step from
@@ -11,171 +11,75 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from collections import defaultdict
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.amp.grad_scaler import GradScaler
 
 from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
-from scaleevent_ros.distill.errors import ConfigurationError, RunStopped, TrainingError
+from scaleevent_ros.distill.errors import RunStopped, TrainingError
 from scaleevent_ros.distill.journal import Journal
 from scaleevent_ros.distill.optimizer import build_optimizer, freeze_parameters, set_rate
+from scaleevent_ros.distill.parallel import (
+    precision_of,
+    reshard,
+    set_up_inference,
+    synchronize_batch_norms,
+)
 from scaleevent_ros.distill.run_folder import RunFolder
+from scaleevent_ros.distill.run_state import (
+    gather_state,
+    gather_weights,
+    has_shards,
+    read_shards,
+    restore_state,
+    write_shards,
+)
 from scaleevent_ros.distill.schedule import rate_factor
 from scaleevent_ros.distill.stop_request import stop_requests
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
 
+    from lightning.fabric import Fabric
     from lightning.fabric.wrappers import _FabricOptimizer
     from numpy.typing import NDArray
     from torch import Tensor, nn
-    from torch.distributed.device_mesh import DeviceMesh
     from torch.utils.data import DataLoader
 
-    from scaleevent_ros.data.sampler import Draw, Schedule
     from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
+    from scaleevent_ros.distill.objective import Loaders, Objective
 
 logger = logging.getLogger(__name__)
 
-
-class Objective(Protocol):
-    """What is trained: a model, what it should minimize, and how it is judged."""
-
-    model: nn.Module
-
-    def to(self, device: torch.device) -> None:
-        """Move everything but the model to where it is used."""
-
-    def start_step(self, progress: float) -> None:
-        """Prepare for a step; ``progress`` is the share of the run's steps that are done."""
-
-    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Compute scalars, means over the batch's samples; ``total`` is minimized.
-
-        ``model`` is ``self.model`` as the trainer wrapped it: call it, not the other.
-        """
-
-    def measure(
-        self, model: nn.Module, batch: Any, pictures: int
-    ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Judge samples: sums by name, which add up over batches; and pictures of the first few."""
-
-    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Turn the sums over all samples into metrics."""
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Say how good the metrics of a validation are; more is better."""
-
-    def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Write the model so that others can load it."""
-
-
-class Loaders(Protocol):
-    """Where batches come from."""
-
-    @property
-    def schedule(self) -> Schedule:
-        """Say in which order pairs come."""
-
-    @property
-    def validation_count(self) -> int:
-        """Count the samples to judge by."""
-
-    def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
-        """Load these batches, in order."""
-
-    def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
-        """Load these batches of validation samples, in order."""
+# A loss scale that was halved below this many times over meets gradients that no scale mends.
+_SMALLEST_LOSS_SCALE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """Result of a run.
 
     Attributes:
-        step: How many were done.
-        metrics: Of the last validation.
-        best_step: Of the best validation.
-        best_score: Its score.
+        step: Steps that are done.
+        metrics: Metrics of the last validation.
+        best_step: Step of the best validation; 0 if there was none after a step.
+        best_score: Score of the best validation.
     """
 
     step: int
     metrics: dict[str, float]
     best_step: int
     best_score: float
-
-
-def start_fabric(options: TrainerOptions) -> Fabric:
-    """Set up devices, precision and processes as `torchrun` or the options say.
-
-    Raises:
-        ConfigurationError: If there is no such device, or processes were not started as needed.
-    """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    on_gpu = options.accelerator == "cuda" or (
-        options.accelerator == "auto" and torch.cuda.is_available()
-    )
-    if on_gpu and torch.cuda.device_count() < local:
-        msg = (
-            f"{local} processes on this machine need as many GPUs, not {torch.cuda.device_count()}"
-        )
-        raise ConfigurationError(msg)
-    if options.strategy == "fsdp" and world == 1:
-        msg = "trainer.strategy fsdp shards over processes: start several with torchrun, or use ddp"
-        raise ConfigurationError(msg)
-    half = options.precision == "bfloat16" or (
-        options.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
-    )
-    if on_gpu:
-        torch.set_float32_matmul_precision("high")
-    return Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=local,
-        num_nodes=world // local,
-        strategy=_strategy(options.strategy, world),
-        precision="bf16-mixed" if half else "32-true",
-    )
-
-
-def _strategy(name: str, world: int) -> Any:
-    if world == 1:
-        return "auto"
-    if name != "fsdp":
-        return "ddp"
-    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
-
-    return ModelParallelStrategy(shard_model, data_parallel_size=world, tensor_parallel_size=1)
-
-
-def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard a model over processes, block by block (FSDP2)."""
-    from torch.distributed.fsdp import fully_shard
-
-    processes = mesh["data_parallel"]
-    for name, module in model.named_modules():
-        if name.rpartition(".")[2] == "blocks":
-            for block in module.children():
-                fully_shard(block, mesh=processes)
-    fully_shard(model, mesh=processes)
-    return model
 
 
 class Trainer:
@@ -198,11 +102,11 @@ class Trainer:
 
         Args:
             objective: What is trained.
-            loaders: Where batches come from.
+            loaders: Source of batches.
             optimizer: See `OptimizerOptions`.
             options: See `TrainerOptions`.
-            configuration: Of the whole run, plain values: kept in its checkpoints.
-            fabric: Launched, from `start_fabric`.
+            configuration: Configuration of the whole run, plain values: kept in its checkpoints.
+            fabric: Launched, from `scaleevent_ros.distill.parallel.start_fabric`.
         """
         self.fabric = fabric
         self._objective = objective
@@ -215,23 +119,29 @@ class Trainer:
         self._step = 0
         self._best_step, self._best_score = 0, -math.inf
         self._metrics: dict[str, float] = {}
-        model = objective.model
-        if fabric.world_size > 1 and fabric.device.type == "cuda":
-            # Batch norms must see the whole batch; there are none in a ViT.
-            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self._sharded = options.strategy == "fsdp"
+        model = synchronize_batch_norms(objective.model, fabric)
         freeze_parameters(model, optimizer)
-        if options.strategy != "fsdp":  # which shards tensors of the plain layout alone
+        if not self._sharded:  # FSDP shards tensors of the plain layout alone
             # Convolutions run a quarter faster on CPUs, and on the tensor cores of GPUs.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._bare = model
+        self._average = WeightAverage(model, options.ema_decay) if options.ema_decay else None
         self._model = fabric.setup_module(model)
+        self._validated: nn.Module = self._model
+        if self._average is not None:
+            copied = self._average.module
+            self._validated = set_up_inference(fabric, copied, sharded=self._sharded)
         objective.to(fabric.device)
-        self._optimizer = cast(
-            "_FabricOptimizer", fabric.setup_optimizers(build_optimizer(model, optimizer))
-        )
+        # Loss scaling unscales gradients itself, which fused optimizers want to do.
+        fp16 = precision_of(fabric) == "fp16"
+        self._scaler = GradScaler(fabric.device.type, enabled=fp16)
+        built = build_optimizer(model, optimizer, options.batch_size, fused=not fp16)
+        self._optimizer = cast("_FabricOptimizer", fabric.setup_optimizers(built))
         if options.compile:
             model.compile()
-        self._average = WeightAverage(model, options.average) if options.average else None
+            if self._average is not None:
+                self._average.module.compile()
 
     def run(self) -> Outcome:
         """Train to the end, from the start or the newest checkpoint.
@@ -246,7 +156,8 @@ class Trainer:
             self._folder.path,
             steps=self._steps,
             start=self._step,
-            tensorboard=self._options.tensorboard,
+            loggers=self._options.loggers,
+            configuration=self._configuration,
             active=self.fabric.is_global_zero,
         )
         try:
@@ -260,7 +171,7 @@ class Trainer:
         return Outcome(self._step, self._metrics, self._best_step, self._best_score)
 
     def _train(self, journal: Journal, stop: Callable[[], int]) -> None:
-        with closing(self._training_batches()) as batches:  # which ends its workers, come what may
+        with closing(self._training_batches()) as batches:  # which ends its workers in any case
             self._train_on(batches, journal, stop)
 
     def _train_on(self, batches: Iterator[Any], journal: Journal, stop: Callable[[], int]) -> None:
@@ -270,7 +181,8 @@ class Trainer:
         if self._step == 0:
             self._validate(journal)
         while self._step < self._steps:
-            log.add(self._train_step(batches, log))
+            values, signal = self._train_step(batches, log, stop)
+            log.add(values)
             self._step += 1
             journal.advance(self._step)
             if self._step % options.log_every == 0:
@@ -279,7 +191,6 @@ class Trainer:
             last = self._step == self._steps
             if last or self._step % options.validate_every == 0:
                 self._validate(journal)
-            signal = self._stop_of_any(stop())
             saves = last or self._step % options.save_every == 0 or self._best_step == self._step
             if saves or signal:
                 self._save()
@@ -287,15 +198,16 @@ class Trainer:
                 raise RunStopped(signal, self._step)
             log.restart_clock()
 
-    def _stop_of_any(self, signal: int) -> int:
-        """Let all processes stop after the same step, whichever was asked to."""
-        if self.fabric.world_size == 1:
-            return signal
-        asked = torch.tensor(float(signal), device=self.fabric.device)
-        return int(cast("Tensor", self.fabric.all_reduce(asked, reduce_op="max")))
+    def _train_step(
+        self, batches: Iterator[Any], log: _StepLog, stop: Callable[[], int]
+    ) -> tuple[dict[str, Tensor], int]:
+        """Take one step of the optimizer, over all parts of its batch.
 
-    def _train_step(self, batches: Iterator[Any], log: _StepLog) -> dict[str, Tensor]:
-        """Take one step of the optimizer, over all parts of its batch."""
+        The only wait for the device is in `_check_step`.
+
+        Returns:
+            The values to log, and the number of the signal that asked any process to stop, or 0.
+        """
         options = self._options
         fabric, model, optimizer = self.fabric, self._model, self._optimizer
         schedule = self._loaders.schedule
@@ -305,6 +217,7 @@ class Trainer:
         set_rate(optimizer.optimizer, factor)
         self._objective.start_step(self._step / self._steps)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=fabric.device))
+        parts, totals = [], []
         for part in range(options.accumulate):
             with log.waiting():
                 batch = next(batches)
@@ -314,24 +227,69 @@ class Trainer:
             waits = fabric.world_size > 1 and part + 1 < options.accumulate
             with fabric.no_backward_sync(model) if waits else nullcontext():
                 losses = self._objective.losses(model, batch)
-                if not bool(torch.isfinite(losses["total"])):
-                    raise self._not_finite(batch, losses, of="loss")
-                fabric.backward(losses["total"] / options.accumulate)
+                fabric.backward(self._scaler.scale(losses["total"] / options.accumulate))
+            parts.append(batch)
+            totals.append(losses["total"].detach())
             for name, value in losses.items():
                 sums[name] += value.detach() / options.accumulate
-        if self._optimizer_options.clip:
-            norm = fabric.clip_gradients(
-                model, optimizer, max_norm=self._optimizer_options.clip, error_if_nonfinite=False
-            )
-            norm = cast("Tensor", norm)
-            sums["gradient"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-            if not bool(torch.isfinite(sums["gradient"])):
-                raise self._not_finite(batch, sums, of="gradient")
-        optimizer.step()
+        self._scaler.unscale_(optimizer.optimizer)
+        norm = fabric.clip_gradients(
+            model,
+            optimizer,
+            max_norm=self._optimizer_options.clip or math.inf,
+            error_if_nonfinite=False,
+        )
+        norm = cast("Tensor", norm)
+        sums["gradient"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        steps, signal = self._check_step(parts, totals, sums, stop())
+        if steps:
+            optimizer.step()
+        self._scaler.update()
         optimizer.zero_grad()
         if self._average is not None:
-            self._average.update()
-        return dict(sums)
+            self._average.update(self._bare)
+        return dict(sums), signal
+
+    def _check_step(
+        self, parts: list[Any], totals: list[Tensor], sums: Mapping[str, Tensor], signal: int
+    ) -> tuple[bool, int]:
+        """Wait for the device once: are losses and gradient finite, was any process asked to stop?
+
+        With fp16, gradients that overflow are expected while the loss scale is found: the step is
+        left out.
+
+        Args:
+            parts: Batches of the step.
+            totals: Loss of each part.
+            sums: Values of the step, with the norm of its ``gradient``.
+            signal: Signal that this process got, or 0.
+
+        Returns:
+            Whether to step, and the signal that any process got, or 0.
+
+        Raises:
+            TrainingError: In all processes, if a value of any is not finite.
+        """
+        finite = torch.isfinite(torch.stack([*totals, sums["gradient"]]))
+        flags = [*(~finite).float(), torch.full((), float(signal), device=finite.device)]
+        if self.fabric.world_size == 1:
+            *wrong, signal_of_any = torch.stack(flags).tolist()
+            wrong_anywhere = wrong
+        else:
+            mine = torch.stack(flags)
+            of_any = cast("Tensor", self.fabric.all_reduce(mine.clone(), reduce_op="max"))
+            *wrong, _ = mine.tolist()
+            *wrong_anywhere, signal_of_any = of_any.tolist()
+        if any(wrong_anywhere[:-1]):
+            if not any(wrong[:-1]):
+                msg = f"step {self._step + 1}: the loss of another process is not finite"
+                raise TrainingError(msg)
+            raise self._not_finite(parts[wrong.index(1)], sums, of="loss")
+        if wrong_anywhere[-1] and (
+            not self._scaler.is_enabled() or self._scaler.get_scale() < _SMALLEST_LOSS_SCALE
+        ):
+            raise self._not_finite(parts[-1], sums, of="gradient")
+        return not wrong_anywhere[-1], int(signal_of_any)
 
     def _training_batches(self) -> Generator[Any]:
         fabric = self.fabric
@@ -350,10 +308,11 @@ class Trainer:
     def _summarize(self, log: _StepLog) -> dict[str, float]:
         """Average what was logged since the last entry, over steps and processes."""
         seconds, waited = log.seconds_per_step()
-        means = cast("dict[str, Tensor]", self.fabric.all_reduce(log.means(), reduce_op="mean"))
+        names, means = log.means()
+        means = cast("Tensor", self.fabric.all_reduce(means, reduce_op="mean"))
         options = self._options
         return {
-            **{name: float(value) for name, value in means.items()},
+            **dict(zip(names, means.tolist(), strict=True)),
             "rate": self._optimizer.param_groups[0]["lr"],
             "pairs_per_s": options.batch_size / seconds,
             "data_wait": waited,
@@ -362,7 +321,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, journal: Journal) -> None:
-        """Judge the model, with averaged weights where they are kept."""
+        """Validate the model, with averaged weights where they are kept."""
         fabric = self.fabric
         batches = validation_batches(
             self._loaders.validation_count,
@@ -374,14 +333,14 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         pictures: list[NDArray[np.uint8]] = []
         self._model.eval()
-        with self._average.in_place() if self._average else nullcontext():
-            for batch in loader:
-                missing = self._options.pictures - len(pictures) if fabric.is_global_zero else 0
-                found, drawn = self._objective.measure(self._model, batch, missing)
-                pictures += drawn
-                for name, pair in found.items():
-                    sums[name] = sums[name] + pair if name in sums else pair
+        for batch in loader:
+            missing = self._options.pictures - len(pictures) if fabric.is_global_zero else 0
+            found, drawn = self._objective.measure(self._validated, batch, missing)
+            pictures += drawn
+            for name, value in found.items():
+                sums[name] = sums[name] + value if name in sums else value
         self._model.train()
+        reshard(self._average.module if self._average is not None else self._bare)
         sums = cast("dict[str, Tensor]", fabric.all_reduce(sums, reduce_op="sum"))
         self._metrics = self._objective.summarize(sums)
         score = self._objective.score(self._metrics)
@@ -390,39 +349,43 @@ class Trainer:
         journal.validation(self._step, self._metrics, pictures)
 
     def _save(self) -> None:
-        """Write a checkpoint; every process takes part, the first one writes."""
-        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state: dict[str, Any] = {
-            "model": self._copy_weights(),
-            "optimizer": get_optimizer_state_dict(
-                self._bare, self._optimizer.optimizer, options=whole
-            ),
-            "average": None,
-            "best": {"step": self._best_step, "score": self._best_score},
-            "schedule": {"step": self._step, "steps": self._steps},
-            "sampler": self._sampler_state(),
-            "random": {"seed": self._options.seed, "step": self._step},
-            "configuration": json.dumps(self._configuration),
-        }
-        if self._average is not None:
-            with self._average.in_place():
-                state["average"] = self._copy_weights()
-        if self.fabric.is_global_zero:
-            model = state["average"] or state["model"]
+        """Write a checkpoint; every process takes part."""
+        fabric, average = self.fabric, self._average.module if self._average is not None else None
+        if fabric.is_global_zero:
+            self._folder.begin(self._step)
+        if self._sharded:
+            fabric.barrier()
+            partial = self._folder.partial(self._step)
+            write_shards(
+                partial, fabric.global_rank, self._bare, self._optimizer.optimizer, average
+            )
+            fabric.barrier()
+            tensors: dict[str, Any] = {}
+            student = gather_weights(self._bare if average is None else average)
+        else:
+            tensors = gather_state(self._bare, self._optimizer.optimizer, average)
+            student = tensors["average"] or tensors["model"]
+        if fabric.is_global_zero:
             extra = {"step": self._step, "metrics": self._metrics, "run": self._configuration}
             self._folder.save(
                 self._step,
-                state,
-                lambda path: self._objective.write(path, model, extra),
+                {**tensors, **self._progress()},
+                lambda path: self._objective.write(path, student, extra),
                 self._best_step,
             )
-        self.fabric.barrier()
+        fabric.barrier()
 
-    def _copy_weights(self) -> dict[str, Tensor]:
-        """Gather the model's state in the first process; a copy, which later steps leave alone."""
-        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(self._bare, options=whole)
-        return {name: cast("Tensor", value).clone() for name, value in weights.items()}
+    def _progress(self) -> dict[str, Any]:
+        """Return all of a checkpoint's state but tensors of model and optimizer."""
+        return {
+            "best": {"step": self._best_step, "score": self._best_score},
+            "metrics": self._metrics,
+            "schedule": {"step": self._step, "steps": self._steps},
+            "sampler": self._sampler_state(),
+            "random": {"seed": self._options.seed, "step": self._step},
+            "scaler": self._scaler.state_dict(),
+            "configuration": json.dumps(self._configuration),
+        }
 
     def _sampler_state(self) -> dict[str, Any]:
         schedule = self._loaders.schedule
@@ -436,42 +399,47 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint in the folder, if there is one and it is wanted."""
+        """Continue from the newest checkpoint in the folder, if there is one and it is wanted."""
         state = self._folder.load_newest()
-        if state is None or not self._options.resume:
-            if state is not None:
-                msg = (
-                    f"{self._folder.path} holds a run of {state['step']} steps: go on with "
-                    "--trainer.resume true, or name another folder with --trainer.output"
-                )
-                raise TrainingError(msg)
+        if state is None:
             return
+        if not self._options.resume:
+            msg = (
+                f"{self._folder.path} holds a run of {state['step']} steps: continue it with "
+                "--trainer.resume true, or name another folder with --trainer.output"
+            )
+            raise TrainingError(msg)
         self._step = state["step"]
-        self._tell_changes(state)
+        self._warn_of_changes(state)
+        self._restore_tensors(state)
+        self._best_step, self._best_score = state["best"]["step"], state["best"]["score"]
+        self._metrics = state.get("metrics", {})
+        if state.get("scaler"):  # there is none without fp16
+            self._scaler.load_state_dict(state["scaler"])
+        logger.info("continuing after step %d of %d", self._step, self._steps)
+
+    def _restore_tensors(self, state: dict[str, Any]) -> None:
+        optimizer = self._optimizer.optimizer
         fresh = [
             {name: value for name, value in group.items() if name != "params"}
-            for group in self._optimizer.param_groups
+            for group in optimizer.param_groups
         ]
-        whole = StateDictOptions(full_state_dict=True)
+        average = self._average.module if self._average is not None else None
+        folder = self._folder.folder(self._step)
         try:
-            if self._average is not None:
-                set_model_state_dict(self._bare, state["average"] or state["model"], options=whole)
-                self._average.restart()
-            set_model_state_dict(self._bare, state["model"], options=whole)
-            set_optimizer_state_dict(
-                self._bare, self._optimizer.optimizer, state["optimizer"], options=whole
-            )
-        except (RuntimeError, KeyError, ValueError) as error:
+            if has_shards(folder):
+                read_shards(folder, self._bare, optimizer, average)
+            else:
+                restore_state(state, self._bare, optimizer, average)
+        except (RuntimeError, KeyError, ValueError, SafetensorError) as error:
             reason = str(error).strip().splitlines()[0]
-            msg = f"the checkpoint in {self._folder.path} is of another model: {reason}"
+            msg = f"the checkpoint {folder} is of another model or damaged: {reason}"
             raise TrainingError(msg) from error
-        for group, options in zip(self._optimizer.param_groups, fresh, strict=True):
-            group.update(options)  # what the configuration says now wins
-        self._best_step, self._best_score = state["best"]["step"], state["best"]["score"]
-        logger.info("going on after step %d of %d", self._step, self._steps)
+        for group, options in zip(optimizer.param_groups, fresh, strict=True):
+            group.update(options)  # the configuration of this session counts
 
-    def _tell_changes(self, state: dict[str, Any]) -> None:
-        """Warn where going on is not the same as never having stopped."""
+    def _warn_of_changes(self, state: dict[str, Any]) -> None:
+        """Warn where continuing is not the same as never having stopped."""
         then = state["sampler"]
         for name, value in self._sampler_state().items():
             if then[name] != value:
@@ -489,7 +457,7 @@ class Trainer:
                     logger.warning("%s.%s was %s and is %s", section, name, was, value)
 
     def _not_finite(self, batch: Any, values: Mapping[str, Tensor], *, of: str) -> TrainingError:
-        """Keep the batch for a look at it, and say where it is."""
+        """Write the batch to a file, and return an error that names it."""
         rank = self.fabric.global_rank
         path = self._folder.path / f"not_finite_step{self._step + 1}_process{rank}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -505,7 +473,7 @@ class Trainer:
 
 
 class _StepLog:
-    """What happened since the last entry of the log; costs no wait for the device."""
+    """Values and times since the last entry of the log; adding to it never waits for the device."""
 
     def __init__(self) -> None:
         self._values: list[dict[str, Tensor]] = []
@@ -526,15 +494,15 @@ class _StepLog:
         self._clock = now
 
     def restart_clock(self) -> None:
-        """Do not count what was done between steps."""
+        """Leave out the time between steps."""
         self._clock = time.perf_counter()
 
-    def means(self) -> dict[str, Tensor]:
-        return {
-            name: torch.stack([values[name] for values in self._values]).mean()
-            for name in self._values[0]
-        }
+    def means(self) -> tuple[list[str], Tensor]:
+        names = list(self._values[0])
+        return names, torch.stack(
+            [torch.stack([values[name] for name in names]) for values in self._values]
+        ).mean(dim=0)
 
     def seconds_per_step(self) -> tuple[float, float]:
-        """Give seconds per step, and the share of them that was spent waiting for data."""
+        """Return seconds per step, and the share of them spent waiting for data."""
         return self._seconds / len(self._values), self._waited / self._seconds

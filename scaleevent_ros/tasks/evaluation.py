@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import torch
 
-from scaleevent_ros.distill.trainer import start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.evaluation_comparison import A, B, compare, require_kinds, to_plain
 from scaleevent_ros.tasks.evaluation_measure import judge, kind_of

@@ -17,6 +17,7 @@ from rich.progress import track
 from scaleevent_ros.data.dataset import load_batches
 from scaleevent_ros.data.sampler import validation_batches
 from scaleevent_ros.distill.configuration import EventOptions, plain
+from scaleevent_ros.distill.parallel import precision_of
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, read_header
 from scaleevent_ros.models.checkpoints import git_revision
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
-    from scaleevent_ros.distill.trainer import Objective
+    from scaleevent_ros.distill.objective import Objective
     from scaleevent_ros.models import Header
     from scaleevent_ros.tasks.classes import ClassList
     from scaleevent_ros.tasks.evaluation_options import EvaluationOptions
@@ -91,7 +92,7 @@ def judge(
     Args:
         path: Of a checkpoint with a head for the data's task.
         options: The data and how they are gone through.
-        fabric: Device and precision, from `scaleevent_ros.distill.trainer.start_fabric`.
+        fabric: Device and precision, from `scaleevent_ros.distill.parallel.start_fabric`.
         keep: Takes the number of a window and what came of it, for a picture; is called for
             ``options.pictures`` windows, spread evenly over the data.
 
@@ -143,7 +144,7 @@ def judge(
         truth=truth.hexdigest(),
         scores=_scores(objective, sums, kind.classes),
         device=_name(fabric.device),
-        precision=_precision(fabric),
+        precision=precision_of(fabric),
         batch_size=options.batch_size,
         ms_per_window=watch.ms_per_window(),
         git_revision=git_revision(),
@@ -305,11 +306,6 @@ def _on_device(
             disable=not sys.stderr.isatty(),
         ),
     )
-
-
-def _precision(fabric: Fabric) -> str:
-    with fabric.autocast():
-        return "bfloat16" if torch.is_autocast_enabled(fabric.device.type) else "float32"
 
 
 def _name(device: torch.device) -> str:

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jsonargparse
 
-from scaleevent_ros.distill.configuration import TrainerOptions, first_reason
+from scaleevent_ros.distill.configuration import (
+    Precision,
+    TrainerOptions,
+    first_reason,
+)
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.models import read_header
 from scaleevent_ros.tasks.evaluation_measure import recorded_run
@@ -43,7 +47,7 @@ class EvaluationOptions:
         data: Labelled events; judged by its validation part.
         output: Folder for the results, new or empty.
         device: Where to compute; auto is the GPU, if there is one.
-        precision: As in the trainer: ``auto`` is bfloat16 on GPUs that have it, else float32.
+        precision: Precision, as ``trainer.precision`` of a run.
         batch_size: Windows at a time.
         pictures: How many windows are drawn, spread evenly over the data.
     """
@@ -51,7 +55,7 @@ class EvaluationOptions:
     data: LabelledData
     output: str = "runs/evaluation"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    precision: Precision = "auto"
     batch_size: int = 8
     pictures: int = 8
 

@@ -57,7 +57,7 @@ class Evaluation:
         scores: By the names that a run's ``metrics.jsonl`` has for them; ``events/``: of pixels
             with events alone. NaN where nothing is known that a score could be computed of.
         device: Where it ran.
-        precision: ``float32`` or ``bfloat16``.
+        precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         batch_size: Windows at a time.
         ms_per_window: Median time of student and head, without data and scores.
         git_revision: Of the code that judged.

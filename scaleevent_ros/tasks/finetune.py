@@ -16,7 +16,8 @@ from scaleevent_ros.distill.configuration import (
     plain,
 )
 from scaleevent_ros.distill.errors import ConfigurationError
-from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.distill.trainer import Trainer
 from scaleevent_ros.models import build_student, load_student
 from scaleevent_ros.models.checkpoints import is_checkpoint, read_header
 from scaleevent_ros.tasks.classes import read_classes
@@ -106,7 +107,7 @@ def finetune(configuration: Finetuning) -> Outcome:
             len(loaders.train),
             len(loaders.held_out),
         )
-    if configuration.trainer.checkpointing and not configuration.head.frozen:
+    if configuration.trainer.grad_checkpointing and not configuration.head.frozen:
         model.student.backbone.set_grad_checkpointing()
     trainer = Trainer(
         OBJECTIVES[data.task](model),

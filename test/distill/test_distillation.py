@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from scaleevent_ros.data.dataset import Batch
-from scaleevent_ros.distill.distillation import Distillation, Panel, grow
+from scaleevent_ros.distill.distillation import Distillation, Panel, dilate_mask
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics
@@ -67,14 +68,14 @@ def test_the_loss_looks_at_active_tokens_that_a_frame_covers(
     assert float(again) == pytest.approx(float(expected.total.detach()))
 
 
-def test_a_margin_adds_the_neighbours_of_active_tokens() -> None:
+def test_dilation_adds_the_neighbours_of_active_tokens() -> None:
     active = torch.zeros(2, 4, 6, dtype=torch.bool)
     active[0, 1, 0] = active[1, 3, 5] = True
     grown = torch.zeros_like(active)
     grown[0, 0:3, 0:2] = grown[1, 2:4, 4:6] = True
-    assert torch.equal(grow(active, 1), grown)
-    assert torch.equal(grow(active, 0), active)
-    assert bool(grow(active, 5)[0].all())
+    assert torch.equal(dilate_mask(active, 1), grown)
+    assert torch.equal(dilate_mask(active, 0), active)
+    assert bool(dilate_mask(active, 5)[0].all())
 
 
 def test_the_loss_looks_around_active_tokens_where_a_frame_covers(
@@ -84,7 +85,7 @@ def test_the_loss_looks_around_active_tokens_where_a_frame_covers(
     lonely[:, 1, 1] = True
     batch = batch._replace(active=lonely)
     teacher = objective._teacher
-    wider = Distillation(objective._student, teacher, build_loss(), margin=1)
+    wider = Distillation(objective._student, teacher, build_loss(), dilation=1)
     compared = wider.compare(wider.model, batch)
     around = torch.zeros_like(lonely)
     around[:, 0:3, 0:3] = True
@@ -93,6 +94,51 @@ def test_the_loss_looks_around_active_tokens_where_a_frame_covers(
     assert float(compared.terms.total) == pytest.approx(float(expected.total.detach()))
     narrow = objective.compare(objective.model, batch).terms.total
     assert float(narrow) != pytest.approx(float(expected.total.detach()))
+
+
+def test_the_mask_dilates_over_training(objective: Distillation, batch: Batch) -> None:
+    lonely = torch.zeros_like(batch.active)
+    lonely[:, 1, 0] = True
+    batch = batch._replace(active=lonely, covered=torch.ones_like(lonely))
+    growing = Distillation(
+        objective._student, objective._teacher, build_loss(), dilation=0, final_dilation=3
+    )
+    for progress, columns in ((0.0, 1), (0.3, 2), (0.7, 3), (1.0, 4)):
+        growing.start_step(progress)
+        compared = growing.compare(growing.model, batch)
+        mask = dilate_mask(lonely, columns - 1).flatten(1)
+        expected = build_loss()(tokens(compared.student), tokens(compared.teacher), mask)
+        assert float(compared.terms.total) == pytest.approx(float(expected.total.detach()))
+
+
+class HostReads(TorchFunctionMode):
+    """Counts the calls through which Python waits for values of a device, but for masks."""
+
+    NAMES = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "nonzero", "cpu"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        tensors = [each for each in args if isinstance(each, torch.Tensor)]
+        indexed = name == "__getitem__" and any(
+            isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in args[1:]
+        )
+        if (name in self.NAMES or indexed) and any(each.is_floating_point() for each in tensors):
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_loss_waits_for_no_device(objective: Distillation, batch: Batch) -> None:
+    """Masks stay on the CPU, so that their counts are known there; nothing else is asked for."""
+    moved = batch.to(torch.device("meta"))
+    assert {each.device.type for each in (moved.events, moved.frames)} == {"meta"}
+    assert {each.device.type for each in (moved.active, moved.covered)} == {"cpu"}
+    with HostReads() as reads:
+        objective.losses(objective.model, batch)["total"].backward()  # type: ignore[no-untyped-call]
+    assert reads.found == []
 
 
 def test_the_student_learns_and_the_teacher_stays(objective: Distillation, batch: Batch) -> None:

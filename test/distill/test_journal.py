@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write(folder: Path, start: int, steps: range, *, tensorboard: bool = False) -> None:
-    journal = Journal(folder, steps=9, start=start, tensorboard=tensorboard, active=True)
+def write(folder: Path, start: int, steps: range, *, loggers: tuple[str, ...] = ()) -> None:
+    journal = Journal(folder, steps=9, start=start, loggers=loggers)
     for step in steps:
         journal.training(step, {"total": 1.0 / step})
         journal.advance(step)
@@ -38,7 +38,7 @@ def test_a_run_that_goes_on_logs_each_step_once(tmp_path: Path) -> None:
 
 
 def test_other_processes_write_nothing(tmp_path: Path) -> None:
-    journal = Journal(tmp_path / "run", steps=9, start=0, tensorboard=True, active=False)
+    journal = Journal(tmp_path / "run", steps=9, start=0, loggers=["tensorboard"], active=False)
     journal.training(1, {"total": 1.0})
     journal.validation(1, {}, [])
     journal.close()
@@ -49,7 +49,7 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    write(tmp_path, 0, range(1, 4), tensorboard=True)
+    write(tmp_path, 0, range(1, 4), loggers=("tensorboard",))
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     tags = events.Tags()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_references import WEIGHTS, reference
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaleevent_ros.distill import LOSS_NAMES, DistillError, DistillLoss, build_loss
 
@@ -241,3 +242,35 @@ def test_wrong_shapes() -> None:
         loss(student, teacher, mask, regions=regions[:1])
     with pytest.raises(DistillError, match="must both be"):
         loss(student[:0], teacher[:0], mask[:0])
+
+
+class ProductsWithTf32(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Collects the products of matrices that are computed while TF32 is allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = 0
+        self.rounded: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_}:
+            self.seen += 1
+            if torch.backends.cuda.matmul.allow_tf32:
+                self.rounded.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", [name for name in LOSS_NAMES if not name.startswith("patch")])
+@pytest.mark.parametrize("tokens", [6, 40])
+def test_products_are_never_rounded_to_tf32(
+    name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    student = torch.randn(2, tokens, 8, requires_grad=True)
+    mask = torch.ones(2, tokens, dtype=torch.bool)
+    with ProductsWithTf32() as products:
+        loss = build_loss(name)(student, torch.randn(2, tokens, 8), mask).total
+        loss.backward()  # type: ignore[no-untyped-call]
+    assert products.seen >= 2
+    assert products.rounded == []
+    assert torch.backends.cuda.matmul.allow_tf32

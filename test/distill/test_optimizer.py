@@ -9,7 +9,6 @@ from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.optimizer import (
     build_optimizer,
     freeze_parameters,
-    layer_depths,
     set_rate,
 )
 from scaleevent_ros.models import Student, build_student
@@ -36,25 +35,25 @@ def rates(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, tuple
 
 
 def test_every_parameter_learns_at_one_rate_by_default(student: Student) -> None:
-    found = rates(build_optimizer(student, OptimizerOptions(learning_rate=0.1)), student)
+    found = rates(build_optimizer(student, OptimizerOptions(learning_rate=0.1), 8), student)
     assert found.keys() == dict(student.named_parameters()).keys()
     assert {rate for rate, _ in found.values()} == {0.1}
 
 
 def test_vectors_are_decayed_only_if_asked(student: Student) -> None:
     options = OptimizerOptions(weight_decay=0.5)
-    some = rates(build_optimizer(student, options), student)
+    some = rates(build_optimizer(student, options, 8), student)
     for name, parameter in student.named_parameters():
         assert some[name][1] == (0.5 if parameter.ndim > 1 else 0.0)
     everything = rates(
-        build_optimizer(student, OptimizerOptions(weight_decay=0.5, decay_all=True)), student
+        build_optimizer(student, OptimizerOptions(weight_decay=0.5, decay_all=True), 8), student
     )
     assert {decay for _, decay in everything.values()} == {0.5}
 
 
 def test_layers_further_from_the_output_learn_more_slowly(student: Student) -> None:
     options = OptimizerOptions(learning_rate=1.0, layer_decay=0.5)
-    found = rates(build_optimizer(student, options), student)
+    found = rates(build_optimizer(student, options, 8), student)
     blocks = [found[f"backbone.model.blocks.{i}.attn.qkv.weight"][0] for i in range(3)]
     assert blocks[1] == 2 * blocks[0]
     assert blocks[2] == 2 * blocks[1]
@@ -62,16 +61,25 @@ def test_layers_further_from_the_output_learn_more_slowly(student: Student) -> N
     assert found["backbone.model.norm.weight"][0] == 1.0
 
 
-def test_convnexts_have_depths_too() -> None:
-    depths = layer_depths(build_student("convnext_atto", 5, "random"))
-    assert depths["backbone.model.stem.0.weight"] == max(depths.values()) > 3
+def test_convnexts_have_layers_too() -> None:
+    convnext = build_student("convnext_atto", 5, "random")
+    options = OptimizerOptions(learning_rate=1.0, layer_decay=0.5)
+    found = rates(build_optimizer(convnext, options, 8), convnext)
+    slowest = min(rate for rate, _ in found.values())
+    assert found["backbone.model.stem.0.weight"][0] == slowest < 0.5**3
+
+
+def test_the_rate_grows_with_the_batch_if_asked(student: Student) -> None:
+    options = OptimizerOptions(learning_rate=0.1, reference_batch_size=256)
+    found = rates(build_optimizer(student, options, 1024), student)
+    assert {rate for rate, _ in found.values()} == {0.4}
 
 
 def test_groups_multiply_and_freeze(student: Student) -> None:
     groups = [ParameterGroup("patch_embed", 0.5), ParameterGroup(r"blocks\.0\.", 0)]
     options = OptimizerOptions(learning_rate=1.0, groups=groups)
     freeze_parameters(student, options)
-    optimizer = build_optimizer(student, options)
+    optimizer = build_optimizer(student, options, 8)
     found = rates(optimizer, student)
     assert found["backbone.model.patch_embed.proj.weight"][0] == 0.5
     assert not any(".blocks.0." in name for name in found)
@@ -83,7 +91,7 @@ def test_groups_multiply_and_freeze(student: Student) -> None:
 @pytest.mark.parametrize(
     ("groups", "words"),
     [
-        ([ParameterGroup("nothing_like_it", 1)], "no parameter fits 'nothing_like_it'"),
+        ([ParameterGroup("nothing_like_it", 1)], "no parameter matches 'nothing_like_it'"),
         ([ParameterGroup("(", 1)], "not a regular expression"),
         ([ParameterGroup("", 0)], "no parameter that learns"),
     ],

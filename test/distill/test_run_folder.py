@@ -12,6 +12,7 @@ from scaleevent_ros.distill.run_folder import RunFolder
 
 
 def save(folder: RunFolder, step: int, best: int = 0) -> None:
+    folder.begin(step)
     folder.save(step, {"x": torch.tensor(step)}, lambda path: write(path, step), best)
 
 
@@ -50,6 +51,7 @@ def test_what_was_cut_off_while_it_was_written_is_not_seen(
         path.write_text("half")
         raise error
 
+    folder.begin(20)
     with pytest.raises(TrainingError, match=r"step-00000020 cannot be written: is the disk full"):
         folder.save(20, {}, fail, 0)
     assert folder.steps() == [10]

@@ -13,7 +13,7 @@ def factors(options: OptimizerOptions, steps: int = 100, per_epoch: int = 10) ->
 
 
 def test_cosine_warms_up_and_ends_where_it_should() -> None:
-    curve = factors(OptimizerOptions(warmup_steps=9, final=0.1))
+    curve = factors(OptimizerOptions(warmup_steps=9, min_lr_ratio=0.1))
     assert curve[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
     assert max(curve) == 1.0
     assert curve[-1] == pytest.approx(0.1)

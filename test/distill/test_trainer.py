@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -13,7 +14,8 @@ import pytest
 import tiny_run
 import torch
 from safetensors.torch import load_file
-from tiny_run import TinyRun, final_weights, launch, run_here
+from tiny_run import TinyRun, build_trainer, final_weights, launch, run_here
+from torch.amp.grad_scaler import GradScaler
 
 from scaleevent_ros.distill import stop_request
 from scaleevent_ros.distill.errors import RunStopped, TrainingError
@@ -182,6 +184,45 @@ def test_sharded_processes_that_were_killed_and_resumed_give_what_one_gives(
     assert launch(replace(run, kill_at="step 9"), world=2) == [-9, -9]
     assert launch(run, world=2) == [0, 0]
     assert largest_difference(final_weights(by_one_process), final_weights(tmp_path)) < 1e-5
+
+
+def test_sharded_processes_with_validations_between_saves_give_what_one_gives(
+    tmp_path: Path,
+) -> None:
+    """Root parameters stay gathered after a forward pass without a backward pass."""
+    options = {"epochs": 1, "validate_every": 2, "save_every": 100}
+    for strategy, world in (("auto", 1), ("fsdp", 2)):
+        run = TinyRun(tmp_path / strategy, {**options, "strategy": strategy}, drop=0.0)
+        assert launch(run, world) == [0] * world
+    for kind in ("train", "validation"):
+        expected, found = (entries(tmp_path / name, kind) for name in ("auto", "fsdp"))
+        assert [entry["total"] for entry in found] == pytest.approx(
+            [entry["total"] for entry in expected], rel=1e-4
+        )
+
+
+def test_a_finished_run_gives_its_result_again(uninterrupted: Path) -> None:
+    trainer = build_trainer(TinyRun(uninterrupted, {"resume": True}))
+    outcome = trainer.run()
+    assert outcome.step == STEPS
+    last = entries(uninterrupted, "validation")[-1]
+    assert outcome.metrics == {name: last[name] for name in outcome.metrics}
+    assert outcome.metrics["cosine_active"] == outcome.best_score
+
+
+def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path) -> None:
+    """On a CPU, where PyTorch has fp16 and its loss scaling too."""
+    run = TinyRun(tmp_path, {"precision": "fp16", "epochs": 1}, drop=0.0)
+    trainer = build_trainer(run)
+    assert trainer._scaler.is_enabled()
+    trainer._scaler = GradScaler("cpu", init_scale=2.0**60)  # whatever it is, too much
+    trainer.run()
+    steps = entries(tmp_path, "train")
+    assert math.isinf(steps[0]["gradient"]) or math.isnan(steps[0]["gradient"])
+    state = torch.load(tmp_path / "checkpoints/step-00000005/state.pt", weights_only=True)
+    assert state["scaler"]["scale"] < 2.0**60
+    weights = load_file(tmp_path / "last.safetensors").values()
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from scaleevent_ros.data.dataset import PairLoaders
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
-from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.distill.trainer import Trainer
 from scaleevent_ros.events import EventBatch, InputSpec
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from scaleevent_ros.distill.trainer import Objective
+    from scaleevent_ros.distill.objective import Objective
     from scaleevent_ros.tasks.labelled import Task
 
 WIDTH, HEIGHT = 48, 32
@@ -115,7 +116,7 @@ def train(
     """Train on 8 windows, judge by 3, and return the log: losses and metrics."""
     trainer = TrainerOptions(
         output=str(output), epochs=epochs, batch_size=4, log_every=1, validate_every=1000,
-        save_every=1000, tensorboard=False, accelerator="cpu",
+        save_every=1000, loggers=[], accelerator="cpu",
     )  # fmt: skip
     fabric = start_fabric(trainer)
     fabric.launch()

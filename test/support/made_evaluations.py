@@ -25,7 +25,7 @@ def made_evaluation(**changes: Any) -> Evaluation:
         "truth": "cd" * 32,
         "scores": {"miou": 0.5, "iou/rough": 0.25, "events/miou": 0.75},
         "device": "cpu",
-        "precision": "float32",
+        "precision": "fp32",
         "batch_size": 4,
         "ms_per_window": 1.5,
         "git_revision": "unknown",

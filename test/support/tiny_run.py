@@ -23,7 +23,8 @@ from scaleevent_ros.distill.configuration import (
 )
 from scaleevent_ros.distill.distillation import Distillation
 from scaleevent_ros.distill.losses import build_loss
-from scaleevent_ros.distill.trainer import Trainer, start_fabric
+from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.distill.trainer import Trainer
 from scaleevent_ros.models import build_student, build_teacher
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class TinyRun:
 def trainer_options(run: TinyRun) -> TrainerOptions:
     defaults: dict[str, Any] = {
         "epochs": 3, "pairs_per_epoch": 40, "batch_size": 8, "accumulate": 1, "save_every": 4,
-        "validate_every": 100, "log_every": 1, "tensorboard": False, "accelerator": "cpu",
-        "average": 0.9,
+        "validate_every": 100, "log_every": 1, "loggers": [], "accelerator": "cpu",
+        "ema_decay": 0.9,
     }  # fmt: skip
     return TrainerOptions(output=str(run.output), **{**defaults, **run.options})
 

@@ -68,7 +68,7 @@ def runs(data: LabelledData, tmp_path_factory: pytest.TempPathFactory) -> list[P
         folders.append(tmp_path_factory.mktemp("run"))
         trainer = TrainerOptions(
             output=str(folders[-1]), seed=seed, epochs=2, batch_size=BATCH, validate_every=1,
-            log_every=100, tensorboard=False, accelerator="cpu",
+            log_every=100, loggers=[], accelerator="cpu",
         )  # fmt: skip
         student = StudentOptions("vit_tiny_patch16_224", "random", options=VIT)
         optimizer = OptimizerOptions(learning_rate=1e-2)

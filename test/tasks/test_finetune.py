@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> LabelledData:
 def configured(data: LabelledData, output: Path, **trainer: Any) -> Finetuning:
     defaults = {
         "epochs": 6, "batch_size": 4, "save_every": 4, "validate_every": 100, "log_every": 4,
-        "tensorboard": False, "accelerator": "cpu", "output": str(output),
+        "loggers": [], "accelerator": "cpu", "output": str(output),
     }  # fmt: skip
     return Finetuning(
         data=data,
@@ -313,7 +313,7 @@ def test_the_program_runs_and_says_what_is_wrong_in_one_line(
         "--data.width=64", "--data.height=48", "--data.workers=0", "--data.fraction=0.4",
         "--student.name=vit_tiny_patch16_224", "--student.init=random",
         f"--student.options={json.dumps(VIT)}", "--trainer.epochs=1", "--trainer.batch_size=2",
-        "--trainer.tensorboard=false", f"--trainer.output={tmp_path}",
+        "--trainer.loggers=[]", f"--trainer.output={tmp_path}",
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     for more, code in (([], 0), (["--trainer.batch_size=99"], 2)):
