@@ -361,6 +361,27 @@ def report(
     typer.echo(str(out))
 
 
+def _pass_on(name: str, help_text: str) -> None:
+    """Add a command whose arguments, ``--help`` among them, another parser reads."""
+
+    @app.command(
+        name,
+        help=help_text,
+        add_help_option=False,
+        context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    )
+    def run(context: typer.Context) -> None:
+        from scaleevent_ros import training
+
+        with ends_in_words(name):
+            getattr(training, name)(context.args)
+
+
+_pass_on("pretrain", "Distil a teacher of frames into a student of events; --help for its fields.")
+_pass_on("finetune", "Train the head of a task on a student of events; --help for its fields.")
+_pass_on("evaluate", "Measure checkpoints of students and heads, and compare groups of them.")
+
+
 def _as_json(content: dict[str, Any]) -> str:
     from json import dumps
 

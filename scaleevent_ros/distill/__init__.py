@@ -1,11 +1,13 @@
 """A teacher that sees frames teaches a student that sees events: losses, step, trainer.
 
-In come a configuration (`configuration.Pretraining`) and the recordings it names; out goes a run's
-folder with students, checkpoints, metrics and pictures (`pretrain.pretrain`). `trainer.Trainer`
-runs the loop of anything that trains on pairs.
+In come a configuration (`Pretraining`) and the recordings it names; out goes a run's folder with
+students, checkpoints, metrics and pictures (`pretrain`). `trainer.Trainer` is the loop of anything
+that trains on pairs.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.distill.errors import DistillError
 from scaleevent_ros.distill.losses import (
@@ -16,4 +18,31 @@ from scaleevent_ros.distill.losses import (
     build_loss,
 )
 
-__all__ = ["DEFAULT_LOSS", "LOSS_NAMES", "DistillError", "DistillLoss", "LossTerms", "build_loss"]
+if TYPE_CHECKING:
+    from scaleevent_ros.distill.configuration import Pretraining
+    from scaleevent_ros.distill.pretraining import pretrain
+
+__all__ = [
+    "DEFAULT_LOSS",
+    "LOSS_NAMES",
+    "DistillError",
+    "DistillLoss",
+    "LossTerms",
+    "Pretraining",
+    "build_loss",
+    "pretrain",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs the packages of the extra ``train`` when it is first used."""
+    if name == "pretrain":
+        from scaleevent_ros.distill.pretraining import pretrain
+
+        return pretrain
+    if name == "Pretraining":
+        from scaleevent_ros.distill.configuration import Pretraining
+
+        return Pretraining
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -15,7 +15,7 @@ from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
-from scaleevent_ros.distill.pretrain import (
+from scaleevent_ros.distill.pretraining import (
     build_models,
     cache_features,
     pretrain,

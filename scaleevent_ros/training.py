@@ -1,0 +1,98 @@
+"""The commands that train and evaluate: ``scaleevent pretrain``, ``finetune`` and ``evaluate``.
+
+The scripts in ``training/`` of a checkout are the same commands.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
+
+FOLDERS = {"pretrain": "config/pretrain", "finetune": "config/finetune"}
+"""Folders of presets in a checkout, and below ``share/scaleevent_ros`` of an installation."""
+
+
+def pretrain(arguments: Sequence[str]) -> None:
+    """Distil a teacher of frames into a student of events: `--config NAME` or a YAML file."""
+    from scaleevent_ros.distill import Pretraining
+    from scaleevent_ros.distill import pretrain as run
+    from scaleevent_ros.distill.configuration import parse_configuration
+    from scaleevent_ros.visuals.panels import draw_panel
+
+    _start_logging()
+    arguments = resolve_presets("pretrain", arguments)
+    outcome = run(parse_configuration(Pretraining, arguments, str(pretrain.__doc__)), draw_panel)
+    logger.info(
+        "done after step %d; best after step %d: %.4f",
+        outcome.step,
+        outcome.best_step,
+        outcome.best_score,
+    )
+
+
+def finetune(arguments: Sequence[str]) -> None:
+    """Train the head of a task on a student of events: `--config NAME` or a YAML file."""
+    from scaleevent_ros.distill.configuration import parse_configuration
+    from scaleevent_ros.tasks.finetune import Finetuning
+    from scaleevent_ros.tasks.finetune import finetune as run
+    from scaleevent_ros.tasks.objectives import OBJECTIVES
+
+    _start_logging()
+    arguments = resolve_presets("finetune", arguments)
+    configuration = parse_configuration(Finetuning, arguments, str(finetune.__doc__))
+    outcome = run(configuration)
+    metric = OBJECTIVES[configuration.data.task].judged_by
+    logger.info(
+        "done after step %d with %s %.4f; best after step %d",
+        outcome.step,
+        metric,
+        outcome.metrics[metric],
+        outcome.best_step,
+    )
+
+
+def evaluate(arguments: Sequence[str]) -> None:
+    """Measure checkpoints of students and heads, and compare groups of them."""
+    from scaleevent_ros.tasks.evaluation import evaluate as run
+    from scaleevent_ros.tasks.evaluation_options import parse_request
+    from scaleevent_ros.visuals.predictions import draw_example
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    sys.stdout.write(run(parse_request(list(arguments)), draw_example))
+
+
+def resolve_presets(command: str, arguments: Sequence[str]) -> list[str]:
+    """Replace the name of a preset after ``--config`` by the path of its file."""
+    resolved = list(arguments)
+    for index, word in enumerate(resolved):
+        option, equals, value = word.partition("=")
+        if option == "--config" and equals:
+            resolved[index] = f"--config={_preset(command, value)}"
+        elif word == "--config" and index + 1 < len(resolved):
+            resolved[index + 1] = _preset(command, resolved[index + 1])
+    return resolved
+
+
+def _preset(command: str, name: str) -> str:
+    """Find a preset in the checkout or installation that this module lies in."""
+    if Path(name).suffix or Path(name).exists():
+        return name
+    for parent in Path(__file__).resolve().parents[1:]:
+        for root in (parent, parent / "share" / "scaleevent_ros"):
+            path = root / FOLDERS[command] / f"{name}.yaml"
+            if path.is_file():
+                return str(path)
+    return name
+
+
+def _start_logging() -> None:
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
