@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scaleevent_ros.distill import LOSS_NAMES, DistillError, DistillLoss, build_loss
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 BATCH, TOKENS = 3, 15
 
@@ -260,12 +263,19 @@ class ProductsWithTf32(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Allow TF32, which a CPU does not have."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@pytest.mark.usefixtures("tf32")
 @pytest.mark.parametrize("name", [name for name in LOSS_NAMES if not name.startswith("patch")])
 @pytest.mark.parametrize("tokens", [6, 40])
-def test_products_are_never_rounded_to_tf32(
-    name: str, tokens: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+def test_products_are_never_rounded_to_tf32(name: str, tokens: int) -> None:
     student = torch.randn(2, tokens, 8, requires_grad=True)
     mask = torch.ones(2, tokens, dtype=torch.bool)
     with ProductsWithTf32() as products:
