@@ -377,8 +377,8 @@ def _pass_on(name: str, help_text: str) -> None:
             getattr(training, name)(context.args)
 
 
-_pass_on("pretrain", "Distil a teacher of frames into a student of events; --help for its fields.")
-_pass_on("finetune", "Train the head of a task on a student of events; --help for its fields.")
+_pass_on("pretrain", "Distil a teacher of frames into a student of events.")
+_pass_on("finetune", "Train the head of a task on a student of events.")
 _pass_on("evaluate", "Measure checkpoints of students and heads, and compare groups of them.")
 
 

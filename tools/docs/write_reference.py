@@ -107,15 +107,15 @@ def configuration_page() -> str:
     """Render the fields of the runs' configurations."""
     parts = [CONFIGURATION]
     runs: list[tuple[str, type[object]]] = [
-        ("training/pretrain.py", Pretraining),
-        ("training/finetune.py", Finetuning),
-        ("training/evaluate.py", EvaluationOptions),
+        ("scaleevent pretrain", Pretraining),
+        ("scaleevent finetune", Finetuning),
+        ("scaleevent evaluate", EvaluationOptions),
     ]
     described_at: dict[type[object], str] = {}
-    for script, kind in runs:
-        parts.append(f"## `{script}`\n")
+    for command, kind in runs:
+        parts.append(f"## `{command}`\n")
         documents = documentation(kind)
-        run = Path(script).stem
+        run = command.removeprefix("scaleevent ")
         own = [row for row in field_rows(kind, "") if "." not in row[0]]
         if own:
             parts.append(table(("field", "type", "default", "meaning"), own))
@@ -213,7 +213,10 @@ def commands_page() -> str:
             default = "*required*" if each.required else shown(each.default)
             rows.append((named, default, each.help))
         parts += [f"## `scaleevent {name}`\n", command.help + "\n"]
-        parts.append(table(("", "default", "meaning"), rows))
+        if rows:
+            parts.append(table(("", "default", "meaning"), rows))
+        else:
+            parts.append(f"Fields: [`scaleevent {name}`](configuration.md#scaleevent-{name}).\n")
     return "\n".join(parts)
 
 
