@@ -374,10 +374,11 @@ def _pass_on(name: str, help_text: str) -> None:
         from scaleevent_ros import training
 
         with ends_in_words(name):
-            getattr(training, name)(context.args)
+            getattr(training, name.replace("-", "_"))(context.args)
 
 
 _pass_on("pretrain", "Distil a teacher of frames into a student of events.")
+_pass_on("cache-teacher", "Fill teacher.cache for a pretraining run, with the fields of pretrain.")
 _pass_on("finetune", "Train the head of a task on a student of events.")
 _pass_on("evaluate", "Measure checkpoints of students and heads, and compare groups of them.")
 

@@ -1,4 +1,4 @@
-"""The commands that train and evaluate: ``scaleevent pretrain``, ``finetune`` and ``evaluate``.
+"""The commands ``scaleevent pretrain``, ``cache-teacher``, ``finetune`` and ``evaluate``.
 
 The scripts in ``training/`` of a checkout are the same commands.
 """
@@ -36,6 +36,20 @@ def pretrain(arguments: Sequence[str]) -> None:
         outcome.best_step,
         outcome.best_score,
     )
+
+
+def cache_teacher(arguments: Sequence[str]) -> None:
+    """Fill `teacher.cache` for a pretraining run: the options of `pretrain`; resumable."""
+    from scaleevent_ros.distill import Pretraining
+    from scaleevent_ros.distill.configuration import parse_configuration
+    from scaleevent_ros.distill.pretraining import cache_features
+
+    _start_logging()
+    arguments = resolve_presets("pretrain", arguments)
+    pairs, computed = cache_features(
+        parse_configuration(Pretraining, arguments, str(cache_teacher.__doc__))
+    )
+    logger.info("%d pairs: features of %d frames computed, the others were there", pairs, computed)
 
 
 def finetune(arguments: Sequence[str]) -> None:

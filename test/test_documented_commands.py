@@ -38,7 +38,7 @@ COMMANDS = [
     for page in (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
     for command in commands_in(page)
 ]
-RUNS = {"pretrain": Pretraining, "finetune": Finetuning}
+RUNS = {"pretrain": Pretraining, "cache-teacher": Pretraining, "finetune": Finetuning}
 LAUNCHED = {
     "record.launch.py": "scaleevent_recorder",
     "perception.launch.py": "scaleevent_perception",
@@ -90,7 +90,11 @@ def parse_training(name: str, arguments: Sequence[str]) -> None:
     if name == "evaluate":
         request_parser().parse_args(list(arguments))
     else:
-        parse_configuration(RUNS[name], resolve_presets(name, arguments), "")
+        parse_configuration(
+            RUNS[name],
+            resolve_presets("finetune" if name == "finetune" else "pretrain", arguments),
+            "",
+        )
 
 
 def parse_make(command: Command) -> None:
@@ -106,7 +110,8 @@ def parse_python(command: Command) -> None:
         return
     assert (REPOSITORY / script).is_file(), f"there is no {script}"
     name = Path(script).stem
-    if script == f"training/{name}.py" and name in {*RUNS, "evaluate"}:
+    name = name.replace("_", "-")
+    if script.startswith("training/") and name in {*RUNS, "evaluate"}:
         parse_training(name, arguments)
         return
     known = options_of(REPOSITORY / script)

@@ -216,7 +216,8 @@ def commands_page() -> str:
         if rows:
             parts.append(table(("", "default", "meaning"), rows))
         else:
-            parts.append(f"Fields: [`scaleevent {name}`](configuration.md#scaleevent-{name}).\n")
+            page = "pretrain" if name == "cache-teacher" else name
+            parts.append(f"Fields: [`scaleevent {page}`](configuration.md#scaleevent-{page}).\n")
     return "\n".join(parts)
 
 
