@@ -252,7 +252,8 @@ class Pairs:
         if self._seed is not None and flipped(draw, self._seed):
             events, taught, active = (each.flip(-1) for each in (events, taught, active))
         covered = torch.full_like(active, fill_value=draw.position != PADDING)
-        return Sample(events, taught, active, covered)
+        features, move = torch.empty(0), torch.zeros(3, dtype=torch.int64)
+        return Sample(events, taught, active, covered, features, move)
 
 
 class Labelled:
