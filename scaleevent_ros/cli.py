@@ -78,6 +78,10 @@ def simulate(
         bool, typer.Option(help="Interpolate a video's frames along the flow.")
     ] = True,
     size: Annotated[str | None, typer.Option(help="Of the sensor, such as 640x480.")] = None,
+    frame_scale: Annotated[
+        int, typer.Option(help="Pixels of a frame for each pixel of the sensor, along each side.")
+    ] = 1,
+    keep_every: Annotated[int, typer.Option(help="Keep one in so many frames of a video.")] = 1,
     pixels: Annotated[str, typer.Option(help="standard, ideal or noisy.")] = "standard",
     threshold: Annotated[float | None, typer.Option(help="Contrast of an event.")] = None,
     codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
@@ -110,13 +114,17 @@ def simulate(
             pause_share=pause_share,
             still_share=still_share,
             objects=objects if cutouts is not None else 0,
+            frame_scale=frame_scale,
             vary=vary,
         )
         options = job.StillsOptions(film, labels, names, flow, cutouts, gap, jobs, seed)
         recording = job.stills_recording(source, options)
     else:
         recording = job.video_recording(
-            source, job.VideoOptions(frame_rate, interpolate, job.size_of(size), model, seed)
+            source,
+            job.VideoOptions(
+                frame_rate, interpolate, job.size_of(size), model, seed, frame_scale, keep_every
+            ),
         )
     job.write_bag(
         recording,

@@ -6,7 +6,7 @@ a background along smooth paths, make such scenes, and uncover the background ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import cv2
@@ -50,37 +50,43 @@ class MovingObject:
     """An object on a straight path with a sway.
 
     Attributes:
-        picture: Premultiplied red-green-blue and alpha, float32 [h, w, 4], from 0 to 255.
+        cutout: Picture of the object, red-green-blue-alpha, uint8 [h, w, 4].
+        size: Width and height in the view, in pixels.
         start: Center at time 0, in pixels of the view, float64 [2].
         velocity: In pixels per second, float64 [2].
         sway: Amplitude of a sine added to the path, in pixels, float64 [2].
         sway_hz: Frequency of the sine.
     """
 
-    picture: NDArray[np.float32]
+    cutout: NDArray[np.uint8]
+    size: tuple[int, int]
     start: NDArray[np.float64]
     velocity: NDArray[np.float64]
     sway: NDArray[np.float64]
     sway_hz: float
+    _pictures: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
 
     def position(self, t: float) -> NDArray[np.float64]:
         """Center at a time (s): float64 [2], in pixels of the view."""
         sine = np.sin(2 * np.pi * self.sway_hz * t)
         return np.asarray(self.start + self.velocity * t + self.sway * sine)
 
-    def draw(self, view: NDArray[np.float32], t: float) -> NDArray[np.bool_]:
+    def draw(self, view: NDArray[np.float32], t: float, scale: int = 1) -> NDArray[np.bool_]:
         """Draw the object over a view, in place.
 
         Args:
             view: float32 [H, W] grey or [H, W, 3] red-green-blue, from 0 to 255.
             t: Time in s.
+            scale: Pixels of the view for each pixel that sizes and positions are given in.
 
         Returns:
             The pixels that belong to the object, bool [H, W].
         """
         height, width = view.shape[:2]
-        h, w = self.picture.shape[:2]
-        corner = self.position(t) - ((w - 1) / 2, (h - 1) / 2)
+        picture = self._picture(scale)
+        h, w = picture.shape[:2]
+        center = (self.position(t) + 0.5) * scale - 0.5
+        corner = center - ((w - 1) / 2, (h - 1) / 2)
         left, top = (int(v) for v in np.floor(corner))
         x0, x1 = max(left, 0), min(left + w + 1, width)
         y0, y1 = max(top, 0), min(top + h + 1, height)
@@ -88,7 +94,7 @@ class MovingObject:
         if x0 >= x1 or y0 >= y1:
             return mask
         shift = np.array([[1, 0, corner[0] - x0], [0, 1, corner[1] - y0]])
-        moved = cv2.warpAffine(self.picture, shift, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
+        moved = cv2.warpAffine(picture, shift, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR)
         alpha = moved[..., 3]
         part = view[y0:y1, x0:x1]
         if view.ndim == 2:
@@ -99,6 +105,16 @@ class MovingObject:
             part += moved[..., :3]
         mask[y0:y1, x0:x1] = alpha >= _OPAQUE
         return mask
+
+    def _picture(self, scale: int) -> NDArray[np.float32]:
+        """Premultiplied picture at a scale, float32 [h, w, 4]."""
+        if scale not in self._pictures:
+            size = (self.size[0] * scale, self.size[1] * scale)
+            resized = cv2.resize(self.cutout, size, interpolation=cv2.INTER_AREA)
+            picture = np.array(resized, np.float32)
+            picture[..., :3] *= picture[..., 3:] / 255
+            self._pictures[scale] = picture
+        return self._pictures[scale]
 
 
 def random_objects(
@@ -126,13 +142,13 @@ def random_objects(
         scale = height * rng.uniform(_SMALLEST, _LARGEST) / cutout.shape[0]
         scale = min(scale, 0.8 * width / cutout.shape[1])
         shape = (max(2, round(cutout.shape[1] * scale)), max(2, round(cutout.shape[0] * scale)))
-        small = np.array(cv2.resize(cutout, shape, interpolation=cv2.INTER_AREA), np.float32)
-        small[..., :3] *= small[..., 3:] / 255
         angle = rng.normal(0, 0.25) + (np.pi if rng.random() < 0.5 else 0)
         speed = width * _SLOWEST * (_FASTEST / _SLOWEST) ** rng.random()
         velocity = speed * np.array([np.cos(angle), np.sin(angle)])
         inside = np.array([width * rng.uniform(0.1, 0.9), height * rng.uniform(0.25, 0.9)])
         start = inside - velocity * rng.uniform(0, length_s)
         sway = rng.uniform(0, 0.03, 2) * width
-        objects.append(MovingObject(small, start, velocity, sway, rng.uniform(*_SWAY_HZ)))
+        cutout = np.ascontiguousarray(cutout)
+        sway_hz = rng.uniform(*_SWAY_HZ)
+        objects.append(MovingObject(cutout, shape, start, velocity, sway, sway_hz))
     return objects

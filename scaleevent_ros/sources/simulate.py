@@ -80,6 +80,8 @@ class VideoOptions:
             theirs.
         pixels: The model of the sensor's pixels.
         seed: Of its mismatch and noise.
+        frame_scale: Pixels of a frame in the bag for each pixel of the sensor, in each direction.
+        keep_every: One in so many frames is kept in the bag; all make events.
     """
 
     frame_rate: float | None = None
@@ -87,11 +89,19 @@ class VideoOptions:
     size: tuple[int, int] | None = None
     pixels: PixelModel = field(default_factory=PixelModel)
     seed: int = 0
+    frame_scale: int = 1
+    keep_every: int = 1
 
     def __post_init__(self) -> None:
         """Check that time goes forward."""
         if self.frame_rate is not None and not 0 < self.frame_rate <= 1e6:
             msg = f"a frame rate of {self.frame_rate} Hz cannot be simulated"
+            raise SimulationError(msg)
+        if not 1 <= self.frame_scale <= 8 or self.keep_every < 1:
+            msg = (
+                f"frame_scale {self.frame_scale} is not from 1 to 8, "
+                f"or keep_every {self.keep_every} not above 0"
+            )
             raise SimulationError(msg)
 
 
@@ -154,6 +164,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
         moments,
         [FRAMES_TOPIC],
         (EPOCH_NS, _frame_us(number - 1, rate) * 1000),
+        frame_scale=options.frame_scale,
     )
 
 
@@ -201,6 +212,7 @@ def _see_video(
     options: VideoOptions,
 ) -> Iterator[Moment]:
     simulator = VideoSimulator(size, options.pixels, options.seed, interpolate=options.interpolate)
+    scale = options.frame_scale
     shape = None
     for index, given in enumerate(frames):
         if given.shape[:2] != (shape := shape or given.shape[:2]):
@@ -208,9 +220,14 @@ def _see_video(
                 f"{source}: frame {index} is {given.shape[1]}x{given.shape[0]}, not like the first"
             )
             raise SimulationError(msg)
-        frame = cover(_eight_bits(given), size, cv2.INTER_AREA)
+        frame = _eight_bits(given)
         t_us = _frame_us(index, rate)
-        yield Moment(simulator.push(frame, t_us), {FRAMES_TOPIC: Picture(t_us * 1000, frame)})
+        events = simulator.push(cover(frame, size, cv2.INTER_AREA), t_us)
+        pictures = {}
+        if index % options.keep_every == 0:
+            fine = cover(frame, (size[0] * scale, size[1] * scale), cv2.INTER_AREA)
+            pictures[FRAMES_TOPIC] = Picture(t_us * 1000, fine)
+        yield Moment(events, pictures)
 
 
 def _eight_bits(picture: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -338,6 +355,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
         topics,
         (EPOCH_NS, EPOCH_NS + (len(files) * period_us - gap_us) * 1000),
         options.class_names,
+        options.film.frame_scale,
     )
 
 
@@ -389,6 +407,7 @@ def _recording(
     topics: list[str],
     span_ns: tuple[int, int],
     labels: tuple[str, ...] = (),
+    frame_scale: int = 1,
 ) -> Recording:
     shared = _SharedPass(moments, 1 + len(topics))
 
@@ -406,11 +425,9 @@ def _recording(
         return PictureStream(topic, str(source), read, span_ns)
 
     width, height = size
-    focal = float(max(size))
-    center = ((width - 1) / 2, (height - 1) / 2)
     cameras = tuple(
-        CameraCalibration(topic, width, height, "plumb_bob", (focal, focal, *center), (0.0,) * 5)
-        for topic in (EVENTS_INFO_TOPIC, FRAMES_INFO_TOPIC)
+        _camera(topic, width * scale, height * scale)
+        for topic, scale in ((EVENTS_INFO_TOPIC, 1), (FRAMES_INFO_TOPIC, frame_scale))
     )
     return Recording(
         source,
@@ -424,6 +441,12 @@ def _recording(
         span_ns=span_ns,
         labels=labels,
     )
+
+
+def _camera(topic: str, width: int, height: int) -> CameraCalibration:
+    focal = float(max(width, height))
+    matrix = (focal, focal, (width - 1) / 2, (height - 1) / 2)
+    return CameraCalibration(topic, width, height, "plumb_bob", matrix, (0.0,) * 5)
 
 
 class _SharedPass:

@@ -58,6 +58,8 @@ class StillOptions:
         still_share: Probability that the camera stands still throughout, from 0 to 1; objects,
             if there are any, then move in front of it.
         objects: Largest number of objects that move through the scene.
+        frame_scale: Pixels of a frame for each pixel of the event sensor, in each direction. Frames
+            finer than the sensor let a teacher see what is finer.
         vary: Draw contrast thresholds, bandwidth and noise of the pixels, and the brightness of
             the scene, anew for each clip: from fine sensors by daylight to noisy ones in the dark.
             Frames stay as bright as the picture.
@@ -73,6 +75,7 @@ class StillOptions:
     pause_share: float = 0.0
     still_share: float = 0.0
     objects: int = 0
+    frame_scale: int = 1
     vary: bool = False
 
     def __post_init__(self) -> None:
@@ -81,6 +84,9 @@ class StillOptions:
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} is {getattr(self, name)}; a probability is from 0 to 1"
                 raise SimulationError(msg)
+        if not 1 <= self.frame_scale <= 8:
+            msg = f"frame_scale is {self.frame_scale}; it is a whole number from 1 to 8"
+            raise SimulationError(msg)
         if self.objects < 0:
             msg = f"{self.objects} objects cannot move through a scene"
             raise SimulationError(msg)
@@ -115,11 +121,13 @@ class StillSequence:
 
     Attributes:
         stamps: Times of the frames, int64 [N], in ns.
-        frames: uint8 [N, H, W, 3] red-green-blue, or [N, H, W] if the picture is grey.
+        frames: uint8 [N, H, W, 3] red-green-blue, or [N, H, W] if the picture is grey;
+            ``frame_scale`` times as large as the sensor.
         events: On the same clock, in the same pixels.
         labels: Class ids at the frames' times, uint8 [N, H, W], if the picture had labels;
             `UNLABELED` under moving objects.
-        homographies: From the view of each frame into the picture, float64 [N, 3, 3].
+        homographies: From the view of the sensor at the time of each frame into the picture,
+            float64 [N, 3, 3].
         camera_matrix: K of the camera, float64 [3, 3].
     """
 
@@ -183,7 +191,6 @@ def simulate_still(
         msg = f"{options.objects} objects are to move through the scene, and there are no cutouts"
         raise SimulationError(msg)
     size = (picture.shape[1], picture.shape[0]) if options.size is None else options.size
-    picture = cover(picture, size, cv2.INTER_AREA)
     scene = _Scene(picture, options, size, cutouts, seed)
     simulator = EventSimulator(size[0], size[1], scene.pixels, scene.pixel_seed)
     events = [
@@ -245,8 +252,11 @@ class _Scene:
         if options.vary:
             self.pixels = vary_pixels(options.pixels, rng)
             self._brightness = _DARKEST ** max(0.0, rng.uniform(-0.5, 1))
-        self._picture = picture
-        grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+        self._scale = scale = options.frame_scale
+        self._picture = cover(picture, (size[0] * scale, size[1] * scale), cv2.INTER_AREA)
+        grey = cover(picture, size, cv2.INTER_AREA)
+        if grey.ndim == 3:
+            grey = np.asarray(cv2.cvtColor(grey, cv2.COLOR_RGB2GRAY), np.uint8)
         self._light = grey.astype(np.float32)
         self._background, self._homography = self._light, np.empty((0, 0))
 
@@ -261,15 +271,20 @@ class _Scene:
         return view if self._brightness == 1.0 else view * np.float32(self._brightness)
 
     def frame(self, t: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Frame at a time (s), and the pixels of it that objects hide, bool [H, W]."""
-        view = see(self._picture, self.motion.homography(t))
+        """Frame at a time (s), and the sensor's pixels that objects hide, bool [H, W]."""
+        scale, homography = self._scale, self.motion.homography(t)
+        if scale > 1:
+            # Centers of pixels are at whole numbers in both grids.
+            finer = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
+            homography = finer @ homography @ np.linalg.inv(finer)
+        view = see(self._picture, homography)
         hidden = np.zeros(view.shape[:2], np.bool_)
-        if not self.objects:
-            return view, hidden
-        drawn = view.astype(np.float32)
-        for item in self.objects:
-            hidden |= item.draw(drawn, t)
-        return np.clip(np.rint(drawn), 0, 255).astype(np.uint8), hidden
+        if self.objects:
+            drawn = view.astype(np.float32)
+            for item in self.objects:
+                hidden |= item.draw(drawn, t, scale)
+            view = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+        return view, hidden[scale // 2 :: scale, scale // 2 :: scale]
 
 
 def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:

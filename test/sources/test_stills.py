@@ -149,9 +149,8 @@ def test_a_still_camera_sees_events_only_where_objects_move(
 
 
 def test_an_object_is_drawn_where_its_path_leads() -> None:
-    premultiplied = disc().astype(np.float32)
     item = MovingObject(
-        premultiplied, np.array([10.0, 30.0]), np.array([40.0, 0.0]), np.zeros(2), 1.0
+        disc(), (40, 40), np.array([10.0, 30.0]), np.array([40.0, 0.0]), np.zeros(2), 1.0
     )
     view = np.full((60, 100), 20, np.float32)
     mask = item.draw(view, 1.0)
@@ -162,6 +161,22 @@ def test_an_object_is_drawn_where_its_path_leads() -> None:
     assert view[30, 50] == pytest.approx(0.299 * 250 + 0.587 * 240 + 0.114 * 230)
     far = item.draw(view.copy(), 100.0)
     assert not far.any()
+
+
+def test_frames_may_be_finer_than_the_sensor() -> None:
+    # Smooth, so that resampling loses nothing.
+    large = cv2.GaussianBlur(photograph()[:480], (0, 0), 4)
+    options = StillOptions(frames=3, frame_rate=10, size=(256, 240), objects=1, strength=2)
+    coarse = simulate_still(large, options=options, seed=3, cutouts=[disc()])
+    finer = replace(options, frame_scale=2)
+    fine = simulate_still(large, options=finer, seed=3, cutouts=[disc()])
+    assert fine.frames.shape == (3, 480, 512, 3)
+    np.testing.assert_array_equal(fine.events.x, coarse.events.x)
+    for one, other in zip(fine.frames, coarse.frames, strict=True):
+        halved = cv2.resize(one, (256, 240), interpolation=cv2.INTER_AREA).astype(float)
+        assert np.abs(halved - other)[4:-4, 4:-4].mean() < 1.5
+        shifted = np.abs(halved[:, 2:] - other[:, :-2].astype(float))[4:-4, 4:-4].mean()
+        assert shifted > 2 * np.abs(halved - other)[4:-4, 4:-4].mean()
 
 
 def test_pauses_and_varied_pixels_change_events_and_keep_frames(picture: np.ndarray) -> None:

@@ -55,6 +55,7 @@ SCENE = StillOptions(
     pause_share=0.4,
     still_share=0.25,
     objects=2,
+    frame_scale=2,
     vary=True,
 )
 GAP_S = 30.0  # 15 times the longest memory of the input
@@ -80,6 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("data", type=Path, help="Folder of the clones.")
     parser.add_argument("out", type=Path, help="Folder of the films.")
+    parser.add_argument(
+        "--pictures", type=int, default=1000, help="Pictures of each collection, at most."
+    )
     parser.add_argument("--jobs", type=int, default=2, help="Films made at a time.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -87,7 +91,7 @@ def main() -> None:
         if not (options.data / name).is_dir():
             logger.warning("%s is missing: %s", options.data / name, what)
     cutouts = cut_objects(options.data / "EOR-VOS" / "DAVIS", options.out / "cutouts")
-    films = [*still_films(options.data, options.out, cutouts), *video_films(options)]
+    films = [*still_films(options, cutouts), *video_films(options)]
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         for made in [pool.submit(make, film, options.out) for film in films]:
             logger.info("%s", made.result())
@@ -112,23 +116,24 @@ def make(film: Film, out: Path) -> str:
     return f"{bag} made"
 
 
-def still_films(data: Path, out: Path, cutouts: Path) -> Iterator[Film]:
+def still_films(options: argparse.Namespace, cutouts: Path) -> Iterator[Film]:
     """List the films of still pictures."""
     folders = {
-        "facade": data / "labelmefacade" / "images",
-        "imagenet": data / "imagenet-sample-images",
+        "facade": options.data / "labelmefacade" / "images",
+        "imagenet": options.data / "imagenet-sample-images",
     }
     for seed, (name, folder) in enumerate(folders.items()):
         files = sorted(path for path in folder.glob("*.*") if path.suffix in {".jpg", ".JPEG"})
+        files = files[:: max(1, -(-len(files) // options.pictures))]
         parts = {
             "train": [path for index, path in enumerate(files) if index % JUDGE_EVERY],
             "judge": files[::JUDGE_EVERY],
         }
         for purpose, chosen in parts.items():
             if chosen:
-                links = link_pictures(chosen, out / "pictures" / purpose / name)
-                options = StillsOptions(SCENE, flow=False, cutouts=cutouts, gap=GAP_S, seed=seed)
-                yield Film(f"{purpose}/{name}", links, options)
+                links = link_pictures(chosen, options.out / "pictures" / purpose / name)
+                film = StillsOptions(SCENE, flow=False, cutouts=cutouts, gap=GAP_S, seed=seed)
+                yield Film(f"{purpose}/{name}", links, film)
 
 
 def video_films(options: argparse.Namespace) -> Iterator[Film]:
@@ -136,15 +141,16 @@ def video_films(options: argparse.Namespace) -> Iterator[Film]:
     davis = options.data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
     for number, folder in enumerate(sorted(davis.glob("*"))):
         pixels = pixel_model(["standard", "noisy"][number % 4 == 3], 0.12 + 0.03 * (number % 8))
-        video = VideoOptions(frame_rate=24, size=SIZE, pixels=pixels, seed=number)
+        video = VideoOptions(24, size=SIZE, pixels=pixels, seed=number, frame_scale=2, keep_every=4)
         yield Film(f"train/davis-{folder.name}", folder, video)
     for number, path in enumerate(sorted((options.data / "sample-videos").glob("*.mp4"))):
         pixels = pixel_model("standard", 0.15 + 0.1 * (number % 3))
-        yield Film(f"train/{path.stem}", path, VideoOptions(size=SIZE, pixels=pixels, seed=number))
+        video = VideoOptions(size=SIZE, pixels=pixels, seed=number, frame_scale=2, keep_every=4)
+        yield Film(f"train/{path.stem}", path, video)
     rooms = sorted((options.data / "tsdf-fusion-python" / "data").glob("*.color.jpg"))
     if rooms:
         folder = link_pictures(rooms, options.out / "pictures" / "train" / "rooms")
-        yield Film("train/rooms", folder, VideoOptions(frame_rate=30, size=SIZE))
+        yield Film("train/rooms", folder, VideoOptions(30, size=SIZE, frame_scale=2, keep_every=8))
 
 
 def link_pictures(files: Iterable[Path], folder: Path) -> Path:
