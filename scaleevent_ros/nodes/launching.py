@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.launch_description import LaunchDescription
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
@@ -16,7 +18,7 @@ from scaleevent_ros.nodes.transport import profile_environment
 from scaleevent_ros.share_folder import share_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from launch.launch_context import LaunchContext
 
@@ -28,73 +30,95 @@ def launch_node(
 ) -> LaunchDescription:
     """Describe the launch of one node.
 
-    Its arguments are the parameters of `kind`, a file of parameters, and the topics of `remaps`.
-    What is given as an argument overrules the file; what is in neither has its default.
+    Its arguments are the parameters of `kind`, a file of parameters, the topics of `remaps`, and
+    what launch files of ROS usually take. An argument overrides the file; what is in neither has
+    its default.
 
     Args:
-        name: Of the node, and of its executable.
-        kind: The dataclass of its parameters.
-        config: Of the default parameters file, in `config/`.
+        name: Name of the node and of its executable.
+        kind: Dataclass of its parameters.
+        config: Name of the default parameters file in `config/`.
         remaps: Descriptions of the topics that may be remapped, by the node's own names for them.
             The argument is the name without `~/`, its default is empty: not remapped.
     """
     remaps = remaps or {}
-    arguments = [
-        DeclareLaunchArgument(
-            "params_file",
-            default_value=str(share_folder() / "config" / config),
-            description="YAML file of parameters.",
-        ),
-        DeclareLaunchArgument("namespace", default_value="", description="Of the node."),
-        *(
-            DeclareLaunchArgument(topic.removeprefix("~/"), default_value="", description=text)
-            for topic, text in remaps.items()
-        ),
-        *(
-            DeclareLaunchArgument(
-                parameter.name,
-                default_value="",
-                description=(
-                    f"{parameter.description} Unset: that of params_file, or "
-                    f"{shown(parameter.default)}."
-                ),
-            )
-            for parameter in described(kind)
-        ),
-    ]
+    parameters = {parameter.name: parameter for parameter in described(kind)}
+    # The recorder has a parameter `name`, of the bag.
+    node_name = "node_name" if "name" in parameters else "name"
+    usual = {
+        "params_file": ("YAML file of parameters.", str(share_folder() / "config" / config)),
+        "namespace": ("Namespace of the node.", ""),
+        node_name: ("Name of the node.", name),
+        "use_sim_time": ("true: take the time from /clock.", ""),
+        "log_level": ("debug, info, warn, error or fatal.", "info"),
+        "respawn": ("true: start the node again when it ends.", "false"),
+        "remap": ("Further remappings, as FROM:=TO, separated by spaces.", ""),
+    }
+    topics = {topic.removeprefix("~/"): (text, "") for topic, text in remaps.items()}
+    own = {
+        parameter.name: (
+            f"{parameter.description} Unset: that of params_file, or {shown(parameter.default)}.",
+            "",
+        )
+        for parameter in parameters.values()
+    }
+    arguments = {**usual, **topics, **own}
 
-    def start(context: LaunchContext) -> list[Node]:
+    def start(context: LaunchContext) -> list[Any]:
         def given(argument: str) -> str:
-            return str(LaunchConfiguration(argument).perform(context))
+            return str(LaunchConfiguration(argument).perform(context)).strip()
 
+        file = given("params_file")
+        if file and not Path(file).is_file():
+            msg = f"params_file {file} does not exist"
+            raise RuntimeError(msg)
         overrides = {
-            parameter.name: _parsed(given(parameter.name), parameter.default)
-            for parameter in described(kind)
-            if given(parameter.name)
+            name: _parsed(given(name), parameter.default)
+            for name, parameter in parameters.items()
+            if given(name)
         }
+        if given("use_sim_time"):
+            overrides["use_sim_time"] = _parsed(given("use_sim_time"), False)
+        mapped = [(topic, given(topic.removeprefix("~/"))) for topic in remaps]
+        mapped += [tuple(text.split(":=", 1)) for text in given("remap").split() if ":=" in text]
         return [
+            *(LogInfo(msg=text) for text in _typos(context.launch_configurations, arguments)),
             Node(
                 package=PACKAGE,
                 executable=name,
-                name=name,
+                name=given(node_name),
                 namespace=given("namespace"),
-                parameters=[given("params_file"), overrides],
-                remappings=[
-                    (topic, target)
-                    for topic in remaps
-                    if (target := given(topic.removeprefix("~/")))
-                ],
+                parameters=[*([file] if file else []), overrides],
+                remappings=[(source, target) for source, target in mapped if target],
+                ros_arguments=["--log-level", given("log_level")],
+                respawn=given("respawn").lower() == "true",
+                respawn_delay=1.0,
                 additional_env=profile_environment(),
                 output="screen",
                 emulate_tty=True,
-            )
+            ),
         ]
 
-    return LaunchDescription([*arguments, OpaqueFunction(function=start)])
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(argument, default_value=default, description=text)
+                for argument, (text, default) in arguments.items()
+            ),
+            OpaqueFunction(function=start),
+        ]
+    )
+
+
+def _typos(given: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Find arguments that are not declared but similar to one that is: launch ignores them."""
+    for name in given:
+        if name not in known and (meant := difflib.get_close_matches(name, known, 1, 0.75)):
+            yield f"WARNING: there is no launch argument {name!r}: did you mean {meant[0]!r}?"
 
 
 def _parsed(text: str, default: object) -> Any:
-    """Read an argument as the type of its parameter, which the node checks."""
+    """Parse an argument as the type of its parameter, which the node checks."""
     if isinstance(default, str):
         return ParameterValue(text, value_type=str)
     if isinstance(default, tuple):

@@ -51,7 +51,9 @@ def test_every_parameter_is_a_described_argument(repository: Path, launch_file: 
     arguments = {argument.name: argument for argument in description.get_launch_arguments()}
     parameters = {name: text for name, _, text in described(NODES[launch_file][1])}
     topics = {topic.removeprefix("~/") for topic in INPUTS if "perception" in launch_file}
-    assert arguments.keys() == parameters.keys() | topics | {"params_file", "namespace"}
+    usual = {"params_file", "namespace", "use_sim_time", "log_level", "respawn", "remap"}
+    usual.add("node_name" if "name" in parameters else "name")
+    assert arguments.keys() == parameters.keys() | topics | usual
     for name, text in parameters.items():
         assert arguments[name].description.startswith(text)
 
