@@ -116,7 +116,7 @@ def decode_in_rust(packets: list[bytes], width: int, height: int) -> int:
 def accumulate(packets: list[bytes], width: int, height: int) -> int:
     """Decode packets and push their events into a window of 5 bins."""
     decoder = make_decoder("evt3", width, height)
-    accumulator = WindowAccumulator(height, width, bins=5)
+    accumulator = WindowAccumulator(height, width)
     events = 0
     for packet in packets:
         batch = decoder.decode(packet)

@@ -20,8 +20,8 @@ import numpy as np
 from scaleevent_ros.events import (
     NORMALIZATIONS,
     REPRESENTATIONS,
-    ByTime,
     EventBatch,
+    InputSpec,
     SensorClock,
     WindowAccumulator,
     encode_evt3,
@@ -32,6 +32,7 @@ from scaleevent_ros.events import (
     represent,
     voxel_grid,
 )
+from scaleevent_ros.events.leaky import LEAKY_DECAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +114,7 @@ def print_decoding_and_accumulating(events: int, runs: int) -> None:
         for kind in ("uniform", "edges"):
             batch = make_events(kind, events, width, height)
             data = encode_evt3(batch)
-            accumulator = WindowAccumulator(height, width, bins=BINS)
+            accumulator = WindowAccumulator(height, width)
             found = medians(
                 {
                     str(size): partial(
@@ -142,11 +143,13 @@ def print_windows(runs: int) -> None:
         + f" |\n|---|---|{'---|' * (len(rates) + 1)}"
     )
     for width, height in SIZES:
-        for representation in ("voxel", "stacked_histogram"):
+        for representation, leaky in (
+            ("voxel", ()), ("voxel", LEAKY_DECAYS), ("stacked_histogram", ())
+        ):  # fmt: skip
             columns = []
             for rate in rates:
                 accumulator = WindowAccumulator(
-                    height, width, bins=BINS, rule=ByTime(50 * MS), representation=representation
+                    height, width, InputSpec(representation, BINS, leaky=leaky)
                 )
                 batch = make_events("uniform", int(rate * 0.12), width, height, rate)
                 accumulator.push(batch)
@@ -165,9 +168,10 @@ def print_windows(runs: int) -> None:
                 for packet in packets:
                     accumulator.push(packet)
 
+            kind = f"{representation} and leaky" if leaky else representation
             pushed = len(batch) / medians({"push": push}, runs)["push"] / 1e6
             print(
-                f"| {width}x{height} {representation} | {accumulator.memory_bytes >> 20} MiB "
+                f"| {width}x{height} {kind} | {accumulator.memory_bytes >> 20} MiB "
                 f"| {pushed:.0f} Mev/s | {' | '.join(columns)} |"
             )
 
@@ -248,12 +252,12 @@ def print_device(events: int, runs: int) -> None:
         uploader = EventUploader(device, events)
 
         def compute(resident=resident, end=end) -> None:  # type: ignore[no-untyped-def]
-            voxel_grid(resident, 0, end, BINS)
+            represent("voxel", resident, 0, end, BINS)
             wait()
 
         def stream(uploader=uploader, batch=batch, end=end) -> None:  # type: ignore[no-untyped-def]
             for _ in range(4):
-                voxel_grid(uploader.upload(batch), 0, end, BINS)
+                represent("voxel", uploader.upload(batch), 0, end, BINS)
             wait()
 
         found = medians({"compute": compute, "stream": stream}, runs)

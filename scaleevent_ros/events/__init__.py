@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from scaleevent_ros.events.accumulator import (
     AccumulatorStats,
-    ByActivity,
-    ByCount,
-    ByTime,
     Window,
     WindowAccumulator,
 )
@@ -33,14 +30,12 @@ from scaleevent_ros.events.representations import (
     voxel_grid,
 )
 from scaleevent_ros.events.tensors import InputSpec, normalize_tensor, represent
+from scaleevent_ros.events.windows import WindowOptions, window_start
 
 __all__ = [
     "NORMALIZATIONS",
     "REPRESENTATIONS",
     "AccumulatorStats",
-    "ByActivity",
-    "ByCount",
-    "ByTime",
     "ClockFit",
     "ClockSegment",
     "Decoder",
@@ -56,6 +51,7 @@ __all__ = [
     "UnknownEncodingError",
     "Window",
     "WindowAccumulator",
+    "WindowOptions",
     "activity_mask",
     "channel_count",
     "encode_evt2",
@@ -75,4 +71,5 @@ __all__ = [
     "time_surface",
     "voxel_grid",
     "warm_up",
+    "window_start",
 ]

@@ -16,78 +16,33 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from scaleevent_ros.events.activity import PATCH, THRESHOLD, count_patches, patch_index
+from scaleevent_ros.events.activity import PATCH, count_patches, patch_index
+from scaleevent_ros.events.batch import EventBatch
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.leaky import LeakyIntegrator
 from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 from scaleevent_ros.events.representations import (
     COUNT_BITS,
     MAX_TIME,
     add_signed_moments,
-    channel_count,
     part_moments,
     time_scale,
 )
+from scaleevent_ros.events.tensors import InputSpec
+from scaleevent_ros.events.windows import WindowOptions, choose_units
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from scaleevent_ros.events.batch import EventBatch
 
     Cells: TypeAlias = NDArray[np.int64]
     Floats: TypeAlias = NDArray[np.float32]
 
 TILE = 1024  # pixels whose cells and bins stay in the first cache while a window is read
+VOXEL, FIXED = InputSpec(), WindowOptions()
 ACCUMULATED = ("voxel", "histogram", "stacked_histogram")
-
-
-@dataclass(frozen=True, slots=True)
-class ByTime:
-    """Windows of one length.
-
-    Attributes:
-        length_ns: The length.
-        slices_per_bin: How many slices make an interval between bins; windows end on slices, so
-            more of them make a window more up to date, and cost a plane of memory each.
-    """
-
-    length_ns: int
-    slices_per_bin: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class ByCount:
-    """The shortest windows that hold a number of events.
-
-    Attributes:
-        events: The number.
-        shortest_ns: The least length; lengths are whole multiples of it.
-        longest_ns: The greatest, taken where the events are too few.
-    """
-
-    events: int
-    shortest_ns: int
-    longest_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class ByActivity:
-    """The shortest windows in which a share of the patches is active: motion sets the length.
-
-    Attributes:
-        share: Of all patches, 0 to 1.
-        shortest_ns: The least length; lengths are whole multiples of it.
-        longest_ns: The greatest, taken where too little moves.
-        threshold: How many events make a patch active (see `activity_mask`).
-    """
-
-    share: float
-    shortest_ns: int
-    longest_ns: int
-    threshold: int = THRESHOLD
-
-
-WindowRule: TypeAlias = "ByTime | ByCount | ByActivity"
+RECENT_EVENTS = 2_000_000
+"""So many of the last events are kept at most, for leaky integrals that end before them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,48 +107,65 @@ class WindowAccumulator:
     """Keeps the last windows of a stream of events within reach, in bounded memory.
 
     One thread may push while another reads; neither waits for the other's arithmetic, and both
-    run without the GIL. Windows start and end on multiples of `slice_ns`.
+    run without the GIL, but for leaky integrals: who pushes waits while they are copied, and the
+    other way round, for less than a millisecond. Windows start and end on multiples of `slice_ns`.
 
     A voxel grid equals `voxel_grid` of the same window to 2 ** -19 for each of a pixel's events,
-    which is what rounding their times may do, and exactly in windows up to 1 ms. Histograms are
-    exact. A pixel's sums are right for fewer than 2 ** 21 events of it in an interval.
+    times the longest window's length over this one's, which is what rounding their times may do,
+    and exactly in windows up to 1 ms. Histograms are
+    exact. A pixel's sums are right for fewer than 2 ** 21 events of it in an interval. Leaky
+    integrals are those of all events since the first, or since time stepped back; they equal
+    `leaky_integrals` to 1e-5 of the weights. A window that is read at an end `RECENT_EVENTS` events
+    back or more has integrals of a little later.
 
     Args:
-        height: Of the sensor, in pixels.
-        width: Of the sensor, in pixels.
-        bins: How many; for a histogram it is 1.
-        rule: How long a window is.
-        representation: ``voxel``, ``histogram`` or ``stacked_histogram``.
-        patch: The side of a patch for the counts that come with each window.
+        height: Sensor height in pixels.
+        width: Sensor width in pixels.
+        spec: What the tensor is made of: ``voxel``, ``histogram`` or ``stacked_histogram``, and
+            leaky integrals. It is not normalized.
+        window: Length of the windows. A length is rounded up to whole ns of its slices, by less
+            than one ns for each.
+        slices_per_bin: Slices of a fixed window's interval between bins. Windows end on slices, so
+            more of them make a window more up to date, and cost a plane of memory each.
+        patch: Side of a patch for the counts that come with each window, in pixels.
 
     Raises:
-        EventsError: If a size, a length or a share cannot be, or the representation is not one
-            of these.
+        EventsError: If a size is impossible, or the representation is not one of these.
     """
 
     def __init__(
         self,
         height: int,
         width: int,
+        spec: InputSpec = VOXEL,
+        window: WindowOptions = FIXED,
         *,
-        bins: int = 5,
-        rule: WindowRule = ByTime(50_000_000),
-        representation: str = "voxel",
+        slices_per_bin: int = 2,
         patch: int = PATCH,
     ) -> None:
-        if representation not in ACCUMULATED:
-            msg = f"cannot accumulate {representation!r}; known: {', '.join(ACCUMULATED)}"
+        if spec.representation not in ACCUMULATED:
+            msg = f"cannot accumulate {spec.representation!r}; known: {', '.join(ACCUMULATED)}"
             raise EventsError(msg)
-        if min(height, width, bins, patch) < 1 or max(height, width) > 1 << 16:
-            msg = f"cannot accumulate {bins} bins of {width}x{height} in patches of {patch}"
+        bins = 1 if spec.representation == "histogram" else spec.bins
+        if min(height, width, bins, patch, slices_per_bin) < 1 or max(height, width) > 1 << 16:
+            msg = (
+                f"cannot accumulate {bins} bins of {slices_per_bin} slices of {width}x{height} in "
+                f"patches of {patch}"
+            )
             raise EventsError(msg)
         self.height, self.width, self.patch = height, width, patch
-        self.representation = representation
-        self.bins = 1 if representation == "histogram" else bins
-        self._signed = representation == "voxel"
-        self._intervals = max(self.bins - 1, 1) if self._signed else self.bins
-        self._rule = rule
-        self.slice_ns, self._longest = _slices(rule, self._intervals)
+        self.spec = spec
+        self.bins = bins
+        self._signed = spec.representation == "voxel"
+        self._intervals = max(bins - 1, 1) if self._signed else bins
+        self._wanted = window.wanted_events(width, height)
+        unit_ns, units = (
+            (window.length_ns, 1) if window.mode == "fixed" else (window.unit_ns, window.units)
+        )
+        per_unit = self._intervals * (slices_per_bin if window.mode == "fixed" else 1)
+        self.slice_ns = -(-unit_ns // per_unit)
+        self._unit = per_unit // self._intervals  # slices of an interval of the shortest window
+        self._longest = self._unit * units
         self._kept = (self._longest + 1) * self._intervals + 1
         self._shift, _ = time_scale(self.slice_ns * self._longest)
 
@@ -203,6 +175,10 @@ class WindowAccumulator:
         # Kept boundaries, those that a window is read from, and the one that is being written.
         slots = self._kept + self._intervals + 2
         self._planes = np.empty((slots, height * width), np.int64)
+
+        self._leaky = LeakyIntegrator(height, width, spec.leaky) if spec.leaky else None
+        self._recent: deque[EventBatch] = deque()
+        self._recent_events = 0
 
         self._lock = threading.Lock()
         self._boundaries: deque[_Boundary] = deque(maxlen=self._kept)
@@ -217,7 +193,8 @@ class WindowAccumulator:
     @property
     def memory_bytes(self) -> int:
         """The most memory that the planes take, once all have been used."""
-        return self._planes.nbytes + self._cells.nbytes
+        leaky = self._leaky.memory_bytes if self._leaky else 0
+        return self._planes.nbytes + self._cells.nbytes + leaky
 
     @property
     def stats(self) -> AccumulatorStats:
@@ -246,6 +223,13 @@ class WindowAccumulator:
                 f"{self.width}x{self.height}"
             )
             raise EventsError(msg)
+        if len(batch) and (batch.x.max() >= self.width or batch.y.max() >= self.height):
+            inside = (batch.x < self.width) & (batch.y < self.height)
+            self._outside += len(batch) - int(np.count_nonzero(inside))
+            batch = EventBatch(
+                batch.x[inside], batch.y[inside], batch.t[inside], batch.p[inside],
+                self.width, self.height,
+            )  # fmt: skip
         if not len(batch):
             return
         first, last = int(batch.t[0]), int(batch.t[-1])
@@ -257,32 +241,33 @@ class WindowAccumulator:
         elif first < (self._closed - self._kept) * self.slice_ns:
             self._restarts += 1
             self._start(first)
-        at = 0
         if first < self._closed * self.slice_ns:
-            at = int(np.searchsorted(batch.t, self._closed * self.slice_ns))
-            self._late += at
+            late = int(np.searchsorted(batch.t, self._closed * self.slice_ns))
+            self._late += late
+            batch = batch[late:]
+        self._integrate(batch)
+        at = 0
         while at < len(batch):
             self._close(int(batch.t[at]) // self.slice_ns)
             start = at
-            at, outside = _add(
+            at = _add(
                 batch.x, batch.y, batch.t, batch.p, at, (self._closed + 1) * self.slice_ns,
-                self.width, self.height, self._signed, self._origin, self._shift, self._cells,
+                self.width, self._signed, self._origin, self._shift, self._cells,
                 self._columns, self._rows, self._patches,
             )  # fmt: skip
-            self._events += at - start - outside
-            self._outside += outside
+            self._events += at - start
 
-    def advance(self, t: int) -> None:
-        """Say that all events before a time have been pushed, where nothing else would show it.
-
-        Without it, a window cannot end after the slice that the last event fell into, however
-        long nothing has moved since.
-
-        Args:
-            t: ns on the sensor's clock.
-        """
-        if self._boundaries:
-            self._close(t // self.slice_ns)
+    def _integrate(self, batch: EventBatch) -> None:
+        """Add events to the leaky integrals, before a window can end after them."""
+        if self._leaky is None or not len(batch):
+            return
+        reach = (self._closed - self._kept) * self.slice_ns
+        with self._lock:
+            self._leaky.add(batch)
+            self._recent.append(batch[-RECENT_EVENTS:])
+            self._recent_events += len(self._recent[-1])
+            while self._recent_events > RECENT_EVENTS or self._recent[0].t[-1] < reach:
+                self._recent_events -= len(self._recent.popleft())
 
     def window(self, t_end: int | None = None, out: Floats | None = None) -> Floats:
         """Make the tensor of the last window: `read` without what else is known of it."""
@@ -303,7 +288,7 @@ class WindowAccumulator:
             EventsError: If nothing was pushed yet, if the window is no longer within reach, or
                 `out` does not fit.
         """
-        shape = (channel_count(self.representation, self.bins), self.height, self.width)
+        shape = (self.spec.channels, self.height, self.width)
         if out is None:
             out = np.empty(shape, np.float32)
         elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
@@ -313,12 +298,28 @@ class WindowAccumulator:
             knots = self._choose(t_end)
             self._reading = frozenset(knot.slot for knot in knots)
             origin = self._origin
+            self._read_leaky(knots[-1].t, out[self.spec.represented :])
         try:
-            self._render(knots, origin, out)
+            self._render(knots, origin, out[: self.spec.represented])
         finally:
             self._reading = frozenset()
         old, new = knots[0], knots[-1]
         return Window(out, old.t, new.t, new.events - old.events, new.patches - old.patches)
+
+    def _read_leaky(self, t_end: int, out: Floats) -> None:
+        """Read the leaky integrals at a time: later events are taken back for that long."""
+        if self._leaky is None:
+            return
+        later = [
+            batch[int(np.searchsorted(batch.t, t_end)) :]
+            for batch in self._recent
+            if batch.t[-1] >= t_end
+        ]
+        for batch in later:
+            self._leaky.add(batch, -1)
+        self._leaky.values(t_end, out)
+        for batch in later:
+            self._leaky.add(batch)
 
     def _choose(self, t_end: int | None) -> list[_Knot]:
         """Find the boundaries that part a window's intervals, its start and its end included."""
@@ -342,21 +343,17 @@ class WindowAccumulator:
         ]
 
     def _length(self, newest: int) -> int:
-        """Choose how many slices an interval of the window has that ends at a boundary."""
-        rule = self._rule
-        if isinstance(rule, ByTime):
+        """Choose how many slices an interval of the window has that ends at a boundary.
+
+        The rule is that of training, see `window_start`.
+        """
+        if self._longest == self._unit:
             return self._longest
-        for length in range(1, self._longest):
-            oldest = newest - length * self._intervals
-            if oldest < 0:
-                break
-            new, old = self._boundaries[newest], self._boundaries[oldest]
-            if isinstance(rule, ByCount):
-                if new.events - old.events >= rule.events:
-                    return length
-            elif np.mean(new.patches - old.patches >= rule.threshold) >= rule.share:
-                return length
-        return self._longest
+        until = self._boundaries[newest].events
+        starts = range(newest - self._intervals, newest - self._longest * self._intervals - 1,
+                       -self._intervals)  # fmt: skip
+        counts = [until - self._boundaries[max(start, 0)].events for start in starts]
+        return choose_units(np.array(counts), self._wanted)
 
     def _render(self, knots: list[_Knot], origin: int, out: Floats) -> None:
         slots = np.array([knot.slot for knot in knots])
@@ -379,6 +376,10 @@ class WindowAccumulator:
         """Begin at an event's slice, with nothing before it."""
         now = self._snapshot()
         with self._lock:
+            if self._leaky is not None:
+                self._leaky.reset()
+                self._recent.clear()
+                self._recent_events = 0
             self._closed = self._read_to = first // self.slice_ns
             self._origin = self._closed * self.slice_ns
             self._boundaries.extend([now] * self._kept)
@@ -408,29 +409,12 @@ class WindowAccumulator:
         return _Boundary(slot, self._patches.copy(), self._events)
 
 
-def _slices(rule: WindowRule, intervals: int) -> tuple[int, int]:
-    """Find the length of a slice, and how many an interval of the longest window has."""
-    if isinstance(rule, ByTime):
-        if rule.length_ns < 1 or rule.slices_per_bin < 1:
-            msg = f"no window can have this length: {rule}"
-            raise EventsError(msg)
-        return -(-rule.length_ns // (intervals * rule.slices_per_bin)), rule.slices_per_bin
-    if not 1 <= rule.shortest_ns <= rule.longest_ns:
-        msg = f"no window can have these lengths: {rule}"
-        raise EventsError(msg)
-    if isinstance(rule, ByActivity) and not 0 <= rule.share <= 1:
-        msg = f"a share of patches is from 0 to 1, not {rule.share}"
-        raise EventsError(msg)
-    slice_ns = -(-rule.shortest_ns // intervals)
-    return slice_ns, max(rule.longest_ns // (slice_ns * intervals), 1)
-
-
 def _warm_up() -> None:
     """Compile the kernels, or load them from the disk, before a packet waits for it."""
     index, cells, grid = np.zeros(2, np.int64), np.zeros((2, 1), np.int64), np.zeros((2, 1), "f4")
     zero = np.zeros(1, np.uint16)
     for signed in (True, False):
-        _add(zero, zero, index[:1], zero.astype(np.uint8), 0, 1, 1, 1, signed, 0, 0, cells[0],
+        _add(zero, zero, index[:1], zero.astype(np.uint8), 0, 1, 1, signed, 0, 0, cells[0],
              zero, zero, cells[:1])  # fmt: skip
     _read_moments(cells, index, index[:1], np.zeros(1), 0.0, grid)
     _read_counts(cells, index, grid)
@@ -445,7 +429,6 @@ def _add(
     start: int,
     t_end: int,
     width: int,
-    height: int,
     signed: bool,
     origin: int,
     shift: int,
@@ -453,29 +436,23 @@ def _add(
     columns: NDArray[np.uint16],
     rows: NDArray[np.uint16],
     patches: Cells,
-) -> tuple[int, int]:
+) -> int:
     """Add events to their pixels and patches, until the first at or after a time.
 
     Returns:
-        The index of that event, and how many before it lie off the sensor and were left out.
+        The index of that event.
     """
     end = len(t)
     if t[end - 1] >= t_end:
         end = start + np.searchsorted(t[start:], t_end)
     x, y, t, p = x[start:end], y[start:end], t[start:end], p[start:end]
-    outside = 0
-    for i in range(len(x)):
-        outside += (x[i] >= width) | (y[i] >= height)
-    if outside:
-        inside = (x < width) & (y < height)
-        x, y, t, p = x[inside], y[inside], t[inside], p[inside]
     # In two passes, which a core overlaps better than one that waits for both tables.
     if signed:
         add_signed_moments(x, y, t, p, width, origin, 1, 0, shift, cells)
     else:
         _add_counts(x, y, p, width, cells)
     count_patches(x, y, columns, rows, patches.shape[1], patches.reshape(-1))
-    return end, outside
+    return end
 
 
 @kernel

@@ -40,7 +40,7 @@ LEAKY_DECAYS = (0.1, 0.5, 2.0)
 MAX_DECAYS = 4
 """Sums of one pixel lie side by side in 16 bytes, which one vector instruction updates."""
 
-SHORTEST_DECAY, LONGEST_DECAY = 1e-3, 100.0
+SHORTEST_DECAY, LONGEST_DECAY = 0.01, 100.0
 
 # Sums are kept relative to an origin in time, so that nothing decays between events. The weight
 # of an event grows with its distance from the origin; at this exponent the origin moves on.
@@ -67,14 +67,14 @@ def check_decays(decays: Sequence[float]) -> None:
     """Refuse decays that cannot be integrated.
 
     Raises:
-        EventsError: If there are more than `MAX_DECAYS`, or one is not 1 ms to 100 s.
+        EventsError: If there are more than `MAX_DECAYS`, or one is not 10 ms to 100 s.
     """
     if len(decays) > MAX_DECAYS:
         msg = f"at most {MAX_DECAYS} leaky integrals are possible, not {len(decays)}"
         raise EventsError(msg)
     for decay in decays:
         if not SHORTEST_DECAY <= decay <= LONGEST_DECAY:
-            msg = f"a leaky integral decays in 0.001 to 100 s, not {decay}"
+            msg = f"a leaky integral decays in 0.01 to 100 s, not {decay}"
             raise EventsError(msg)
 
 

@@ -10,9 +10,13 @@ import numpy as np
 from scaleevent_ros.events.errors import EventsError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from scaleevent_ros.events.batch import EventBatch
 
 NS_PER_MS = 1_000_000
+
+Mode = Literal["fixed", "motion"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +28,20 @@ class WindowOptions:
             scenes gather enough events and fast ones do not smear.
         length_ms: The length, and with ``motion`` the greatest length, in ms.
         shortest_ms: With ``motion``, the least length, in ms.
-        events_per_pixel: With ``motion``, the window is the shortest that holds so many events
-            for each pixel of the sensor, on average.
+        events_per_pixel: With ``motion``, the window is the shortest multiple of ``shortest_ms``
+            that holds so many events for each pixel of the sensor, on average.
     """
 
-    mode: Literal["fixed", "motion"] = "fixed"
+    mode: Mode = "fixed"
     length_ms: float = 50.0
     shortest_ms: float = 5.0
     events_per_pixel: float = 0.3
 
     def __post_init__(self) -> None:
         """Check that such a window exists."""
+        if self.mode not in {"fixed", "motion"}:
+            msg = f"window: mode is {self.mode!r}, it must be 'fixed' or 'motion'"
+            raise EventsError(msg)
         if not 0 < self.length_ms <= 10_000:
             msg = f"window: length_ms is {self.length_ms}, it must be above 0 and at most 10000"
             raise EventsError(msg)
@@ -50,8 +57,22 @@ class WindowOptions:
 
     @property
     def length_ns(self) -> int:
-        """Give the greatest length in ns: what must be read to cut a window out of it."""
+        """The greatest length in ns: what must be read to cut a window out of it."""
         return round(self.length_ms * NS_PER_MS)
+
+    @property
+    def unit_ns(self) -> int:
+        """With ``motion``, lengths are multiples of this, in ns."""
+        return round(self.shortest_ms * NS_PER_MS)
+
+    @property
+    def units(self) -> int:
+        """With ``motion``, the greatest multiple."""
+        return self.length_ns // self.unit_ns
+
+    def wanted_events(self, width: int, height: int) -> int:
+        """With ``motion``, how many events a window on a sensor of this size should hold."""
+        return max(round(self.events_per_pixel * width * height), 1)
 
 
 def window_start(batch: EventBatch, t_end: int, options: WindowOptions) -> int:
@@ -59,20 +80,32 @@ def window_start(batch: EventBatch, t_end: int, options: WindowOptions) -> int:
 
     The length that follows motion is the idea of motion-adaptive sampling, as ScaleEvent takes it
     over (arXiv 2603.03969, section on data): a number of events stands for an amount of motion.
+    Training, `WindowAccumulator` and the perception node share this rule.
 
     Args:
         batch: Events of at least the greatest length before ``t_end``.
-        t_end: When the frame was taken, on the events' clock.
+        t_end: End of the window on the events' clock.
         options: See `WindowOptions`.
 
     Returns:
         The first ns of the window.
     """
-    earliest = t_end - options.length_ns
     if options.mode == "fixed":
-        return earliest
-    wanted = round(options.events_per_pixel * batch.width * batch.height)
-    end = int(np.searchsorted(batch.t, t_end))
-    start = int(batch.t[end - wanted]) if 0 < wanted <= end else earliest
-    latest = t_end - round(options.shortest_ms * NS_PER_MS)
-    return min(max(start, earliest), latest)
+        return t_end - options.length_ns
+    starts = t_end - options.unit_ns * np.arange(1, options.units + 1)
+    counts = np.searchsorted(batch.t, t_end) - np.searchsorted(batch.t, starts)
+    return int(starts[choose_units(counts, options.wanted_events(batch.width, batch.height)) - 1])
+
+
+def choose_units(counts: NDArray[np.int64], wanted: int) -> int:
+    """Choose the length of a window that follows motion, in units.
+
+    Args:
+        counts: Events in windows of 1, 2, ... units with the same end.
+        wanted: Events that the window should hold.
+
+    Returns:
+        The least number of units with as many events; all where there are too few.
+    """
+    enough = np.flatnonzero(counts >= wanted)
+    return int(enough[0]) + 1 if len(enough) else len(counts)

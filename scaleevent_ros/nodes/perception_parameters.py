@@ -8,7 +8,7 @@ from scaleevent_ros.nodes.parameters import parameter
 from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
 
 TRIGGERS = ("rate", "packet", "count", "image")
-WINDOWS = ("fixed", "motion")
+WINDOWS = ("trained", "fixed", "motion")
 RESOLUTIONS = ("patch", "pixel")
 
 INPUTS = {
@@ -57,7 +57,9 @@ class PerceptionParameters:
         50_000, "With trigger count: events from one result to the next.", minimum=1
     )
     window: str = parameter(
-        "fixed", "motion: as short as events_per_pixel allows.", choices=WINDOWS
+        "trained",
+        "trained: as the checkpoint was trained. motion: as short as events_per_pixel allows.",
+        choices=WINDOWS,
     )
     window_ms: float = parameter(
         0.0,
@@ -66,10 +68,17 @@ class PerceptionParameters:
         maximum=10_000,
     )
     shortest_ms: float = parameter(
-        5.0, "With window motion: the least length, in ms.", minimum=0.1, maximum=10_000
+        0.0,
+        "With window motion: the least length, in ms; lengths are multiples of it. 0: the "
+        "checkpoint's, or 5.",
+        minimum=0,
+        maximum=10_000,
     )
     events_per_pixel: float = parameter(
-        0.3, "With window motion: what a window holds, on average.", minimum=0.001, maximum=1000
+        0.0,
+        "With window motion: events per pixel that a window holds. 0: the checkpoint's, or 0.3.",
+        minimum=0,
+        maximum=1000,
     )
     slices_per_bin: int = parameter(
         2,

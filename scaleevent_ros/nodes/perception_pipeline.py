@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.images import array_to_cdr
 from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
 from scaleevent_ros.nodes.perception_stream import PacketStream, Trigger
-from scaleevent_ros.nodes.perception_windows import make_windows, window_rule
+from scaleevent_ros.nodes.perception_windows import make_windows, window_options
 from scaleevent_ros.runtime import Engine, Outputs
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_stream import Live, StreamCounts
     from scaleevent_ros.nodes.perception_windows import Windows
+
+logger = logging.getLogger(__name__)
 
 MAX_CHANNELS = 512
 """Channels of an OpenCV matrix, into which cv_bridge converts images (CV_CN_MAX)."""
@@ -83,11 +86,20 @@ class Pipeline:
         """Make empty windows.
 
         Raises:
-            EventsError: If the checkpoint's representation and number of channels disagree.
+            CheckpointError: If the checkpoint's representation and number of channels disagree.
         """
         engine = self.engine
-        rule = window_rule(settings, engine.header, engine.size)
-        return make_windows(engine.header, engine.size, engine.stride, rule, engine.device)
+        options = window_options(settings, engine.header)
+        return make_windows(
+            engine.header.input, engine.size, engine.stride, options, engine.device,
+            settings.slices_per_bin,
+        )  # fmt: skip
+
+    def warn_window(self, settings: PerceptionParameters) -> None:
+        """Warn where windows are not those that the student was trained with."""
+        trained, options = self.engine.header.window, window_options(settings, self.engine.header)
+        if trained not in {None, options}:
+            logger.warning("the student was trained on %s and runs on %s", trained, options)
 
 
 def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pipeline:
@@ -115,6 +127,7 @@ def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pip
     pipeline = Pipeline(engine, Products(engine))
     pipeline.check(settings)
     pipeline.windows(settings)
+    pipeline.warn_window(settings)
     return pipeline
 
 
@@ -230,6 +243,7 @@ class PerceptionLoop:
             self.pipeline.check(settings)
             if _window_settings(settings) != _window_settings(before):
                 self.stream.rebuild()
+                self.pipeline.warn_window(settings)
         except BaseException:
             self._settings = before
             raise

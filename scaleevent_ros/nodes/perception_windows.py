@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
+import numpy as np
 import torch
 
-from scaleevent_ros.events import (
-    ByCount,
-    ByTime,
-    EventsError,
-    WindowAccumulator,
-    represent,
-)
+from scaleevent_ros.events import EventsError, WindowAccumulator, WindowOptions
 from scaleevent_ros.events.accumulator import ACCUMULATED
-from scaleevent_ros.events.device import DeviceEvents, EventUploader
+from scaleevent_ros.events.device import (
+    DeviceEvents,
+    DeviceState,
+    EventUploader,
+    leaky_integrals,
+)
+from scaleevent_ros.events.windows import choose_units
 
 if TYPE_CHECKING:
-    from scaleevent_ros.events import EventBatch
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch, InputSpec
+    from scaleevent_ros.events.windows import Mode
     from scaleevent_ros.models import Header
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-
-_NS_PER_MS = 1_000_000
 
 
 class BuiltWindow(NamedTuple):
     """One window.
 
     Attributes:
-        tensor: float32 [bins, H, W], not normalized.
+        tensor: float32 [channels, H, W], not normalized.
         patch_counts: Events in each patch, int64 [ceil(H / patch), ceil(W / patch)].
         t_end: Its end on the sensor's clock, ns, excluded.
     """
@@ -64,56 +66,39 @@ class Windows(Protocol):
         """Build the last window that ends at or before a time; the newest if None."""
 
 
-def window_rule(
-    settings: PerceptionParameters, header: Header, size: tuple[int, int]
-) -> ByTime | ByCount:
-    """Say how long windows are, as training chooses them (`scaleevent_ros.events.windows`)."""
-    longest = round(settings.window_ms * _NS_PER_MS) or header.windows.length_ns
-    if settings.window == "fixed":
-        return ByTime(longest, settings.slices_per_bin)
-    events = max(round(settings.events_per_pixel * size[0] * size[1]), 1)
-    return ByCount(events, min(round(settings.shortest_ms * _NS_PER_MS), longest), longest)
+def window_options(settings: PerceptionParameters, header: Header) -> WindowOptions:
+    """Window to run on: that of training, but for what the parameters set otherwise."""
+    trained = header.windows
+    length_ms = settings.window_ms or trained.length_ms
+    return WindowOptions(
+        trained.mode if settings.window == "trained" else cast("Mode", settings.window),
+        length_ms,
+        min(settings.shortest_ms or trained.shortest_ms, length_ms),
+        settings.events_per_pixel or trained.events_per_pixel,
+    )
 
 
 def make_windows(
-    header: Header, size: tuple[int, int], patch: int, rule: ByTime | ByCount, device: torch.device
+    spec: InputSpec,
+    size: tuple[int, int],
+    patch: int,
+    options: WindowOptions,
+    device: torch.device,
+    slices_per_bin: int = 2,
 ) -> Windows:
     """Make what keeps the windows: on a CPU running sums, on a GPU the last events themselves.
 
     Args:
-        header: Of the checkpoint: representation and bins.
+        spec: What the tensor is made of.
         size: Height and width of the sensor.
-        patch: The side of a patch for `BuiltWindow.patch_counts`.
-        rule: How long a window is.
+        patch: Side of a patch for `BuiltWindow.patch_counts`.
+        options: Length of the windows.
         device: Where the network runs.
-
-    Raises:
-        EventsError: If the representation and its number of bins cannot be.
+        slices_per_bin: See `WindowAccumulator`.
     """
-    bins = _bins(header)
-    if device.type == "cpu" and header.representation in ACCUMULATED:
-        return HostWindows(header.representation, size, bins, patch, rule)
-    return DeviceWindows(header.representation, size, bins, patch, rule, device)
-
-
-def _longest(rule: ByTime | ByCount) -> int:
-    return rule.length_ns if isinstance(rule, ByTime) else rule.longest_ns
-
-
-def _bins(header: Header) -> int:
-    """Find the bins of a representation that has the checkpoint's channels."""
-    name, channels = header.representation, header.bins
-    if header.leaky:
-        msg = "the node has no leaky integrals yet: choose a student without them"
-        raise EventsError(msg)
-    if name == "voxel":
-        return channels
-    if name == "stacked_histogram" and channels % 2 == 0:
-        return channels // 2
-    if name in {"histogram", "time_surface"} and channels == 2:
-        return 1
-    msg = f"the checkpoint's {channels} channels cannot be those of its representation {name!r}"
-    raise EventsError(msg)
+    if device.type == "cpu" and spec.representation in ACCUMULATED:
+        return HostWindows(spec, size, patch, options, slices_per_bin)
+    return DeviceWindows(spec, size, patch, options, device)
 
 
 class HostWindows:
@@ -124,18 +109,17 @@ class HostWindows:
 
     def __init__(
         self,
-        representation: str,
+        spec: InputSpec,
         size: tuple[int, int],
-        bins: int,
         patch: int,
-        rule: ByTime | ByCount,
+        options: WindowOptions,
+        slices_per_bin: int,
     ) -> None:
         self._accumulator = WindowAccumulator(
-            *size, bins=bins, rule=rule, representation=representation, patch=patch
+            *size, spec, options, slices_per_bin=slices_per_bin, patch=patch
         )
-        self.longest_ns = _longest(rule)
-        channels = bins if representation == "voxel" else 2 * bins
-        self._tensor = torch.empty(channels, *size)
+        self.longest_ns = options.length_ns
+        self._tensor = torch.empty(spec.channels, *size)
 
     @property
     def t_end(self) -> int | None:
@@ -159,49 +143,67 @@ class HostWindows:
 
 
 class _Part(NamedTuple):
-    """A batch on the device, and when its events were."""
+    """A batch on the device, and the times of its events on the host, int64 [N] in ns."""
 
-    first: int
-    last: int
+    t: NDArray[np.int64]
     events: DeviceEvents
 
 
 class DeviceWindows:
-    """Windows on a device: batches are copied as they come, while the last window is computed."""
+    """Windows on a device: batches are copied as they come, while the last window is computed.
+
+    Batches that no window reaches any more are added to leaky integrals at their time.
+    """
 
     def __init__(
         self,
-        representation: str,
+        spec: InputSpec,
         size: tuple[int, int],
-        bins: int,
         patch: int,
-        rule: ByTime | ByCount,
+        options: WindowOptions,
         device: torch.device,
     ) -> None:
-        self._representation, self._size, self._bins = representation, size, bins
-        self._patch, self._rule = patch, rule
-        self.longest_ns = _longest(rule)
+        self._spec, self._size, self._patch, self._options = spec, size, patch, options
+        self.longest_ns = options.length_ns
+        self._wanted = options.wanted_events(size[1], size[0])
         self._uploader = EventUploader(device)
         self._lock = threading.Lock()
         self._parts: deque[_Part] = deque()
+        self._state: DeviceState | None = None
         self.left_out = 0
 
     @property
     def t_end(self) -> int | None:
         """The latest time at which a window can end, ns; None before the first event."""
         with self._lock:
-            return self._parts[-1].last + 1 if self._parts else None
+            return int(self._parts[-1].t[-1]) + 1 if self._parts else None
 
     def push(self, batch: EventBatch) -> None:
         """Take the stream's next events."""
         if not len(batch):
             return
-        part = _Part(int(batch.t[0]), int(batch.t[-1]), self._uploader.upload(batch))
+        part = _Part(batch.t, self._uploader.upload(batch))
         with self._lock:
-            # Twice the longest window, for one that is asked for at a time gone by.
-            while self._parts and self._parts[0].last < part.last - 2 * self.longest_ns:
-                self._parts.popleft()
+            if self._parts and part.t[0] < self._parts[-1].t[-1]:  # the clock was set anew
+                self._parts.clear()
+                self._state = None
+            self._drop_before(int(part.t[-1]) - 2 * self.longest_ns)
             self._parts.append(part)
+
+    def _drop_before(self, reach: int) -> None:
+        """Drop what is out of reach, many batches at once: each time costs the device a pass.
+
+        Twice the longest window is in reach, for one that is asked for at a time gone by.
+        """
+        if not self._parts or self._parts[0].t[-1] >= reach - self.longest_ns:
+            return
+        dropped = []
+        while self._parts and self._parts[0].t[-1] < reach:
+            dropped.append(self._parts.popleft())
+        if self._spec.leaky:
+            events, t = _joined([part.events for part in dropped]), int(dropped[-1].t[-1]) + 1
+            values = leaky_integrals(events, t, self._spec.leaky, self._state)
+            self._state = DeviceState(values, t)
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
         """Build the last window that ends at or before a time; the newest if None.
@@ -210,30 +212,30 @@ class DeviceWindows:
             EventsError: If nothing was pushed yet.
         """
         with self._lock:
-            parts = list(self._parts)
+            parts, state = list(self._parts), self._state
         if not parts:
             msg = "there is no window: no event has been pushed yet"
             raise EventsError(msg)
-        newest = parts[-1].last + 1
+        newest = int(parts[-1].t[-1]) + 1
         end = newest if t_end is None else min(t_end, newest)
         start = self._start(parts, end)
-        inside = [part.events for part in parts if part.first < end and part.last >= start]
+        first = start if not self._spec.leaky else int(parts[0].t[0])
+        inside = [part.events for part in parts if part.t[0] < end and part.t[-1] >= first]
         events = _joined(inside or [parts[-1].events[:0]])
-        tensor = represent(self._representation, events, start, end, self._bins)
+        tensor = self._spec.build(events, start, end, state)
         return BuiltWindow(tensor, self._count_patches(events, start, end), end)
 
     def _start(self, parts: list[_Part], end: int) -> int:
-        """Choose the window's start; one that follows motion starts with a batch."""
-        rule = self._rule
-        if isinstance(rule, ByTime):
-            return end - rule.length_ns
-        start, held = end - rule.longest_ns, 0
-        for part in reversed(parts):
-            held += len(part.events) if part.first < end else 0
-            if held >= rule.events:
-                start = max(part.first, start)
-                break
-        return min(start, end - rule.shortest_ns)
+        """Choose the window's start as `window_start` does."""
+        options = self._options
+        if options.mode == "fixed":
+            return end - options.length_ns
+        starts = end - options.unit_ns * np.arange(1, options.units + 1)
+        counts = np.zeros(len(starts), np.int64)
+        for part in parts:
+            if part.t[-1] >= starts[-1] and part.t[0] < end:
+                counts += np.searchsorted(part.t, end) - np.searchsorted(part.t, starts)
+        return int(starts[choose_units(counts, self._wanted) - 1])
 
     def _count_patches(self, events: DeviceEvents, start: int, end: int) -> torch.Tensor:
         rows, columns = (-(-side // self._patch) for side in self._size)

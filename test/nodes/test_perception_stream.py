@@ -11,8 +11,7 @@ import torch
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags.messages import EventPacketView, serialize_event_packet
-from scaleevent_ros.events import ByTime, EventsError
-from scaleevent_ros.models import Header
+from scaleevent_ros.events import EventsError, InputSpec, WindowOptions
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_stream import PacketStream, StreamCounts, Trigger
 from scaleevent_ros.nodes.perception_windows import Windows, make_windows
@@ -25,7 +24,7 @@ STAMP_NS = 10**18
 
 
 def windows() -> Windows:
-    return make_windows(Header("any", 5), SIZE, 16, ByTime(50 * MS), torch.device("cpu"))
+    return make_windows(InputSpec(), SIZE, 16, WindowOptions(), torch.device("cpu"))
 
 
 class Driver:

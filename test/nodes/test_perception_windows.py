@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +13,17 @@ from random_events import random_batch
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from scaleevent_ros.events import ByCount, ByTime, EventBatch, EventsError, patch_counts, represent
-from scaleevent_ros.events.windows import WindowOptions
+from scaleevent_ros.events import EventBatch, EventsError, InputSpec, patch_counts
+from scaleevent_ros.events.windows import WindowOptions, window_start
 from scaleevent_ros.models import Header
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-from scaleevent_ros.nodes.perception_windows import DeviceWindows, make_windows, window_rule
+from scaleevent_ros.nodes.perception_pipeline import Pipeline
+from scaleevent_ros.nodes.perception_windows import (
+    DeviceWindows,
+    Windows,
+    make_windows,
+    window_options,
+)
 
 CPU = torch.device("cpu")
 SIZE = (24, 40)
@@ -28,66 +38,87 @@ def stream(seed: int = 0, packets: int = 40) -> list[EventBatch]:
     ]
 
 
-def header(representation: str, channels: int) -> Header:
-    return Header("any", channels, representation=representation)
+LEAKY = (0.02, 0.5)
+SPECS = [
+    InputSpec("voxel", 5, leaky=LEAKY), InputSpec("stacked_histogram", 3), InputSpec("histogram"),
+    InputSpec("time_surface", leaky=(2.0,)),
+]  # fmt: skip
+FIXED = WindowOptions()
+MOTION = WindowOptions("motion", 50, 5, 1.3)
 
 
-@pytest.mark.parametrize(
-    ("representation", "channels", "bins"),
-    [("voxel", 5, 5), ("stacked_histogram", 6, 3), ("histogram", 2, 1), ("time_surface", 2, 1)],
-)
+def windows_of(spec: InputSpec, options: WindowOptions, *, on_device: bool) -> Windows:
+    if on_device:
+        return DeviceWindows(spec, SIZE, 16, options, CPU)
+    return make_windows(spec, SIZE, 16, options, CPU)
+
+
+@pytest.mark.parametrize("options", [FIXED, MOTION])
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_window_is_what_represent_makes_of_its_events(
-    representation: str, channels: int, bins: int, on_device: bool
+def test_a_window_is_that_of_training(
+    spec: InputSpec, options: WindowOptions, on_device: bool
 ) -> None:
-    rule = ByTime(50 * MS)
-    windows = (
-        DeviceWindows(representation, SIZE, bins, 16, rule, CPU)
-        if on_device
-        else make_windows(header(representation, channels), SIZE, 16, rule, CPU)
-    )
+    """Rule, representation and leaky integrals, at each moment of a stream."""
+    windows = windows_of(spec, options, on_device=on_device)
     assert windows.t_end is None
-    batches = stream()
-    for batch in batches:
-        windows.push(batch)
+    batches = stream(packets=100)
     everything = EventBatch.concatenate(batches)
-    for t_end in (None, 170 * MS):
-        window = windows.read(t_end)
-        assert window.t_end <= (t_end or 200 * MS)
-        start = window.t_end - 50 * MS
-        expected = represent(representation, everything, start, window.t_end, bins)
-        torch.testing.assert_close(window.tensor, torch.from_numpy(expected), atol=1e-3, rtol=0)
-        counts = patch_counts(everything.between(start, window.t_end), 16)
-        assert (window.patch_counts.numpy() == counts).all()
+    lengths = set()
+    for index, batch in enumerate(batches):
+        windows.push(batch)
+        if index < 20:
+            continue
+        for t_end in (None, (index - 1) * 5 * MS + 77):
+            window = windows.read(t_end)
+            assert window.t_end <= (t_end or everything.t[-1] + 1)
+            start = window_start(everything, window.t_end, options)
+            lengths.add(window.t_end - start)
+            expected = spec.build(everything, start, window.t_end)
+            torch.testing.assert_close(
+                window.tensor, torch.from_numpy(expected), atol=1e-4, rtol=1e-4
+            )
+            counts = patch_counts(everything.between(start, window.t_end), 16)
+            assert (window.patch_counts.numpy() == counts).all()
+    assert lengths == {50 * MS} if options is FIXED else len(lengths) > 1
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_integrals_begin_anew_where_the_clock_jumps_back(on_device: bool) -> None:
+    spec = InputSpec(leaky=LEAKY)
+    windows = windows_of(spec, FIXED, on_device=on_device)
+    first, second = stream(0, 60), stream(1, 30)
+    for batch in first:
+        windows.push(replace(batch, t=batch.t + 10**10))
+    for batch in second:
+        windows.push(batch)
+    window = windows.read()
+    everything = EventBatch.concatenate(second)
+    expected = spec.build(everything, window.t_end - 50 * MS, window.t_end)
+    torch.testing.assert_close(window.tensor, torch.from_numpy(expected), atol=1e-4, rtol=1e-4)
 
 
 def test_device_windows_keep_no_more_than_they_need() -> None:
-    windows = DeviceWindows("voxel", SIZE, 5, 16, ByTime(20 * MS), CPU)
+    windows = DeviceWindows(InputSpec(), SIZE, 16, WindowOptions(length_ms=20), CPU)
     for batch in stream(packets=40):
         windows.push(batch)
         windows.push(EventBatch.empty(SIZE[1], SIZE[0]))
-    assert len(windows._parts) <= 10
+    assert len(windows._parts) <= 14
     with pytest.raises(EventsError, match="no event"):
-        DeviceWindows("voxel", SIZE, 5, 16, ByTime(20 * MS), CPU).read()
+        DeviceWindows(InputSpec(), SIZE, 16, FIXED, CPU).read()
 
 
-def test_windows_that_follow_motion_hold_the_number_of_events() -> None:
-    windows = DeviceWindows("histogram", SIZE, 1, 16, ByCount(1000, 5 * MS, 100 * MS), CPU)
-    for batch in stream():
-        windows.push(batch)
-    held = int(windows.read().patch_counts.sum())
-    assert 1000 <= held < 1200  # they start with a packet
-
-
-def test_rules_are_those_of_training() -> None:
-    fixed = PerceptionParameters()
-    assert window_rule(fixed, header("voxel", 5), SIZE) == ByTime(50 * MS, 2)
-    own = Header("any", 5, window=WindowOptions(length_ms=30))
-    assert window_rule(fixed, own, SIZE) == ByTime(30 * MS, 2)
-    motion = PerceptionParameters(window="motion", window_ms=40.0, shortest_ms=4.0)
-    assert window_rule(motion, own, SIZE) == ByCount(288, 4 * MS, 40 * MS)
-
-
-def test_channels_that_do_not_fit_the_representation() -> None:
-    with pytest.raises(EventsError, match="3 channels cannot be those of its representation"):
-        make_windows(header("stacked_histogram", 3), SIZE, 16, ByTime(MS), CPU)
+def test_parameters_win_over_the_window_of_training(caplog: pytest.LogCaptureFixture) -> None:
+    unknown, own = Header("any", 5), Header("any", 5, window=WindowOptions("motion", 30, 3, 0.7))
+    untold = PerceptionParameters()
+    assert window_options(untold, unknown) == WindowOptions()
+    assert window_options(untold, own) == own.window
+    told = PerceptionParameters(window="motion", window_ms=40.0, shortest_ms=4.0)
+    assert window_options(told, own) == WindowOptions("motion", 40, 4, 0.7)
+    assert window_options(PerceptionParameters(window="fixed"), own).mode == "fixed"
+    engine = SimpleNamespace(header=own)
+    pipeline = Pipeline(cast("Any", engine), cast("Any", None))
+    pipeline.warn_window(untold)
+    assert not caplog.records
+    pipeline.warn_window(told)
+    assert "trained on WindowOptions(mode='motion', length_ms=30" in caplog.text
