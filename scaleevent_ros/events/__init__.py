@@ -9,10 +9,7 @@ from scaleevent_ros.events.accumulator import (
 )
 from scaleevent_ros.events.activity import (
     activity_mask,
-    event_counts,
     patch_counts,
-    resize_batch,
-    resize_counts,
 )
 from scaleevent_ros.events.batch import EventBatch, Triggers
 from scaleevent_ros.events.clock import ClockFit, ClockSegment, SensorClock, fit_clock
@@ -56,7 +53,6 @@ __all__ = [
     "channel_count",
     "encode_evt2",
     "encode_evt3",
-    "event_counts",
     "fit_clock",
     "histogram",
     "leaky_integrals",
@@ -65,8 +61,6 @@ __all__ = [
     "normalize_tensor",
     "patch_counts",
     "represent",
-    "resize_batch",
-    "resize_counts",
     "stacked_histogram",
     "time_surface",
     "voxel_grid",

@@ -100,71 +100,6 @@ def patch_counts(
     return np.add.reduceat(by_row, np.arange(0, whole.shape[-1], patch), axis=-1)
 
 
-def event_counts(batch: EventBatch) -> NDArray[np.int32]:
-    """Count the events of each pixel, of either polarity, int32 [height, width].
-
-    Raises:
-        EventsError: If an event lies off the sensor.
-    """
-    check_values(batch)
-    counts = np.zeros((batch.height, batch.width), np.int32)
-    _count_pixels(batch.x, batch.y, batch.width, counts.reshape(-1))
-    return counts
-
-
-def resize_batch(batch: EventBatch, width: int, height: int) -> EventBatch:
-    """Move events to another resolution: none is lost, none is made up.
-
-    A pixel moves to ``floor(x * width / batch.width)``, and its row likewise, so that counts over
-    any region that both resolutions share stay what they are. Upwards, pixels in between stay
-    empty; downwards, the events of several pixels fall together.
-
-    Args:
-        batch: The events.
-        width: The new width in pixels.
-        height: The new height in pixels.
-
-    Returns:
-        The events with new coordinates; times and polarities are shared with the old batch.
-
-    Raises:
-        EventsError: If the new size is not 1 to 65536 pixels each way, or an event is off the
-            sensor.
-    """
-    columns, rows = _resized_index(batch.width, width), _resized_index(batch.height, height)
-    check_values(batch)
-    return EventBatch(columns[batch.x], rows[batch.y], batch.t, batch.p, width, height)
-
-
-def resize_counts(counts: NDArray[Any], width: int, height: int) -> NDArray[Any]:
-    """Move counts by pixel to another resolution, as `resize_batch` moves events.
-
-    Args:
-        counts: Of any numeric dtype, [..., height, width].
-        width: The new width in pixels.
-        height: The new height in pixels.
-
-    Returns:
-        The same dtype, [..., new height, new width], with the same sum.
-
-    Raises:
-        EventsError: If either size has no pixel, or the new one more than 65536 each way.
-    """
-    if counts.ndim < 2 or not counts.size:
-        msg = f"counts by pixel need a height and a width, not the shape {counts.shape}"
-        raise EventsError(msg)
-    for axis, size in ((-2, height), (-1, width)):
-        index = _resized_index(counts.shape[axis], size)
-        # Where several old pixels share a new one they are neighbours, as the index only grows.
-        used, starts = np.unique(index, return_index=True)
-        resized = np.zeros((*counts.shape[:-2], *_replaced(counts.shape[-2:], axis, size)),
-                           counts.dtype)  # fmt: skip
-        summed = np.add.reduceat(counts, starts, axis=axis)
-        resized[(..., used, slice(None)) if axis == -2 else (..., used)] = summed
-        counts = resized
-    return counts
-
-
 def patch_index(size: int, patch: int) -> NDArray[np.uint16]:
     """Say for each of ``size`` pixels in which patch it lies, uint16 [size]."""
     return (np.arange(size) // patch).astype(np.uint16)
@@ -184,25 +119,3 @@ def count_patches(
     for i in range(np.uint64(x.shape[0])):
         patch = np.uint64(rows[np.uint64(y[i])]) * stride + np.uint64(columns[np.uint64(x[i])])
         counts[patch] += 1
-
-
-@kernel
-def _count_pixels(
-    x: NDArray[np.uint16], y: NDArray[np.uint16], width: int, counts: NDArray[np.int32]
-) -> None:
-    columns = np.uint64(width)
-    for i in range(np.uint64(x.shape[0])):
-        counts[np.uint64(y[i]) * columns + np.uint64(x[i])] += 1
-
-
-def _resized_index(old: int, new: int) -> NDArray[np.uint16]:
-    if not 1 <= new <= 1 << 16:
-        msg = f"cannot resize events to {new} pixels: 1 to 65536 is possible"
-        raise EventsError(msg)
-    return (np.arange(old) * new // old).astype(np.uint16)
-
-
-def _replaced(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
-    sizes = list(shape)
-    sizes[axis] = size
-    return tuple(sizes)

@@ -14,7 +14,7 @@ from scaleevent_ros.data.augmentation import (
     perturb_events,
 )
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.events import EventBatch, LeakyState, event_counts, leaky_integrals
+from scaleevent_ros.events import EventBatch, LeakyState, leaky_integrals, patch_counts
 
 MS = 1_000_000
 
@@ -56,8 +56,8 @@ def test_magnified_events_fall_inside_the_block_of_their_pixel(
     view = View(left, top, 12, 10, 12 * scale, 10 * scale, flip)
     moved = move_events(batch, view, 7)
     moved.validate()
-    counts = event_counts(moved).reshape(10, scale, 12, scale).sum(axis=(1, 3))
-    expected = event_counts(batch)[top : top + 10, left : left + 12]
+    counts = patch_counts(moved, 1).reshape(10, scale, 12, scale).sum(axis=(1, 3))
+    expected = patch_counts(batch, 1)[top : top + 10, left : left + 12]
     assert np.array_equal(counts, expected[:, ::-1] if flip else expected)
     if scale > 1 and len(moved) > 100:  # spread evenly in the block, not on a grid
         phases = np.bincount(moved.x % scale, minlength=scale)
