@@ -342,14 +342,29 @@ def export(
         Path | None, typer.Option(help="Compare on windows of this recording, not made-up ones.")
     ] = None,
     events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    features_space: Annotated[
+        str, typer.Option(help="student, or teacher: features in the teacher's space.")
+    ] = "student",
 ) -> None:
     """Write a student as ONNX or TensorRT, unless its outputs differ from PyTorch's."""
     from scaleevent_ros.runtime.export import ExportOptions, parse_size
     from scaleevent_ros.runtime.export import export as write
 
     shape = None if size is None else parse_size(size)
-    options = ExportOptions(shape, precision, dynamic, bag, events_topic)
+    options = ExportOptions(shape, precision, dynamic, bag, events_topic, features_space)
     typer.echo(str(write(checkpoint, out or checkpoint.with_suffix(".onnx"), options)))
+
+
+@app.command()
+def attach(
+    student: Annotated[Path, typer.Argument(help="Checkpoint of a student.")],
+    heads: Annotated[Path, typer.Argument(help="Checkpoint whose heads are put on it.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint to write.")],
+) -> None:
+    """Put the heads of a checkpoint on another student, beside those that it has."""
+    from scaleevent_ros.tasks.heads import attach_heads
+
+    typer.echo(f"{out}: {', '.join(attach_heads(student, heads, out))}")
 
 
 @app.command()
@@ -360,12 +375,23 @@ def report(
     windows: Annotated[int, typer.Option(help="How many, spread over the bag.", min=1)] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    features_space: Annotated[
+        str, typer.Option(help="student, or teacher: features in the teacher's space.")
+    ] = "student",
 ) -> None:
     """Show what a student sees in a bag: a film strip as one page of HTML."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.visuals.report import write_film_strip
 
-    write_film_strip(BagReader(bag), model, out, windows=windows, device=device, topic=events_topic)
+    write_film_strip(
+        BagReader(bag),
+        model,
+        out,
+        windows=windows,
+        device=device,
+        topic=events_topic,
+        features_space=features_space,
+    )
     typer.echo(str(out))
 
 

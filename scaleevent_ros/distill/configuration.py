@@ -192,6 +192,14 @@ class TeacherOptions:
     standardize: bool = False
     cache: str | None = None
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `build_teacher` besides the name, those that differ from its defaults."""
+        plain = TeacherOptions()
+        names = ("checkpoint", "scale", "stride", "options", "pretrained")
+        given = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in given.items() if value != getattr(plain, name)}
+
 
 @dataclass(frozen=True)
 class StudentOptions:

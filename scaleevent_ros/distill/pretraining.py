@@ -196,14 +196,7 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         configuration.student,
         configuration.events,
     )
-    teacher = build_teacher(
-        of_teacher.name,
-        of_teacher.checkpoint,
-        scale=of_teacher.scale,
-        stride=of_teacher.stride,
-        options=of_teacher.options,
-        pretrained=of_teacher.pretrained,
-    )
+    teacher = build_teacher(of_teacher.name, **of_teacher.arguments)
     student = build_student(
         of_student.name or of_teacher.name,
         events.channels,
@@ -213,7 +206,7 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         neck=of_student.neck,
         options=of_student.options,
     )
-    student.header = events.describe(student.header)
+    student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
     return teacher, student
 
 

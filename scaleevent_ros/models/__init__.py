@@ -17,7 +17,7 @@ from scaleevent_ros.models.checkpoints import (
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.shipped import SHIPPED, resolve_model
 from scaleevent_ros.models.student import Student, build_student, load_student, save_student
-from scaleevent_ros.models.teacher import Teacher, build_teacher
+from scaleevent_ros.models.teacher import Teacher, build_teacher, load_teacher
 
 __all__ = [
     "SHIPPED",
@@ -30,6 +30,7 @@ __all__ = [
     "build_student",
     "build_teacher",
     "load_student",
+    "load_teacher",
     "read_checkpoint",
     "read_header",
     "resolve_model",

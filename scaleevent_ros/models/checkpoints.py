@@ -50,6 +50,7 @@ class Header:
         window: The event window that the student was trained with; None if unknown. Headers of
             older releases hold ``window_ns``, the length of a fixed window, instead.
         teacher: Name of the teacher; None if there was none.
+        teacher_options: Arguments of `build_teacher` that make it another than the named one.
         teacher_mean: Mean of the teacher's features over the training set, by channel; empty if
             unknown.
         teacher_std: Standard deviation of the teacher's features, likewise.
@@ -71,6 +72,7 @@ class Header:
     leaky: list[float] = field(default_factory=list)
     window: WindowOptions | None = None
     teacher: str | None = None
+    teacher_options: dict[str, Any] = field(default_factory=dict)
     teacher_mean: list[float] = field(default_factory=list)
     teacher_std: list[float] = field(default_factory=list)
     standardized: bool = False
@@ -78,6 +80,10 @@ class Header:
     heads: dict[str, dict[str, Any]] = field(default_factory=dict)
     git_revision: str = "unknown"
     extra: dict[str, Any] = field(default_factory=dict)
+
+    def space_of(self, task: str) -> str:
+        """Whose features the head of a task takes: ``student``, or ``teacher`` (projected)."""
+        return str(self.heads.get(task, {}).get("features", "student"))
 
     @property
     def windows(self) -> WindowOptions:

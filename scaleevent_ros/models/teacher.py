@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scaleevent_ros.models.checkpoints import Header
+
 
 class Teacher(nn.Module):
     """A frozen network with its own normalization of frames.
@@ -172,6 +174,19 @@ def build_teacher(
         raise CheckpointError(msg)
     mean, std = _normalization(image.network, name)
     return Teacher(name, image, mean, std, scale=scale, stride=stride)
+
+
+def load_teacher(header: Header) -> Teacher:
+    """Build the teacher that a student's header names, as it taught.
+
+    Raises:
+        ModelError: If there was none, or its weights cannot be had.
+        CheckpointError: If its file of weights is damaged or does not fit.
+    """
+    if header.teacher is None:
+        msg = f"the {header.architecture} student had no teacher: pretrain.py trains one with one"
+        raise ModelError(msg)
+    return build_teacher(header.teacher, **header.teacher_options)
 
 
 def _normalization(network: nn.Module, name: str) -> tuple[Sequence[float], Sequence[float]]:

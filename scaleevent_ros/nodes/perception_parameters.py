@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from scaleevent_ros.nodes.parameters import parameter
-from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
+from scaleevent_ros.runtime.options import BACKENDS, FEATURE_SPACES, PRECISIONS
 
 TRIGGERS = ("rate", "packet", "count", "image")
 WINDOWS = ("trained", "fixed", "motion")
@@ -88,6 +88,12 @@ class PerceptionParameters:
     )
     activity_threshold: int = parameter(
         64, "Events that make a patch active.", minimum=1, maximum=1_000_000
+    )
+    features_space: str = parameter(
+        "student",
+        "Features on ~/features and in pictures: as the student's network computes them, or in the "
+        "teacher's space, where heads and queries made for the teacher's image features work.",
+        choices=FEATURE_SPACES,
     )
     features_channels: int = parameter(
         0, "Channels of ~/features, by a fixed projection. 0: all, 512 at most.", minimum=0

@@ -120,6 +120,7 @@ def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pip
             settings.precision,
             settings.backend,
             size=size,
+            features_space=settings.features_space,
         )
     except RuntimeError as error:  # what torch raises, out of memory for example
         msg = f"no engine for {size[1]}x{size[0]} pixels: {error}"

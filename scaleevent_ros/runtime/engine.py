@@ -76,6 +76,7 @@ class Engine:
         grid: Height and width of the features.
         width: Channels D of the features.
         stride: Pixels per feature.
+        features_space: Whose space the features are in.
         outputs: What the checkpoint has: ``features``, and the tasks with a head.
         device: Where it runs.
         precision: ``fp32``, ``fp16`` or ``bf16``.
@@ -92,6 +93,8 @@ class Engine:
             ``tensorrt``.
         size: Height and width of the sensor, in pixels. One that the stride does not divide is
             padded with zeros. May be left out where an exported file says it.
+        features_space: ``student``: features as the backbone computes them. ``teacher``: in the
+            teacher's space, where what was trained on the teacher's features of frames works.
 
     Raises:
         EngineError: If the checkpoint, the device, the precision or the backend cannot be had.
@@ -105,14 +108,22 @@ class Engine:
         backend: str = "auto",
         *,
         size: tuple[int, int] | None = None,
+        features_space: str = "student",
     ) -> None:
         self.device = choose_device(device)
         path = Path(checkpoint)
         with torch.inference_mode():
             self.backend, self.precision, self._run = _start(
-                path, self.device, precision, backend, size
+                path, self.device, precision, backend, size, features_space
             )
         info = self._run.info
+        if info.features_space != features_space:
+            msg = (
+                f"{path} was exported with features_space {info.features_space}, not "
+                f"{features_space}: export it again"
+            )
+            raise EngineError(msg)
+        self.features_space = info.features_space
         if info.header.normalization is None:
             logger.warning("%s does not say how to normalize: its input is taken as it is", path)
         self.header = info.header
@@ -178,7 +189,12 @@ def _as_bytes(ids: Tensor) -> Tensor:
 
 
 def _start(
-    path: Path, device: torch.device, precision: str, backend: str, size: tuple[int, int] | None
+    path: Path,
+    device: torch.device,
+    precision: str,
+    backend: str,
+    size: tuple[int, int] | None,
+    features_space: str,
 ) -> tuple[str, str, _Backend]:
     """Resolve backend and precision, and make the backend."""
     if path.suffix.lower() in KINDS:
@@ -189,11 +205,12 @@ def _start(
     backend = choose_backend(backend, device)
     precision = choose_precision(precision, device, backend)
     if backend == "onnx":
-        return backend, precision, open_exported(cached_onnx(path, size, precision), device, size)
+        file = cached_onnx(path, size, precision, features_space)
+        return backend, precision, open_exported(file, device, size)
     if backend == "tensorrt":
-        engine = cached_engine(path, size, precision, device)
+        engine = cached_engine(path, size, precision, device, features_space)
         return backend, precision, open_exported(engine, device, size)
-    network = load_network(path, size)
+    network = load_network(path, size, features_space=features_space)
     backend, started = make_torch_backend(network, device, DTYPES[precision], backend)
     return backend, precision, started
 

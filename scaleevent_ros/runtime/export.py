@@ -53,6 +53,7 @@ class ExportOptions:
         dynamic: Let one ONNX file take windows of any size.
         bag: Recording whose windows the comparison runs on; made-up windows if None.
         topic: The bag's topic of events, where it has several.
+        features_space: ``student`` or ``teacher``, see `Network`.
     """
 
     size: tuple[int, int] | None = None
@@ -60,6 +61,7 @@ class ExportOptions:
     dynamic: bool = False
     bag: Path | None = None
     topic: str | None = None
+    features_space: str = "student"
 
 
 @dataclass(frozen=True)
@@ -133,14 +135,21 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
         raise EngineError(msg)
     with _new_file(path) as temporary:
         if suffix == ".onnx":
-            network = load_network(checkpoint, size, fixed=not options.dynamic)
+            network = load_network(
+                checkpoint,
+                size,
+                fixed=not options.dynamic,
+                features_space=options.features_space,
+            )
             write_onnx(network, temporary, precision, dynamic=options.dynamic)
         else:
-            _build_engine(checkpoint, temporary, size, precision, device)
+            _build_engine(checkpoint, temporary, size, options, device)
         return _compare(checkpoint, temporary, path, size, device, options)
 
 
-def cached_onnx(checkpoint: Path, size: tuple[int, int], precision: str) -> Path:
+def cached_onnx(
+    checkpoint: Path, size: tuple[int, int], precision: str, features_space: str = "student"
+) -> Path:
     """Find the ONNX file of a checkpoint in the user's cache, or export it there.
 
     Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
@@ -150,37 +159,48 @@ def cached_onnx(checkpoint: Path, size: tuple[int, int], precision: str) -> Path
     Raises:
         EngineError: As `export` does.
     """
-    path = _cache_path(checkpoint, (size, precision, _versions())).with_suffix(".onnx")
+    made_by = (size, precision, features_space, _versions())
+    path = _cache_path(checkpoint, made_by).with_suffix(".onnx")
     if not _is_cached(path):
         logger.info("exporting %s to %s; later starts find it there", checkpoint, path)
-        export(checkpoint, path, ExportOptions(size, precision))
+        export(checkpoint, path, ExportOptions(size, precision, features_space=features_space))
     return path
 
 
 def cached_engine(
-    checkpoint: Path, size: tuple[int, int], precision: str, device: torch.device
+    checkpoint: Path,
+    size: tuple[int, int],
+    precision: str,
+    device: torch.device,
+    features_space: str = "student",
 ) -> Path:
     """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
 
     Raises:
         EngineError: As `export` does.
     """
-    made_by = (_versions(), version("tensorrt"), torch.cuda.get_device_name(device))
-    path = _cache_path(checkpoint, (size, precision, made_by)).with_suffix(".engine")
+    gpu = torch.cuda.get_device_name(device)
+    made_by = (size, precision, features_space, _versions(), version("tensorrt"), gpu)
+    path = _cache_path(checkpoint, made_by).with_suffix(".engine")
     if not _is_cached(path):
-        logger.info("building %s for %s; later starts find it there", path, made_by[-1])
+        logger.info("building %s for %s; later starts find it there", path, gpu)
+        options = ExportOptions(size, precision, features_space=features_space)
         with _new_file(path) as temporary:
-            _build_engine(checkpoint, temporary, size, precision, device)
-            _compare(checkpoint, temporary, path, size, device, ExportOptions(size, precision))
+            _build_engine(checkpoint, temporary, size, options, device)
+            _compare(checkpoint, temporary, path, size, device, options)
     return path
 
 
 def _build_engine(
-    checkpoint: Path, path: Path, size: tuple[int, int], precision: str, device: torch.device
+    checkpoint: Path,
+    path: Path,
+    size: tuple[int, int],
+    options: ExportOptions,
+    device: torch.device,
 ) -> None:
     from scaleevent_ros.runtime.tensorrt_backend import write_engine
 
-    onnx_path = cached_onnx(checkpoint, size, precision)
+    onnx_path = cached_onnx(checkpoint, size, options.precision, options.features_space)
     timings = cache_folder() / "tensorrt_timings"
     write_engine(onnx_path, path, read_info(onnx_path), device, timings)
 
@@ -194,7 +214,7 @@ def _compare(
     options: ExportOptions,
 ) -> Exported:
     """Run the written file beside PyTorch in float32 on the same windows."""
-    network = load_network(checkpoint, size)
+    network = load_network(checkpoint, size, features_space=options.features_space)
     header = network.info.header
     if options.bag is None:
         windows = made_up_windows(header, size, TRIALS)
@@ -204,7 +224,7 @@ def _compare(
     _run_both(written, network, windows, device, worst)
     if options.dynamic:  # try the file at another size too, which needs padding
         other = (4 * network.info.stride - 1, 6 * network.info.stride + 1)
-        other_network = load_network(checkpoint, other)
+        other_network = load_network(checkpoint, other, features_space=options.features_space)
         _run_both(written, other_network, made_up_windows(header, other, 2), device, worst)
     too_far = beyond(worst, options.precision)
     if too_far:

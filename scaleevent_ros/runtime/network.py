@@ -12,6 +12,7 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.fixed_size import fix_size
+from scaleevent_ros.runtime.options import FEATURE_SPACES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,6 +37,7 @@ class NetworkInfo:
         stride: Pixels per feature.
         width: Channels D of the features.
         outputs: What it makes: ``features``, and the tasks that have heads.
+        features_space: Whose space the features are in: ``student`` or ``teacher``.
     """
 
     header: Header
@@ -43,6 +45,7 @@ class NetworkInfo:
     stride: int
     width: int
     outputs: tuple[str, ...]
+    features_space: str = "student"
 
     def __post_init__(self) -> None:
         """Refuse a window smaller than one feature."""
@@ -71,18 +74,23 @@ class Network(nn.Module):
 
     Attributes:
         info: What it takes and gives.
-        encodes_features: Whether `encode` gives features. With a head whose queries run through
-            the student's last blocks (`segmentation_eomt`) it gives the tokens before them, so that
-            these blocks run for what is wanted only.
+        encodes_features: Whether `encode` gives the features that are published. With a head whose
+            queries run through the student's last blocks (`segmentation_eomt`) it gives the tokens
+            before them, so that these blocks run for what is wanted only; in the teacher's space
+            features are projected after it.
 
     Args:
         student: Its backbone becomes part of the network, in eval mode.
         heads: By task.
         size: Height and width of the event tensor.
         fixed: Make what follows from the size a constant. Else other sizes run too.
+        features_space: ``student``: features as the backbone computes them. ``teacher``: projected
+            to the teacher's space, its standardization undone, so that what was trained on the
+            teacher's features of frames works on them.
 
     Raises:
-        EngineError: If the size is too small, a head's task is unknown, or heads do not fit.
+        EngineError: If the size is too small, a head's task is unknown, heads do not fit, or the
+            student had no teacher.
     """
 
     def __init__(
@@ -92,21 +100,34 @@ class Network(nn.Module):
         size: tuple[int, int],
         *,
         fixed: bool = True,
+        features_space: str = "student",
     ) -> None:
         super().__init__()
+        if features_space not in FEATURE_SPACES:
+            msg = f"features_space is {features_space!r}, it must be one of {FEATURE_SPACES}"
+            raise EngineError(msg)
         unknown = sorted(set(heads) - set(TASKS))
         if unknown:
             msg = f"the engine knows no task {unknown[0]!r}; known: {', '.join(TASKS)}"
             raise EngineError(msg)
         outputs = ("features", *(task for task in TASKS if task in heads))
-        self.info = NetworkInfo(student.header, size, student.stride, student.width, outputs)
+        self._on_teacher = {task for task in heads if student.header.space_of(task) == "teacher"}
+        self.projection: nn.Module | None = None
+        width = student.width
+        if features_space == "teacher" or self._on_teacher:
+            self.projection = _teacher_projection(student)
+        if features_space == "teacher":
+            width = student.header.projection or student.width
+        self.info = NetworkInfo(
+            student.header, size, student.stride, width, outputs, features_space
+        )
         self.backbone = student.backbone
         self.heads = nn.ModuleDict(heads)
         self.eval().requires_grad_(requires_grad=False)
         if fixed:
             fix_size(self.backbone, self.info.grid)
         self._late = _late_blocks(student, heads)
-        self.encodes_features = self._late is None
+        self.encodes_features = self._late is None and features_space == "student"
 
     def encode(self, events: Tensor) -> Tensor:
         """Compute in the network's own dtype what all outputs share, of ``[1, bins, H, W]``.
@@ -137,20 +158,33 @@ class Network(nn.Module):
             As the attribute of `Outputs` of that name; class ids as int32.
         """
         size = size or self.info.size
-        if output == "segmentation":
-            inputs = (encoded,) if self._late is None else (self._late, encoded)
-            scores: Tensor = cast("Any", self.heads[output])(*inputs, size)[0]
-            return scores.argmax(0).to(torch.int32)
+        if output == "segmentation" and self._late is not None:
+            scores = cast("Any", self.heads[output])(self._late, encoded, size)
+            return cast("Tensor", scores)[0].argmax(0).to(torch.int32)
         features = encoded
         if self._late is not None:
             grid = (-(-size[0] // self.info.stride), -(-size[1] // self.info.stride))
             features = self._late.features(encoded, grid)
+        if self.projection is not None and (
+            output in self._on_teacher
+            or (output == "features" and self.info.features_space == "teacher")
+        ):
+            features = self.projection(features)
         if output == "features":
             return features[0].float()
         head = cast("Any", self.heads[output])
+        if output == "segmentation":
+            return cast("Tensor", head(features, size))[0].argmax(0).to(torch.int32)
         if output == "flow":
             return cast("Tensor", head(previous, features, size))[0].float()
         return cast("Tensor", head(features, size))[0, 0].float()
+
+
+def _teacher_projection(student: Student) -> nn.Module:
+    try:
+        return student.teacher_projection()
+    except ScaleEventError as error:
+        raise EngineError(str(error)) from error
 
 
 def _late_blocks(student: Student, heads: Mapping[str, nn.Module]) -> LateBlocks | None:
@@ -174,7 +208,13 @@ def _late_blocks(student: Student, heads: Mapping[str, nn.Module]) -> LateBlocks
         raise EngineError(str(error)) from error
 
 
-def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True) -> Network:
+def load_network(
+    path: str | Path,
+    size: tuple[int, int],
+    *,
+    fixed: bool = True,
+    features_space: str = "student",
+) -> Network:
     """Load a checkpoint's student and heads as a network on the CPU (see `Network`).
 
     Raises:
@@ -190,7 +230,7 @@ def load_network(path: str | Path, size: tuple[int, int], *, fixed: bool = True)
             heads = load_heads(path)
     except ScaleEventError as error:
         raise EngineError(str(error)) from error
-    network = Network(student, heads, size, fixed=fixed)
+    network = Network(student, heads, size, fixed=fixed, features_space=features_space)
     for name, tensor in network.state_dict().items():
         # Class ids of scores that are not numbers would look like any others.
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):

@@ -46,6 +46,7 @@ class ExportedInfo:
         stride: Pixels per feature.
         width: Channels of the features.
         outputs: Their names, in order.
+        features_space: Whose space the features are in.
     """
 
     header: Header
@@ -54,6 +55,7 @@ class ExportedInfo:
     stride: int
     width: int
     outputs: tuple[str, ...]
+    features_space: str = "student"
 
     def to_json(self) -> str:
         """Write it down, for the metadata of a file."""
@@ -79,7 +81,9 @@ class ExportedInfo:
                 f"{wanted[1]}x{wanted[0]}: export it again for that size"
             )
             raise EngineError(msg)
-        return NetworkInfo(self.header, wanted, self.stride, self.width, self.outputs)
+        return NetworkInfo(
+            self.header, wanted, self.stride, self.width, self.outputs, self.features_space
+        )
 
 
 def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
@@ -190,6 +194,12 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if dynamic and info.header.neck is not None:
         msg = "a student with a neck is exported for a fixed size only"
         raise EngineError(msg)
+    if info.features_space == "teacher" and "flow" in info.outputs:
+        msg = (
+            "a head for flow takes the student's features of the window before: export with "
+            "features_space student, or a checkpoint without that head"
+        )
+        raise EngineError(msg)
     if dynamic and "flow" in info.outputs:
         msg = "a head for flow is exported for a fixed size only"
         raise EngineError(msg)
@@ -199,7 +209,7 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         raise EngineError(msg)
     exported = ExportedInfo(
         info.header, precision, None if dynamic else info.size, info.stride, info.width,
-        info.outputs,
+        info.outputs, info.features_space,
     )  # fmt: skip
     size = info.size
     if dynamic:  # traced at whole features; `_take_any_size` pads the others

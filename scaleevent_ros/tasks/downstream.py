@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from scaleevent_ros.distill.distillation import FeatureSource
     from scaleevent_ros.models import Student
 
 
@@ -30,13 +31,16 @@ class Downstream(nn.Module):
         head: From `scaleevent_ros.tasks.build_head`.
     """
 
-    def __init__(self, student: Student, head: nn.Module, *, frozen: bool) -> None:
+    def __init__(
+        self, student: Student, head: nn.Module, *, frozen: bool, on_teacher: bool = False
+    ) -> None:
         """Join them.
 
         Args:
             student: Its projection, which serves pretraining alone, no longer learns.
             head: Built for its width and stride.
             frozen: Leave the student as it is.
+            on_teacher: The head takes features in the teacher's space; the student must be frozen.
 
         Raises:
             TaskError: If the head does not fit such a student.
@@ -45,6 +49,10 @@ class Downstream(nn.Module):
         self.student = student
         self.head = head
         self._frozen = frozen
+        # Hidden from the module's state: the student's own projection is part of it.
+        self._projection: tuple[nn.Module, ...] = ()
+        if on_teacher:
+            self._projection = (student.teacher_projection().requires_grad_(requires_grad=False),)
         self._late = (
             late_blocks_for(head, student.backbone) if isinstance(head, EomtSegmentation) else None
         )
@@ -76,12 +84,44 @@ class Downstream(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             images = events.flatten(0, 1) if two else events
             seen = self.student(images) if self._late is None else self._late.tokens(images)
+            for projection in self._projection:
+                seen = projection(seen)
         if self._late is not None:
             return (head.predictions if self.training else head)(self._late, seen, size)
         if two:
             previous, features = seen.unflatten(0, (-1, 2)).unbind(1)
             return (head.iterates if self.training else head)(previous, features, size)
         return head(seen, size)
+
+
+class PictureDownstream(nn.Module):
+    """A teacher and a head that learns on its features of frames, to run on students later.
+
+    Attributes:
+        student: Student that the checkpoint will hold; it is not run.
+        head: From `scaleevent_ros.tasks.build_head`, for features of the teacher's width.
+    """
+
+    def __init__(self, student: Student, head: nn.Module, teacher: FeatureSource) -> None:
+        super().__init__()
+        self.student = student.requires_grad_(requires_grad=False).eval()
+        self.head = head
+        self._teacher = (teacher,)  # hidden from the module's state: checkpoints hold no teacher
+
+    def train(self, mode: bool = True) -> PictureDownstream:
+        """Switch the head's mode alone."""
+        super().train(mode)
+        self.student.eval()
+        return self
+
+    def forward(self, frames: Tensor) -> Any:
+        """Do the task on frames, uint8 ``[B, 3, scale * H, scale * W]``, as `Downstream` does."""
+        (teacher,) = self._teacher
+        scale = self.student.header.teacher_options.get("scale", 1)
+        size = (frames.shape[-2] // scale, frames.shape[-1] // scale)
+        stride = self.student.stride
+        grid = (-(-size[0] // stride), -(-size[1] // stride))
+        return self.head(teacher(frames, grid, size), size)
 
 
 class TaskObjective:
@@ -98,7 +138,7 @@ class TaskObjective:
     judged_by: ClassVar[str]
     better: ClassVar[int]
 
-    def __init__(self, model: Downstream) -> None:
+    def __init__(self, model: Downstream | PictureDownstream) -> None:
         """Take the model.
 
         Args:

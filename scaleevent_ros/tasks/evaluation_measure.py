@@ -19,10 +19,10 @@ from scaleevent_ros.data.sampler import validation_batches
 from scaleevent_ros.distill.configuration import EventOptions, plain
 from scaleevent_ros.distill.parallel import precision_of
 from scaleevent_ros.events.windows import WindowOptions
-from scaleevent_ros.models import load_student, read_header
+from scaleevent_ros.models import load_student, load_teacher, read_header
 from scaleevent_ros.models.checkpoints import git_revision
 from scaleevent_ros.tasks.classes import read_classes
-from scaleevent_ros.tasks.downstream import Downstream
+from scaleevent_ros.tasks.downstream import Downstream, PictureDownstream
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.evaluation_record import Evaluation, Kind
 from scaleevent_ros.tasks.heads import load_heads
@@ -61,7 +61,8 @@ class Example(NamedTuple):
 
     Attributes:
         events: What the student saw of the events.
-        tensor: The event tensor, float32 [channels, H, W]; for flow that of the later window.
+        tensor: The event tensor, float32 [channels, H, W]; for flow that of the later window. Or
+            the frame that the teacher saw, uint8 [3, H, W].
         prediction: Class ids, int64 [H, W]; depth in m, float32 [1, H, W]; or flow in px to the
             right and down, float32 [2, H, W].
         truth: Likewise.
@@ -70,7 +71,7 @@ class Example(NamedTuple):
     """
 
     events: EventOptions
-    tensor: NDArray[np.float32]
+    tensor: NDArray[Any]
     prediction: NDArray[Any]
     truth: NDArray[Any]
     known: NDArray[np.bool_]
@@ -101,8 +102,9 @@ def judge(
     """
     data, header = options.data, read_header(path)
     kind, classes, events = kind_of(path, data), _classes(data), events_of(path, header)
-    objective = _load(path, data.task)
-    samples = build_held_out(data, events, classes)
+    objective = _load(path, data, fabric)
+    scale = header.teacher_options.get("scale", 1)
+    samples = build_held_out(data, events, classes, scale)
     batches = validation_batches(len(samples), options.batch_size, rank=0, world=1)
     loader = load_batches(
         samples,
@@ -220,10 +222,18 @@ def _classes(data: LabelledData) -> ClassList | None:
     return read_classes(data.classes) if data.task == "segmentation" else None
 
 
-def _load(path: Path, task: Task) -> Objective:
-    """Put student and head together as the run did that trained them."""
+def _load(path: Path, data: LabelledData, fabric: Fabric) -> Objective:
+    """Put student and head together, or for frames the student's teacher and the head."""
+    task = data.task
     student, head = load_student(path), load_heads(path)[task]
-    return OBJECTIVES[task](Downstream(student, head, frozen=True))
+    on_teacher = student.header.space_of(task) == "teacher"
+    if data.source == "events":
+        return OBJECTIVES[task](Downstream(student, head, frozen=True, on_teacher=on_teacher))
+    if not on_teacher:
+        msg = f"{path}: its head takes the student's features, and runs on events alone"
+        raise TaskError(msg)
+    teacher = load_teacher(student.header).to(fabric.device)
+    return OBJECTIVES[task](PictureDownstream(student, head, teacher))
 
 
 def _scores(

@@ -128,6 +128,9 @@ def request_parser() -> jsonargparse.ArgumentParser:
 def recorded_data(path: Path) -> dict[str, Any]:
     """Tell which data a checkpoint, or what an ``evaluation.json`` is of, was judged by before.
 
+    A head that was fitted on frames is judged on events, if nothing else is asked for: that is
+    what students see.
+
     Returns:
         `LabelledData` as plain values; none if the file does not say it.
 
@@ -136,7 +139,7 @@ def recorded_data(path: Path) -> dict[str, Any]:
     """
     if is_record(path):
         return read_evaluation(path).data
-    return dict(recorded_run(read_header(path)).get("data", {}))
+    return dict(recorded_run(read_header(path)).get("data", {})) | {"source": "events"}
 
 
 def _flatten(name: str, value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,16 +18,20 @@ from scaleevent_ros.distill.configuration import (
 )
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.distill.teacher_cache import CachedTeacher, FeatureFolder
 from scaleevent_ros.distill.trainer import Trainer
-from scaleevent_ros.models import build_student, load_student
+from scaleevent_ros.models import build_student, load_student, load_teacher
 from scaleevent_ros.models.checkpoints import is_checkpoint, read_header
 from scaleevent_ros.tasks.classes import read_classes
-from scaleevent_ros.tasks.downstream import Downstream
-from scaleevent_ros.tasks.heads import build_head, describe_head, task_of
+from scaleevent_ros.tasks.downstream import Downstream, PictureDownstream
+from scaleevent_ros.tasks.heads import build_described, describe_head, task_of
 from scaleevent_ros.tasks.labelled_data import LabelledData, build_loaders
 from scaleevent_ros.tasks.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from torch import nn
+
     from scaleevent_ros.distill.trainer import Outcome
     from scaleevent_ros.models import Student
     from scaleevent_ros.tasks.classes import ClassList
@@ -65,6 +70,8 @@ class Finetuning:
         head: What is put on it.
         optimizer: AdamW; a group with the pattern ``^student`` has the backbone's own rate.
         trainer: How the run goes.
+        cache: With ``data.source`` frames: folder where the teacher's features of pictures are
+            kept, so that each is seen once; for data without ``augmentation``.
     """
 
     data: LabelledData
@@ -73,9 +80,26 @@ class Finetuning:
     head: HeadOptions = field(default_factory=HeadOptions)
     optimizer: OptimizerOptions = field(default_factory=OptimizerOptions)
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
+    cache: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that the data have the truth of the head's task."""
+        """Check that the data have the truth of the head's task, and what frames need."""
+        if self.data.source == "frames":
+            if not self.head.frozen or self.head.kind == "segmentation_eomt":
+                msg = (
+                    "data.source frames fits a head on a teacher's features: head.frozen must be "
+                    "true, and head.kind another than segmentation_eomt"
+                )
+                raise ConfigurationError(msg)
+            if not is_checkpoint(self.student.init):
+                msg = (
+                    "data.source frames needs student.init: the checkpoint of a pretrained "
+                    f"student, whose teacher sees the frames, not {self.student.init!r}"
+                )
+                raise ConfigurationError(msg)
+        elif self.cache is not None:
+            msg = "cache keeps a teacher's features of frames: it needs data.source frames"
+            raise ConfigurationError(msg)
         if task_of(self.head.kind) != self.data.task:
             msg = (
                 f"head.kind {self.head.kind} learns {task_of(self.head.kind)}, data.kind "
@@ -98,9 +122,14 @@ def finetune(configuration: Finetuning) -> Outcome:
     data, events = configuration.data, choose_events(configuration)
     configuration = replace(configuration, events=events)
     classes = read_classes(data.classes) if data.task == "segmentation" else None
-    loaders = build_loaders(data, events, configuration.trainer, classes)
     with fabric.rank_zero_first(local=True):  # which downloads what is downloaded once
-        model = build_downstream(configuration, classes)
+        model: Downstream | PictureDownstream
+        if data.source == "frames":
+            model = build_on_pictures(configuration, classes, fabric)
+        else:
+            model = build_downstream(configuration, classes)
+    scale = model.student.header.teacher_options.get("scale", 1)
+    loaders = build_loaders(data, events, configuration.trainer, classes, scale)
     if fabric.is_global_zero:
         logger.info(
             "%d windows to learn from, %d to validate on",
@@ -155,13 +184,48 @@ def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Do
     torch.manual_seed(configuration.trainer.seed)
     head, events = configuration.head, choose_events(configuration)
     student = _build_student(configuration.student, events.channels)
+    student.header = events.describe(student.header)
+    return Downstream(student, _add_head(student, head, classes, student.width), frozen=head.frozen)
+
+
+def build_on_pictures(
+    configuration: Finetuning, classes: ClassList | None, fabric: Fabric
+) -> PictureDownstream:
+    """Build the teacher of a student and a head on its features, alike in every process.
+
+    Args:
+        configuration: Of the run.
+        classes: For segmentation.
+        fabric: Device and precision.
+
+    Raises:
+        ScaleEventError: If the student's file does not name a teacher, the teacher cannot be had,
+            or the head cannot be built.
+    """
+    torch.manual_seed(configuration.trainer.seed)
+    student = load_student(configuration.student.init)
+    teacher = load_teacher(student.header).to(fabric.device)
+    head = _add_head(student, configuration.head, classes, teacher.width, features="teacher")
+    if configuration.cache is None:
+        return PictureDownstream(student, head, teacher)
+    identity = {
+        "name": teacher.name,
+        **student.header.teacher_options,
+        "precision": fabric.strategy.precision.precision,
+    }
+    folder = FeatureFolder(Path(configuration.cache), identity)
+    return PictureDownstream(student, head, CachedTeacher(teacher, folder))
+
+
+def _add_head(
+    student: Student, head: HeadOptions, classes: ClassList | None, width: int, **more: str
+) -> nn.Module:
+    """Build a head and describe it in the student's header, in place of those that it has."""
     names = list(classes.names) if classes is not None else []
     options = {**head.options, "classes": len(names)} if names else head.options
-    described = describe_head(head.kind, student.width, student.stride, **options)
-    student.header = replace(
-        events.describe(student.header), classes=names, heads={task_of(head.kind): described}
-    )
-    return Downstream(student, build_head(**described), frozen=head.frozen)
+    described = describe_head(head.kind, width, student.stride, **more, **options)
+    student.header = replace(student.header, classes=names, heads={task_of(head.kind): described})
+    return build_described(described)
 
 
 def _build_student(wanted: StudentOptions, channels: int) -> Student:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from scaleevent_ros.models import CheckpointError, read_checkpoint
+from scaleevent_ros.models import (
+    CheckpointError,
+    load_student,
+    read_checkpoint,
+    write_checkpoint,
+)
 from scaleevent_ros.models.student import HEADS
 from scaleevent_ros.models.weights import load_exactly
 from scaleevent_ros.tasks.correlation import CorrelationFlow
@@ -14,10 +20,12 @@ from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.linear import LinearSegmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
+
+    from scaleevent_ros.models import Header
 
 TASKS = ("segmentation", "depth", "flow")
 
@@ -124,9 +132,24 @@ def describe_head(kind: str, width: int, stride: int, **options: Any) -> dict[st
         kind: As to `build_head`.
         width: Likewise.
         stride: Likewise.
-        options: Likewise.
+        options: Likewise; and ``features="teacher"`` for a head that takes features in the
+            teacher's space.
     """
     return {"kind": kind, "width": width, "stride": stride, **options}
+
+
+def build_described(description: Mapping[str, Any]) -> nn.Module:
+    """Build the head that `describe_head` describes.
+
+    Raises:
+        TaskError: As `build_head`, or if the head takes features of another kind.
+    """
+    options = dict(description)
+    features = options.pop("features", "student")
+    if features not in {"student", "teacher"}:
+        msg = f"a head takes features of the student or the teacher, not {features!r}"
+        raise TaskError(msg)
+    return build_head(**options)
 
 
 def task_of(kind: str) -> str:
@@ -173,12 +196,79 @@ def load_heads(path: str | Path) -> dict[str, nn.Module]:
     return heads
 
 
+def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> list[str]:
+    """Put the heads of one checkpoint on the student of another, beside those that it has.
+
+    A head that takes features in the teacher's space runs on every student of that teacher; any
+    other only on the student that it was trained on, with the same weights.
+
+    Args:
+        student: Checkpoint of the student.
+        heads: Checkpoint with heads.
+        path: Checkpoint to write.
+
+    Returns:
+        Tasks whose heads were put on.
+
+    Raises:
+        CheckpointError: If a file is damaged or not ours, or cannot be written.
+        TaskError: If there are no heads, or they do not fit the student.
+    """
+    header, tensors = read_checkpoint(student)
+    theirs, their_tensors = read_checkpoint(heads)
+    load_heads(heads)  # which checks them
+    if not theirs.heads:
+        msg = f"{heads} has no head"
+        raise TaskError(msg)
+    stride = load_student(student).stride
+    described = dict(header.heads)
+    for task, description in theirs.heads.items():
+        if theirs.space_of(task) == "teacher":
+            _check_teachers(header, theirs, f"the head {task!r} of {heads}")
+        elif not _same_student(tensors, their_tensors):
+            msg = (
+                f"the head {task!r} of {heads} was trained on the features of another student "
+                f"than {student}: fit it with data.source frames, or on this student"
+            )
+            raise TaskError(msg)
+        described[task] = {**description, "stride": stride}
+        prefix = f"{HEADS}{task}."
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(prefix)}
+        tensors |= {name: v for name, v in their_tensors.items() if name.startswith(prefix)}
+    classes = theirs.classes if "segmentation" in theirs.heads else header.classes
+    write_checkpoint(path, tensors, replace(header, heads=described, classes=classes))
+    return list(theirs.heads)
+
+
+def _check_teachers(header: Header, theirs: Header, what: str) -> None:
+    """Check that a student learned from the teacher whose features a head takes."""
+
+    def teacher(of: Header) -> tuple[object, ...]:
+        options = {name: value for name, value in of.teacher_options.items() if name != "scale"}
+        return of.teacher, options
+
+    if teacher(header) != teacher(theirs):
+        msg = f"{what} is for students of {theirs.teacher}, not of {header.teacher}"
+        raise TaskError(msg)
+
+
+def _same_student(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> bool:
+    ours, theirs = (
+        {name: value for name, value in each.items() if not name.startswith(HEADS)}
+        for each in (tensors, others)
+    )
+    return ours.keys() == theirs.keys() and all(
+        value.shape == theirs[name].shape and bool((value == theirs[name]).all())
+        for name, value in ours.items()
+    )
+
+
 def _build_described(path: str | Path, task: str, description: object, classes: int) -> nn.Module:
     if not isinstance(description, dict) or not {"kind", "width", "stride"} <= set(description):
         msg = f"{path}: the header's head {task!r} does not give kind, width and stride"
         raise CheckpointError(msg)
     try:
-        head = build_head(**description)
+        head = build_described(description)
         done = task_of(description["kind"])
     except TaskError as error:
         msg = f"{path}: {error}"

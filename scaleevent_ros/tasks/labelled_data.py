@@ -14,7 +14,14 @@ from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.events.windows import NS_PER_MS
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.labelled import LabelledDataset, LabelledOptions, stack, take_fraction
+from scaleevent_ros.tasks.labelled import (
+    LabelledDataset,
+    LabelledOptions,
+    PartOfLabelled,
+    stack,
+    take_fraction,
+)
+from scaleevent_ros.tasks.labelled_pictures import LabelledPictures
 from scaleevent_ros.tasks.labelled_stills import FilmOptions, FlowStills, LabelledStills
 
 if TYPE_CHECKING:
@@ -88,6 +95,8 @@ class LabelledData:
         augmentation: What is drawn at random for each sample to learn from.
         workers: Processes that make samples, for each training process.
         prefetch: Batches that each worker makes ahead.
+        source: ``events``. Or ``frames``, of ``stills``: a head learns on the teacher's features of
+            the pictures themselves, and runs on students of that teacher.
     """
 
     kind: Kind = "stills"
@@ -110,6 +119,7 @@ class LabelledData:
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     workers: int = 4
     prefetch: int = 4
+    source: Literal["events", "frames"] = "events"
 
     def __post_init__(self) -> None:
         """Check ranges, and that all places are named."""
@@ -117,6 +127,12 @@ class LabelledData:
             if not getattr(self, name):
                 msg = f"data.{name} is not given, and data.kind {self.kind} needs it"
                 raise ConfigurationError(msg)
+        if self.source == "frames" and self.kind != "stills":
+            msg = f"data.source frames needs data.kind stills, not {self.kind}"
+            raise ConfigurationError(msg)
+        if self.augmentation.shift:
+            msg = "data.augmentation.shift is for pretraining; use data.augmentation.crop"
+            raise ConfigurationError(msg)
         limits = {
             "fraction": (1e-6, 1), "validation_fraction": (1e-6, 1), "strength": (0, 100),
             "frames": (0, 100), "flow_ms": (1, 10_000), "width": (16, 8192),
@@ -146,7 +162,11 @@ class LabelledData:
 
 
 def build_loaders(
-    data: LabelledData, events: EventOptions, trainer: TrainerOptions, classes: ClassList | None
+    data: LabelledData,
+    events: EventOptions,
+    trainer: TrainerOptions,
+    classes: ClassList | None,
+    frame_scale: int = 1,
 ) -> PairLoaders:
     """Open the data, and load samples of them: to learn from, and, always alike, to judge by.
 
@@ -155,40 +175,67 @@ def build_loaders(
         events: What the student sees of the events.
         trainer: Batches, epochs and the seed.
         classes: That ``data.classes`` names, for segmentation.
+        frame_scale: With ``data.source`` frames: how much finer they are than the truth.
 
     Raises:
         ScaleEventError: If data are missing or not as they should be.
     """
     film = _film(data, events, trainer.seed)
-    learned = LabelledDataset(
+    learned = _samples(
+        data,
         take_fraction(_open(data, events, film, classes, learning=True), data.fraction),
         _options(data, events, data.augmentation, trainer.seed),
+        classes,
+        frame_scale,
     )
     schedule = Schedule(
         (len(learned),), (1.0,), trainer.batch_size, trainer.seed, trainer.pairs_per_epoch
     )
-    judged = build_held_out(data, events, classes)
+    judged = build_held_out(data, events, classes, frame_scale)
     return PairLoaders(learned, judged, schedule, data.workers, data.prefetch, stack)
 
 
 def build_held_out(
-    data: LabelledData, events: EventOptions, classes: ClassList | None
-) -> LabelledDataset:
+    data: LabelledData, events: EventOptions, classes: ClassList | None, frame_scale: int = 1
+) -> LabelledDataset | LabelledPictures:
     """Open what is judged by alone, the same whatever the seed of a run.
 
     Args:
         data: Which.
         events: What the student sees of the events.
         classes: That ``data.classes`` names, for segmentation.
+        frame_scale: With ``data.source`` frames: how much finer they are than the truth.
 
     Raises:
         ScaleEventError: If data are missing or not as they should be.
     """
     film = replace(_film(data, events, seed=0), fixed_motion=True)
-    return LabelledDataset(
+    return _samples(
+        data,
         take_fraction(_open(data, events, film, classes, learning=False), data.validation_fraction),
         _options(data, events, AugmentationOptions(), seed=0),
+        classes,
+        frame_scale,
     )
+
+
+def _samples(
+    data: LabelledData,
+    sources: Sequence[LabelledSource],
+    options: LabelledOptions,
+    classes: ClassList | None,
+    frame_scale: int,
+) -> LabelledDataset | LabelledPictures:
+    """Make samples of events, or of the pictures that the sources would film."""
+    if data.source == "events":
+        return LabelledDataset(sources, options)
+    assert classes is not None
+    pictures = []
+    for part in sources:
+        assert isinstance(part, PartOfLabelled)
+        assert isinstance(part.source, LabelledStills)
+        pictures += [part.source.found[index] for index in part.part]
+    return LabelledPictures(pictures, classes, options, frame_scale)
 
 
 def _options(

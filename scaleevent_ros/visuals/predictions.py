@@ -62,7 +62,7 @@ def draw_example(example: Example) -> Picture:
     draw = _flow if len(example.prediction) == 2 else _depth
     drawn = (draw if example.classes is None else _segmentation)(example, width)
     tiles = [
-        _titled("events", _event_picture(example), cv2.INTER_AREA),
+        _titled(*_input_picture(example), cv2.INTER_AREA),
         # Colours that stand for something must not be mixed.
         _titled("prediction", drawn.prediction, cv2.INTER_NEAREST),
         _titled("truth", drawn.truth, cv2.INTER_NEAREST),
@@ -125,6 +125,13 @@ def _flow(example: Example, width: int) -> _Drawn:
 def _error_scale(error: Floats, known: NDArray[np.bool_]) -> ColourScale:
     highest = float(np.percentile(error[known], _PERCENT)) if known.any() else 0.0
     return ColourScale(0.0, max(highest, 1e-3), cv2.COLORMAP_INFERNO)
+
+
+def _input_picture(example: Example) -> tuple[str, Picture]:
+    """Draw what was perceived: the frame, or the event tensor."""
+    if example.tensor.dtype == np.uint8:
+        return "frame", np.ascontiguousarray(example.tensor.transpose(1, 2, 0))
+    return "events", _event_picture(example)
 
 
 def _event_picture(example: Example) -> Picture:

@@ -73,6 +73,7 @@ def write_film_strip(
     windows: int = 12,
     device: str = "auto",
     topic: str | None = None,
+    features_space: str = "student",
 ) -> None:
     """Run a student on windows spread over a bag and write what it sees as HTML.
 
@@ -83,6 +84,7 @@ def write_film_strip(
         windows: How many.
         device: As `Engine` takes it.
         topic: Event topic, where the bag has several.
+        features_space: As `Engine` takes it.
 
     Raises:
         ScaleEventError: If the bag holds no events, the checkpoint cannot run, or the page cannot
@@ -95,7 +97,8 @@ def write_film_strip(
     basis, anchor = StableBasis(), None
     for events, t_end, first_ns in _windows(reader, windows, model, topic):
         if engine is None:
-            engine = Engine(model, device, size=(events.height, events.width))
+            size = (events.height, events.width)
+            engine = Engine(model, device, size=size, features_space=features_space)
         still, anchor = _look(engine, events, t_end, basis, anchor)
         stills.append(still._replace(seconds=(t_end - first_ns) / 1e9))
     if engine is None:
@@ -183,8 +186,9 @@ def _to_pixels(picture: Picture, engine: Engine) -> Picture:
 
 def _page(bag: str, model: str, engine: Engine, stills: Sequence[Still]) -> str:
     header = engine.header
+    space = f"{engine.width} channels in the {engine.features_space}'s space"
     facts = [
-        ("Model", f"{model}: {header.architecture}, {engine.width} channels"),
+        ("Model", f"{model}: {header.architecture}, {space}"),
         ("Ran on", f"{engine.device}, {engine.precision}, {engine.backend}"),
         ("Window", _window(header)),
         ("Building a window", _timing([still.build_ms for still in stills])),
