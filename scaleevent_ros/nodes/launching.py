@@ -80,7 +80,8 @@ def launch_node(
         if given("use_sim_time"):
             overrides["use_sim_time"] = _parsed(given("use_sim_time"), False)
         mapped = [(topic, given(topic.removeprefix("~/"))) for topic in remaps]
-        mapped += [tuple(text.split(":=", 1)) for text in given("remap").split() if ":=" in text]
+        pairs = [text.partition(":=") for text in given("remap").split()]
+        mapped += [(source, target) for source, _, target in pairs]
         return [
             *(LogInfo(msg=text) for text in _typos(context.launch_configurations, arguments)),
             Node(

@@ -13,7 +13,6 @@ import torch
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.events import warm_up
-from scaleevent_ros.models import resolve_model
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.images import array_to_cdr
 from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
@@ -115,7 +114,7 @@ def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pip
     warm_up()
     try:
         engine = Engine(
-            resolve_model(settings.model),
+            settings.model,
             settings.device,
             settings.precision,
             settings.backend,

@@ -21,10 +21,9 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
 )
 from scaleevent_ros.nodes import diagnostics
-from scaleevent_ros.nodes.declaration import declare, read
 from scaleevent_ros.nodes.diagnostics import Timings
 from scaleevent_ros.nodes.images import image_to_rgb
-from scaleevent_ros.nodes.managed_node import create_steady_timer
+from scaleevent_ros.nodes.managed_node import create_steady_timer, declare, read
 from scaleevent_ros.nodes.running import run
 from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 from scaleevent_ros.sources.packets import LivePackets

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 
+from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.export import cached_engine, cached_onnx
 from scaleevent_ros.runtime.exported import KINDS, open_exported
@@ -24,6 +24,7 @@ from scaleevent_ros.runtime.torch_backend import make_torch_backend
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -83,8 +84,8 @@ class Engine:
         backend: Which one runs.
 
     Args:
-        checkpoint: A file that `load_student` reads, or what `scaleevent export` made of one:
-            ``.onnx`` or ``.engine``.
+        checkpoint: Name of a student that ships with the package (`models.SHIPPED`), a file that
+            `load_student` reads, or what `scaleevent export` made of one: ``.onnx`` or ``.engine``.
         device: ``auto`` (a GPU if there is one, else the CPU with a warning), ``cpu``, ``cuda``
             or ``cuda:N``.
         precision: ``auto`` (fp32 on a CPU, bf16 on GPUs that have it, else fp16), ``fp32``,
@@ -97,7 +98,8 @@ class Engine:
             teacher's space, where what was trained on the teacher's features of frames works.
 
     Raises:
-        EngineError: If the checkpoint, the device, the precision or the backend cannot be had.
+        CheckpointError: If there is no such checkpoint, or it cannot be read.
+        EngineError: If the device, the precision or the backend cannot be had.
     """
 
     def __init__(
@@ -111,7 +113,7 @@ class Engine:
         features_space: str = "student",
     ) -> None:
         self.device = choose_device(device)
-        path = Path(checkpoint)
+        path = resolve_model(checkpoint)
         with torch.inference_mode():
             self.backend, self.precision, self._run = _start(
                 path, self.device, precision, backend, size, features_space

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from scaleevent_ros.nodes.pace import Pace
+from scaleevent_ros.nodes.playback import Pace
 
 
 def test_what_is_over_is_due_at_once_and_what_is_ahead_is_not() -> None:
