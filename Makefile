@@ -4,11 +4,12 @@ PYTEST_ARGUMENTS ?=
 PATHS = scaleevent_ros training benchmarks test launch tools
 IN = . ./env.sh &&
 
-.PHONY: help setup test lint format demo bench docs clean
+.PHONY: help setup test test-ros-machine lint format demo bench docs clean
 
 help:
 	@echo "make setup   create the environment .venv (also done by every other target)"
 	@echo "make test    lint, types and all tests          PYTEST_ARGUMENTS='-m slow' for the long ones"
+	@echo "make test-ros-machine   set-up, colcon and nodes on a stand-in for a machine with ROS 2"
 	@echo "make demo    the whole journey: record, pretrain, perceive"
 	@echo "make lint    ruff and mypy            make format   let ruff rewrite"
 	@echo "make bench   every benchmark          make docs     build the documentation site"
@@ -25,6 +26,9 @@ format: setup
 
 test: lint
 	@$(IN) python -m pytest $(PYTEST_ARGUMENTS)
+
+test-ros-machine: setup
+	@$(IN) python -m pytest -m ros_machine test/test_ros_machine.py
 
 demo: setup
 	@$(IN) python -m tools.demo

@@ -75,6 +75,7 @@ extras["dev"] = [
     "scikit-image>=0.24",
     # Independent readers and a decoder to compare with.
     "mcap>=1.2",
+    "mcap-ros2-support>=0.5",
     "webdataset>=1.0.2",
     'evt3==0.4.1; platform_machine == "x86_64" and sys_platform == "linux"',
 ]

@@ -159,11 +159,19 @@ class Graph:
             command += ["--params-file", str(file)]
         for old, new in (remaps or {}).items():
             command += ["-r", f"{old}:={new}"]
-        process = NodeProcess(
-            [*command, *arguments],
-            {**self.environment, **(environment or {})},
-            self.folder / f"{number}.log",
+        return self.start_command(
+            [*command, *arguments], {**self.environment, **(environment or {})}
         )
+
+    def start_command(self, command: Sequence[str], environment: Mapping[str, str]) -> NodeProcess:
+        """Start any command as a process of the graph.
+
+        Args:
+            command: What to run.
+            environment: All of its environment variables.
+        """
+        log = self.folder / f"{len(self._processes)}.log"
+        process = NodeProcess(command, environment, log)
         self._processes.append(process)
         return process
 

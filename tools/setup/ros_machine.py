@@ -2,12 +2,13 @@
 
 ROS 2's own packages are in no registry that every machine reaches, but its core exists as wheels.
 The stand-in has what matters on such a machine: a system Python with numpy 1 and without our
-libraries, ROS 2 in a prefix outside of any environment, and a `setup.sh` to source. It also has
-`launch`, `launch_ros` and `ros2cli` if copies of their sources are given.
+libraries, ROS 2 in a prefix outside of any environment, and a `setup.sh` to source. `launch` and
+`ros2` are not in it: they are in no registry.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -113,3 +114,15 @@ def build(folder: Path, uv: Path) -> Path:
         path.unlink()
     setup_environment.build_interfaces(prefix, python, str(packages))
     return setup_file
+
+
+def main() -> None:
+    """Build the stand-in and print the path of its `setup.sh` last."""
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="where to build; new or empty")
+    folder = parser.parse_args().folder.absolute()
+    print(build(folder, Path(sys.prefix, "bin", "uv")), flush=True)
+
+
+if __name__ == "__main__":
+    main()
