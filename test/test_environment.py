@@ -399,3 +399,37 @@ def test_set_up_survives_being_killed_at_any_moment(checkout: Path) -> None:
         check=False,
     )
     assert "incompatible" not in check.stdout, check.stderr
+
+
+def find_python(version: str) -> str:
+    """Find an installed Python of a version, on the path or among pyenv's."""
+    name = f"python{version}"
+    pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+    candidates = [shutil.which(name), *pyenv.glob(f"versions/{version}.*/bin/{name}")]
+    for python in filter(None, candidates):
+        # A shim of pyenv exists also for versions that are not chosen.
+        done = subprocess.run([python, "-c", ""], capture_output=True, check=False)
+        if done.returncode == 0:
+            return str(python)
+    pytest.skip(f"there is no Python {version} here")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("version", ["3.10", "3.12", "3.13", "3.14"])
+def test_set_up_and_tests_without_ros_pass_under_other_pythons(
+    checkout: Path, version: str
+) -> None:
+    """Humble has Python 3.10, Jazzy and Kilted 3.12."""
+    python = find_python(version)
+    subprocess.run(
+        ["make", "setup", f"PYTHON={python}"], cwd=checkout, env=environment(), check=True
+    )
+    packages = ("events", "bags", "sources", "data", "models", "distill", "tasks", "runtime")
+    folders = " ".join(f"test/{package}" for package in packages)
+    subprocess.run(
+        ["bash", "-c", f". ./env.sh && python -m pytest -q -p no:cacheprovider {folders}"],
+        cwd=checkout,
+        env=environment(),
+        check=True,
+    )
