@@ -7,7 +7,6 @@ own with a time limit.
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -271,23 +270,56 @@ def check_hub() -> Finding:
 
 
 def check_extras() -> list[Finding]:
-    """Look for the optional libraries."""
+    """Import the optional libraries."""
     findings = []
     for extra, modules in EXTRAS.items():
-        missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        if missing:
-            found = f"missing: {', '.join(missing)}"
+        part, install = f"extra: {extra}", f"`pip install 'scaleevent_ros[{extra}]'`"
+        missing, broken = import_errors(modules)
+        if missing or broken:
+            found = "; ".join([*(f"missing: {name}" for name in missing), *broken])
             # Pretraining is a part of the main job.
             verdict = Verdict.PROBLEM if extra == "train" else Verdict.WARNING
-            mend = f"`pip install 'scaleevent_ros[{extra}]'`, or `make setup`"
-            findings.append(Finding(f"extra: {extra}", verdict, found, mend))
+            findings.append(Finding(part, verdict, found, f"{install}, or `make setup`"))
         else:
-            findings.append(Finding(f"extra: {extra}", Verdict.OK, "complete"))
+            findings.append(Finding(part, Verdict.OK, "complete"))
     for module, use in (("tensorrt", "TensorRT engines"), ("cv_bridge", "rare image encodings")):
-        there = importlib.util.find_spec(module) is not None
-        found = "installed" if there else f"not installed; only needed for {use}"
-        findings.append(Finding(module, Verdict.OK, found))
+        missing, broken = import_errors((module,))
+        if broken:
+            mend = f"install one that fits this Python and numpy; only needed for {use}"
+            findings.append(Finding(module, Verdict.WARNING, broken[0], mend))
+        else:
+            found = f"not installed; only needed for {use}" if missing else "installed"
+            findings.append(Finding(module, Verdict.OK, found))
     return findings
+
+
+def import_errors(modules: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Import modules in a process of their own.
+
+    Returns:
+        The modules that are not installed, and for each that is and fails its name and error.
+    """
+    code = f"""
+import contextlib, importlib, json, sys
+missing, broken = [], []
+for name in {list(modules)}:
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            missing.append(name)
+        else:
+            broken.append(f"{{name}} does not import: {{error}}")
+    except Exception as error:
+        broken.append(f"{{name}} does not import: {{type(error).__name__}}: {{error}}")
+print(json.dumps([missing, broken]))
+"""
+    answer, wrong = _python(code, 120)
+    if answer is None:
+        return [], [f"{', '.join(modules)}: importing fails: {wrong}"]
+    missing, broken = answer
+    return missing, broken
 
 
 def examine(folder: Path) -> list[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,31 @@ def test_doctor_sees_the_middleware_as_it_comes_lose_large_messages(
     finding = doctor.check_transport("rmw_fastrtps_cpp")
     assert finding.verdict is Verdict.PROBLEM
     assert "fastdds_large_messages.xml" in finding.mend
+
+
+def test_doctor_imports_what_it_calls_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.py").write_text("raise AttributeError('float4_e2m1fn')")
+    (tmp_path / "needy.py").write_text("import absent_too")
+    (tmp_path / "deadly.py").write_text("import os; os._exit(3)")
+    (tmp_path / "whole.py").write_text("print('hello')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    assert doctor.import_errors(["whole"]) == ([], [])
+    assert doctor.import_errors(["absent", "broken", "needy"]) == (
+        ["absent"],
+        [
+            "broken does not import: AttributeError: float4_e2m1fn",
+            "needy does not import: No module named 'absent_too'",
+        ],
+    )
+    assert doctor.import_errors(["deadly"]) == ([], ["deadly: importing fails: exit code 3"])
+    (tmp_path / "cv_bridge.py").write_text("raise ImportError('compiled for numpy 1')")
+    monkeypatch.setattr(doctor, "EXTRAS", {"export": ("broken",)})
+    findings = {finding.part: finding for finding in doctor.check_extras()}
+    for part, text in (("extra: export", "float4_e2m1fn"), ("cv_bridge", "compiled for numpy 1")):
+        assert findings[part].verdict is Verdict.WARNING
+        assert text in findings[part].found
 
 
 def test_doctor_sees_a_message_of_another_version() -> None:

@@ -72,6 +72,20 @@ def test_versions_and_licences_agree() -> None:
     assert "Apache License" in (REPOSITORY / "LICENSE").read_text()
 
 
+def test_the_package_declares_the_ros_packages_that_it_imports() -> None:
+    imported = {
+        match
+        for folder in ("scaleevent_ros", "launch")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        for match in re.findall(r"^ *(?:from|import) (\w+)", path.read_text(), re.MULTILINE)
+    }
+    ros = {"rclpy", "launch", "launch_ros", "ament_index_python", "cv_bridge", "rosidl_runtime_py"}
+    ros_imports = {name for name in imported if name in ros or name.endswith("_msgs")}
+    package = ET.parse(REPOSITORY / "package.xml").getroot()
+    declared = {str(element.text) for element in package.iter("exec_depend")}
+    assert {"rclpy", "launch", "event_camera_msgs", "sensor_msgs"} <= ros_imports <= declared
+
+
 def test_every_requirement_is_pinned() -> None:
     setup = runpy_setup()
     declared = {*setup["install_requires"], *setup["extras_require"]["dev"]}
