@@ -188,6 +188,12 @@ def convert(
     humble: Annotated[
         bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
     ] = False,
+    start: Annotated[
+        float, typer.Option(help="Seconds after the first event at which to start.", min=0)
+    ] = 0.0,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds to convert; the rest if not given.", min=0)
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop at the first fault; otherwise count faults.")
     ] = False,
@@ -198,9 +204,34 @@ def convert(
     from scaleevent_ros.sources.recording import ReadOptions
 
     read = ReadOptions(width, height, time_unit, camera, rotate, strict)
-    options = ConvertOptions(read, codec, compression, metadata_version=8 if humble else 9)
+    options = ConvertOptions(
+        read,
+        codec,
+        compression,
+        metadata_version=8 if humble else 9,
+        start_s=start,
+        duration_s=duration,
+    )
     for bag in convert_all(source, out, options, show_progress=True):
         typer.echo(str(bag))
+
+
+@app.command()
+def export_events(
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
+    out: Annotated[
+        Path, typer.Argument(help="NAME.raw (EVT3), NAME.h5, NAME.csv, NAME.txt or NAME.npy.")
+    ],
+    events_topic: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
+) -> None:
+    """Write the events of a bag as one file for other tools."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.sources.export_events import export_events as write
+
+    count = write(BagReader(bag), out, events_topic)
+    typer.echo(f"{out}: {count:,} events")
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleevent_ros.data.bag_pairs import BagPairs
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.shards import MANIFEST_NAME, ShardSource
+from scaleevent_ros.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.dataset import PairSource
     from scaleevent_ros.events.windows import WindowOptions
+
+logger = logging.getLogger(__name__)
 
 _BAG_SUFFIXES = {".mcap", ".db3"}
 BAG_MARK = "metadata.yaml"
@@ -58,7 +62,8 @@ def find_recordings(place: str) -> list[Path]:
     Raises:
         DataError: If there is none.
     """
-    recordings = [path for start in _matches(place) for path in _recordings(start)]
+    visited: set[Path] = set()
+    recordings = [path for start in _matches(place) for path in _recordings(start, visited)]
     if not recordings:
         msg = f"there is no bag and no folder of shards at {place}"
         raise DataError(msg)
@@ -72,28 +77,38 @@ def _is_shards(path: Path) -> bool:
 def _matches(place: str) -> list[Path]:
     """List the paths that fit a pattern; a path without one fits itself."""
     path = Path(place)
+    if path.exists():  # whatever signs its name has
+        return [path]
     fixed = Path(path.anchor)
     parts = path.parts[1:] if path.anchor else path.parts
     for number, part in enumerate(parts):
-        if any(sign in part for sign in "*?["):
+        if any(sign in part for sign in "*?[") and not (fixed / part).exists():
             return sorted(fixed.glob("/".join(parts[number:])))
         fixed /= part
     return [path]
 
 
-def _recordings(path: Path) -> Iterator[Path]:
-    """Find recordings at a path or below it."""
+def _recordings(path: Path, visited: set[Path]) -> Iterator[Path]:
+    """Find recordings at a path or below it; each folder is searched once, whatever links say."""
     if path.is_file():
         if path.suffix in _BAG_SUFFIXES:
             yield path
         return
     if not path.is_dir() or path.suffix == _UNFINISHED_SUFFIX:
         return
-    children = sorted(path.iterdir())
+    real = path.resolve()
+    if real in visited:
+        return
+    visited.add(real)
+    try:
+        children = sorted(path.iterdir())
+    except OSError as error:
+        logger.warning("skipped: %s", describe(error))
+        return
     names = {child.name for child in children}
     if names & {BAG_MARK, MANIFEST_NAME} or {child.suffix for child in children} & _BAG_SUFFIXES:
         yield path
         return
     for child in children:
         if child.is_dir():
-            yield from _recordings(child)
+            yield from _recordings(child, visited)

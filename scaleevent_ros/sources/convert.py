@@ -28,6 +28,7 @@ from scaleevent_ros.bags.writer import BagWriter
 from scaleevent_ros.errors import describe
 from scaleevent_ros.events import EventsError
 from scaleevent_ros.sources.calibration import write_calibration
+from scaleevent_ros.sources.cut import cut
 from scaleevent_ros.sources.errors import ConversionError, SourceError
 from scaleevent_ros.sources.faults import faults_text
 from scaleevent_ros.sources.formats import find_recordings
@@ -62,6 +63,8 @@ class ConvertOptions:
         compression: Of the bag's chunks: ``zstd``, ``lz4`` or None.
         metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
         stretch_ns: How much recording time one file of a bag holds.
+        start_s: Where to start, in seconds after the first event.
+        duration_s: How much to convert; None for all the rest.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -69,6 +72,8 @@ class ConvertOptions:
     compression: str | None = None
     metadata_version: int = 9
     stretch_ns: int = STRETCH_NS
+    start_s: float = 0.0
+    duration_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check what nobody else checks."""
@@ -161,6 +166,8 @@ def convert(
             bar = bars.add_task(bag.name, total=None)
             try:
                 recording = found.open(options.read)
+                if options.start_s or options.duration_s is not None:
+                    recording = cut(recording, options.start_s, options.duration_s)
                 mover = _bar_mover(bars, bar, recording)
                 faults = convert_recording(recording, bag, options, mover)
             except (SourceError, OSError) as error:

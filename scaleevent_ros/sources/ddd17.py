@@ -13,11 +13,11 @@ every stretch is then put where the host saw it begin.
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from scaleevent_ros.sources import caer
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_columns import Columns, event_batches
 from scaleevent_ros.sources.hdf5 import dataset, open_hdf5
@@ -42,20 +42,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 346, 260
 
-_HEADER = struct.Struct("<hhiiiiii")
-_SPECIAL, _POLARITY, _FRAME = 0, 1, 2
 _TIMESTAMP_RESET = 1
-_FRAME_HEADER_BYTES = 36
 _ROWS = 128  # the recorder's own chunk
-
-
-class _Header(NamedTuple):
-    """Of one packet: its kind, bytes of one event, clock overflows of 2^31 µs, events."""
-
-    kind: int
-    size: int
-    overflow: int
-    events: int
 
 
 class _Stretch(NamedTuple):
@@ -108,44 +96,39 @@ class _Reader:
         return event_batches(self._columns(), WIDTH, HEIGHT, self._faults, t_start)
 
     def _columns(self) -> Iterator[Columns]:
-        for row, words, t in self._packets(_POLARITY):
-            data = words[:, 0]
-            valid = (data & 1) == 1
-            x, y = data[valid] >> 17, data[valid] >> 2 & 0x7FFF
+        for row, words, t in self._packets(caer.POLARITY):
+            valid, x, y, p = caer.polarities(words)
             if self._flip:
-                x, y = WIDTH - 1 - x.astype(np.int64), HEIGHT - 1 - y.astype(np.int64)
+                x, y = WIDTH - 1 - x, HEIGHT - 1 - y
             place = f"{self._path}: packet {row}"
-            yield Columns(place, 0, x, y, t[valid] * 1000, data[valid] >> 1 & 1)
+            yield Columns(place, 0, x, y, t[valid] * 1000, p)
 
     def frames(self, t_start: int) -> Iterator[Picture]:
         """Stream the frames from a time (ns) on, the upper 8 bits of each pixel."""
-        for row, words, t in self._packets(_FRAME):
+        for row, words, t in self._packets(caer.FRAME):
             for index, frame in enumerate(words):
                 exposure = frame[3:5].astype(np.int64) + (t[index] - int(frame[2]))
                 stamp = int(exposure.sum()) // 2 * 1000
-                width, height = int(frame[5]), int(frame[6])
-                pixels = frame[_FRAME_HEADER_BYTES // 4 :].view(np.uint16)
-                if not 0 < width * height <= len(pixels):
-                    self._damaged(row, f"a frame of {width}x{height} is cut off")
-                    continue
-                if stamp < t_start:
-                    continue
-                grey = (pixels[: width * height].reshape(height, width) >> 8).astype(np.uint8)
-                yield Picture(stamp, np.ascontiguousarray(grey[::-1, ::-1]) if self._flip else grey)
+                pixels = caer.frame_pixels(frame)
+                if pixels is None:
+                    self._damaged(row, f"a frame of {frame[5]}x{frame[6]} is cut off")
+                elif stamp >= t_start:
+                    flipped = np.ascontiguousarray(pixels[::-1, ::-1])
+                    yield Picture(stamp, flipped if self._flip else pixels)
 
     def _find_stretches(self) -> list[_Stretch]:
         """Find where the sensor's clock starts anew, reading little but headers."""
         stretches: list[_Stretch] = []
         start: int | None = 0
-        last: tuple[int, _Header] | None = None
+        last: tuple[int, caer.PacketHeader] | None = None
         with open_hdf5(self._path) as file:
             host = file["dvs/timestamp"][: self._rows].astype(np.int64)
             for row, header in self._headers(file):
-                if header.kind == _SPECIAL:
+                if header.kind == caer.SPECIAL:
                     types = self._words(file, row, header)[:, 0] >> 1 & 0x7F
                     if (types == _TIMESTAMP_RESET).any():
                         start = row
-                elif header.kind == _POLARITY and header.events:
+                elif header.kind == caer.POLARITY and header.events:
                     if start is not None:
                         t = self._times(self._words(file, row, header), header)
                         if not len(t):
@@ -177,20 +160,19 @@ class _Reader:
                     if len(words):
                         yield row, words, self._times(words, header) + stretch.offset_us
 
-    def _headers(self, file: h5py.File) -> Iterator[tuple[int, _Header]]:
+    def _headers(self, file: h5py.File) -> Iterator[tuple[int, caer.PacketHeader]]:
         for start in range(0, self._rows, _ROWS):
             stop = min(start + _ROWS, self._rows)
             for row, packed in enumerate(file["dvs/data"][start:stop, 1], start):
-                if len(packed) != _HEADER.size:
+                if len(packed) != caer.HEADER_BYTES:
                     self._damaged(row, f"its header has {len(packed)} bytes, not 28")
                     continue
-                kind, _, size, _, overflow, _, count, _ = _HEADER.unpack(packed.tobytes())
-                yield row, _Header(kind, size, overflow, count)
+                yield row, caer.parse_packet_header(packed.tobytes())
 
     def _damaged(self, row: int, what: str) -> None:
         self._faults.add("damaged packets", f"{self._path}: packet {row}: {what}")
 
-    def _words(self, file: h5py.File, row: int, header: _Header) -> NDArray[np.uint32]:
+    def _words(self, file: h5py.File, row: int, header: caer.PacketHeader) -> NDArray[np.uint32]:
         """Read a packet's words [count, size/4], none of a damaged packet."""
         packed: NDArray[np.uint8] = file["dvs/data"][row, 2]
         length = header.size * header.events
@@ -202,7 +184,7 @@ class _Reader:
             return np.empty((0, 9), np.uint32)
         return packed[:length].view(np.uint32).reshape(header.events, header.size // 4)
 
-    def _times(self, words: NDArray[np.uint32], header: _Header) -> NDArray[np.int64]:
+    def _times(self, words: NDArray[np.uint32], header: caer.PacketHeader) -> NDArray[np.int64]:
         """Give the sensor's µs: of a frame, when its read-out ended, as the recorder's tools do."""
-        column = 2 if header.kind == _FRAME else 1
+        column = 2 if header.kind == caer.FRAME else 1
         return words[:, column].astype(np.int64) + (header.overflow << 31)

@@ -66,7 +66,8 @@ class Layout(NamedTuple):
     offset: int
 
 
-def _match(names: list[str]) -> tuple[str, str, str, str] | None:
+def match_columns(names: list[str]) -> tuple[str, str, str, str] | None:
+    """Find the names of x, y, t and p among some; None if one is missing."""
     found = [next((n for n in known if n in names), None) for known in _NAMES]
     x, y, t, p = found
     return (x, y, t, p) if x and y and t and p else None
@@ -78,12 +79,12 @@ def find_layout(file: h5py.File) -> Layout | None:
     file.visititems(lambda _, node: nodes.append(node))
     for node in sorted(nodes, key=lambda node: node.name.count("/")):
         if isinstance(node, h5py.Dataset):
-            fields = _match(list(node.dtype.names or ())) or _order(node)
+            fields = match_columns(list(node.dtype.names or ())) or _order(node)
             if fields is not None:
                 size = _size(node) or _size(node.parent) or _size(file)
                 return Layout(fields, node.name, _unit(node), size, _offset(node.parent))
         else:
-            names = _match([k for k, v in node.items() if isinstance(v, h5py.Dataset)])
+            names = match_columns([k for k, v in node.items() if isinstance(v, h5py.Dataset)])
             if names is not None:
                 x, y, t, p = (f"{node.name.rstrip('/')}/{name}" for name in names)
                 size = _size(node) or _size(file)

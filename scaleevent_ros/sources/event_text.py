@@ -16,7 +16,13 @@ from numpy.typing import NDArray  # noqa: TC002 - numba reads it
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_columns import Columns, event_batches
-from scaleevent_ros.sources.recording import MAX_TIME_NS, TIME_UNITS, likely_unit
+from scaleevent_ros.sources.recording import (
+    MAX_TIME_NS,
+    TIME_UNITS,
+    ClockStatement,
+    Recording,
+    likely_unit,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.events import EventBatch
     from scaleevent_ros.sources.faults import Faults
+    from scaleevent_ros.sources.recording import ReadOptions
 
 _CHUNK_BYTES = 1 << 24
 _FRACTION_DIGITS = 9
@@ -118,6 +125,25 @@ def _parse(
             lines += 1
             column = 0
     return events, wrong, first_wrong
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a text file of events on its own.
+
+    Raises:
+        SourceError: If the options do not tell how large the sensor is.
+    """
+    width, height = options.geometry(path)
+    faults = options.faults()
+    return Recording(
+        path,
+        "event_text",
+        width,
+        height,
+        lambda t_start: read_text(path, width, height, t_start, faults, options.time_unit),
+        ClockStatement("sensor_time", "As the file stamps events."),
+        faults=faults,
+    )
 
 
 def read_text(

@@ -55,7 +55,7 @@ class Faults:
     def resume(self, earlier: dict[str, Fault], start_ns: int) -> None:
         """Continue the counts of an interrupted run, which read everything before a time (ns)."""
         self._earlier = earlier
-        self._start_ns = start_ns
+        self._start_ns = max(self._start_ns, start_ns)
 
     def add(self, kind: str, message: str, times: NDArray[np.int64] | None = None) -> None:
         """Count faults.

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from scaleevent_ros.sources.recording import ReadOptions, Recording
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_AEDAT4_SIGNATURE = b"#!AER-DAT4"
+_AEDAT = {b"#!AER-DAT4": "aedat4", b"#!AER-DAT3": "aedat3", b"#!AER-DAT2": "aedat2"}
+_PROPHESEE = {".raw": "prophesee_raw", ".dat": "prophesee_dat"}
+_TABLES = {".txt": "event_text", ".csv": "event_text", ".npy": "event_numpy"}
+_ROSBAG1_SIGNATURE = b"#ROSBAG V2.0"
+_ROSBAG2_SUFFIXES = {".mcap", ".db3"}
 
 # Files that come with a recording, by the ends of their names.
 _COMPANIONS = ("_gt.hdf5", "_depth_gt.h5", "_pose_gt.h5", "_semantics.h5", "rectify_map.h5")
@@ -52,9 +56,10 @@ def find_recordings(source: Path) -> list[Found]:
     found = list(_recordings_at(source, source, set()))
     if not found:
         msg = (
-            f"{source}: no recording of a known format: Prophesee RAW, AEDAT4, DSEC, MVSEC, M3ED, "
-            "DDD17, DDD20, HDF5 with columns x, y, t, p, or a folder of pictures and events as "
-            "IJRR, HighREV or SEE-600K lay it out"
+            f"{source}: no recording of a known format: Prophesee RAW and DAT, AEDAT 2.0, 3.1 and "
+            "4, bags with event arrays, DSEC, MVSEC, M3ED, DDD17, DDD20, HDF5 with columns x, y, "
+            "t, p, text or NumPy files of events, or a folder of pictures and events as IJRR, "
+            "HighREV or SEE-600K lay it out"
         )
         raise UnknownFormatError(msg)
     return found
@@ -83,7 +88,14 @@ def _recordings_at(path: Path, top: Path, visited: set[Path]) -> Iterator[Found]
 def _file_recording(path: Path, top: Path) -> Iterator[Found]:
     if not (path.is_file() or path.is_symlink()):  # a pipe would block
         return
-    format_name = _file_format(path)
+    with path.open("rb") as file:
+        head = file.read(16)
+    if head.startswith(_ROSBAG1_SIGNATURE) or path.suffix in _ROSBAG2_SUFFIXES:
+        yield from _event_arrays(path, top)
+        return
+    # Text and NumPy files hold anything: only those that are named are taken for events.
+    named = _TABLES.get(path.suffix.lower()) if path == top else None
+    format_name = named or _file_format(path)
     if format_name is not None:
         opener = partial(_module(format_name).open_recording, path)
         yield Found(_name(path, top), format_name, opener)
@@ -95,6 +107,17 @@ def _fail(path: Path, error: SourceError | OSError, _: ReadOptions) -> Recording
         raise error
     msg = f"{path}: cannot be read: {error.strerror or error}"
     raise SourceError(msg)
+
+
+def _event_arrays(bag: Path, top: Path) -> Iterator[Found]:
+    """Yield the topics of event arrays in a bag."""
+    module = _module("ros_arrays")
+    topics = module.event_topics(bag)
+    for topic in topics:
+        name = _name(bag, top)
+        if len(topics) > 1:
+            name = f"{name}/{topic.strip('/').replace('/', '_')}".lstrip("/")
+        yield Found(name, "ros_arrays", partial(module.open_recording, bag, topic))
 
 
 def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
@@ -112,6 +135,8 @@ def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
     elif any((folder / f"events.{suffix}").is_file() for suffix in ("txt", "csv", "h5", "hdf5")):
         opener = partial(_module("image_folder").open_recording, folder)
         yield Found(_name(folder, top), "image_folder", opener)
+    elif (folder / "metadata.yaml").is_file():
+        yield from _event_arrays(folder, top)
 
 
 def _file_format(path: Path) -> str | None:
@@ -121,10 +146,11 @@ def _file_format(path: Path) -> str | None:
         head = file.read(16)
     if head.startswith(_HDF5_SIGNATURE):
         return _hdf5_format(path)
-    if head.startswith(_AEDAT4_SIGNATURE):
-        return "aedat4"
-    if head.startswith(b"% ") and path.suffix.lower() == ".raw":
-        return "prophesee_raw"
+    for signature, format_name in _AEDAT.items():
+        if head.startswith(signature):
+            return format_name
+    if head.startswith(b"% ") and path.suffix.lower() in _PROPHESEE:
+        return _PROPHESEE[path.suffix.lower()]
     return None
 
 

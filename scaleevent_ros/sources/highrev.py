@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import zipfile
 from functools import partial
+from glob import escape
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
     width, height = picture_size_of(frames)
     unit = options.time_unit or "us"
     faults = options.faults()
-    files = [sorted((folder / "event").glob(f"{frame.stem}_*.npz")) for frame in frames]
+    files = [sorted((folder / "event").glob(f"{escape(frame.stem)}_*.npz")) for frame in frames]
     middles = [_middle(exposure, unit) for exposure in files]
     for frame, middle in zip(frames, middles, strict=True):
         if middle is None:

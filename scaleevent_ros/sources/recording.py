@@ -258,6 +258,20 @@ def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
     return times
 
 
+def unwrapped(ticks: NDArray[Any], bits: int, before: int = 0) -> NDArray[np.int64]:
+    """Undo the overflows of a counter: a step back by more than half its range is one.
+
+    Args:
+        ticks: What it showed, [N].
+        bits: Bits of the counter.
+        before: The last value that was returned.
+    """
+    period = 1 << bits
+    steps = np.diff(ticks.astype(np.int64), prepend=before % period)
+    overflows = before // period + np.cumsum(steps < -(period // 2))
+    return ticks.astype(np.int64) + overflows * period
+
+
 def rising(times: NDArray[np.int64], place: str, faults: Faults) -> NDArray[np.int64]:
     """Choose the pictures whose times (ns) rise, as many as possible; others are counted.
 

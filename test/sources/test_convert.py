@@ -263,3 +263,63 @@ def test_most_pictures_of_another_size_are_an_error(source: Path, tmp_path: Path
             file[f"images/image00000000{index}"].attrs["timestamp"] = 1.05 + index / 10
     with pytest.raises(SourceError, match="the picture at 1450000000 ns is 64x5, not 64x48"):
         convert(source, tmp_path / "bag", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["convert", "{source}", "{out}"],
+        ["simulate", "{pictures}", "{out}"],
+        ["shard", "{bag}", "{out}"],
+        ["align", "{kalibr}", "--event-camera", "cam1", "--out", "{out}"],
+        ["export-events", "{bag}", "{out}.csv"],
+    ],
+)
+def test_a_place_that_cannot_be_written_is_one_line(
+    source: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "pictures").mkdir()
+    for index in range(2):
+        cv2.imwrite(str(tmp_path / f"pictures/{index}.png"), FRAMES[index])
+    camera = {
+        "camera_model": "pinhole",
+        "distortion_coeffs": [0.0] * 4,
+        "distortion_model": "radtan",
+        "intrinsics": [60.0, 60.0, 32.0, 24.0],
+        "resolution": [64, 48],
+    }
+    second = {**camera, "T_cn_cnm1": np.eye(4).tolist()}
+    kalibr = {"cam0": camera, "cam1": second}
+    (tmp_path / "camchain.yaml").write_text(yaml.safe_dump(kalibr))
+    convert(source, tmp_path / "bag", OPTIONS)
+    places = {
+        "source": source,
+        "pictures": tmp_path / "pictures",
+        "bag": tmp_path / "bag",
+        "kalibr": tmp_path / "camchain.yaml",
+        "out": tmp_path / "file/out",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "scaleevent_ros.cli", *(a.format(**places) for a in arguments)],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(tmp_path / "file") in done.stderr.splitlines()[-1]
+
+
+def test_a_part_is_converted(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "bag", replace(OPTIONS, start_s=1.0, duration_s=1.5))
+    bag = read_bag(tmp_path / "bag")
+    start = int(EVENTS.t[0]) + 1_000_000_000
+    end = start + 1_500_000_000
+    assert_same_events(bag.events, EVENTS.between(start, end))
+    frames = [1_050_000_000 + 100_000_000 * index for index in range(30)]
+    stamps_ns = [t for t, _ in bag.messages["/camera/image_raw"]]
+    assert stamps_ns == [t for t in frames if start <= t < end]
+    with pytest.raises(SourceError, match="holds no events"):
+        convert(source, tmp_path / "none", replace(OPTIONS, start_s=100.0))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 from typing import TYPE_CHECKING
 
 import h5py
@@ -105,3 +107,28 @@ def test_a_missing_library_is_named_with_its_mend(
 def test_an_unknown_camera_is_an_error() -> None:
     with pytest.raises(SourceError, match="no camera 'middle'"):
         ReadOptions(camera="middle")
+
+
+def test_a_folder_as_it_occurs(tmp_path: Path) -> None:
+    """Links to nothing, to the parent and to each other, an unreadable folder, odd names."""
+    folder = tmp_path / "set"
+    for name in ("a [1]", "b ü", "c"):
+        (folder / name).mkdir(parents=True)
+        write_columns(folder / name / "events [0].h5")
+    (folder / "gone.h5").symlink_to(".git/annex/objects/gone.h5")
+    (folder / "torn.h5").write_bytes(b"\x89HDF\r\n\x1a\n cut off")
+    (folder / "c/parent").symlink_to("..")
+    (folder / "c/loop").symlink_to("loop")
+    os.mkfifo(folder / "pipe.raw")
+    closed = folder / "closed"
+    closed.mkdir(mode=0)
+
+    found = find_recordings(folder)
+    good = {one.name for one in found if one.format}
+    bad = {one.name: one for one in found if not one.format}
+    assert good == {f"{name}/events [0]" for name in ("a [1]", "b ü", "c")}
+    assert set(bad) - {"closed"} == {"gone.h5", "torn", "c/loop"}
+    assert ("closed" in bad) == (os.geteuid() != 0)  # root reads everything
+    for one in bad.values():
+        with pytest.raises(SourceError, match=re.escape(str(folder / one.name))):
+            one.open(ReadOptions())

@@ -1,0 +1,68 @@
+"""Events in one NumPy file: a table with fields x, y, t and p, or an array [N, 4] of t, x, y, p.
+
+Names of fields and units of time are those of `event_hdf5`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.event_hdf5 import match_columns
+from scaleevent_ros.sources.recording import (
+    CHUNK_EVENTS,
+    ClockStatement,
+    Recording,
+    likely_unit,
+    nanoseconds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.recording import ReadOptions
+
+
+def open_recording(path: Path, options: ReadOptions) -> Recording:
+    """Open a ``.npy`` file.
+
+    Raises:
+        SourceError: If it holds no events, or the options do not tell how large the sensor is.
+    """
+    try:
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        msg = f"{path}: cannot be read as a NumPy file of plain numbers: {error}"
+        raise SourceError(msg) from error
+    names = match_columns(list(rows.dtype.names or ()))
+    if not len(rows.shape) or not len(rows) or (names is None and rows.shape[1:] != (4,)):
+        held = f"{rows.dtype} {rows.shape}"
+        msg = f"{path}: holds no events but {held}: no fields x, y, t and p, and not [N, 4]"
+        raise SourceError(msg)
+    columns = [rows[name] for name in names] if names else [rows[:, i] for i in (1, 2, 0, 3)]
+    unit = options.time_unit or likely_unit(np.asarray(columns[2][-1:]))
+    width, height = options.geometry(path)
+    faults = options.faults()
+
+    def pieces() -> Iterator[Columns]:
+        for first in range(0, len(rows), CHUNK_EVENTS):
+            x, y, t, p = (np.array(column[first : first + CHUNK_EVENTS]) for column in columns)
+            yield Columns(str(path), first, x, y, nanoseconds(t, unit), p)
+
+    def events(t_start: int) -> Iterator[EventBatch]:
+        return event_batches(pieces(), width, height, faults, t_start)
+
+    return Recording(
+        path,
+        "event_numpy",
+        width,
+        height,
+        events,
+        ClockStatement("sensor_time", "As the file stamps events."),
+        faults=faults,
+    )

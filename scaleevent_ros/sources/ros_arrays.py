@@ -1,0 +1,303 @@
+"""Bags of the ROS 1 years: ``.bag`` files, and rosbag2, with arrays of single events.
+
+Messages: `dvs_msgs/EventArray` (github.com/uzh-rpg/rpg_dvs_ros) and
+`prophesee_event_msgs/EventArray` (github.com/prophesee-ai/prophesee_ros_wrapper), which have the
+same fields: header, height, width, and events of x, y, ts and polarity. Images and IMU samples come
+from the topics beside them. Each topic of arrays is a recording of its own.
+"""
+
+from __future__ import annotations
+
+import struct
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from rosbags.rosbag1 import Reader as Rosbag1
+from rosbags.rosbag1 import ReaderError as Rosbag1Error
+from rosbags.typesys import Stores, get_typestore
+
+from scaleevent_ros.bags.errors import BagError
+from scaleevent_ros.bags.images import image_array, image_rgb
+from scaleevent_ros.bags.messages import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    IMU,
+    CompressedImageView,
+    ImageView,
+)
+from scaleevent_ros.bags.reader import BagReader
+from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import UNREADABLE, Faults
+from scaleevent_ros.sources.recording import (
+    FRAMES_TOPIC,
+    ClockStatement,
+    ImuSample,
+    Picture,
+    PictureStream,
+    Recording,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch
+    from scaleevent_ros.sources.recording import ReadOptions
+
+EVENT_ARRAYS = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
+ROSBAG1_MAGIC = b"#ROSBAG V2.0\n"
+
+_NS = 1_000_000_000
+_STORES = {True: Stores.ROS1_NOETIC, False: Stores.ROS2_JAZZY}
+
+
+class EventArray(NamedTuple):
+    """An array message: sensor size, and its events as columns with times in ns."""
+
+    width: int
+    height: int
+    x: NDArray[np.uint16]
+    y: NDArray[np.uint16]
+    t: NDArray[np.int64]
+    p: NDArray[np.uint8]
+
+
+class _Bag:
+    """A bag of either kind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_rosbag1 = path.is_file() and _starts_with(path, ROSBAG1_MAGIC)
+        self.topics: dict[str, str] = {}
+        with _errors(path):
+            if self.is_rosbag1:
+                with Rosbag1(path) as reader:
+                    self.topics = {c.topic: c.msgtype for c in reader.connections}
+            else:
+                topics = BagReader(path).topics
+                self.topics = {name: info.msgtype for name, info in topics.items()}
+
+    def messages(self, topic: str) -> Iterator[bytes | memoryview]:
+        """Yield the serialized messages of a topic in order of record time."""
+        with _errors(self.path):
+            if self.is_rosbag1:
+                with Rosbag1(self.path) as reader:
+                    wanted = [c for c in reader.connections if c.topic == topic]
+                    for _, _, data in reader.messages(wanted):
+                        yield bytes(data)
+            else:
+                for message in BagReader(self.path).messages([topic]):
+                    yield memoryview(message.data)
+
+    def parse(self, data: bytes | memoryview, msgtype: str) -> Any:
+        """Deserialize a message of a standard type."""
+        store = get_typestore(_STORES[self.is_rosbag1])
+        try:
+            if self.is_rosbag1:
+                return store.deserialize_ros1(data, msgtype)
+            return store.deserialize_cdr(data, msgtype)
+        except Exception as error:  # rosbags' deserializer may raise anything on malformed input
+            msg = f"{self.path}: a {msgtype} cannot be read: {error}"
+            raise SourceError(msg) from error
+
+
+@contextmanager
+def _errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Rosbag1Error as error:
+        msg = f"{path}: cannot be read as a ROS 1 bag; `rosbag reindex` may repair it: {error}"
+        raise SourceError(msg) from error
+    except (BagError, AssertionError, EOFError) as error:
+        msg = f"{path}: cannot be read: {error}"
+        raise SourceError(msg) from error
+
+
+def _starts_with(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic
+
+
+def event_topics(path: Path) -> list[str]:
+    """List the topics of event arrays in a bag, by name.
+
+    Raises:
+        SourceError: If the bag cannot be read.
+    """
+    return sorted(name for name, kind in _Bag(path).topics.items() if kind in EVENT_ARRAYS)
+
+
+def open_recording(path: Path, topic: str, options: ReadOptions) -> Recording:
+    """Open one topic of event arrays, with the images and IMU samples of its namespace.
+
+    Raises:
+        SourceError: If the bag cannot be read, or nothing tells how large the sensor is.
+    """
+    bag = _Bag(path)
+    faults = options.faults()
+    width, height = _size(bag, topic, options)
+
+    def pieces() -> Iterator[Columns]:
+        for place, array in _arrays(bag, topic, faults):
+            yield Columns(place, 0, array.x, array.y, array.t, array.p)
+
+    def events(t_start: int) -> Iterator[EventBatch]:
+        return event_batches(pieces(), width, height, faults, t_start)
+
+    images = _beside(bag, topic, (IMAGE, COMPRESSED_IMAGE))
+    imu = _beside(bag, topic, (IMU,))
+    pictures: tuple[PictureStream, ...] = ()
+    if images is not None:
+        place = f"{path}: {images}"
+        read = partial(_pictures, bag, images, faults)
+        pictures = (PictureStream(FRAMES_TOPIC, place, read),)
+    return Recording(
+        path,
+        f"event arrays of {topic}",
+        width,
+        height,
+        events,
+        ClockStatement("header_stamps", "As the drivers stamped events and frames."),
+        pictures,
+        imu=None if imu is None else partial(_imu, bag, imu, faults),
+        faults=faults,
+    )
+
+
+def parse_event_array(data: bytes | memoryview, place: str, *, ros1: bool) -> EventArray:
+    """Read an array message.
+
+    Args:
+        data: The serialized message: CDR, or as ROS 1 has it.
+        place: Where it was read, for the error.
+        ros1: Which of the two.
+
+    Raises:
+        SourceError: If the bytes are no such message.
+    """
+    try:
+        return _parse_ros1(data) if ros1 else _parse_cdr(data)
+    except (struct.error, ValueError, TypeError) as error:
+        msg = f"{place}: is no event array: {error}"
+        raise SourceError(msg) from error
+
+
+def _parse_ros1(data: bytes | memoryview) -> EventArray:
+    (length,) = struct.unpack_from("<I", data, 12)  # of the frame id, after seq and stamp
+    height, width, count = struct.unpack_from("<3I", data, 16 + length)
+    fields = [("x", "<u2"), ("y", "<u2"), ("sec", "<u4"), ("nanosec", "<u4"), ("p", "u1")]
+    return _columns(width, height, np.frombuffer(data, np.dtype(fields), count, 28 + length))
+
+
+def _parse_cdr(data: bytes | memoryview) -> EventArray:
+    order = "<" if data[1] else ">"
+    body = memoryview(data)[4:]
+    (length,) = struct.unpack_from(f"{order}I", body, 8)
+    start = (12 + length + 3) // 4 * 4
+    height, width, count = struct.unpack_from(f"{order}3I", body, start)
+    # Alignment puts the first event's times 4 bytes after its start, and all others' 6 bytes.
+    rows = np.empty(
+        count, [("x", "u2"), ("y", "u2"), ("sec", "i4"), ("nanosec", "u4"), ("p", "u1")]
+    )
+    formats = [f"{order}u2", f"{order}u2", f"{order}i4", f"{order}u4", "u1"]
+    for some, offsets, place in (
+        (slice(0, 1), [0, 2, 4, 8, 12], start + 12),
+        (slice(1, None), [0, 2, 6, 10, 14], start + 26),
+    ):
+        target = rows[some]
+        dtype = np.dtype({"names": rows.dtype.names, "formats": formats, "offsets": offsets})
+        target[:] = np.ndarray(target.shape, dtype, body, place, (16,)) if len(target) else target
+    return _columns(width, height, rows)
+
+
+def _columns(width: int, height: int, rows: NDArray[Any]) -> EventArray:
+    t = rows["sec"].astype(np.int64) * _NS + rows["nanosec"]
+    return EventArray(width, height, rows["x"], rows["y"], t, rows["p"])
+
+
+def _arrays(bag: _Bag, topic: str, faults: Faults) -> Iterator[tuple[str, EventArray]]:
+    """Yield the place and the content of each array of a topic; damaged ones are counted."""
+    for number, data in enumerate(_until_torn(bag, topic, faults)):
+        place = f"{bag.path}: {topic}: message {number}"
+        parse = partial(parse_event_array, data, place, ros1=bag.is_rosbag1)
+        array = faults.attempt("messages that cannot be read", parse)
+        if array is not None:
+            yield place, array
+
+
+def _until_torn(bag: _Bag, topic: str, faults: Faults) -> Iterator[bytes | memoryview]:
+    messages = bag.messages(topic)
+    while (data := faults.attempt("torn files", partial(next, messages, None))) is not None:
+        yield data
+
+
+def _size(bag: _Bag, topic: str, options: ReadOptions) -> tuple[int, int]:
+    if options.width is None:
+        for _, array in _arrays(bag, topic, Faults()):
+            if array.width and array.height:
+                return array.width, array.height
+            break
+    return options.geometry(bag.path)
+
+
+def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
+    """Find the topic of some kinds whose name shares most with that of the events."""
+    parts = topic.split("/")
+
+    def shared(name: str) -> int:
+        pairs = zip(parts, name.split("/"), strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
+
+    names = sorted(name for name, kind in bag.topics.items() if kind in kinds)
+    return max(names, key=shared, default=None)
+
+
+def _pictures(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[Picture]:
+    for data in _until_torn(bag, topic, faults):
+        picture = faults.attempt(UNREADABLE, partial(_picture, bag, topic, data))
+        if picture is not None and picture.t >= t_start:
+            yield picture
+
+
+def _picture(bag: _Bag, topic: str, data: bytes | memoryview) -> Picture:
+    message = bag.parse(data, bag.topics[topic])
+    t = _stamp(message)
+    view: ImageView | CompressedImageView
+    if bag.topics[topic] == COMPRESSED_IMAGE:
+        view = CompressedImageView(t, "", message.format, message.data)
+    else:
+        view = ImageView(
+            t,
+            "",
+            message.height,
+            message.width,
+            message.encoding,
+            bool(message.is_bigendian),
+            message.step,
+            message.data,
+        )
+    try:
+        if isinstance(view, ImageView) and view.encoding in {"mono8", "mono16", "8UC1"}:
+            return Picture(t, image_array(view))
+        return Picture(t, np.ascontiguousarray(image_rgb(view)))
+    except BagError as error:
+        msg = f"{bag.path}: {topic}: the image at {t} ns: {error}"
+        raise SourceError(msg) from error
+
+
+def _imu(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[ImuSample]:
+    for data in _until_torn(bag, topic, faults):
+        message = faults.attempt("messages that cannot be read", partial(bag.parse, data, IMU))
+        if message is not None and (t := _stamp(message)) >= t_start:
+            a, w = message.linear_acceleration, message.angular_velocity
+            yield ImuSample(t, (a.x, a.y, a.z), (w.x, w.y, w.z))
+
+
+def _stamp(message: Any) -> int:
+    stamp = message.header.stamp
+    return int(stamp.sec) * _NS + int(stamp.nanosec)
