@@ -27,6 +27,7 @@ Needs neither ROS nor rosbags. A calibration is one of two things:
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -38,14 +39,22 @@ import yaml
 from scaleevent_ros.sources.errors import CalibrationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 Size: TypeAlias = "tuple[int, int]"
 
 _COEFFICIENTS = {"plumb_bob": (0, 4, 5), "equidistant": (0, 4)}
 _KALIBR_MODELS = {"radtan": "plumb_bob", "equidistant": "equidistant", "none": "plumb_bob"}
+_MAX_SLOPE = 20.0  # of a ray: 87 degrees off the axis
+_PROFILE_POINTS = 8192
+_NEWTON_STEPS = 8
+_TANGENTIAL_STEPS = 30
+_MAX_ROUND_TRIP_PX = 0.05
 _EVENT_TOPIC_WORDS = ("event", "dvs", "davis", "prophesee", "metavision")
 
 
@@ -80,21 +89,35 @@ class Camera:
             raise CalibrationError(msg)
 
     def rays(self) -> NDArray[np.float64]:
-        """Compute where each pixel looks: float64 [H, W, 2], x / z and y / z."""
+        """Compute where each pixel looks.
+
+        Returns:
+            float64 [H, W, 2], x / z and y / z; NaN for pixels beyond the range in which the
+            distortion can be inverted.
+        """
         width, height = self.size
+        fx, fy, cx, cy = self.matrix
         pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-        points = pixels.reshape(-1, 1, 2).astype(np.float64)
-        coefficients = np.array(self.distortion)
-        if not len(coefficients):
-            fx, fy, cx, cy = self.matrix
-            rays = (points - (cx, cy)) / (fx, fy)
-        elif self.model == "equidistant":
-            rays = np.asarray(
-                cv2.fisheye.undistortPoints(points, _matrix(self.matrix), coefficients)
+        distorted = (pixels - (cx, cy)) / (fx, fy)
+        if not self.distortion:
+            return np.asarray(distorted)
+        p1, p2 = self.distortion[2:4] if self.model == "plumb_bob" else (0.0, 0.0)
+        rays = radial = distorted
+        for _ in range(_TANGENTIAL_STEPS if p1 or p2 else 1):
+            radius = np.linalg.norm(radial, axis=-1, keepdims=True)
+            angle = self._profile.invert(radius)
+            undistorted = np.tan(angle) if self.model == "equidistant" else angle
+            rays = radial * np.divide(
+                undistorted, radius, where=radius > 0, out=np.ones_like(radius)
             )
-        else:
-            rays = np.asarray(cv2.undistortPoints(points, _matrix(self.matrix), coefficients))
-        return rays.reshape(height, width, 2)
+            x, y = rays[..., 0], rays[..., 1]
+            square = x * x + y * y
+            tangential_x = 2 * p1 * x * y + p2 * (square + 2 * x * x)
+            tangential_y = p1 * (square + 2 * y * y) + 2 * p2 * x * y
+            radial = distorted - np.stack([tangential_x, tangential_y], axis=-1)
+        again = self.project(np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1))
+        inverted = np.linalg.norm(again - pixels, axis=-1, keepdims=True) < _MAX_ROUND_TRIP_PX
+        return np.where(inverted, rays, np.nan)
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute the pixels of points in front of the camera.
@@ -103,9 +126,13 @@ class Camera:
             points: float64 [..., 3].
 
         Returns:
-            float64 [..., 2]; NaN for points behind it.
+            float64 [..., 2]; NaN for points behind it, and where the distortion folds the image.
         """
         ahead = points[..., 2:] > 1e-9
+        if self.distortion:
+            slope = np.linalg.norm(points[..., :2], axis=-1, keepdims=True) / points[..., 2:]
+            angle = np.arctan(slope) if self.model == "equidistant" else slope
+            ahead &= angle <= self._profile.limit
         flat = np.where(ahead, points, (0, 0, 1)).reshape(-1, 1, 3)
         none, matrix = np.zeros(3), _matrix(self.matrix)
         coefficients = np.array(self.distortion)
@@ -114,6 +141,39 @@ class Camera:
         else:
             pixels, _ = cv2.projectPoints(flat, none, none, matrix, coefficients)
         return np.where(ahead, np.asarray(pixels).reshape(*points.shape[:-1], 2), np.nan)
+
+    @property
+    def _profile(self) -> _RadialProfile:
+        """Distorted by true radius (``plumb_bob``), or by angle (``equidistant``)."""
+        if self.model == "equidistant":
+            return _RadialProfile(self.distortion, math.pi / 2 - 1e-3)
+        return _RadialProfile((*self.distortion[:2], *self.distortion[4:]), _MAX_SLOPE)
+
+
+class _RadialProfile:
+    """The polynomial r (1 + k1 r^2 + k2 r^4 + ...) where it increases, from 0 on.
+
+    Attributes:
+        limit: Argument up to which it increases.
+    """
+
+    def __init__(self, coefficients: Sequence[float], limit: float) -> None:
+        ascending = np.zeros(2 * len(coefficients) + 2)
+        ascending[1::2] = 1.0, *coefficients
+        self._value = np.polynomial.Polynomial(ascending)
+        self._slope = self._value.deriv()
+        turns = self._slope.roots()
+        turns = turns.real[(np.abs(turns.imag) < 1e-9) & (turns.real > 0)]
+        self.limit = float(min(limit, *turns)) if len(turns) else limit
+
+    def invert(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Find the arguments of values; NaN for values beyond the limit's."""
+        grid = np.linspace(0, self.limit, _PROFILE_POINTS)
+        found = np.interp(values, self._value(grid), grid)
+        for _ in range(_NEWTON_STEPS):
+            slope = np.maximum(self._slope(found), 1e-9)
+            found = np.clip(found - (self._value(found) - values) / slope, 0, self.limit)
+        return np.where(values <= self._value(self.limit), found, np.nan)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,6 +262,14 @@ class Rig:
     def sample_map(self) -> NDArray[np.float32]:
         """Say where in the frame each pixel of the event image lies; see `Homography`."""
         rays = self.event_camera.rays()
+        if lost := float(np.isnan(rays[..., 0]).mean()):
+            logger.warning(
+                "%.1f %% of the event camera's pixels are not distilled: its distortion (%s %s) "
+                "cannot be inverted there",
+                100 * lost,
+                self.event_camera.model,
+                ", ".join(f"{value:g}" for value in self.event_camera.distortion),
+            )
         points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=-1)
         if math.isfinite(self.depth):
             points = points - self.translation / self.depth

@@ -203,3 +203,57 @@ def test_impossible_cameras_are_refused() -> None:
         Rig(FRAME, EVENT, np.diag([1.0, 1.0, -1.0]), SHIFT)
     with pytest.raises(CalibrationError, match="orthonormal"):
         Rig(FRAME, EVENT, 2 * np.eye(3), SHIFT)
+
+
+DISTORTIONS = [
+    ("plumb_bob", (-0.33, 0.12, 0.0, 0.0), 560.0),
+    ("plumb_bob", (-0.33, 0.12, 0.002, -0.003), 560.0),
+    ("plumb_bob", (-0.37, 0.16, -0.0005, 0.0007, -0.03), 700.0),
+    ("plumb_bob", (0.2, 0.1, 0.001, 0.001), 560.0),
+    ("equidistant", (-0.02, 0.01, -0.004, 0.001), 520.0),
+    ("plumb_bob", (-0.45, 0.0, 0.0, 0.0), 560.0),
+    ("plumb_bob", (-0.45, 0.1, 0.004, -0.002), 400.0),
+    ("equidistant", (-0.2, 0.0, 0.0, 0.0), 400.0),
+]
+
+
+@pytest.mark.parametrize(("model", "distortion", "focal"), DISTORTIONS)
+def test_undistortion_converges_or_is_excluded(
+    model: str, distortion: tuple[float, ...], focal: float
+) -> None:
+    """The forward model is OpenCV's; a dense search says which pixels have a ray at all."""
+    camera = Camera((1280, 720), (focal, focal, 641.0, 355.0), model, distortion)
+    rays = camera.rays()
+    known = ~np.isnan(rays[..., 0])
+    x, y = np.meshgrid(np.arange(1280), np.arange(720))
+    points = np.dstack([rays, np.ones((720, 1280))])[known].reshape(-1, 1, 3)
+    project = cv2.fisheye.projectPoints if model == "equidistant" else cv2.projectPoints
+    matrix = np.array([[focal, 0, 641.0], [0, focal, 355.0], [0, 0, 1]])
+    pixels, _ = project(points, np.zeros(3), np.zeros(3), matrix, np.array(distortion))
+    errors = np.hypot(*(pixels[:, 0] - np.stack([x[known], y[known]], 1)).T)
+    assert errors.max() < 0.1
+    radius = np.hypot(x - 641.0, y - 355.0) / focal
+    true = np.linspace(0, math.pi / 2 if model == "equidistant" else 10, 100_000)
+    radial = distortion if model == "equidistant" else (*distortion[:2], *distortion[4:])
+    values = true * (1 + sum(k * true ** (2 * i + 2) for i, k in enumerate(radial)))
+    falls = np.flatnonzero(np.diff(values) <= 0)
+    reach = values[falls[0]] if len(falls) else values[-1]
+    margin = 0.02 if any(distortion[2:4]) and model == "plumb_bob" else 1e-3
+    assert known[radius < reach - margin].all()
+    assert not known[radius > reach + margin].any()
+
+
+def test_pixels_that_the_distortion_folds_are_excluded_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    event = Camera((640, 480), (300.0, 300.0, 320.0, 240.0), "plumb_bob", (-0.45, 0.0, 0.0, 0.0))
+    frame = Camera((640, 480), (500.0, 500.0, 320.0, 240.0), "plumb_bob", (-0.45, 0.0, 0.0, 0.0))
+    found = Rig(frame, event, np.eye(3), np.zeros(3)).sample_map()
+    # At the optical axis both see the same; a ray at the fold is seen by neither.
+    assert np.allclose(found[240, 320], (320, 240), atol=1e-3)
+    assert np.isnan(found[0, 0]).all()
+    assert "of the event camera's pixels are not distilled" in caplog.text
+    fold = math.sqrt(1 / (3 * 0.45))
+    seen = frame.project(np.array([[fold * 0.99, 0, 1], [fold * 1.01, 0, 1], [3 * fold, 0, 1]]))
+    assert not np.isnan(seen[0]).any()
+    assert np.isnan(seen[1:]).all()
