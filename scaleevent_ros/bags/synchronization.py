@@ -111,10 +111,14 @@ def _check_rates(timeline: Timeline) -> None:
     """
     packets, frames = timeline.packets, timeline.frames
     stamped = ~unset_stamps(frames.stamp)
+    # Few pairs of stamps may span a step of a clock.
+    parts = 2 if len(timeline.clock.segments) == 1 else 8
     rates = {
-        f"stamps of {timeline.image_topic}": _rate(frames.stamp[stamped], frames.record[stamped]),
-        f"stamps of {timeline.event_topic}": _rate(packets.stamp, packets.record),
-        "the sensor's clock": _rate(packets.first, packets.record),
+        f"stamps of {timeline.image_topic}": _rate(
+            frames.stamp[stamped], frames.record[stamped], parts
+        ),
+        f"stamps of {timeline.event_topic}": _rate(packets.stamp, packets.record, parts),
+        "the sensor's clock": _rate(packets.first, packets.record, parts),
     }
     known = {name: rate for name, rate in rates.items() if rate is not None}
     for (_, one), (_, other) in combinations(known.items(), 2):
@@ -132,16 +136,19 @@ class _Rate(NamedTuple):
     error: float
 
 
-def _rate(times: Times, arrival: Times) -> _Rate | None:
-    """Compare two clocks over eighths of a recording; none where it is too short to tell."""
-    apart = len(times) // 8
+def _rate(times: Times, arrival: Times, parts: int) -> _Rate | None:
+    """Compare two clocks over parts of a recording; none where it is too short to tell."""
+    apart = len(times) // parts
     if apart < 2 or arrival[-1] - arrival[0] < _MIN_RATE_SPAN_NS:
         return None
     elapsed = arrival[apart:] - arrival[:-apart]
     slopes = (times[apart:] - times[:-apart])[elapsed > 0] / elapsed[elapsed > 0]
     if not len(slopes):
         return None
-    return _Rate(float(np.median(slopes)), _scatter(slopes) / math.sqrt(8))
+    # Messages may arrive in bunches, each of which is one arrival.
+    bunch = np.percentile(np.diff(np.unique(arrival)), 90)
+    error = _scatter(slopes) / math.sqrt(parts) + 0.5 * bunch / np.median(elapsed[elapsed > 0])
+    return _Rate(float(np.median(slopes)), float(error))
 
 
 def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
@@ -176,7 +183,10 @@ def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
         limit = max(MIN_SHIFT_MS, SIGMAS * estimated.residual_ms)
         if by_stamps is None or abs(estimated.shift_ms) > limit:
             return estimated
-        reasons.append(f"motion agrees with the stamps to {estimated.shift_ms:.1f} ms")
+        reasons.append(
+            f"motion agrees with the stamps to {estimated.shift_ms:.1f} ms, within its uncertainty "
+            f"of {limit:.1f} ms"
+        )
         by_stamps = replace(by_stamps, estimate=estimated.estimate)
     except BagError as error:
         reasons.append(str(error))

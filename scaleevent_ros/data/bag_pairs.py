@@ -36,7 +36,7 @@ CALIBRATION_NAME = "calibration.yaml"
 WARM_UP_DECAYS = 12
 """What lies further back than so many decays counts less than 1e-5 of its weight."""
 
-_INDEX_VERSION = 2
+_INDEX_VERSION = 3
 
 
 @dataclass(frozen=True)

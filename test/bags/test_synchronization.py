@@ -15,7 +15,7 @@ from scaleevent_ros.bags import BagError, BagReader, BagWriter, SynchronizationE
 from scaleevent_ros.bags.check import check_bag
 from scaleevent_ros.bags.event_stream import EventStream
 from scaleevent_ros.bags.messages import parse_image, serialize_image
-from scaleevent_ros.bags.shift import _liveliest
+from scaleevent_ros.bags.shift import _liveliest, estimate_shift
 from scaleevent_ros.bags.summary_text import quality_text
 from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
@@ -45,7 +45,7 @@ def test_a_shift_is_found_to_one_ms(tmp_path: Path, shift: float, seed: int) -> 
     result, errors = synchronized(tmp_path, Rig(shift=shift, seed=seed), "estimated")
     assert result.shift_ms == pytest.approx(shift, abs=1.0)
     assert np.abs(errors).max() < 1.2  # the packets' clock is not exact either
-    assert result.residual_ms < 1.0
+    assert result.residual_ms < 2.0
 
 
 def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> None:
@@ -252,3 +252,31 @@ def test_a_declared_clock_that_motion_confirms_is_no_warning(tmp_path: Path) -> 
 def test_a_declaration_that_cannot_be_is_not_believed(tmp_path: Path) -> None:
     rig = Rig(custom_data=DECLARED, sensor_stamps=True)
     assert synchronized(tmp_path, rig)[0].mode == "sensor_time"
+
+
+@pytest.mark.parametrize("frame_interval", [25.0, 50.0, 100.0])
+def test_slow_motion_does_not_replace_exact_stamps(tmp_path: Path, frame_interval: float) -> None:
+    """An event completes a change that takes tens of ms here; without a model, a shift of 5 ms."""
+    rig = Rig(speed=20, duration=4000, frame_interval=frame_interval, packet_jitter=0.1)
+    write_scene(tmp_path / "bag", rig)
+    reader = BagReader(tmp_path / "bag")
+    timeline = read_timeline(reader)
+    shift = estimate_shift(reader, timeline, timeline.clock.to_sensor(timeline.frames.stamp))
+    assert shift.lag_ms > 2
+    assert abs(shift.shift_ms) < 1.5
+    assert abs(shift.shift_ms) < 3 * shift.residual_ms
+    assert synchronize(reader, timeline).mode == "header_stamps"
+
+
+def test_a_large_shift_under_slow_motion_is_still_found(tmp_path: Path) -> None:
+    result, errors = synchronized(tmp_path, Rig(speed=20, duration=4000, shift=-40))
+    assert result.mode == "estimated"
+    assert np.abs(np.median(errors)) < 2
+    assert np.abs(np.median(errors)) < 3 * result.residual_ms
+
+
+def test_stamps_within_the_uncertainty_of_an_estimate_are_kept(tmp_path: Path) -> None:
+    result, _ = synchronized(tmp_path, Rig(speed=20, duration=4000, shift=4))
+    assert result.mode == "header_stamps"
+    assert result.estimate is not None
+    assert abs(result.estimate.shift_ms) < 3 * result.estimate.residual_ms
