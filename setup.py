@@ -94,7 +94,7 @@ setup(
     maintainer_email="maintainers@scaleevent.dev",
     python_requires=">=3.10",
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    package_data={"": ["py.typed"]},
+    package_data={"": ["py.typed"], PACKAGE: ["weights/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (f"share/{PACKAGE}", ["package.xml"]),

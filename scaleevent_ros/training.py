@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scaleevent_ros.share_folder import share_folder
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -97,14 +99,10 @@ def resolve_presets(command: str, arguments: Sequence[str]) -> list[str]:
 
 def _preset(command: str, name: str) -> str:
     """Find a preset in the checkout or installation that this module lies in."""
-    if Path(name).suffix or Path(name).exists():
+    path = share_folder() / FOLDERS[command] / f"{name}.yaml"
+    if Path(name).suffix or Path(name).exists() or not path.is_file():
         return name
-    for parent in Path(__file__).resolve().parents[1:]:
-        for root in (parent, parent / "share" / "scaleevent_ros"):
-            path = root / FOLDERS[command] / f"{name}.yaml"
-            if path.is_file():
-                return str(path)
-    return name
+    return str(path)
 
 
 def _start_logging() -> None:

@@ -294,6 +294,9 @@ def test_a_sourced_ros_that_python_cannot_import_is_named(
 def test_colcon_builds_a_package_whose_files_are_found(
     checkout: Path, tmp_path: Path, options: list[str]
 ) -> None:
+    student = checkout / "scaleevent_ros" / "weights" / "any.safetensors"
+    student.parent.mkdir(exist_ok=True)
+    student.write_bytes(b"student")
     bases = [f"--{name}-base={tmp_path / name}" for name in ("build", "install")]
     subprocess.run(
         [
@@ -340,6 +343,7 @@ print(scaleevent_ros.__file__)
     }
     assert expected | {"package.xml"} <= set(files)
     assert module.startswith(str(tmp_path))
+    assert Path(module).with_name("weights").joinpath(student.name).read_bytes() == b"student"
     executables = tmp_path / "install" / "scaleevent_ros" / "lib" / "scaleevent_ros"
     assert {"scaleevent", "scaleevent_recorder"} <= {path.name for path in executables.iterdir()}
 
