@@ -249,6 +249,9 @@ def shard(
     leaky: Annotated[
         str, typer.Option(help="Decays in s of the leaky integrals to store; '' for none.")
     ] = "0.1 0.5 2",
+    quality: Annotated[
+        str, typer.Option(help="all, or usable: leave out the pairs that `check` rejects.")
+    ] = "all",
     workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
     """Write bags as shards to stream from. Run it again to go on after an interruption."""
@@ -256,7 +259,11 @@ def shard(
     from scaleevent_ros.data.sharding import ShardOptions, write_shards
     from scaleevent_ros.events.windows import WindowOptions
 
-    bags = BagOptions(events_topic, frames_topic, calibration=calibration)
+    if quality not in {"all", "usable"}:
+        msg = f"{quality!r} is neither all nor usable"
+        raise typer.BadParameter(msg, param_hint="--quality")
+    wanted: Any = quality
+    bags = BagOptions(events_topic, frames_topic, calibration=calibration, quality=wanted)
     try:
         decays = tuple(map(float, leaky.split()))
     except ValueError:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,12 +52,16 @@ class BagOptions:
             supports.
         calibration: How frames map into the event image: a ``calibration.yaml``. If none is named,
             the one in the bag; where there is none either, frames show what the sensor sees.
+        quality: ``usable`` leaves out pairs that `scaleevent check` would: dark, saturated, blurred
+            or repeated frames, lost packets, few events. The bag is checked once, and the result
+            kept. ``all`` takes every pair.
     """
 
     events_topic: str | None = None
     frames_topic: str | None = None
     clock: Literal["auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated"] = "auto"
     calibration: str | None = None
+    quality: Literal["usable", "all"] = "all"
 
 
 class IndexedBag:
@@ -165,6 +171,8 @@ class BagPairs:
                 f"{window.length_ms:g} ms of events before it"
             )
             raise DataError(msg)
+        if options.quality == "usable":
+            self._frames = self._usable(path, options)
         synchronization = self._bag.synchronization
         logger.info(
             "%s: %d pairs, clock %s (%s), residual %.2f ms",
@@ -174,6 +182,21 @@ class BagPairs:
             synchronization.reason,
             synchronization.residual_ms,
         )
+
+    def _usable(self, path: Path, options: BagOptions) -> NDArray[np.int64]:
+        """Leave out frames that a check of the bag rejects, and log how many and why."""
+        verdicts = _verdicts(path, options, self._length_ns)
+        usable = [frame for frame in self._frames.tolist() if not verdicts[frame]]
+        reasons = Counter(reason for frame in self._frames.tolist() for reason in verdicts[frame])
+        listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        total = len(self._frames)
+        if not usable:
+            msg = f"{path}: none of its {total} pairs is usable ({listed}): see `scaleevent check`"
+            raise DataError(msg)
+        if reasons:
+            left_out = total - len(usable)
+            logger.info("%s: %d of %d pairs left out: %s", path, left_out, total, listed)
+        return np.array(usable, np.int64)
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -185,13 +208,16 @@ class BagPairs:
         Raises:
             ScaleEventError: If its frame or its events cannot be read any more.
         """
+        from scaleevent_ros.bags.messages import CompressedImageView
         from scaleevent_ros.bags.pairing import make_pair
 
-        frame = int(self._frames[index])
+        frame, reader = int(self._frames[index]), self._bag.reader()
         window = self._bag.window(frame, self._length_ns, 0, self._history_ns)
-        pair = make_pair(self._bag.reader(), window, self._bag.synchronization)
+        pair = make_pair(reader, window, self._bag.synchronization)
         alignment = self._alignment(pair.frame, (pair.events.width, pair.events.height))
-        return Pair(pair.frame, pair.events, pair.stamp_ns, alignment)
+        image = reader.parse_image(window.message)
+        stored = bytes(image.data) if isinstance(image, CompressedImageView) else None
+        return Pair(pair.frame, pair.events, pair.stamp_ns, alignment, stored=stored)
 
     def states(self, indices: range, decays: Sequence[float]) -> Iterator[LeakyState]:
         """Compute the leaky integrals before the windows of pairs in a row.
@@ -316,6 +342,38 @@ def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
     except OSError as error:
         logger.warning("the times of %s cannot be kept: %s", path, error)
     return timeline, synchronization
+
+
+def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]]:
+    """List for each frame of a bag why it is not usable, from the last time if it is the same."""
+    from scaleevent_ros.bags import BagReader
+    from scaleevent_ros.bags.check import check_bag
+
+    index = _index_path(path, options)
+    kept = index.with_name(f"{index.stem}-quality-{before_ns}.json")
+    try:
+        return [list(reasons) for reasons in json.loads(kept.read_text())]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, TypeError) as error:
+        logger.warning("%s is damaged and made anew: %s", kept, error)
+    logger.info("%s: checking its pairs", path)
+    quality = check_bag(
+        BagReader(path),
+        event_topic=options.events_topic,
+        image_topic=options.frames_topic,
+        mode=options.clock,
+        before_ns=before_ns,
+    )
+    verdicts = [list(pair.reasons) for pair in quality.pairs]
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        temporary = kept.with_name(f".{os.getpid()}.{kept.name}")
+        temporary.write_text(json.dumps(verdicts))
+        temporary.replace(kept)
+    except OSError as error:
+        logger.warning("the check of %s cannot be kept: %s", path, error)
+    return verdicts
 
 
 def _index_path(path: Path, options: BagOptions) -> Path:

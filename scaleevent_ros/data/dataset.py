@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from scaleevent_ros.data.alignment import covered_patches, move_mask
+from scaleevent_ros.data.alignment import HomographyAlignment, covered_patches, move_mask
 from scaleevent_ros.data.augmentation import (
     AugmentationOptions,
     CellMove,
@@ -29,6 +30,7 @@ from scaleevent_ros.data.augmentation import (
 )
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw
+from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, InputSpec, LeakyState, activity_mask
 from scaleevent_ros.events.windows import WindowOptions, window_start
 
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
     from scaleevent_ros.data.alignment import Alignment
     from scaleevent_ros.data.sampler import Schedule
 
+logger = logging.getLogger(__name__)
+
+_UNREADABLE, _UNREADABLE_SHARE = 10, 0.01  # pairs that a worker leaves out before it gives up
 _PATCH = 16  # of the activity threshold
 _GRACE_S = 30  # what batch systems give a job before they kill it
 
@@ -58,6 +63,7 @@ class Pair(NamedTuple):
         covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
             if None, those where the alignment puts it.
         history: Leaky integrals of all that was before ``events``, where they are known.
+        stored: The frame as a JPEG or PNG file, where it was recorded as one.
     """
 
     frame: NDArray[np.uint8]
@@ -66,6 +72,7 @@ class Pair(NamedTuple):
     alignment: Alignment
     covered: NDArray[np.bool_] | None = None
     history: LeakyState | None = None
+    stored: bytes | None = None
 
 
 class PairSource(Protocol):
@@ -186,13 +193,18 @@ class SampleOptions:
 
 
 class PairDataset(Dataset[Sample]):
-    """Samples of pairs from any number of recordings, each a function of its draw alone."""
+    """Samples of pairs from any number of recordings, each a function of its draw alone.
+
+    A pair that cannot be read is logged, and its sample has empty masks, so that it does not count.
+    """
 
     def __init__(
         self,
         sources: Sequence[PairSource],
         options: SampleOptions,
         stored: StoredFeatures | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         """Take recordings.
 
@@ -200,7 +212,10 @@ class PairDataset(Dataset[Sample]):
             sources: The recordings.
             options: How samples are made.
             stored: Where features of frames may lie; none are looked up if None.
+            strict: Raise at the first pair that cannot be read.
         """
+        self._strict = strict
+        self._unreadable: set[int] = set()
         self._sources = list(sources)
         self._stored = stored
         self._ends = list(accumulate(len(source) for source in self._sources))
@@ -214,18 +229,45 @@ class PairDataset(Dataset[Sample]):
         """Make the sample of a draw.
 
         Raises:
-            DataError: If the pair cannot be read, naming the recording.
+            ScaleEventError: If the pair cannot be read and ``strict`` is set.
+            DataError: If more than 1 % of all pairs (and more than 10) could not be read here.
         """
-        number = bisect_right(self._ends, draw.pair)
-        source = self._sources[number]
-        first = self._ends[number] - len(source)
-        pair = source.read(draw.pair - first)
+        try:
+            pair = self._read(draw.pair)
+        except (ScaleEventError, OSError) as error:
+            if self._strict:
+                raise
+            self._skip(draw.pair, error)
+            return _without_masks(make_sample(_blank_pair(self._options), self._options, draw))
         sample = make_sample(pair, self._options, draw, self._stored)
-        if draw.position == PADDING:
-            return sample._replace(
-                active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
-            )
-        return sample
+        return _without_masks(sample) if draw.position == PADDING else sample
+
+    def _read(self, number: int) -> Pair:
+        recording = bisect_right(self._ends, number)
+        source = self._sources[recording]
+        return source.read(number - self._ends[recording] + len(source))
+
+    def _skip(self, number: int, error: Exception) -> None:
+        """Count a pair that cannot be read, in this worker."""
+        if number not in self._unreadable:
+            logger.warning("pair left out, it cannot be read: %s", error)
+        self._unreadable.add(number)
+        count = len(self._unreadable)
+        if count > max(_UNREADABLE, _UNREADABLE_SHARE * len(self)):
+            msg = f"{count} of {len(self)} pairs cannot be read, the last one: {error}"
+            raise DataError(msg) from error
+
+
+def _without_masks(sample: Sample) -> Sample:
+    return sample._replace(
+        active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
+    )
+
+
+def _blank_pair(options: SampleOptions) -> Pair:
+    width, height = options.width, options.height
+    frame = np.zeros((height, width, 3), np.uint8)
+    return Pair(frame, EventBatch.empty(width, height), 0, HomographyAlignment(np.eye(3)))
 
 
 def make_sample(

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+_LONGEST_NAME = 150  # of the 255 characters that file systems allow
+
 _FINGERPRINT_BYTES = 64 * 2**10
 _MESSAGES = re.compile(r"\.(mcap|db3)(-wal|-journal|\.zstd)?$")
 
@@ -213,12 +215,21 @@ def _names(bags: Sequence[Path]) -> list[str]:
         DataError: If two names come out alike.
     """
     shared = os.path.commonpath([bag.resolve().parent for bag in bags])
-    names = [re.sub(r"[^A-Za-z0-9_-]", "_", str(bag.resolve().relative_to(shared))) for bag in bags]
+    paths = [str(bag.resolve().relative_to(shared)) for bag in bags]
+    names = [_file_name(re.sub(r"[^A-Za-z0-9_-]", "_", path)) for path in paths]
     for name, count in Counter(names).items():
         if count > 1:
             msg = f"{count} bags would be named {name!r} in shards; rename all but one"
             raise DataError(msg)
     return names
+
+
+def _file_name(name: str) -> str:
+    """Shorten a name that is too long for a file, by a digest."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    digest = hashlib.blake2b(name.encode(), digest_size=8).hexdigest()
+    return f"{name[: _LONGEST_NAME - len(digest) - 1]}-{digest}"
 
 
 def _describe(bags: Sequence[Path], names: Sequence[str], options: ShardOptions) -> dict[str, Any]:

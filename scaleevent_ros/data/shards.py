@@ -21,20 +21,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import fsspec
 import numpy as np
-from torch.utils.data import IterableDataset, get_worker_info
 
 from scaleevent_ros.data.alignment import MapAlignment
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.stored_pair import decode_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from scaleevent_ros.data.dataset import Pair
     from scaleevent_ros.events.windows import WindowOptions
-
-    Places = list[tuple[str, dict[str, tuple[int, int]]]]
 
 MANIFEST_NAME = "shards.json"
 
@@ -100,14 +99,16 @@ def write_shard(
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     temporary = folder / f".{name}.{os.getpid()}.tmp"
-    with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+    # PAX is USTAR with further headers where a name is too long for it.
+    with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, files in samples:
             places[key] = {}
             for suffix, data in files.items():
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(data)
-                places[key][suffix] = (tar.offset + tarfile.BLOCKSIZE, len(data))
                 tar.addfile(member, io.BytesIO(data))
+                padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                places[key][suffix] = (tar.offset - padded, len(data))
     temporary.replace(folder / f"{name}.tar")
     _write_file(folder / f"{name}.json", json.dumps({"samples": places}).encode())
     return Shard(name, len(places))
@@ -117,7 +118,7 @@ def whole_shard(folder: Path, name: str) -> Shard | None:
     """Look for a shard that was written as a whole."""
     if not (folder / f"{name}.json").is_file():
         return None
-    return Shard(name, len(_places(str(folder), name)))
+    return Shard(name, len(_read_places(str(folder), name)))
 
 
 def store_map(folder: Path, alignment: MapAlignment) -> str:
@@ -151,58 +152,50 @@ def _write_file(path: Path, data: bytes) -> None:
     temporary.replace(path)
 
 
-def _read_file(url: str, start: int = 0, size: int | None = None) -> bytes:
+def _read_file(url: str, start: int | None = None, end: int | None = None) -> bytes:
+    """Read the bytes from ``start`` to ``end``, and nothing else, in one request."""
     try:
-        with fsspec.open(url, "rb") as file:
-            file.seek(start)
-            return bytes(file.read() if size is None else file.read(size))
-    except (OSError, ValueError, ImportError) as error:
+        storage, path = fsspec.core.url_to_fs(url)
+        return bytes(storage.cat_file(path, start=start, end=end))
+    except Exception as error:  # storages share no narrower class
         msg = f"{url}: cannot be read: {error}"
         raise DataError(msg) from error
 
 
-def _places(folder: str, name: str) -> Places:
+def _read_places(folder: str, name: str) -> dict[str, dict[str, tuple[int, int]]]:
+    """Read the offset and size of every file of a shard, by key and suffix."""
     url = f"{folder}/{name}.json"
     try:
-        return list(json.loads(_read_file(url))["samples"].items())
+        return dict(json.loads(_read_file(url))["samples"])
     except (ValueError, KeyError, TypeError) as error:
         msg = f"{url}: does not say where samples are: {error!r}"
         raise DataError(msg) from error
 
 
-def stream_shard(folder: str | Path, shard: Shard) -> Iterator[tuple[str, Pair]]:
-    """Read a shard from its beginning to its end, in one go.
+class _ShardIndex(NamedTuple):
+    """Place of every file of a shard: 12 bytes a file, since each worker holds those of all shards.
 
-    Yields:
-        Keys and pairs, in the order in which they were written.
-
-    Raises:
-        DataError: If it is cut off or damaged, naming the sample.
+    Attributes:
+        suffixes: Suffix of each column.
+        starts: Offset of each file, int64 [samples, suffixes]; negative if a sample lacks it.
+        sizes: Size of each file, uint32 [samples, suffixes].
     """
-    url = f"{folder}/{shard.name}.tar"
-    count = 0
-    lookup = partial(load_map, str(folder))
-    key = ""
-    files: dict[str, bytes] = {}
-    try:
-        with fsspec.open(url, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:
-            for member in tar:
-                stem, _, suffix = member.name.partition(".")
-                if files and stem != key:
-                    yield key, decode_pair(files, f"{url}: {key}", lookup)
-                    count += 1
-                    files = {}
-                key = stem
-                content = tar.extractfile(member)
-                files[suffix] = content.read() if content is not None else b""
-    except (OSError, tarfile.TarError, ValueError, ImportError) as error:
-        msg = f"{url}: is cut off or damaged at sample {key!r}: {error}"
-        raise DataError(msg) from error
-    if count + bool(files) != shard.samples:
-        msg = f"{url}: is cut off at sample {key!r}, {count} of {shard.samples}"
-        raise DataError(msg)
-    if files:
-        yield key, decode_pair(files, f"{url}: {key}", lookup)
+
+    suffixes: tuple[str, ...]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.uint32]
+
+
+def _read_index(folder: str, name: str) -> _ShardIndex:
+    places = _read_places(folder, name)
+    suffixes = tuple(sorted({suffix for files in places.values() for suffix in files}))
+    starts = np.full((len(places), len(suffixes)), -1, np.int64)
+    sizes = np.zeros(starts.shape, np.uint32)
+    for row, files in enumerate(places.values()):
+        for suffix, place in files.items():
+            column = suffixes.index(suffix)
+            starts[row, column], sizes[row, column] = place
+    return _ShardIndex(suffixes, starts, sizes)
 
 
 class ShardSource:
@@ -251,7 +244,7 @@ class ShardSource:
         self._leaky = tuple(leaky)
         self._shards = manifest.shards
         self._ends = np.cumsum([shard.samples for shard in self._shards], dtype=np.int64)
-        self._known: dict[int, Places] = {}
+        self._known: dict[int, _ShardIndex] = {}
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -266,74 +259,18 @@ class ShardSource:
         number = int(np.searchsorted(self._ends, index, side="right"))
         shard = self._shards[number]
         if number not in self._known:
-            self._known[number] = _places(self.name, shard.name)
-        key, places = self._known[number][index - int(self._ends[number]) + shard.samples]
-        url = f"{self.name}/{shard.name}.tar"
-        if not self._leaky:
-            places = {suffix: place for suffix, place in places.items() if suffix != "leaky.z"}
-        first = min(start for start, _ in places.values())
-        end = max(start + size for start, size in places.values())
-        data = _read_file(url, first, end - first)
-        files = {
-            suffix: data[start - first : start - first + size]
-            for suffix, (start, size) in places.items()
+            self._known[number] = _read_index(self.name, shard.name)
+        suffixes, starts, sizes = self._known[number]
+        row = index - int(self._ends[number]) + shard.samples
+        places = {
+            suffix: (int(start), int(start) + int(size))
+            for suffix, start, size in zip(suffixes, starts[row], sizes[row], strict=True)
+            if start >= 0 and (self._leaky or suffix != "leaky.z")
         }
-        return decode_pair(files, f"{url}: {key}", partial(load_map, self.name), self._leaky)
-
-
-class ShardStream(IterableDataset["Pair"]):
-    """The pairs of a folder of shards, each one once, as one stream for each worker.
-
-    Shards come in an order that follows from the seed and the epoch, each to one worker of one
-    process; a buffer then mixes the pairs of successive shards. What a process gets depends on its
-    shards, so processes may get different numbers of pairs.
-
-    Attributes:
-        epoch: Of the order; set it before each pass.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        *,
-        rank: int = 0,
-        world_size: int = 1,
-        seed: int = 0,
-        buffer: int = 256,
-    ) -> None:
-        """List the shards.
-
-        Args:
-            folder: A path or URL.
-            rank: Of this process.
-            world_size: How many processes there are.
-            seed: Of the order.
-            buffer: How many pairs are mixed; 1 keeps the order within shards.
-
-        Raises:
-            DataError: If the folder has no list of shards.
-        """
-        super().__init__()
-        self.epoch = 0
-        self._folder = folder
-        self._shards = read_manifest(folder).shards
-        self._rank = rank
-        self._world_size = world_size
-        self._seed = seed
-        self._buffer = buffer
-
-    def __iter__(self) -> Iterator[Pair]:
-        """Stream the pairs of this worker."""
-        worker = get_worker_info()
-        workers, number = (worker.num_workers, worker.id) if worker else (1, 0)
-        order = np.random.default_rng((self._seed, self.epoch)).permutation(len(self._shards))
-        mine = order[self._rank * workers + number :: self._world_size * workers]
-        rng = np.random.default_rng((self._seed, self.epoch, self._rank, number))
-        waiting: list[Pair] = []
-        for index in mine:
-            for _, pair in stream_shard(self._folder, self._shards[index]):
-                waiting.append(pair)
-                if len(waiting) >= self._buffer:
-                    yield waiting.pop(int(rng.integers(len(waiting))))
-        while waiting:
-            yield waiting.pop(int(rng.integers(len(waiting))))
+        url = f"{self.name}/{shard.name}.tar"
+        first = min(start for start, _ in places.values())
+        data = _read_file(url, first, max(end for _, end in places.values()))
+        files = {
+            suffix: data[start - first : end - first] for suffix, (start, end) in places.items()
+        }
+        return decode_pair(files, f"{url}: sample {row}", partial(load_map, self.name), self._leaky)

@@ -1,7 +1,8 @@
 """A pair of frame and events as the files of one sample in a shard, and back.
 
 ``.evt3``: the events, EVT3 words as in `event_camera_msgs/EventPacket`, counted from the JSON's
-``origin_ns``. ``.jpg`` or ``.png``: the frame as it was recorded. ``.covered.png``: 255 for each
+``origin_ns``. ``.jpg`` or ``.png``: the frame; the bytes that were recorded if it was recorded as
+such a file. ``.covered.png``: 255 for each
 pixel of the event image that the frame covers, else 0. ``.json``: times in ns, sizes, the alignment
 of the frame with the event image, and where the pair comes from. ``.leaky.z``: the leaky integrals
 of all events before, float16 [decays, height, width], compressed by zlib; the JSON holds their
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 FRAME_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 """Suffix of a frame by the codec that writes it."""
 
+_MAGICS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 _JPEG_QUALITY = 95
 _LARGEST_HALF = 65504
 _LONGEST_NS = (1 << 24) * 1000
@@ -61,7 +63,8 @@ def encode_pair(
 
     Args:
         pair: Its events span less than 16 s; their times are cut to µs.
-        codec: Of the frame: ``jpeg`` (quality 95) or ``png``.
+        codec: Codec of a frame that is not stored as JPEG or PNG already: ``jpeg`` (quality 95) or
+            ``png``.
         origin: Where the pair comes from.
         name_map: Stores an alignment's look-up, once, and names it.
         decays: Decays of the pair's leaky integrals in seconds; empty if it has none.
@@ -98,14 +101,24 @@ def encode_pair(
         said["leaky"] = {"decays": list(decays), "t_ns": pair.history.t}
         halves = np.clip(pair.history.values, -_LARGEST_HALF, _LARGEST_HALF).astype(np.float16)
         history["leaky.z"] = zlib.compress(halves.tobytes(), 1)
-    settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
-    frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
+    suffix, frame = _frame_file(pair, codec)
     return {
         "covered.png": _encode_picture(".png", covered_mask(pair).astype(np.uint8) * 255, []),
         "evt3": make_encoder("evt3", start).encode(events),
-        FRAME_SUFFIXES[codec]: _encode_picture(f".{codec}", frame, settings),
+        suffix: frame,
         "json": json.dumps(said, sort_keys=True).encode(),
     } | history
+
+
+def _frame_file(pair: Pair, codec: str) -> tuple[str, bytes]:
+    """Return the frame as a file, and its suffix: the recorded file, or an encoded one."""
+    if pair.stored is not None:
+        for magic, suffix in _MAGICS.items():
+            if pair.stored.startswith(magic):
+                return suffix, pair.stored
+    settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
+    frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
+    return FRAME_SUFFIXES[codec], _encode_picture(f".{codec}", frame, settings)
 
 
 def covered_mask(pair: Pair) -> NDArray[np.bool_]:

@@ -55,6 +55,8 @@ class DataOptions:
         bags: How bags are read.
         workers: Processes that make samples, for each training process.
         prefetch: Batches that each worker makes ahead.
+        strict: Stop at the first pair that cannot be read. Otherwise such pairs are left out and
+            logged, up to 1 % of all in a worker.
     """
 
     train: list[str] = field(default_factory=list)
@@ -66,6 +68,7 @@ class DataOptions:
     bags: BagOptions = field(default_factory=BagOptions)
     workers: int = 4
     prefetch: int = 4
+    strict: bool = False
 
     def __post_init__(self) -> None:
         """Check ranges; whether recordings exist is seen when they are opened."""

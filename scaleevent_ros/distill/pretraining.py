@@ -302,8 +302,8 @@ def build_loaders(
     )
     augmented = replace(plain_samples, augmentation=configuration.augmentation)
     return PairLoaders(
-        PairDataset(train, augmented, stored),
-        PairDataset(held_out, plain_samples, stored),
+        PairDataset(train, augmented, stored, strict=data.strict),
+        PairDataset(held_out, plain_samples, stored, strict=data.strict),
         schedule,
         data.workers,
         data.prefetch,

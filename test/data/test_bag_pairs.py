@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +20,9 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, leaky_integrals
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.calibration import Homography, write_calibration
+
+if TYPE_CHECKING:
+    from scaleevent_ros.data.dataset import Pair
 
 WINDOW = WindowOptions(length_ms=30)
 TEXTURE = SlidingTexture(8)
@@ -164,3 +169,39 @@ def test_states_are_integrals_of_all_that_was_recorded_before(bag: Path) -> None
         assert len(events.between(0, state.t)) > 50
         expected = leaky_integrals(events, state.t, (0.02, 2.0))
         np.testing.assert_allclose(state.values, expected, rtol=1e-4, atol=1e-4)
+
+
+@dataclass(frozen=True)
+class Faulty(SlidingTexture):
+    """Frame 3 is black, and frame 6 is frame 5 again."""
+
+    def read(self, index: int) -> Pair:
+        pair = super().read(index)
+        if index == 3:
+            return pair._replace(frame=np.zeros_like(pair.frame))
+        return pair._replace(frame=super().read(5).frame) if index == 6 else pair
+
+
+def test_pairs_that_a_check_rejects_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    texture = Faulty(9)
+    write_bag(texture, tmp_path / "bag")
+    usable = BagOptions(quality="usable")
+    times = [texture.read(index).t_end for index in range(9)]
+
+    def read_times(options: BagOptions) -> list[int]:
+        source = BagPairs(tmp_path / "bag", options, WINDOW)
+        return [source.read(index).t_end for index in range(len(source))]
+
+    everything = read_times(BagOptions())
+    with caplog.at_level("INFO"):
+        kept = read_times(usable)
+    assert [times.index(time) for time in everything if time not in kept] == [3, 6]
+    message = next(r.getMessage() for r in caplog.records if "left out" in r.getMessage())
+    assert f"2 of {len(everything)} pairs left out" in message
+    assert "dark 1" in message
+    assert "duplicate 1" in message
+    # Kept from the last time, so that the bag is not checked again.
+    monkeypatch.setattr("scaleevent_ros.bags.check.check_bag", None)
+    assert read_times(usable) == kept

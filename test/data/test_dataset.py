@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -215,3 +215,41 @@ def test_a_pair_of_another_size_fills_the_tensor() -> None:
     assert sample.events.shape == (5, 32, 32)
     assert sample.frame.shape == (3, 32, 32)
     assert sample.covered.all()
+
+
+@dataclass(frozen=True)
+class Damaged(SlidingTexture):
+    """A recording of which some pairs cannot be read."""
+
+    damaged: tuple[int, ...] = ()
+
+    def read(self, index: int) -> Pair:
+        if index in self.damaged:
+            msg = f"pair {index} is torn"
+            raise DataError(msg)
+        return super().read(index)
+
+
+def test_a_pair_that_cannot_be_read_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    options = SampleOptions(width=64, height=48, threshold=20)
+    dataset = PairDataset([SlidingTexture(5), Damaged(9, damaged=(2,))], options)
+    with caplog.at_level("WARNING"):
+        samples = [dataset[Draw(0, n, n)] for n in (6, 7, 8, 7)]
+    assert [bool(sample.covered.any()) for sample in samples] == [True, False, True, False]
+    assert [bool(sample.active.any()) for sample in samples] == [True, False, True, False]
+    assert [record.getMessage() for record in caplog.records] == [
+        "pair left out, it cannot be read: pair 2 is torn"
+    ]
+    assert collate(samples).events.shape == (4, 5, 48, 64)
+    strict = PairDataset([Damaged(9, damaged=(2,))], options, strict=True)
+    with pytest.raises(DataError, match="pair 2 is torn"):
+        strict[Draw(0, 0, 2)]
+
+
+def test_many_pairs_that_cannot_be_read_stop_a_run() -> None:
+    options = SampleOptions(width=64, height=48)
+    dataset = PairDataset([Damaged(30, damaged=tuple(range(30)))], options)
+    for number in range(10):
+        dataset[Draw(0, number, number)]
+    with pytest.raises(DataError, match="11 of 30 pairs cannot be read, the last one: pair 10"):
+        dataset[Draw(0, 10, 10)]

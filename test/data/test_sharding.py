@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from paired_bags import HEIGHT, WIDTH, write_paired_bag
 
+from scaleevent_ros.bags import BagReader
 from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
@@ -161,6 +163,33 @@ def test_another_named_calibration_is_refused(bags: Path, tmp_path: Path) -> Non
         write_calibration(path, Homography((WIDTH, HEIGHT), (WIDTH, HEIGHT), matrix))
         with pytest.raises(DataError, match=match) if match else nullcontext():
             write_shards(str(bags / "day"), tmp_path / "out", options)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("jpeg", "jpg"), ("png", "png")])
+def test_recorded_files_of_frames_are_stored_as_they_are(
+    tmp_path: Path, codec: str, suffix: str
+) -> None:
+    write_paired_bag(tmp_path / "bag", 3, codec=codec)
+    other = "png" if codec == "jpeg" else "jpeg"
+    write_shards(str(tmp_path / "bag"), tmp_path / "out", ShardOptions(codec=other))
+    recorded = [bytes(image.data) for _, image in BagReader(tmp_path / "bag").images()]
+    with tarfile.open(tmp_path / "out" / "bag-00000.tar") as tar:
+        members = [tar.extractfile(member) for member in tar if member.name.endswith(f"0.{suffix}")]
+        frames = [member.read() for member in members if member is not None]
+    assert len(frames) == 1
+    assert frames[0] in recorded
+    pair = BagPairs(tmp_path / "bag", BagOptions(), WindowOptions()).read(0)
+    assert np.array_equal(ShardSource(tmp_path / "out").read(0).frame, pair.frame)
+
+
+def test_names_too_long_for_files_are_shortened(tmp_path: Path) -> None:
+    folder = tmp_path / "bags" / ("a" * 200)
+    for name in ("b" * 200, "c" * 200):
+        write_paired_bag(folder / name, 2)
+    write_paired_bag(tmp_path / "bags" / "d", 2)
+    manifest = write_shards(str(tmp_path / "bags"), tmp_path / "out", OPTIONS)
+    assert len({shard.name for shard in manifest.shards}) == 3
+    assert len(ShardSource(tmp_path / "out")) == 6
 
 
 def test_what_cannot_be_is_an_error(bags: Path, tmp_path: Path) -> None:

@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import http.server
 import json
+import re
+import tarfile
+import threading
+import tracemalloc
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import fsspec
@@ -8,7 +15,6 @@ import numpy as np
 import pytest
 import webdataset
 from recording_events import photographs, recorded_events
-from torch.utils.data import DataLoader
 
 from scaleevent_ros.data.alignment import HomographyAlignment, MapAlignment
 from scaleevent_ros.data.dataset import Pair
@@ -17,10 +23,9 @@ from scaleevent_ros.data.shards import (
     Manifest,
     Shard,
     ShardSource,
-    ShardStream,
+    _read_index,
     read_manifest,
     store_map,
-    stream_shard,
     whole_shard,
     write_manifest,
     write_shard,
@@ -30,7 +35,6 @@ from scaleevent_ros.events.windows import WindowOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 COUNTS = (3, 1, 4, 2)
 FRAMES = photographs(1, 48, 64, colour=True)
@@ -73,12 +77,6 @@ def test_pairs_are_read_by_number_in_any_order(folder: Path) -> None:
     assert len(list(folder.glob("map-*.npy"))) == 1
 
 
-def test_a_shard_is_read_in_one_go(folder: Path) -> None:
-    found = list(stream_shard(folder, Shard("a-00002", 4)))
-    assert [key for key, _ in found] == [f"a-{n:07d}" for n in (4, 5, 6, 7)]
-    assert numbers([pair for _, pair in found]) == [4, 5, 6, 7]
-
-
 def test_webdataset_reads_shards_too(folder: Path) -> None:
     urls = [str(folder / f"a-{index:05d}.tar") for index in range(4)]
     found = list(webdataset.WebDataset(urls, shardshuffle=False).decode("rgb8"))
@@ -95,35 +93,64 @@ def test_any_storage_is_as_good_as_a_path(folder: Path, storage: str) -> None:
         fsspec.filesystem("memory").put(f"{folder}/", str(folder), recursive=True)
     source = ShardSource(url)
     assert numbers([source.read(index) for index in (0, 9)]) == [0, 9]
-    assert len(list(stream_shard(url, Shard("a-00000", 3)))) == 3
-    assert sorted(numbers(list(ShardStream(url)))) == list(range(10))
     with pytest.raises(DataError, match=r"://nowhere/shards\.json: cannot be read"):
         ShardSource(f"{storage}://nowhere")
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("workers", [0, 2])
-def test_each_pair_comes_to_one_worker_of_one_process(
-    folder: Path, world_size: int, workers: int
-) -> None:
-    found: list[int] = []
-    for rank in range(world_size):
-        stream = ShardStream(folder, rank=rank, world_size=world_size, seed=3, buffer=4)
-        loader = DataLoader(stream, batch_size=None, num_workers=workers)
-        found += numbers(list(loader))
-    assert sorted(found) == list(range(10))
+class RangeServer(http.server.SimpleHTTPRequestHandler):
+    """Serves files with ranges, as object storages do, and counts the bytes that it sends."""
+
+    sent = 0
+
+    def do_GET(self) -> None:
+        data = Path(self.translate_path(self.path)).read_bytes()
+        asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if asked:
+            data = data[int(asked[1]) : int(asked[2]) + 1]
+        type(self).sent += len(data)
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Keep quiet."""
 
 
-def test_the_order_follows_from_seed_and_epoch(folder: Path) -> None:
-    def order(seed: int, epoch: int) -> list[int]:
-        stream = ShardStream(folder, seed=seed, buffer=5)
-        stream.epoch = epoch
-        return numbers(list(stream))
+def test_only_what_a_sample_needs_is_fetched(folder: Path) -> None:
+    handler = partial(RangeServer, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = ShardSource(f"http://127.0.0.1:{server.server_port}")
+        source.read(4)  # with the index of its shard and the map of the alignment
+        before = RangeServer.sent
+        assert source.read(7).t_end == 7
+        server.shutdown()
+    with tarfile.open(folder / "a-00002.tar") as tar:
+        sizes = [member.size for member in tar if member.name.startswith("a-0000007.")]
+    assert sum(sizes) <= RangeServer.sent - before <= sum(sizes) + 1024 * len(sizes)
 
-    assert order(0, 0) == order(0, 0)
-    assert order(0, 0) != order(0, 1)
-    assert order(0, 0) != order(1, 0)
-    assert order(0, 0) != list(range(10))
+
+def test_an_index_takes_little_memory(tmp_path: Path) -> None:
+    files = dict.fromkeys(("covered.png", "evt3", "jpg", "json", "leaky.z"), b"x")
+    write_shard(tmp_path, "a", ((f"recording-{n:07d}", files) for n in range(2000)))
+    tracemalloc.start()
+    index = _read_index(str(tmp_path), "a")
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(index.starts) == 2000
+    assert held < 100 * 2000
+
+
+def test_keys_of_any_length_are_read_by_others_too(tmp_path: Path) -> None:
+    keys = [f"{'x' * length}-{length}" for length in (3, 90, 120, 300, 1000)]
+    written = [(key, files) for key, (_, files) in zip(keys, samples(tmp_path, 1, 5), strict=True)]
+    shard = write_shard(tmp_path, "a-00000", written)
+    write_manifest(tmp_path, Manifest([shard], {"window_ns": 1}, complete=True))
+    assert numbers([ShardSource(tmp_path).read(index) for index in range(5)]) == [1, 2, 3, 4, 5]
+    found = list(webdataset.WebDataset([str(tmp_path / "a-00000.tar")], shardshuffle=False))
+    assert [sample["__key__"] for sample in found] == keys
+    assert [sample["evt3"] for sample in found] == [files["evt3"] for _, files in written]
 
 
 def test_the_same_samples_make_the_same_bytes(tmp_path: Path) -> None:
@@ -152,21 +179,8 @@ def test_a_shard_is_whole_or_not_there(tmp_path: Path) -> None:
 def test_a_cut_shard_is_an_error_that_names_it(folder: Path, left: float) -> None:
     path = folder / "a-00002.tar"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * left)])
-    with pytest.raises(
-        DataError, match=r"a-00002\.tar: (is cut off|a-\d{7}: the sample is damaged)"
-    ):
-        list(stream_shard(folder, Shard("a-00002", 4)))
-    with pytest.raises(DataError, match=r"a-00002\.tar: a-0000007: the sample is damaged"):
+    with pytest.raises(DataError, match=r"a-00002\.tar: sample 3: the sample is damaged"):
         ShardSource(folder).read(7)
-
-
-def test_a_shard_cut_between_samples_is_an_error(folder: Path) -> None:
-    places = json.loads((folder / "a-00002.json").read_text())["samples"]
-    third = min(start for start, _ in places["a-0000006"].values()) - 512
-    path = folder / "a-00002.tar"
-    path.write_bytes(path.read_bytes()[:third])
-    with pytest.raises(DataError, match=r"is cut off at sample 'a-0000005'"):
-        list(stream_shard(folder, Shard("a-00002", 4)))
 
 
 def test_a_folder_that_is_wrong_is_an_error(folder: Path, tmp_path: Path) -> None:

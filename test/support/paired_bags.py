@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 64, 48
 FRAME_PERIOD_S = 0.1
 
 
-def write_paired_bag(bag: Path, frames: int, seed: int = 0) -> None:
+def write_paired_bag(bag: Path, frames: int, seed: int = 0, codec: str | None = None) -> None:
     """Write a bag of a sensor that makes both, a frame every 0.1 s, events all along."""
     length_s = frames * FRAME_PERIOD_S + 0.1
     events = recorded_events(WIDTH, HEIGHT, 300 * frames, 1.0, length_s, seed)
@@ -30,5 +30,5 @@ def write_paired_bag(bag: Path, frames: int, seed: int = 0) -> None:
             name = f"images/image{index:09d}"
             file[name] = frame[..., ::-1]
             file[name].attrs["timestamp"] = 1.1 + index * FRAME_PERIOD_S
-    convert(path, bag, ConvertOptions())
+    convert(path, bag, ConvertOptions(image_codec=codec))
     path.unlink()
