@@ -423,12 +423,15 @@ def find_python(version: str) -> str:
     """Find an installed Python of a version, on the path or among pyenv's."""
     name = f"python{version}"
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
-    candidates = [shutil.which(name), *pyenv.glob(f"versions/{version}.*/bin/{name}")]
-    for python in filter(None, candidates):
+    candidates: list[str | Path | None] = [
+        shutil.which(name),
+        *pyenv.glob(f"versions/{version}.*/bin/{name}"),
+    ]
+    for python in [str(candidate) for candidate in candidates if candidate]:
         # A shim of pyenv exists also for versions that are not chosen.
         done = subprocess.run([python, "-c", ""], capture_output=True, check=False)
         if done.returncode == 0:
-            return str(python)
+            return python
     pytest.skip(f"there is no Python {version} here")
 
 
