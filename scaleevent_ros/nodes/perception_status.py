@@ -105,8 +105,8 @@ def _engine_values(pipeline: Pipeline) -> dict[str, object]:
     if engine.device.type == "cuda":
         import torch
 
-        values["gpu"] = torch.cuda.get_device_name(engine.device)
-        values["gpu_memory_mb"] = torch.cuda.memory_reserved(engine.device) / _MB
+        values["gpu"] = torch.cuda.get_device_name(engine.device.index)
+        values["gpu_memory_mb"] = torch.cuda.memory_reserved(engine.device.index) / _MB
     return values
 
 

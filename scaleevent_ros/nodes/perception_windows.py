@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
-import torch
 
-from scaleevent_ros.events import EventsError, WindowAccumulator, WindowOptions
+from scaleevent_ros.events import WindowAccumulator, WindowOptions
 from scaleevent_ros.events.accumulator import ACCUMULATED
-from scaleevent_ros.events.device import (
-    DeviceEvents,
-    DeviceState,
-    EventUploader,
-    leaky_integrals,
-)
-from scaleevent_ros.events.windows import choose_units
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from scaleevent_ros.events import EventBatch, InputSpec
     from scaleevent_ros.events.windows import Mode
     from scaleevent_ros.models import Header
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+    from scaleevent_ros.runtime.arrays import Array, Device
 
 
 class BuiltWindow(NamedTuple):
-    """One window.
+    """One window: arrays on a CPU, tensors on a GPU.
 
     Attributes:
         tensor: float32 [channels, H, W], not normalized.
@@ -37,8 +26,8 @@ class BuiltWindow(NamedTuple):
         t_end: Its end on the sensor's clock, ns, excluded.
     """
 
-    tensor: torch.Tensor
-    patch_counts: torch.Tensor
+    tensor: Array
+    patch_counts: Array
     t_end: int
 
 
@@ -83,7 +72,7 @@ def make_windows(
     size: tuple[int, int],
     patch: int,
     options: WindowOptions,
-    device: torch.device,
+    device: Device,
     slices_per_bin: int = 2,
 ) -> Windows:
     """Make what keeps the windows: on a CPU running sums, on a GPU the last events themselves.
@@ -98,7 +87,10 @@ def make_windows(
     """
     if device.type == "cpu" and spec.representation in ACCUMULATED:
         return HostWindows(spec, size, patch, options, slices_per_bin)
-    return DeviceWindows(spec, size, patch, options, device)
+    # A time surface has no running sums: PyTorch builds it, on the CPU too.
+    from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
+
+    return DeviceWindows(spec, size, patch, options, device.to_torch())
 
 
 class HostWindows:
@@ -119,7 +111,7 @@ class HostWindows:
             *size, spec, options, slices_per_bin=slices_per_bin, patch=patch
         )
         self.longest_ns = options.length_ns
-        self._tensor = torch.empty(spec.channels, *size)
+        self._tensor = np.empty((spec.channels, *size), np.float32)
 
     @property
     def t_end(self) -> int | None:
@@ -138,114 +130,5 @@ class HostWindows:
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
         """Build the last window that ends at or before a time; the newest if None."""
-        window = self._accumulator.read(t_end, self._tensor.numpy())
-        return BuiltWindow(self._tensor, torch.from_numpy(window.patch_counts), window.t_end)
-
-
-class _Part(NamedTuple):
-    """A batch on the device, and the times of its events on the host, int64 [N] in ns."""
-
-    t: NDArray[np.int64]
-    events: DeviceEvents
-
-
-class DeviceWindows:
-    """Windows on a device: batches are copied as they come, while the last window is computed.
-
-    Batches that no window reaches any more are added to leaky integrals at their time.
-    """
-
-    def __init__(
-        self,
-        spec: InputSpec,
-        size: tuple[int, int],
-        patch: int,
-        options: WindowOptions,
-        device: torch.device,
-    ) -> None:
-        self._spec, self._size, self._patch, self._options = spec, size, patch, options
-        self.longest_ns = options.length_ns
-        self._wanted = options.wanted_events(size[1], size[0])
-        self._uploader = EventUploader(device)
-        self._lock = threading.Lock()
-        self._parts: deque[_Part] = deque()
-        self._state: DeviceState | None = None
-        self.left_out = 0
-
-    @property
-    def t_end(self) -> int | None:
-        """The latest time at which a window can end, ns; None before the first event."""
-        with self._lock:
-            return int(self._parts[-1].t[-1]) + 1 if self._parts else None
-
-    def push(self, batch: EventBatch) -> None:
-        """Take the stream's next events."""
-        if not len(batch):
-            return
-        part = _Part(batch.t, self._uploader.upload(batch))
-        with self._lock:
-            if self._parts and part.t[0] < self._parts[-1].t[-1]:  # the clock was set anew
-                self._parts.clear()
-                self._state = None
-            self._drop_before(int(part.t[-1]) - 2 * self.longest_ns)
-            self._parts.append(part)
-
-    def _drop_before(self, reach: int) -> None:
-        """Drop what is out of reach, many batches at once: each time costs the device a pass.
-
-        Twice the longest window is in reach, for one that is asked for at a time gone by.
-        """
-        if not self._parts or self._parts[0].t[-1] >= reach - self.longest_ns:
-            return
-        dropped = []
-        while self._parts and self._parts[0].t[-1] < reach:
-            dropped.append(self._parts.popleft())
-        if self._spec.leaky:
-            events, t = _joined([part.events for part in dropped]), int(dropped[-1].t[-1]) + 1
-            values = leaky_integrals(events, t, self._spec.leaky, self._state)
-            self._state = DeviceState(values, t)
-
-    def read(self, t_end: int | None = None) -> BuiltWindow:
-        """Build the last window that ends at or before a time; the newest if None.
-
-        Raises:
-            EventsError: If nothing was pushed yet.
-        """
-        with self._lock:
-            parts, state = list(self._parts), self._state
-        if not parts:
-            msg = "there is no window: no event has been pushed yet"
-            raise EventsError(msg)
-        newest = int(parts[-1].t[-1]) + 1
-        end = newest if t_end is None else min(t_end, newest)
-        start = self._start(parts, end)
-        first = start if not self._spec.leaky else int(parts[0].t[0])
-        inside = [part.events for part in parts if part.t[0] < end and part.t[-1] >= first]
-        events = _joined(inside or [parts[-1].events[:0]])
-        tensor = self._spec.build(events, start, end, state)
-        return BuiltWindow(tensor, self._count_patches(events, start, end), end)
-
-    def _start(self, parts: list[_Part], end: int) -> int:
-        """Choose the window's start as `window_start` does."""
-        options = self._options
-        if options.mode == "fixed":
-            return end - options.length_ns
-        starts = end - options.unit_ns * np.arange(1, options.units + 1)
-        counts = np.zeros(len(starts), np.int64)
-        for part in parts:
-            if part.t[-1] >= starts[-1] and part.t[0] < end:
-                counts += np.searchsorted(part.t, end) - np.searchsorted(part.t, starts)
-        return int(starts[choose_units(counts, self._wanted) - 1])
-
-    def _count_patches(self, events: DeviceEvents, start: int, end: int) -> torch.Tensor:
-        rows, columns = (-(-side // self._patch) for side in self._size)
-        index = (events.y // self._patch).long() * columns + events.x // self._patch
-        inside = ((events.t >= start) & (events.t < end)).long()
-        counts = torch.zeros(rows * columns, dtype=torch.int64, device=index.device)
-        return counts.scatter_add_(0, index, inside).view(rows, columns)
-
-
-def _joined(parts: list[DeviceEvents]) -> DeviceEvents:
-    """Put batches behind each other."""
-    x, y, t, p = (torch.cat([getattr(part, name) for part in parts]) for name in "xytp")
-    return DeviceEvents(x, y, t, p, parts[0].width, parts[0].height)
+        window = self._accumulator.read(t_end, self._tensor)
+        return BuiltWindow(self._tensor, window.patch_counts, window.t_end)

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from scaleevent_ros.models.shipped import resolve_model
+from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.export import cached_engine, cached_onnx
 from scaleevent_ros.runtime.exported import KINDS, open_exported
-from scaleevent_ros.runtime.network import load_network
+from scaleevent_ros.runtime.exported_cache import cached_engine, cached_onnx, engine_cache
 from scaleevent_ros.runtime.placement import (
-    DTYPES,
-    choose_backend,
+    check_backend,
     choose_device,
     choose_precision,
+    missing_packages,
 )
-from scaleevent_ros.runtime.torch_backend import make_torch_backend
+from scaleevent_ros.runtime.tuning import tune
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from scaleevent_ros.runtime.network import NetworkInfo
+    from scaleevent_ros.runtime.arrays import Array, Device
+    from scaleevent_ros.runtime.exported import Backend, ExportedBackend
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ BYTE_CLASSES = 255  # 255 itself means unlabelled in an 8-bit picture
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """What an engine computed of one window, on the engine's device; None where not wanted.
+    """Outputs of an engine for one window: arrays on a CPU, tensors on a GPU; None where unwanted.
 
     Attributes:
         features: float32 [D, h, w], with h = ceil(H / stride) and w = ceil(W / stride).
@@ -48,20 +45,10 @@ class Outputs:
             to the right and down; None in the first call, and the first after `Engine.reset`.
     """
 
-    features: Tensor | None = None
-    segmentation: Tensor | None = None
-    depth: Tensor | None = None
-    flow: Tensor | None = None
-
-
-class _Backend(Protocol):
-    """What runs a network: see `TorchBackend`."""
-
-    info: NetworkInfo
-
-    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]: ...
-
-    def reset(self) -> None: ...
+    features: Array | None = None
+    segmentation: Array | None = None
+    depth: Array | None = None
+    flow: Array | None = None
 
 
 class Engine:
@@ -81,7 +68,7 @@ class Engine:
         outputs: What the checkpoint has: ``features``, and the tasks with a head.
         device: Where it runs.
         precision: ``fp32``, ``fp16`` or ``bf16``.
-        backend: Which one runs.
+        backend: Name of the backend that runs.
 
     Args:
         checkpoint: Name of a student that ships with the package (`models.SHIPPED`), a file that
@@ -90,8 +77,9 @@ class Engine:
             or ``cuda:N``.
         precision: ``auto`` (fp32 on a CPU, bf16 on GPUs that have it, else fp16), ``fp32``,
             ``fp16`` or ``bf16``.
-        backend: ``auto`` (the fastest there), ``eager``, ``compile``, ``cudagraph``, ``onnx`` or
-            ``tensorrt``.
+        backend: ``auto``, ``eager``, ``compile``, ``cudagraph``, ``onnx``, ``openvino`` or
+            ``tensorrt``. ``auto`` is ``cudagraph`` on a GPU; on a CPU the fastest that is installed
+            and agrees with ONNX Runtime, measured once for each file and size (see `tune`).
         size: Height and width of the sensor, in pixels. One that the stride does not divide is
             padded with zeros. May be left out where an exported file says it.
         features_space: ``student``: features as the backbone computes them. ``teacher``: in the
@@ -112,12 +100,10 @@ class Engine:
         size: tuple[int, int] | None = None,
         features_space: str = "student",
     ) -> None:
-        self.device = choose_device(device)
         path = resolve_model(checkpoint)
-        with torch.inference_mode():
-            self.backend, self.precision, self._run = _start(
-                path, self.device, precision, backend, size, features_space
-            )
+        self.device, self.backend, self.precision, self._run = _start(
+            path, device, precision, backend, size, features_space
+        )
         info = self._run.info
         if info.features_space != features_space:
             msg = (
@@ -134,9 +120,7 @@ class Engine:
         self.outputs = info.outputs
         self._warm_up()
 
-    def __call__(
-        self, tensor: Tensor | NDArray[np.float32], wanted: Collection[str] | None = None
-    ) -> Outputs:
+    def __call__(self, tensor: Array, wanted: Collection[str] | None = None) -> Outputs:
         """Run on one window.
 
         Args:
@@ -148,12 +132,12 @@ class Engine:
             EngineError: If the tensor's shape or dtype is wrong, or an output is wanted that the
                 checkpoint has no head for.
         """
-        events = torch.from_numpy(tensor) if isinstance(tensor, np.ndarray) else tensor
         shape = (self.header.bins, *self.size)
-        if events.shape != shape or events.dtype != torch.float32:
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if tuple(tensor.shape) != shape or dtype != "float32":
             msg = (
                 f"the engine needs a window of float32 {list(shape)} (bins, height, width), not "
-                f"{str(events.dtype).removeprefix('torch.')} {list(events.shape)}"
+                f"{dtype} {list(tensor.shape)}"
             )
             raise EngineError(msg)
         names = self.outputs if wanted is None else tuple(wanted)
@@ -161,18 +145,21 @@ class Engine:
             if name not in self.outputs:
                 msg = f"the checkpoint has no {name!r}; it has: {', '.join(self.outputs)}"
                 raise EngineError(msg)
-        outputs = self._run.run(events, names)
+        outputs = self._run.run(tensor, names)
+        if self.device.type == "cpu":
+            outputs = {name: to_host(output) for name, output in outputs.items()}
         if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
-            outputs["segmentation"] = _as_bytes(outputs["segmentation"])
+            outputs["segmentation"] = _to_bytes(outputs["segmentation"])
         return Outputs(**outputs)
 
     def _warm_up(self) -> None:
         """Make the first, slow calls: two, since flow needs a window before."""
-        events = torch.zeros(self.header.bins, *self.size, device=self.device)
+        events = np.zeros((self.header.bins, *self.size), np.float32)
         for _ in range(2):
-            self(events)
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+            outputs = self(events)
+            for name in self.outputs:
+                if (output := getattr(outputs, name)) is not None:
+                    to_host(output)  # waits for a GPU
         self.reset()
 
     def reset(self) -> None:
@@ -180,53 +167,69 @@ class Engine:
         self._run.reset()
 
 
-def _as_bytes(ids: Tensor) -> Tensor:
-    """Cast class ids to uint8, on a CPU by numpy, in one thread.
-
-    PyTorch's threads would keep spinning for a while, against those of ONNX Runtime's next run.
-    """
-    if ids.device.type == "cpu":
-        return torch.from_numpy(ids.numpy().astype(np.uint8))
-    return ids.to(torch.uint8)
+def _to_bytes(ids: Array) -> Array:
+    """Cast class ids to uint8."""
+    return ids.astype(np.uint8) if isinstance(ids, np.ndarray) else ids.byte()
 
 
 def _start(
     path: Path,
-    device: torch.device,
+    device_name: str,
     precision: str,
     backend: str,
     size: tuple[int, int] | None,
     features_space: str,
-) -> tuple[str, str, _Backend]:
-    """Resolve backend and precision, and make the backend."""
-    if path.suffix.lower() in KINDS:
-        return _start_exported(path, device, precision, backend, size)
+) -> tuple[Device, str, str, Backend]:
+    """Resolve device, backend and precision, and make the backend."""
+    suffix = path.suffix.lower()
+    device = choose_device(device_name, file=suffix)
+    check_backend(backend, device)
+    if suffix in KINDS:
+        name, started = _start_exported(path, device, precision, backend, size)
+        return device, name, started.precision, started
     if size is None:
         msg = f"{path} runs at any size: say which, as size=(height, width)"
         raise EngineError(msg)
-    backend = choose_backend(backend, device)
+    if backend == "auto":
+        backend = _choose_backend(device, precision)
     precision = choose_precision(precision, device, backend)
-    if backend == "onnx":
-        file = cached_onnx(path, size, precision, features_space)
-        return backend, precision, open_exported(file, device, size)
+    if backend in {"auto", "onnx", "openvino"}:
+        file = cached_onnx(path, size, "fp32" if precision == "bf16" else precision, features_space)
+        name, started = _start_exported(file, device, precision, backend, size)
+        return device, name, precision, started
     if backend == "tensorrt":
         engine = cached_engine(path, size, precision, device, features_space)
-        return backend, precision, open_exported(engine, device, size)
-    network = load_network(path, size, features_space=features_space)
-    backend, started = make_torch_backend(network, device, DTYPES[precision], backend)
-    return backend, precision, started
+        return device, backend, precision, open_exported(engine, device, size)
+    from scaleevent_ros.runtime.torch_backend import start_torch
+
+    backend, in_torch = start_torch(path, size, device, precision, backend, features_space)
+    return device, backend, precision, in_torch
+
+
+def _choose_backend(device: Device, precision: str) -> str:
+    """Choose a backend for a checkpoint; ``auto`` where those of exported files are measured."""
+    if device.type == "cuda":
+        return "cudagraph"
+    if missing_packages("onnx") or engine_cache() is None:
+        return "eager"
+    if precision == "bf16":
+        return "eager" if missing_packages("openvino") else "openvino"
+    return "auto"
 
 
 def _start_exported(
-    path: Path, device: torch.device, precision: str, backend: str, size: tuple[int, int] | None
-) -> tuple[str, str, _Backend]:
-    own = KINDS[path.suffix.lower()]
-    if backend not in {"auto", own}:
-        msg = f"{path} runs by backend {own!r}, not {backend!r}"
+    path: Path, device: Device, precision: str, backend: str, size: tuple[int, int] | None
+) -> tuple[str, ExportedBackend]:
+    kinds = KINDS[path.suffix.lower()]
+    if backend not in {"auto", *kinds}:
+        msg = f"{path} runs by backend {' or '.join(map(repr, kinds))}, not {backend!r}"
         raise EngineError(msg)
-    choose_backend(own, device)
-    started = open_exported(path, device, size)
-    if precision not in {"auto", started.precision}:
-        msg = f"{path} was exported as {started.precision}, not {precision}: export it again"
-        raise EngineError(msg)
-    return own, started.precision, started
+    if backend == "auto":
+        installed = [name for name in kinds if not missing_packages(name)]
+        backend = (installed or kinds)[0]
+        if device.type == "cpu" and len(installed) > 1 and path.is_file():
+            best = tune(path, size, precision)[0]
+            logger.info("%s runs by %s", path.name, best)
+            backend = best.backend
+    check_backend(backend, device)
+    return backend, open_exported(path, device, size, backend, precision)

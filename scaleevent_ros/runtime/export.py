@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from scaleevent_ros import __version__
-from scaleevent_ros.cache import mark_used, remove_unused
+from scaleevent_ros.runtime.arrays import CPU, FIRST_GPU
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import open_exported
+from scaleevent_ros.runtime.exported_cache import cached_onnx
 from scaleevent_ros.runtime.network import load_network
-from scaleevent_ros.runtime.onnx_file import FORMAT_VERSION, read_info, write_onnx
+from scaleevent_ros.runtime.onnx_file import read_info, write_onnx
 from scaleevent_ros.runtime.parity import beyond, largest_differences
 from scaleevent_ros.runtime.placement import (
-    choose_backend,
+    check_backend,
+    check_packages,
     choose_device,
     choose_precision,
-    engine_cache,
 )
 from scaleevent_ros.runtime.torch_backend import TorchBackend
 from scaleevent_ros.runtime.trial_windows import made_up_windows, recorded_windows, sensor_size
@@ -32,15 +30,15 @@ from scaleevent_ros.runtime.trial_windows import made_up_windows, recorded_windo
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor
+    import numpy as np
+    from numpy.typing import NDArray
 
+    from scaleevent_ros.runtime.arrays import Device
     from scaleevent_ros.runtime.network import Network
 
 logger = logging.getLogger(__name__)
 
 TRIALS = 3
-KEPT_DAYS = 90  # for which exported networks are kept unused
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -90,26 +88,19 @@ class Exported:
         return f"{self.path}: differs from PyTorch on {where}: {seen}"
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``WIDTHxHEIGHT``, such as ``640x480``, as height and width.
-
-    Raises:
-        EngineError: If it is none.
-    """
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        msg = f"{text!r} is no size; write it like 640x480"
-        raise EngineError(msg)
-    return int(height), int(width)
-
-
-def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions()) -> Exported:
+def export(
+    checkpoint: Path,
+    path: Path,
+    options: ExportOptions = ExportOptions(),
+    gpu: Device = FIRST_GPU,
+) -> Exported:
     """Export a checkpoint and compare the result with PyTorch in float32.
 
     Args:
         checkpoint: A file that `load_student` reads.
         path: The file to write: ``.onnx``, or ``.engine`` for TensorRT on this machine's GPU.
         options: How.
+        gpu: GPU for which TensorRT builds an engine.
 
     Returns:
         What was written.
@@ -122,8 +113,10 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
     if suffix not in {".onnx", ".engine"}:
         msg = f"{path}: an export is named .onnx or .engine"
         raise EngineError(msg)
-    device = CPU if suffix == ".onnx" else choose_device("cuda")
-    backend = choose_backend("onnx" if suffix == ".onnx" else "tensorrt", device)
+    device = CPU if suffix == ".onnx" else choose_device(str(gpu))
+    backend = "onnx" if suffix == ".onnx" else "tensorrt"
+    check_backend(backend, device)
+    check_packages("onnx", "onnxscript")
     precision = choose_precision(options.precision, device, backend)
     options = replace(options, precision=precision)
     if options.size is None and options.bag is None:
@@ -147,62 +140,14 @@ def export(checkpoint: Path, path: Path, options: ExportOptions = ExportOptions(
         return _compare(checkpoint, temporary, path, size, device, options)
 
 
-def cached_onnx(
-    checkpoint: Path, size: tuple[int, int], precision: str, features_space: str = "student"
-) -> Path:
-    """Find the ONNX file of a checkpoint in the user's cache, or export it there.
-
-    Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
-    private temporary folder where that cannot be written, and are named by all that they depend
-    on.
-
-    Raises:
-        EngineError: As `export` does.
-    """
-    made_by = (size, precision, features_space, _versions())
-    path = _cache_path(checkpoint, made_by).with_suffix(".onnx")
-    if not _is_cached(path):
-        logger.info("exporting %s to %s; later starts find it there", checkpoint, path)
-        export(checkpoint, path, ExportOptions(size, precision, features_space=features_space))
-    return path
-
-
-def cached_engine(
-    checkpoint: Path,
-    size: tuple[int, int],
-    precision: str,
-    device: torch.device,
-    features_space: str = "student",
-) -> Path:
-    """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
-
-    Raises:
-        EngineError: As `export` does.
-    """
-    gpu = torch.cuda.get_device_name(device)
-    made_by = (size, precision, features_space, _versions(), version("tensorrt"), gpu)
-    path = _cache_path(checkpoint, made_by).with_suffix(".engine")
-    if not _is_cached(path):
-        logger.info("building %s for %s; later starts find it there", path, gpu)
-        options = ExportOptions(size, precision, features_space=features_space)
-        with _new_file(path) as temporary:
-            _build_engine(checkpoint, temporary, size, options, device)
-            _compare(checkpoint, temporary, path, size, device, options)
-    return path
-
-
 def _build_engine(
-    checkpoint: Path,
-    path: Path,
-    size: tuple[int, int],
-    options: ExportOptions,
-    device: torch.device,
+    checkpoint: Path, path: Path, size: tuple[int, int], options: ExportOptions, device: Device
 ) -> None:
     from scaleevent_ros.runtime.tensorrt_backend import write_engine
 
     onnx_path = cached_onnx(checkpoint, size, options.precision, options.features_space)
-    timings = cache_folder() / "tensorrt_timings"
-    write_engine(onnx_path, path, read_info(onnx_path), device, timings)
+    timings = onnx_path.parent / "tensorrt_timings"
+    write_engine(onnx_path, path, read_info(onnx_path), device.to_torch(), timings)
 
 
 def _compare(
@@ -210,7 +155,7 @@ def _compare(
     written: Path,
     path: Path,
     size: tuple[int, int],
-    device: torch.device,
+    device: Device,
     options: ExportOptions,
 ) -> Exported:
     """Run the written file beside PyTorch in float32 on the same windows."""
@@ -236,12 +181,12 @@ def _compare(
 def _run_both(
     written: Path,
     network: Network,
-    windows: list[Tensor],
-    device: torch.device,
+    windows: list[NDArray[np.float32]],
+    device: Device,
     worst: dict[str, float],
 ) -> None:
     found = open_exported(written, device, network.info.size)
-    reference = TorchBackend(network, device, torch.float32)
+    reference = TorchBackend(network, device.to_torch(), torch.float32)
     outputs = network.info.outputs
     with torch.inference_mode():
         for window in windows:
@@ -266,49 +211,6 @@ def _new_file(path: Path) -> Iterator[Path]:
         raise EngineError(msg) from error
 
 
-def _cache_path(checkpoint: Path, made_by: object) -> Path:
-    """Name a file in the cache by the checkpoint's content and all else that it depends on."""
-    digest = hashlib.blake2b(repr(made_by).encode(), digest_size=16)
-    try:
-        with checkpoint.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    except OSError as error:
-        msg = f"{checkpoint} cannot be read: {error.strerror}"
-        raise EngineError(msg) from error
-    return cache_folder() / f"{checkpoint.stem}-{digest.hexdigest()}"
-
-
-def cache_folder() -> Path:
-    """Return the folder of exported networks that engines keep for later starts.
-
-    Raises:
-        EngineError: If no folder can be written.
-    """
-    folder = engine_cache()
-    if folder is None:
-        msg = (
-            "an exported network cannot be kept, as neither the user's cache nor the temporary "
-            "folder can be written: set XDG_CACHE_HOME, or choose backend 'eager'"
-        )
-        raise EngineError(msg)
-    return folder
-
-
-def _is_cached(path: Path) -> bool:
-    """Look for a file in the cache, and remove those that were not used for long if it is new."""
-    if path.exists():
-        mark_used(path)
-        return True
-    remove_unused(path.parent, KEPT_DAYS, suffix=path.suffix)
-    return False
-
-
-def _versions() -> tuple[object, ...]:
-    """Name the releases that decide what an exported file holds."""
-    return (
-        FORMAT_VERSION,
-        __version__,
-        torch.__version__,
-        *(version(name) for name in ("timm", "onnxscript")),
-    )
+def gpu_name(device: Device) -> str:
+    """Return the name of a GPU."""
+    return torch.cuda.get_device_name(device.index)

@@ -4,24 +4,90 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scaleevent_ros.runtime.onnx_backend import OnnxBackend
-from scaleevent_ros.runtime.tensorrt_backend import TensorRTBackend
+from scaleevent_ros.runtime.errors import EngineError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
+    from typing import Protocol
 
-    import torch
+    from scaleevent_ros.runtime.arrays import Array, Device
+    from scaleevent_ros.runtime.exported_file import NetworkInfo
 
-KINDS = {".onnx": "onnx", ".engine": "tensorrt"}
+    class Backend(Protocol):
+        """What runs a network."""
+
+        info: NetworkInfo
+
+        def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+            """Compute outputs of a window, as `TorchBackend.run` does."""
+
+        def reset(self) -> None:
+            """Forget the window before."""
+
+    class ExportedBackend(Backend, Protocol):
+        """What runs an exported network."""
+
+        precision: str
+
+
+KINDS = {".onnx": ("onnx", "openvino"), ".engine": ("tensorrt",)}
+"""Backends that run a file, by its suffix."""
 
 
 def open_exported(
-    path: Path, device: torch.device, size: tuple[int, int] | None
-) -> OnnxBackend | TensorRTBackend:
-    """Load an exported file, by its suffix.
+    path: Path,
+    device: Device,
+    size: tuple[int, int] | None,
+    backend: str | None = None,
+    precision: str = "auto",
+) -> ExportedBackend:
+    """Load an exported file.
+
+    Args:
+        path: The file.
+        device: Where it runs.
+        size: Height and width of the windows; None for those that the file was made for.
+        backend: One of those that run such files; the first of them if None.
+        precision: ``auto`` for the file's own, which others must equal; OpenVINO also computes a
+            float32 file in ``bf16``.
 
     Raises:
-        EngineError: As the backends' classes do.
+        EngineError: If the file is absent, damaged or not ours, was exported in another precision,
+            or the backend cannot run it.
     """
-    kind = OnnxBackend if KINDS[path.suffix.lower()] == "onnx" else TensorRTBackend
-    return kind(path, device, size)
+    backend = backend or KINDS[path.suffix.lower()][0]
+    started: ExportedBackend
+    if backend == "openvino":
+        from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend
+
+        started = OpenVinoBackend(path, size, "bf16" if precision == "bf16" else None)
+    elif backend == "tensorrt":
+        from scaleevent_ros.runtime.tensorrt_backend import TensorRTBackend
+
+        started = TensorRTBackend(path, device.to_torch(), size)
+    elif device.type == "cuda":
+        from scaleevent_ros.runtime.onnx_backend import OnnxCudaBackend
+
+        started = OnnxCudaBackend(path, size, device)
+    else:
+        from scaleevent_ros.runtime.onnx_backend import OnnxBackend
+
+        started = OnnxBackend(path, size)
+    if precision not in {"auto", started.precision}:
+        msg = f"{path} was exported as {started.precision}, not {precision}: export it again"
+        raise EngineError(msg)
+    return started
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``WIDTHxHEIGHT``, such as ``640x480``, as height and width.
+
+    Raises:
+        EngineError: If it is none.
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        msg = f"{text!r} is no size; write it like 640x480"
+        raise EngineError(msg)
+    return int(height), int(width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.exported_file import NetworkInfo
 from scaleevent_ros.runtime.fixed_size import fix_size
 from scaleevent_ros.runtime.options import FEATURE_SPACES
 
@@ -21,49 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaleevent_ros.events import InputSpec
-    from scaleevent_ros.models import Header, Student
+    from scaleevent_ros.models import Student
     from scaleevent_ros.models.late_blocks import LateBlocks
 
 TASKS = ("segmentation", "depth", "flow")
-
-
-@dataclass(frozen=True)
-class NetworkInfo:
-    """What a network takes and gives.
-
-    Attributes:
-        header: Of its checkpoint.
-        size: Height and width of the event tensor.
-        stride: Pixels per feature.
-        width: Channels D of the features.
-        outputs: What it makes: ``features``, and the tasks that have heads.
-        features_space: Whose space the features are in: ``student`` or ``teacher``.
-    """
-
-    header: Header
-    size: tuple[int, int]
-    stride: int
-    width: int
-    outputs: tuple[str, ...]
-    features_space: str = "student"
-
-    def __post_init__(self) -> None:
-        """Refuse a window smaller than one feature."""
-        if min(self.size) < self.stride:
-            height, width = self.size
-            msg = f"a window of {width}x{height} is smaller than a feature of {self.stride} pixels"
-            raise EngineError(msg)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Height and width of the features."""
-        return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
-
-    def shape(self, output: str) -> tuple[int, ...]:
-        """Say the shape of an output."""
-        if output == "features":
-            return (self.width, *self.grid)
-        return (2, *self.size) if output == "flow" else self.size
 
 
 class Network(nn.Module):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,102 +12,28 @@ import torch
 from torch import nn
 
 from scaleevent_ros.events.normalization import LEAKY_LIMIT
-from scaleevent_ros.models.checkpoints import parse_header
-from scaleevent_ros.models.errors import CheckpointError
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.network import NetworkInfo, normalized
-from scaleevent_ros.runtime.placement import DTYPES
+from scaleevent_ros.runtime.exported_file import (
+    EVENTS,
+    METADATA_KEY,
+    PREVIOUS,
+    SCALE,
+    ExportedInfo,
+    NetworkInfo,
+    divides_by_scale,
+    parse_info,
+)
+from scaleevent_ros.runtime.torch_backend import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor
 
-    from scaleevent_ros.models import Header
     from scaleevent_ros.runtime.network import Network
 
-METADATA_KEY = "scaleevent"
-FORMAT_VERSION = 2
-EVENTS, SCALE, PREVIOUS = "events", "scale", "previous_features"
 LARGEST_BYTES = 2_000_000_000  # a protocol buffer holds 2 ** 31, weights and graph
-
-
-@dataclass(frozen=True)
-class ExportedInfo:
-    """What an exported network says of itself.
-
-    Attributes:
-        header: Of the checkpoint it was made of.
-        precision: ``fp32`` or ``fp16``.
-        size: Height and width of its windows; None for any.
-        stride: Pixels per feature.
-        width: Channels of the features.
-        outputs: Their names, in order.
-        features_space: Whose space the features are in.
-    """
-
-    header: Header
-    precision: str
-    size: tuple[int, int] | None
-    stride: int
-    width: int
-    outputs: tuple[str, ...]
-    features_space: str = "student"
-
-    def to_json(self) -> str:
-        """Write it down, for the metadata of a file."""
-        return json.dumps({"version": FORMAT_VERSION, **asdict(self)})
-
-    def network_info(self, size: tuple[int, int] | None, path: Path) -> NetworkInfo:
-        """Say what the network takes and gives for windows of one size.
-
-        Args:
-            size: Height and width; None for the size that the file was made for.
-            path: Of the file.
-
-        Raises:
-            EngineError: If the file was made for another size, or the size cannot be.
-        """
-        wanted = size or self.size
-        if wanted is None:
-            msg = f"{path} takes any size: say which, as size=(height, width)"
-            raise EngineError(msg)
-        if self.size is not None and wanted != self.size:
-            msg = (
-                f"{path} was exported for {self.size[1]}x{self.size[0]}, not "
-                f"{wanted[1]}x{wanted[0]}: export it again for that size"
-            )
-            raise EngineError(msg)
-        return NetworkInfo(
-            self.header, wanted, self.stride, self.width, self.outputs, self.features_space
-        )
-
-
-def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
-    """Read what an exported file says of itself.
-
-    Raises:
-        EngineError: If it says nothing, or what this release does not know.
-    """
-    if METADATA_KEY not in metadata:
-        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
-        raise EngineError(msg)
-    try:
-        content: dict[str, Any] = json.loads(metadata[METADATA_KEY])
-        if content.pop("version") != FORMAT_VERSION:
-            msg = f"{path} was exported by another release: export the checkpoint again"
-            raise EngineError(msg)
-        size = content.pop("size")
-        return ExportedInfo(
-            header=parse_header(content.pop("header"), path),
-            size=None if size is None else (int(size[0]), int(size[1])),
-            outputs=tuple(content.pop("outputs")),
-            **content,
-        )
-    except (KeyError, TypeError, ValueError, IndexError, CheckpointError) as error:
-        msg = f"{path}: the header is damaged: {error!r}"
-        raise EngineError(msg) from error
 
 
 def read_info(path: Path) -> ExportedInfo:
@@ -122,18 +46,6 @@ def read_info(path: Path) -> ExportedInfo:
 
     model = onnx.load(path, load_external_data=False)
     return parse_info({item.key: item.value for item in model.metadata_props}, path)
-
-
-def divides_by_scale(header: Header) -> bool:
-    """Say whether an exported network takes a ``scale`` beside events that are not normalized."""
-    return header.normalization == "percentile"
-
-
-def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
-    """Make an exported network's inputs of a window, by name, where the window is."""
-    if divides_by_scale(header):
-        return {EVENTS: events.contiguous(), SCALE: header.input.scales(events)}
-    return {EVENTS: normalized(events, header.input).contiguous()}
 
 
 def _divided(events: Tensor, scale: Tensor) -> Tensor:

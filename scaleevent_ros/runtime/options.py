@@ -4,4 +4,4 @@ from __future__ import annotations
 
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 FEATURE_SPACES = ("student", "teacher")
-BACKENDS = ("auto", "eager", "compile", "cudagraph", "onnx", "tensorrt")
+BACKENDS = ("auto", "eager", "compile", "cudagraph", "onnx", "openvino", "tensorrt")

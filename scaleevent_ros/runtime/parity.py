@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+import numpy as np
+
+from scaleevent_ros.runtime.arrays import to_host
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from scaleevent_ros.runtime.arrays import Array
 
 
 class Tolerance(NamedTuple):
@@ -33,18 +35,20 @@ TOLERANCES = {
 }
 
 
-def difference(name: str, found: Tensor, reference: Tensor) -> float:
+def difference(name: str, found: Array, reference: Array) -> float:
     """Measure how far an output is from its reference, as `Tolerance` says; inf if not finite."""
-    found, reference = found.cpu(), reference.cpu()
+    one, other = to_host(found), to_host(reference)
     if name == "segmentation":
-        return float((found != reference).double().mean())
-    distance = torch.linalg.vector_norm((found - reference).double())
-    relative = float(distance / torch.linalg.vector_norm(reference.double()).clamp(min=1e-12))
+        return float((one != other).mean())
+    exact = other.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.linalg.norm((one.astype(np.float64) - exact).ravel())
+        relative = float(distance / max(np.linalg.norm(exact.ravel()), 1e-12))
     return relative if math.isfinite(relative) else math.inf
 
 
 def largest_differences(
-    found: Mapping[str, Tensor], reference: Mapping[str, Tensor], worst: dict[str, float]
+    found: Mapping[str, Array], reference: Mapping[str, Array], worst: dict[str, float]
 ) -> None:
     """Raise the largest difference seen of each output."""
     for name, expected in reference.items():

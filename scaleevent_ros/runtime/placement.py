@@ -4,59 +4,84 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
-import torch
-
-from scaleevent_ros.cache import user_cache, writable
+from scaleevent_ros.runtime.arrays import CPU, Device
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.options import BACKENDS, PRECISIONS
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+EXPORTED = ("onnx", "openvino", "tensorrt")
+"""Backends that run exported files."""
+TORCH = ("eager", "compile", "cudagraph")
+_PACKAGES = {
+    "onnx": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "torch"),
+    **dict.fromkeys(TORCH, ("torch", "timm")),
+}
+_ON_GPUS = ("cudagraph", "tensorrt")
+_ON_CPUS = ("openvino",)
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, file: str = "") -> Device:
     """Find the device of a name.
 
     Args:
         name: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the GPU, or the CPU with a loud warning
             where there is none.
+        file: Suffix of an exported file. ``auto`` for an ONNX file is then the GPU only where ONNX
+            Runtime has support for it, so that a robot without one needs no PyTorch.
 
     Raises:
         EngineError: If it is none of these, or no such GPU can be used.
     """
-    if name == "auto" and not torch.cuda.is_available():
-        logger.warning(
-            "NO GPU CAN BE USED: the network runs on the CPU, many times slower. Say device 'cpu' "
-            "if that is meant; else check the driver (nvidia-smi) and that torch %s was built for "
-            "CUDA",
-            torch.__version__,
-        )
-        return torch.device("cpu")
-    if name in {"cpu", "auto"}:
-        return torch.device("cuda:0" if name == "auto" else "cpu")
+    if name == "cpu" or (name == "auto" and file == ".onnx" and not _onnx_has_cuda()):
+        return CPU
     kind, _, index = name.partition(":")
-    if kind != "cuda" or not (index.isdecimal() or name == "cuda"):
+    if name != "auto" and (kind != "cuda" or not (index.isdecimal() or name == "cuda")):
         msg = f"unknown device {name!r}; known: auto, cpu, cuda, cuda:N"
         raise EngineError(msg)
-    if not torch.cuda.is_available():
+    count, reason = _count_gpus()
+    if name == "auto" and not count:
+        logger.warning(
+            "NO GPU CAN BE USED: the network runs on the CPU, many times slower. Say device 'cpu' "
+            "if that is meant; else check the driver (nvidia-smi): %s",
+            reason,
+        )
+        return CPU
+    if not count:
         msg = (
-            f"device {name!r}, but torch {torch.__version__} finds no GPU: check the driver "
-            "(nvidia-smi), or choose device 'cpu' or 'auto'"
+            f"device {name!r}, but {reason}: check the driver (nvidia-smi), or choose device 'cpu' "
+            "or 'auto'"
         )
         raise EngineError(msg)
-    if int(index or 0) >= torch.cuda.device_count():
-        msg = f"device {name!r}, but there are {torch.cuda.device_count()} GPUs, counted from 0"
+    if int(index or 0) >= count:
+        msg = f"device {name!r}, but there are {count} GPUs, counted from 0"
         raise EngineError(msg)
-    return torch.device("cuda", int(index or 0))
+    return Device("cuda", int(index or 0))
 
 
-def choose_precision(name: str, device: torch.device, backend: str) -> str:
+def _onnx_has_cuda() -> bool:
+    if find_spec("onnxruntime") is None:
+        return False
+    from scaleevent_ros.runtime.onnx_backend import has_cuda
+
+    return has_cuda()
+
+
+def _count_gpus() -> tuple[int, str]:
+    """Count the GPUs that can be used, and say why there is none."""
+    if find_spec("torch") is None:
+        return 0, "PyTorch, which finds GPUs, is not installed"
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.device_count(), ""
+    return 0, f"torch {torch.__version__} finds no GPU"
+
+
+def choose_precision(name: str, device: Device, backend: str) -> str:
     """Resolve a precision.
 
     ``auto`` is fp32 on a CPU; on a GPU bf16 where it has it and the backend too, else fp16.
@@ -67,27 +92,25 @@ def choose_precision(name: str, device: torch.device, backend: str) -> str:
     if name not in PRECISIONS:
         msg = f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}"
         raise EngineError(msg)
-    exported = backend in {"onnx", "tensorrt"}
-    if exported and name == "bf16":
+    if name == "bf16" and backend in {"onnx", "tensorrt"}:
         msg = f"backend {backend!r} runs fp32 or fp16, not bf16"
         raise EngineError(msg)
     if device.type == "cpu":
         return "fp32" if name == "auto" else name
+    import torch
+
     # What torch counts as support below 8.0 is emulated, and slower than fp16.
-    native = torch.cuda.get_device_capability(device) >= (8, 0)
+    native = torch.cuda.get_device_capability(device.index) >= (8, 0)
     if name == "auto":
-        return "bf16" if native and not exported else "fp16"
+        return "bf16" if native and backend not in EXPORTED else "fp16"
     if name == "bf16" and not native:
-        msg = f"{torch.cuda.get_device_name(device)} has no bf16: choose fp16 or fp32"
+        msg = f"{torch.cuda.get_device_name(device.index)} has no bf16: choose fp16 or fp32"
         raise EngineError(msg)
     return name
 
 
-def choose_backend(name: str, device: torch.device) -> str:
-    """Resolve a backend.
-
-    ``auto`` is ``cudagraph`` on a GPU; on a CPU ``onnx`` where it is installed and its files can
-    be kept, else ``eager``.
+def check_backend(name: str, device: Device) -> None:
+    """Check that a backend, by its name, is installed and runs on a device.
 
     Raises:
         EngineError: If the backend is unknown, or cannot run there.
@@ -95,32 +118,34 @@ def choose_backend(name: str, device: torch.device) -> str:
     if name not in BACKENDS:
         msg = f"unknown backend {name!r}; known: {', '.join(BACKENDS)}"
         raise EngineError(msg)
-    if name == "auto":
-        if device.type == "cuda":
-            return "cudagraph"
-        return "onnx" if not _missing("onnx") and engine_cache() else "eager"
-    if name in {"cudagraph", "tensorrt"} and device.type != "cuda":
+    if name in _ON_GPUS and device.type != "cuda":
         msg = f"backend {name!r} needs a GPU, not device {device.type!r}"
         raise EngineError(msg)
-    missing = _missing(name)
+    if name in _ON_CPUS and device.type != "cpu":
+        msg = f"backend {name!r} runs on the CPU, not on device {device.type!r}"
+        raise EngineError(msg)
+    missing = missing_packages(name)
     if missing:
+        extra = "train" if name in TORCH else "perceive"
         msg = (
             f"backend {name!r} needs {', '.join(missing)}, which is not installed: "
-            "pip install 'scaleevent_ros[export]', or tensorrt as NVIDIA's documentation says"
+            f"pip install 'scaleevent_ros[{extra}]', or tensorrt as NVIDIA's documentation says"
         )
         raise EngineError(msg)
-    return name
 
 
-def engine_cache() -> Path | None:
-    """Return the folder of exported networks, for later starts; None where none can be written."""
-    return writable(user_cache() / "scaleevent" / "engines")
+def check_packages(*modules: str) -> None:
+    """Check that packages for exporting are installed.
+
+    Raises:
+        EngineError: If one is not.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        msg = f"an export needs {', '.join(missing)}: pip install 'scaleevent_ros[export]'"
+        raise EngineError(msg)
 
 
-def _missing(backend: str) -> list[str]:
-    """Name the packages that a backend needs and that are not there."""
-    needed = {
-        "onnx": ("onnx", "onnxscript", "onnxruntime"),
-        "tensorrt": ("onnx", "onnxscript", "onnxruntime", "tensorrt"),
-    }
-    return [module for module in needed.get(backend, ()) if find_spec(module) is None]
+def missing_packages(backend: str) -> list[str]:
+    """Name the packages that a backend needs and that are not installed."""
+    return [module for module in _PACKAGES.get(backend, ()) if find_spec(module) is None]

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.onnx_file import METADATA_KEY, PREVIOUS, events_and_scale, parse_info
+from scaleevent_ros.runtime.exported_file import (
+    METADATA_KEY,
+    PREVIOUS,
+    events_and_scale,
+    parse_info,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,7 +23,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scaleevent_ros.runtime.onnx_file import ExportedInfo
+    from scaleevent_ros.runtime.arrays import Array
+    from scaleevent_ros.runtime.exported_file import ExportedInfo
 
 _log = logging.getLogger(__name__)
 
@@ -151,13 +157,13 @@ class TensorRTBackend:
         self._none = torch.zeros(self.info.shape("features"), device=device)
         self._previous: Tensor | None = None
 
-    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         with torch.cuda.device(self._device):  # TensorRT works on the current device
             return self._run(events, wanted)
 
-    def _run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-        events = events.to(self._device, non_blocking=True)
+    def _run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+        events = torch.as_tensor(events).to(self._device, non_blocking=True)
         tensors = events_and_scale(events, self.info.header)
         previous = self._previous
         if self._has_flow:

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from scaleevent_ros.runtime.network import normalized
+from scaleevent_ros.runtime.network import load_network, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from pathlib import Path
 
     from torch import Tensor
 
+    from scaleevent_ros.runtime.arrays import Array, Device
     from scaleevent_ros.runtime.network import Network
 
 logger = logging.getLogger(__name__)
 
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 WARM_UP = 3  # calls before a capture: libraries choose their kernels in the first ones
 
 
@@ -48,17 +51,17 @@ class TorchBackend:
         self._previous: Tensor | None = None
 
     @torch.inference_mode()
-    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
         """Compute outputs of a window.
 
         Args:
-            events: float32 [bins, H, W], not normalized, on this device or the CPU.
+            events: float32 [bins, H, W], not normalized: an array, or a tensor on this device.
             wanted: Which of ``info.outputs``.
 
         Returns:
             They, in memory of their own; without ``flow`` where there is no window before.
         """
-        features = self._features(events.to(self._device, non_blocking=True))
+        features = self._features(torch.as_tensor(events).to(self._device, non_blocking=True))
         previous, self._previous = self._previous, features
         return {
             name: self._finish[name](features, previous)
@@ -75,6 +78,24 @@ class TorchBackend:
         return self._encode(
             events[None].to(self._dtype).contiguous(memory_format=torch.channels_last)
         )
+
+
+def start_torch(
+    path: Path,
+    size: tuple[int, int],
+    device: Device,
+    precision: str,
+    backend: str,
+    features_space: str,
+) -> tuple[str, TorchBackend]:
+    """Load a checkpoint and start it; see `make_torch_backend`.
+
+    Raises:
+        EngineError: As `load_network` does.
+    """
+    with torch.inference_mode():
+        network = load_network(path, size, features_space=features_space)
+        return make_torch_backend(network, device.to_torch(), DTYPES[precision], backend)
 
 
 def make_torch_backend(
@@ -146,17 +167,17 @@ class GraphBackend(TorchBackend):
         self._has_before = False
 
     @torch.inference_mode()
-    def run(self, events: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
+    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(self._done)  # the last call may have been on another stream
         flow = "flow" in self._finished and self._has_before
         if flow:
             self._before.copy_(self._encoded.result)
-        self._input.copy_(events, non_blocking=True)
+        self._input.copy_(torch.as_tensor(events), non_blocking=True)
         self._encoded.graph.replay()
         self._has_before = True
-        outputs = {}
+        outputs: dict[str, Array] = {}
         if "features" in wanted and "features" not in self._finished:
             outputs["features"] = self._encoded.result[0].to(torch.float32, copy=True)
         for name, captured in self._finished.items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.events.windows import window_start
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from torch import Tensor
+    from numpy.typing import NDArray
 
     from scaleevent_ros.models import Header
 
@@ -23,7 +22,7 @@ DENSITY = 0.4  # events per pixel of a made-up window
 EDGES = 8
 
 
-def window_tensor(header: Header, batch: EventBatch, t_end: int) -> Tensor:
+def window_tensor(header: Header, batch: EventBatch, t_end: int) -> NDArray[np.float32]:
     """Build what an engine takes: the tensor of a window, not normalized.
 
     Args:
@@ -35,10 +34,10 @@ def window_tensor(header: Header, batch: EventBatch, t_end: int) -> Tensor:
         float32 [channels, height, width].
     """
     t_start = window_start(batch, t_end, header.windows)
-    return torch.from_numpy(header.input.build(batch, t_start, t_end))
+    return header.input.build(batch, t_start, t_end)
 
 
-def made_up_windows(header: Header, size: tuple[int, int], count: int) -> list[Tensor]:
+def made_up_windows(header: Header, size: tuple[int, int], count: int) -> list[NDArray[np.float32]]:
     """Make windows of edges that move to the right, with noise; the same ones every time."""
     height, width = size
     random = np.random.default_rng(0)
@@ -72,7 +71,7 @@ def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:
 
 def recorded_windows(
     header: Header, bag: Path, size: tuple[int, int], count: int, topic: str | None = None
-) -> list[Tensor]:
+) -> list[NDArray[np.float32]]:
     """Cut windows, one after the other, from the start of a bag.
 
     Raises:
@@ -84,7 +83,7 @@ def recorded_windows(
     length = header.windows.length_ns
     kept = EventWindow()
     first: int | None = None
-    windows: list[Tensor] = []
+    windows: list[NDArray[np.float32]] = []
     for batch in _batches(bag, topic):
         if (batch.height, batch.width) != size:
             msg = f"{bag} is of {batch.width}x{batch.height}, not {size[1]}x{size[0]}"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
-import torch
 
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import activity_mask, histogram
 from scaleevent_ros.events.windows import window_start
+from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.visuals.events import event_picture
 from scaleevent_ros.visuals.features import (
     choose_anchors,
@@ -91,33 +91,30 @@ def write_film_strip(
             be written.
     """
     from scaleevent_ros.runtime import Engine
+    from scaleevent_ros.runtime.trial_windows import sensor_size
 
-    engine: Engine | None = None
+    size = sensor_size(reader.path, topic)
+    engine = Engine(model, device, size=size, features_space=features_space)
     stills = []
     basis, anchor = StableBasis(), None
-    for events, t_end, first_ns in _windows(reader, windows, model, topic):
-        if engine is None:
-            size = (events.height, events.width)
-            engine = Engine(model, device, size=size, features_space=features_space)
+    for events, t_end, first_ns in _windows(reader, windows, engine.header, topic):
         still, anchor = _look(engine, events, t_end, basis, anchor)
         stills.append(still._replace(seconds=(t_end - first_ns) / 1e9))
-    if engine is None:
-        msg = f"{reader.path} holds no events"
+    if not stills:
+        msg = f"{reader.path} holds less than one window of events"
         raise ScaleEventError(msg)
     write_page(path, _page(str(reader.path), str(model), engine, stills))
 
 
 def _windows(
-    reader: BagReader, count: int, model: str | Path, topic: str | None
+    reader: BagReader, count: int, header: Header, topic: str | None
 ) -> Iterator[tuple[EventBatch, int, int]]:
     """Cut windows whose ends are spread evenly over a bag: events, end, time of the first event.
 
     Packets are decoded once, and only the last window's are kept.
     """
     from scaleevent_ros.bags.event_stream import EventStream, EventWindow
-    from scaleevent_ros.models import load_student
 
-    header = load_student(model).header
     length = header.windows.length_ns
     reach = length + header.input.history_ns
     span = max(reader.end_ns - reader.start_ns, length)
@@ -153,17 +150,14 @@ def _look(
     built = time.perf_counter()
     outputs = engine(tensor, {"features", "segmentation"}.intersection(engine.outputs))
     assert outputs.features is not None
-    features = outputs.features.cpu()
+    array = to_host(outputs.features)
     done = time.perf_counter()
     window = events.between(start, t_end)
     active = activity_mask(window, engine.stride)
-    array = features.numpy()
     anchor = anchor or choose_anchors(array, active, 2)[-1]
     pictures = {
         "events": event_picture(histogram(events, start, t_end)),
-        "principal components": _to_pixels(
-            basis.picture(features, torch.from_numpy(active)).numpy(), engine
-        ),
+        "principal components": _to_pixels(basis.picture(array, active), engine),
         "similarity to the cross": _to_pixels(
             similarity_picture(similarity_map(array, anchor)), engine
         ),
@@ -173,7 +167,7 @@ def _look(
         cv2.drawMarker(pictures[title], place, _MARK, cv2.MARKER_CROSS, 20, 2)
     if outputs.segmentation is not None:
         colours = class_colours(max(len(header.classes), 256))
-        pictures["segmentation"] = np.take(colours, outputs.segmentation.cpu().numpy(), axis=0)
+        pictures["segmentation"] = np.take(colours, to_host(outputs.segmentation), axis=0)
     return Still(0.0, len(window), pictures, (built - begin) * 1e3, (done - built) * 1e3), anchor
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
 
 _SPEED = 0.02  # the weight of a new window, once there have been as many as its inverse
 _PERCENTILES = (0.02, 0.98)  # of the projections: what becomes 0 and full colour
@@ -20,15 +22,16 @@ class StableBasis:
     The first window sets them by its principal components. Each later one turns them by a step of
     power iteration on the running covariance, started from the directions before (Oja, "A
     simplified neuron model as a principal component analyzer", 1982, in blocks): they follow the
-    scene over some fifty windows, never swap places and never change sign. Works on the device
-    that the features are on.
+    scene over some fifty windows, never swap places and never change sign.
     """
 
     def __init__(self) -> None:
         self._seen = 0
-        self._mean = self._directions = self._spread = self._low = self._high = torch.empty(0)
+        self._mean = self._directions = self._spread = self._low = self._high = np.empty(
+            0, np.float32
+        )
 
-    def picture(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+    def picture(self, features: Floats, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
         """Take a window's features into account, and colour them.
 
         Args:
@@ -37,34 +40,35 @@ class StableBasis:
                 where they are fewer than four.
 
         Returns:
-            uint8 [h, w, 3], on the features' device.
+            uint8 [h, w, 3].
         """
         depth, height, width = features.shape
         tokens = features.reshape(depth, -1).T
         chosen = tokens[mask.reshape(-1)] if mask is not None else tokens
         self._follow(chosen if len(chosen) >= _LEAST else tokens)
         share = ((tokens - self._mean) @ self._directions - self._low) / (self._high - self._low)
-        return (share.clamp(0, 1) * 255).round().to(torch.uint8).view(height, width, 3)
+        colours = np.rint(share.clip(0, 1) * 255).astype(np.uint8)
+        return np.asarray(colours.reshape(height, width, 3))
 
-    def _follow(self, tokens: Tensor) -> None:
+    def _follow(self, tokens: Floats) -> None:
         first = self._seen == 0
         self._seen += 1
         speed = max(1 / self._seen, _SPEED)
         self._mean = _blend(self._mean, tokens.mean(0), speed)
         centred = tokens - self._mean
         if first:
-            _, _, right = torch.linalg.svd(centred, full_matrices=False)
-            self._directions = right[:3].T.contiguous()
+            _, vectors = np.linalg.eigh(centred.T @ centred)
+            self._directions = np.ascontiguousarray(vectors[:, :-4:-1])
         image = centred.T @ (centred @ self._directions) / len(centred)
         self._spread = _blend(self._spread, image, speed)
-        turned, triangle = torch.linalg.qr(self._spread)
+        turned, triangle = np.linalg.qr(self._spread)
         # A decomposition may flip a direction; the sign of the diagonal flips it back.
-        self._directions = turned * torch.where(triangle.diagonal() < 0, -1.0, 1.0)
+        self._directions = turned * np.where(np.diag(triangle) < 0, -1, 1).astype(np.float32)
         shown = centred @ self._directions
-        low, high = torch.quantile(shown, shown.new_tensor(_PERCENTILES), dim=0)
+        low, high = np.quantile(shown, _PERCENTILES, axis=0).astype(np.float32)
         self._low = _blend(self._low, low, speed)
-        self._high = _blend(self._high, torch.maximum(high, low + 1e-6), speed)
+        self._high = _blend(self._high, np.maximum(high, low + np.float32(1e-6)), speed)
 
 
-def _blend(old: Tensor, new: Tensor, weight: float) -> Tensor:
-    return new if weight == 1 else old + weight * (new - old)
+def _blend(old: Floats, new: Floats, weight: float) -> Floats:
+    return new if weight == 1 else old + np.float32(weight) * (new - old)

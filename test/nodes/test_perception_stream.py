@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
@@ -15,6 +14,7 @@ from scaleevent_ros.events import EventsError, InputSpec, WindowOptions
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_stream import PacketStream, StreamCounts, Trigger
 from scaleevent_ros.nodes.perception_windows import Windows, make_windows
+from scaleevent_ros.runtime.arrays import CPU
 
 SIZE = (24, 40)
 MS = 1_000_000
@@ -24,7 +24,7 @@ STAMP_NS = 10**18
 
 
 def windows() -> Windows:
-    return make_windows(InputSpec(), SIZE, 16, WindowOptions(), torch.device("cpu"))
+    return make_windows(InputSpec(), SIZE, 16, WindowOptions(), CPU)
 
 
 class Driver:

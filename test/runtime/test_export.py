@@ -21,7 +21,9 @@ from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
-from scaleevent_ros.runtime.export import ExportOptions, cached_onnx, export, parse_size
+from scaleevent_ros.runtime.export import ExportOptions, export
+from scaleevent_ros.runtime.exported import parse_size
+from scaleevent_ros.runtime.exported_cache import cached_onnx
 from scaleevent_ros.runtime.network import Network, load_network
 from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
@@ -59,7 +61,7 @@ def test_a_file_of_one_size_has_positions_as_constants_and_runs_alone(
     assert engine.header == load_student(checkpoint).header
     found = engine(events).features
     assert found is not None
-    np.testing.assert_array_equal(found.numpy(), features)
+    np.testing.assert_array_equal(found, features)
 
 
 @pytest.mark.parametrize("architecture", [DINOV3, "tf_efficientnet_lite0"])

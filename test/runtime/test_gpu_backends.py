@@ -15,8 +15,8 @@ import torch
 from tiny_checkpoints import SIZE, sparse_window, write_student
 
 from scaleevent_ros.runtime import Engine, torch_backend
+from scaleevent_ros.runtime.exported_file import ExportedInfo
 from scaleevent_ros.runtime.network import load_network
-from scaleevent_ros.runtime.onnx_file import ExportedInfo
 from scaleevent_ros.runtime.tensorrt_backend import write_engine
 from scaleevent_ros.runtime.torch_backend import TorchBackend, make_torch_backend
 

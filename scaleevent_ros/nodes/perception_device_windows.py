@@ -1,0 +1,134 @@
+"""Windows of a live stream on a GPU, or on the CPU for what has no running sums. Needs PyTorch."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from scaleevent_ros.events import EventsError
+from scaleevent_ros.events.device import (
+    DeviceEvents,
+    DeviceState,
+    EventUploader,
+    leaky_integrals,
+)
+from scaleevent_ros.events.windows import choose_units
+from scaleevent_ros.nodes.perception_windows import BuiltWindow
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.events import EventBatch, InputSpec, WindowOptions
+
+
+class _Part(NamedTuple):
+    """A batch on the device, and the times of its events on the host, int64 [N] in ns."""
+
+    t: NDArray[np.int64]
+    events: DeviceEvents
+
+
+class DeviceWindows:
+    """Windows on a device: batches are copied as they come, while the last window is computed.
+
+    Batches that no window reaches any more are added to leaky integrals at their time.
+    """
+
+    def __init__(
+        self,
+        spec: InputSpec,
+        size: tuple[int, int],
+        patch: int,
+        options: WindowOptions,
+        device: torch.device,
+    ) -> None:
+        self._spec, self._size, self._patch, self._options = spec, size, patch, options
+        self.longest_ns = options.length_ns
+        self._wanted = options.wanted_events(size[1], size[0])
+        self._uploader = EventUploader(device)
+        self._lock = threading.Lock()
+        self._parts: deque[_Part] = deque()
+        self._state: DeviceState | None = None
+        self.left_out = 0
+
+    @property
+    def t_end(self) -> int | None:
+        """The latest time at which a window can end, ns; None before the first event."""
+        with self._lock:
+            return int(self._parts[-1].t[-1]) + 1 if self._parts else None
+
+    def push(self, batch: EventBatch) -> None:
+        """Take the stream's next events."""
+        if not len(batch):
+            return
+        part = _Part(batch.t, self._uploader.upload(batch))
+        with self._lock:
+            if self._parts and part.t[0] < self._parts[-1].t[-1]:  # the clock was set anew
+                self._parts.clear()
+                self._state = None
+            self._drop_before(int(part.t[-1]) - 2 * self.longest_ns)
+            self._parts.append(part)
+
+    def _drop_before(self, reach: int) -> None:
+        """Drop what is out of reach, many batches at once: each time costs the device a pass.
+
+        Twice the longest window is in reach, for one that is asked for at a time gone by.
+        """
+        if not self._parts or self._parts[0].t[-1] >= reach - self.longest_ns:
+            return
+        dropped = []
+        while self._parts and self._parts[0].t[-1] < reach:
+            dropped.append(self._parts.popleft())
+        if self._spec.leaky:
+            events, t = _joined([part.events for part in dropped]), int(dropped[-1].t[-1]) + 1
+            values = leaky_integrals(events, t, self._spec.leaky, self._state)
+            self._state = DeviceState(values, t)
+
+    def read(self, t_end: int | None = None) -> BuiltWindow:
+        """Build the last window that ends at or before a time; the newest if None.
+
+        Raises:
+            EventsError: If nothing was pushed yet.
+        """
+        with self._lock:
+            parts, state = list(self._parts), self._state
+        if not parts:
+            msg = "there is no window: no event has been pushed yet"
+            raise EventsError(msg)
+        newest = int(parts[-1].t[-1]) + 1
+        end = newest if t_end is None else min(t_end, newest)
+        start = self._start(parts, end)
+        first = start if not self._spec.leaky else int(parts[0].t[0])
+        inside = [part.events for part in parts if part.t[0] < end and part.t[-1] >= first]
+        events = _joined(inside or [parts[-1].events[:0]])
+        tensor = self._spec.build(events, start, end, state)
+        return BuiltWindow(tensor, self._count_patches(events, start, end), end)
+
+    def _start(self, parts: list[_Part], end: int) -> int:
+        """Choose the window's start as `window_start` does."""
+        options = self._options
+        if options.mode == "fixed":
+            return end - options.length_ns
+        starts = end - options.unit_ns * np.arange(1, options.units + 1)
+        counts = np.zeros(len(starts), np.int64)
+        for part in parts:
+            if part.t[-1] >= starts[-1] and part.t[0] < end:
+                counts += np.searchsorted(part.t, end) - np.searchsorted(part.t, starts)
+        return int(starts[choose_units(counts, self._wanted) - 1])
+
+    def _count_patches(self, events: DeviceEvents, start: int, end: int) -> torch.Tensor:
+        rows, columns = (-(-side // self._patch) for side in self._size)
+        index = (events.y // self._patch).long() * columns + events.x // self._patch
+        inside = ((events.t >= start) & (events.t < end)).long()
+        counts = torch.zeros(rows * columns, dtype=torch.int64, device=index.device)
+        return counts.scatter_add_(0, index, inside).view(rows, columns)
+
+
+def _joined(parts: list[DeviceEvents]) -> DeviceEvents:
+    """Put batches behind each other."""
+    x, y, t, p = (torch.cat([getattr(part, name) for part in parts]) for name in "xytp")
+    return DeviceEvents(x, y, t, p, parts[0].width, parts[0].height)

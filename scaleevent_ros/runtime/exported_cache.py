@@ -1,0 +1,150 @@
+"""Exported files that engines keep for later starts, in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from scaleevent_ros import __version__
+from scaleevent_ros.cache import mark_used, remove_unused, user_cache, writable
+from scaleevent_ros.runtime.errors import EngineError
+from scaleevent_ros.runtime.exported_file import FORMAT_VERSION
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from scaleevent_ros.runtime.arrays import Device
+
+logger = logging.getLogger(__name__)
+
+KEPT_DAYS = 90  # for which files are kept unused
+
+
+def engine_cache() -> Path | None:
+    """Return the folder of exported networks, for later starts; None where none can be written."""
+    return writable(user_cache() / "scaleevent" / "engines")
+
+
+def cached_onnx(
+    checkpoint: Path, size: tuple[int, int], precision: str, features_space: str = "student"
+) -> Path:
+    """Find the ONNX file of a checkpoint in the user's cache, or export it there.
+
+    Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
+    private temporary folder where that cannot be written, and are named by all that they depend
+    on. Another process exports, so that this one never loads PyTorch.
+
+    Raises:
+        EngineError: As `export` does.
+    """
+    made_by = versions("torch", "timm", "onnxscript")
+    path = cache_path(checkpoint, (size, precision, features_space, made_by), ".onnx")
+    if not is_cached(path):
+        logger.info("exporting %s to %s; later starts find it there", checkpoint, path)
+        shape = f"{size[1]}x{size[0]}"
+        names = ("--size", shape, "--precision", precision, "--features-space", features_space)
+        run_cli("export", str(checkpoint), str(path), *names)
+    return path
+
+
+def cached_engine(
+    checkpoint: Path,
+    size: tuple[int, int],
+    precision: str,
+    device: Device,
+    features_space: str = "student",
+) -> Path:
+    """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
+
+    Raises:
+        EngineError: As `export` does.
+    """
+    from scaleevent_ros.runtime.export import ExportOptions, export, gpu_name
+
+    made_by = (versions("torch", "timm", "onnxscript", "tensorrt"), gpu_name(device))
+    path = cache_path(checkpoint, (size, precision, features_space, made_by), ".engine")
+    if not is_cached(path):
+        logger.info("building %s for %s; later starts find it there", path, made_by[-1])
+        export(
+            checkpoint, path, ExportOptions(size, precision, features_space=features_space), device
+        )
+    return path
+
+
+def run_cli(*arguments: str) -> None:
+    """Run a command of `scaleevent` in another process, whose memory is given back.
+
+    Raises:
+        EngineError: With the reason that the other process gave.
+    """
+    command = [sys.executable, "-m", "scaleevent_ros.cli", *arguments]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(  # noqa: S603 - our own module in our own interpreter
+        command, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise EngineError(lines[-1].removeprefix("scaleevent: "))
+
+
+def cache_path(checkpoint: Path, made_by: object, suffix: str) -> Path:
+    """Name a file in the cache by the checkpoint's content and all else that it depends on.
+
+    Raises:
+        EngineError: If the checkpoint cannot be read, or no folder can be written.
+    """
+    folder = engine_cache()
+    if folder is None:
+        msg = (
+            "an exported network cannot be kept, as neither the user's cache nor the temporary "
+            "folder can be written: set XDG_CACHE_HOME, or choose backend 'eager'"
+        )
+        raise EngineError(msg)
+    return folder / f"{checkpoint.stem}-{content_digest(checkpoint, made_by)}{suffix}"
+
+
+def content_digest(file: Path, made_by: object) -> str:
+    """Hash a file's content and all else that a result depends on.
+
+    Raises:
+        EngineError: If the file cannot be read.
+    """
+    digest = hashlib.blake2b(repr(made_by).encode(), digest_size=16)
+    try:
+        with file.open("rb") as opened:
+            while block := opened.read(1 << 22):
+                digest.update(block)
+    except OSError as error:
+        msg = f"{file} cannot be read: {error.strerror}"
+        raise EngineError(msg) from error
+    return digest.hexdigest()
+
+
+def is_cached(path: Path) -> bool:
+    """Look for a file in the cache; if it is new, remove those that were not used for long."""
+    if path.exists():
+        mark_used(path)
+        return True
+    remove_unused(path.parent, KEPT_DAYS, suffix=path.suffix)
+    return False
+
+
+def versions(*packages: str) -> tuple[object, ...]:
+    """Name the releases that decide what an exported file holds.
+
+    Raises:
+        EngineError: If one is not installed.
+    """
+    try:
+        return FORMAT_VERSION, __version__, *(version(name) for name in packages)
+    except PackageNotFoundError as error:
+        msg = (
+            f"a checkpoint is exported before it runs, which needs {error.name}: pip install "
+            "'scaleevent_ros[export]', or give a file that was exported elsewhere"
+        )
+        raise EngineError(msg) from error

@@ -1,0 +1,152 @@
+"""Exported networks: their inputs and outputs, and the header that their files carry."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from scaleevent_ros.models.checkpoints import parse_header
+from scaleevent_ros.models.errors import CheckpointError
+from scaleevent_ros.runtime.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from scaleevent_ros.models import Header
+
+METADATA_KEY = "scaleevent"
+FORMAT_VERSION = 2
+EVENTS, SCALE, PREVIOUS = "events", "scale", "previous_features"
+
+
+@dataclass(frozen=True)
+class NetworkInfo:
+    """Inputs and outputs of a network.
+
+    Attributes:
+        header: Header of its checkpoint.
+        size: Height and width of the event tensor.
+        stride: Pixels per feature.
+        width: Channels D of the features.
+        outputs: Names of its outputs: ``features``, and the tasks that have heads.
+        features_space: Space of the features: ``student`` or ``teacher``.
+    """
+
+    header: Header
+    size: tuple[int, int]
+    stride: int
+    width: int
+    outputs: tuple[str, ...]
+    features_space: str = "student"
+
+    def __post_init__(self) -> None:
+        """Refuse a window smaller than one feature."""
+        if min(self.size) < self.stride:
+            height, width = self.size
+            msg = f"a window of {width}x{height} is smaller than a feature of {self.stride} pixels"
+            raise EngineError(msg)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Height and width of the features."""
+        return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
+
+    def shape(self, output: str) -> tuple[int, ...]:
+        """Return the shape of an output."""
+        if output == "features":
+            return (self.width, *self.grid)
+        return (2, *self.size) if output == "flow" else self.size
+
+
+@dataclass(frozen=True)
+class ExportedInfo:
+    """Header of an exported network.
+
+    Attributes:
+        header: Header of the checkpoint it was made of.
+        precision: ``fp32`` or ``fp16``.
+        size: Height and width of its windows; None for any.
+        stride: Pixels per feature.
+        width: Channels of the features.
+        outputs: Their names, in order.
+        features_space: Space of the features: ``student`` or ``teacher``.
+    """
+
+    header: Header
+    precision: str
+    size: tuple[int, int] | None
+    stride: int
+    width: int
+    outputs: tuple[str, ...]
+    features_space: str = "student"
+
+    def to_json(self) -> str:
+        """Return JSON for the metadata of a file."""
+        return json.dumps({"version": FORMAT_VERSION, **asdict(self)})
+
+    def network_info(self, size: tuple[int, int] | None, path: Path) -> NetworkInfo:
+        """Describe the network for windows of one size.
+
+        Args:
+            size: Height and width; None for the size that the file was made for.
+            path: Path of the file, for errors.
+
+        Raises:
+            EngineError: If the file was made for another size, or the size cannot be.
+        """
+        wanted = size or self.size
+        if wanted is None:
+            msg = f"{path} takes any size: say which, as size=(height, width)"
+            raise EngineError(msg)
+        if self.size is not None and wanted != self.size:
+            msg = (
+                f"{path} was exported for {self.size[1]}x{self.size[0]}, not "
+                f"{wanted[1]}x{wanted[0]}: export it again for that size"
+            )
+            raise EngineError(msg)
+        return NetworkInfo(
+            self.header, wanted, self.stride, self.width, self.outputs, self.features_space
+        )
+
+
+def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
+    """Read the header of an exported file.
+
+    Raises:
+        EngineError: If there is none, or it holds what this release does not know.
+    """
+    if METADATA_KEY not in metadata:
+        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
+        raise EngineError(msg)
+    try:
+        content: dict[str, Any] = json.loads(metadata[METADATA_KEY])
+        if content.pop("version") != FORMAT_VERSION:
+            msg = f"{path} was exported by another release: export the checkpoint again"
+            raise EngineError(msg)
+        size = content.pop("size")
+        return ExportedInfo(
+            header=parse_header(content.pop("header"), path),
+            size=None if size is None else (int(size[0]), int(size[1])),
+            outputs=tuple(content.pop("outputs")),
+            **content,
+        )
+    except (KeyError, TypeError, ValueError, IndexError, CheckpointError) as error:
+        msg = f"{path}: the header is damaged: {error!r}"
+        raise EngineError(msg) from error
+
+
+def divides_by_scale(header: Header) -> bool:
+    """Check whether an exported network takes a ``scale`` beside events that are not normalized."""
+    return header.normalization == "percentile"
+
+
+def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
+    """Make an exported network's inputs of a window, by name, on the window's device."""
+    spec = header.input
+    if divides_by_scale(header):
+        return {EVENTS: events.contiguous(), SCALE: spec.scales(events)}
+    return {EVENTS: spec.normalize(events).contiguous()}

@@ -1,0 +1,76 @@
+"""What the backends of exported files have in common on a CPU, where windows are numpy arrays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scaleevent_ros.runtime.arrays import to_host
+from scaleevent_ros.runtime.exported_file import EVENTS, PREVIOUS, SCALE, divides_by_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from numpy.typing import NDArray
+
+    from scaleevent_ros.runtime.arrays import Array
+    from scaleevent_ros.runtime.exported_file import NetworkInfo
+
+
+class HostBackend(ABC):
+    """Feeds an exported network, and keeps the features of the window before for flow.
+
+    Attributes:
+        info: Inputs and outputs of the network.
+        precision: Of its arithmetic.
+    """
+
+    info: NetworkInfo
+    precision: str
+
+    def __init__(self) -> None:
+        self._spec = self.info.header.input
+        # Only one run reads it, so the next may overwrite it.
+        self._normalized: NDArray[np.float32] | None = None
+        self._has_flow = "flow" in self.info.outputs
+        self._previous: NDArray[np.float32] | None = None
+
+    @abstractmethod
+    def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
+        """Compute outputs of the network's inputs, in memory that the caller keeps."""
+
+    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+        """Compute outputs of a window, as `TorchBackend.run` does."""
+        previous = self._previous
+        names = [name for name in wanted if name != "flow" or previous is not None]
+        fetched = [*names, "features"] if self._has_flow and "features" not in names else names
+        if not fetched:
+            return {}
+        outputs = dict(zip(fetched, self.call(self._feeds(to_host(events)), fetched), strict=True))
+        if self._has_flow:
+            self._previous = outputs["features"]
+        return {name: outputs[name] for name in names}
+
+    def reset(self) -> None:
+        """Forget the window before."""
+        self._previous = None
+
+    def _feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Do what `events_and_scale` does, without fresh memory for each window."""
+        header = self.info.header
+        feeds = {EVENTS: events}
+        if divides_by_scale(header):
+            feeds[SCALE] = self._spec.scales(events).astype(np.float32)
+        elif self._spec.normalization != "none" or self._spec.leaky:
+            if self._normalized is None:
+                self._normalized = np.empty(events.shape, np.float32)
+            self._spec.normalize_into(events, self._normalized)
+            feeds[EVENTS] = self._normalized
+        if self._has_flow:
+            if self._previous is None:
+                feeds[PREVIOUS] = np.zeros(self.info.shape("features"), np.float32)
+            else:
+                feeds[PREVIOUS] = self._previous
+        return feeds

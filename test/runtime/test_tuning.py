@@ -1,0 +1,83 @@
+"""The fastest runtime is measured once, remembered, and never a less exact one than asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tiny_checkpoints import SIZE, sparse_window, write_student
+
+from scaleevent_ros.runtime import Engine, EngineError, tuning
+from scaleevent_ros.runtime.export import ExportOptions, export
+from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend, has_bf16
+from scaleevent_ros.runtime.tuning import Measured, tune
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported")
+    path = folder / "student.onnx"
+    student = write_student(folder / "student.safetensors", tasks=("segmentation",))
+    export(student, path, ExportOptions(SIZE))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_candidates_are_measured_once_and_their_figures_kept(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = tune(exported, None, again=True)
+    assert {one.backend for one in found} == {"onnx", "openvino"}
+    assert all(one.ms > 0 and not one.refused for one in found)
+    assert found[0].ms <= found[1].ms
+    (other,) = [one for one in found if one.backend == "openvino"]
+    assert other.differences["features"] < 1e-4
+    monkeypatch.setattr(tuning, "_measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(tuning, "run_cli", lambda *_: pytest.fail("measured again"))
+    assert tune(exported, None) == found
+    assert Engine(exported, "cpu").backend == found[0].backend
+
+
+def test_a_candidate_that_is_wrong_is_refused_however_fast(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(self: OpenVinoBackend, _: object, names: list[str]) -> list[np.ndarray]:
+        return [np.full(self.info.shape(name), np.nan, np.float32) for name in names]
+
+    monkeypatch.setattr(OpenVinoBackend, "call", wrong)
+    best, refused = tune(exported, None, again=True)
+    assert best.backend == "onnx"
+    assert "features differs by inf" in refused.refused
+
+
+def test_a_damaged_memory_is_measured_anew(exported: Path, tmp_path: Path) -> None:
+    tune(exported, None, again=True)
+    (kept,) = (tmp_path / "scaleevent" / "tuning").iterdir()
+    kept.write_text("[{]")
+    assert all(isinstance(one, Measured) for one in tune(exported, None))
+
+
+@pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
+def test_bf16_only_where_it_is_asked_for(exported: Path) -> None:
+    window = sparse_window(0)
+    exact = Engine(exported, "cpu", backend="onnx")(window).features
+    engine = Engine(exported, "cpu")
+    assert engine.precision == "fp32"
+    asked = Engine(exported, "cpu", "bf16")
+    assert (asked.backend, asked.precision) == ("openvino", "bf16")
+    for found, low, high in ((engine, 0, 1e-5), (asked, 1e-4, 1e-1)):
+        features = found(window).features
+        assert exact is not None
+        assert features is not None
+        apart = np.linalg.norm(features - exact) / np.linalg.norm(exact)
+        assert low <= apart <= high
+    with pytest.raises(EngineError, match="exported as fp32, not bf16"):
+        Engine(exported, "cpu", "bf16", "onnx")
