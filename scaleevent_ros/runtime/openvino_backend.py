@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,9 @@ _TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
 
 
 def has_bf16() -> bool:
-    """Check whether this machine's CPU multiplies in bf16."""
+    """Check whether OpenVINO is installed and this machine's CPU multiplies in bf16."""
+    if find_spec("openvino") is None:
+        return False
     import openvino
 
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TASKS = tuple(HEADS)
 gpu = pytest.mark.gpu
+openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="OpenVINO is not installed")
+OPENVINO = pytest.param("openvino", marks=openvino)
 bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
 
 
@@ -79,7 +82,7 @@ BACKENDS = [
     ("cpu", "fp32", "eager"),
     ("cpu", "bf16", "eager"),
     ("cpu", "fp32", "onnx"),
-    ("cpu", "fp32", "openvino"),
+    pytest.param("cpu", "fp32", "openvino", marks=openvino),
     pytest.param("cpu", "bf16", "openvino", marks=bf16),
     pytest.param("cpu", "fp32", "compile", marks=pytest.mark.slow),
     *(
@@ -106,7 +109,7 @@ def test_every_backend_gives_what_the_student_and_its_heads_give(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("backend", ["eager", "onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["eager", "onnx", OPENVINO])
 def test_students_of_each_kind_run_at_sizes_that_need_padding(
     tmp_path: Path, architecture: str, backend: str
 ) -> None:
@@ -121,7 +124,7 @@ def test_students_of_each_kind_run_at_sizes_that_need_padding(
     assert difference("features", found, truth) <= TOLERANCES["fp32"].relative
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["eager", "onnx", OPENVINO])
 def test_heads_that_nobody_wants_do_not_run(all_tasks: Path, backend: str) -> None:
     engine = Engine(all_tasks, "cpu", backend=backend, size=SIZE)
     outputs = engine(sparse_window(0), {"depth"})
@@ -144,7 +147,7 @@ def test_only_the_wanted_head_is_called(all_tasks: Path) -> None:
     assert called == ["depth"]
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["eager", "onnx", OPENVINO])
 def test_flow_starts_anew_after_a_reset(all_tasks: Path, backend: str) -> None:
     engine = Engine(all_tasks, "cpu", backend=backend, size=SIZE)
     assert engine(sparse_window(0)).flow is None
@@ -153,7 +156,7 @@ def test_flow_starts_anew_after_a_reset(all_tasks: Path, backend: str) -> None:
     assert engine(sparse_window(2)).flow is None
 
 
-@pytest.mark.parametrize("backend", ["eager", "onnx", "openvino"])
+@pytest.mark.parametrize("backend", ["eager", "onnx", OPENVINO])
 def test_a_tensor_and_an_array_are_the_same(all_tasks: Path, backend: str) -> None:
     engine = Engine(all_tasks, "cpu", backend=backend, size=SIZE)
     array = sparse_window(3)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from tiny_checkpoints import SIZE, sparse_window, write_student
 
+pytest.importorskip("openvino", reason="OpenVINO is not installed")
+
 from scaleevent_ros.runtime import Engine, EngineError, tuning
 from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend, has_bf16
