@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from scaleevent_ros.bags.errors import ImageError, MessageError, SynchronizationError
+from scaleevent_ros.bags.errors import BagError, ImageError, MessageError, SynchronizationError
 from scaleevent_ros.bags.event_stream import EventStream
 from scaleevent_ros.bags.event_tally import EventTally
 from scaleevent_ros.bags.frame_quality import FrameQuality, blurred, measure_frame
@@ -285,7 +285,7 @@ def _summarize_clock(
     if synchronization.mode == "estimated":
         estimate = None
     elif estimate is None:
-        with suppress(SynchronizationError):
+        with suppress(BagError):  # too little motion, or a frame that cannot be read
             estimate = estimate_shift(reader, timeline, synchronization.frame_ns)
     return ClockSummary(
         synchronization.mode,
