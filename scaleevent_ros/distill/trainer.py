@@ -449,12 +449,10 @@ class Trainer:
                     then[name],
                     value,
                 )
-        before = cast("dict[str, Any]", json.loads(state["configuration"]))
-        for section, options in self._configuration.items():
-            for name, value in options.items():
-                was = before.get(section, {}).get(name)
-                if was != value and (section, name) != ("trainer", "resume"):
-                    logger.warning("%s.%s was %s and is %s", section, name, was, value)
+        before = _flatten(json.loads(state["configuration"]))
+        for name, value in _flatten(self._configuration).items():
+            if before.get(name) != value and name != "trainer.resume":
+                logger.warning("%s was %s and is %s", name, before.get(name), value)
 
     def _not_finite(self, batch: Any, values: Mapping[str, Tensor], *, of: str) -> TrainingError:
         """Write the batch to a file, and return an error that names it."""
@@ -470,6 +468,15 @@ class Trainer:
         said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
         msg = f"step {self._step + 1}: the {of} is not finite ({said}); its batch is {path}"
         return TrainingError(msg)
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name the values of nested sections by their dotted path."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        section = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
+        flat |= section or {f"{prefix}{name}": value}
+    return flat
 
 
 class _StepLog:

@@ -155,6 +155,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(
             finetune(run("parts"))
     outcome = finetune(run("parts", resume=True))
     assert outcome.step == 12
+    assert finetune(run("parts", resume=True)) == outcome  # of a finished run, once more
     whole, parts = (load_file(tmp_path / n / "last.safetensors") for n in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
