@@ -84,15 +84,23 @@ def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
         additional_constraints=f"One of {', '.join(limits.choices)}." if limits.choices else "",
     )
     least, most = limits.minimum, limits.maximum
-    if math.isfinite(least) or math.isfinite(most):
-        if isinstance(default, float):
-            bound = sys.float_info.max
-            floats = FloatingPointRange(from_value=max(least, -bound), to_value=min(most, bound))
-            descriptor.floating_point_range = [floats]
-        else:
-            low = int(least) if math.isfinite(least) else -(2**63)
-            high = int(most) if math.isfinite(most) else 2**63 - 1
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+    if not math.isfinite(least) and not math.isfinite(most):
+        return descriptor
+    if isinstance(default, float):
+        bound = sys.float_info.max
+        descriptor.floating_point_range = [
+            FloatingPointRange(
+                from_value=float(max(least, -bound)), to_value=float(min(most, bound))
+            )
+        ]
+    else:
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=int(least) if math.isfinite(least) else -(2**63),
+                to_value=int(most) if math.isfinite(most) else 2**63 - 1,
+                step=1,
+            )
+        ]
     return descriptor
 
 
@@ -237,9 +245,11 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
         """Deactivate and clean up; the process ends."""
 
         def shut_down() -> None:
-            self.finished = True
-            self.deactivate()
-            self.cleanup()
+            try:
+                self.deactivate()
+                self.cleanup()
+            finally:
+                self.finished = True
 
         return self._run_transition("shut down", shut_down)
 

@@ -282,7 +282,7 @@ class Perception(ManagedNode[PerceptionParameters]):
             loop.push_image(cdr)
 
     def _report_defect(self, error: Exception) -> None:
-        self.report_failure(f"a message cannot be processed: {type(error).__name__}: {error}")
+        self.remark(f"a message cannot be processed: {type(error).__name__}: {error}")
 
     def _compare_with(self, point: Point) -> None:
         if loop := self._loop:

@@ -113,15 +113,16 @@ def run(
         if node is not None:
             busy = node.busy
             node.close()
+        if not busy:
+            executor.shutdown()  # after the answer to what asked the node to end
+        if node is not None:
             node.destroy_node()
+        rclpy.shutdown()
         if busy:
             # An engine is being built, maybe for minutes, and Python would wait for its thread.
-            rclpy.shutdown()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        executor.shutdown()
-        rclpy.shutdown()
         # The middleware gives its shared memory back once nothing holds the node any more.
         del node, executor
         gc.collect()
