@@ -1,4 +1,4 @@
-"""A bag that is written on a thread of its own, from a queue that is bounded in bytes."""
+"""Bag writer on a thread of its own, with a queue that is bounded in bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLUSH_INTERVAL_S = 0.5
 
 
 class _Job(NamedTuple):
-    """Something to do on the thread; a message has a topic and a size."""
+    """Job of the thread; one that writes a message has a topic and a size."""
 
     run: Callable[[], None]
     topic: str = ""
@@ -30,14 +30,14 @@ class _Job(NamedTuple):
 
 
 class BagThread:
-    """Writes messages in the order in which they are put, and never makes who puts them wait.
+    """Writes messages in the order in which they are queued, and never blocks the caller.
 
     A message that does not fit into the queue is dropped and counted. So is every message after an
     error of the writer, which `error` holds from then on.
 
     Args:
-        writer: Of the bag; this object closes it.
-        queue_bytes: How much may wait for the disk.
+        writer: Writer of the bag, which this object closes.
+        queue_bytes: Size of the queue in front of the disk.
     """
 
     def __init__(self, writer: BagWriter, queue_bytes: int) -> None:
@@ -75,11 +75,11 @@ class BagThread:
             self._changed.notify()
 
     def split(self) -> None:
-        """Start another file behind the messages that are queued now."""
+        """Begin another file after the messages that are queued now."""
         self._put(_Job(self._writer.split))
 
     def close(self) -> None:
-        """Write what is queued and close the bag. `error` says what went wrong, if anything."""
+        """Write what is queued and close the bag; `error` then holds the first error, if any."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -103,11 +103,11 @@ class BagThread:
                 continue
             self._try(job.run)
             if job.topic:
-                self._settle(job)
-        # The bag is closed whatever happened before: that makes what was written readable.
+                self._account(job)
+        # Closing makes what was written readable, whatever happened before.
         self._try(self._writer.close, even_after_error=True)
 
-    def _settle(self, job: _Job) -> None:
+    def _account(self, job: _Job) -> None:
         with self._changed:
             self.queued_bytes -= job.size
             self.queued[job.topic] -= 1

@@ -1,4 +1,4 @@
-"""Whether large best-effort messages pass between two processes of this machine.
+"""Test of the transport: large best-effort messages between two processes of this machine.
 
 `scaleevent doctor` starts this module twice, once to receive and once to send: within one process
 the middleware would hand messages over without its transport.

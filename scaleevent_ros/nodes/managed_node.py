@@ -1,4 +1,4 @@
-"""What nodes share: declared parameters, steady timers, and a lifecycle that reports its errors."""
+"""Shared parts of nodes: declared parameters, steady timers, a lifecycle that reports errors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
+from rclpy.clock import Clock, ClockType  # type: ignore[attr-defined]  # so in Humble too
 from rclpy.exceptions import (
     InvalidParameterTypeException,
     InvalidParameterValueException,

@@ -1,4 +1,4 @@
-"""What the perception node publishes of a window: arrays, made only if somebody wants them."""
+"""Images that the perception node publishes of a window, made only where they are subscribed to."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Product(NamedTuple):
     """One image to publish.
 
     Attributes:
-        topic: Its name without `~/`.
-        encoding: As in `sensor_msgs/Image`.
+        topic: Name of the topic, without `~/`.
+        encoding: Encoding of `sensor_msgs/Image`.
         pixels: [H, W] or [H, W, C], in the host's memory.
     """
 

@@ -37,7 +37,7 @@ _CLOCK_JUMP_NS = 100_000_000  # two fits of one clock differ by less
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What turns the events of one sensor into images; replaced as a whole, never changed.
+    """Engine and products for one sensor; replaced as a whole, never changed.
 
     Attributes:
         engine: Network for the sensor's size.
@@ -187,7 +187,7 @@ class PerceptionLoop:
     have subscribers. Requests that come while it is busy become one, and are counted.
 
     Args:
-        pipeline: What to run.
+        pipeline: Pipeline to run.
         settings: Parameters of the node.
         sink: Destination of the results.
         counts: Totals since the node was activated; this loop continues them.
@@ -274,7 +274,7 @@ class PerceptionLoop:
             self._sink.remark(f"the point ({column:g}, {row:g}) is off the {width}x{height} pixels")
 
     def _has_listeners(self) -> bool:
-        """Tell whether any topic has subscribers; looks ten times a second."""
+        """Return whether any topic has subscribers; asks the middleware ten times a second."""
         now = time.monotonic()
         if now >= self._look_next:
             self._look_next = now + _SUBSCRIBED_PERIOD_S

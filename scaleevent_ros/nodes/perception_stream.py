@@ -26,8 +26,12 @@ AGREEING_S = 0.5
 """... if none with the old one has come for so many seconds: two cameras may share a topic."""
 
 
+CLOCK_STEP_NS = 1_000_000_000
+"""Stamps that step back by more are those of a clock that was set; smaller steps are jitter."""
+
+
 class Live(NamedTuple):
-    """What the inference thread may read; the receiving thread replaces it as a whole.
+    """State for the inference thread; the receiving thread replaces it as a whole.
 
     Attributes:
         epoch: Number of times that the stream or its clock began anew.
@@ -86,10 +90,11 @@ class StreamCounts:
 class PacketStream:
     """Decodes the packets of one topic and keeps their windows; another thread may `rebuild` it.
 
-    A silence, a `seq` that steps back (a driver that started again, a bag that is played in a
-    loop) and another encoding begin the stream anew, in a new epoch: roll-overs of the sensor's
-    clock may have been missed, and the decoder's state would be wrong. A clock that is set anew
-    begins an epoch as well, in which decoder and windows go on.
+    A silence, a `seq` or stamps that step back (a driver that started again, a bag that is played
+    in a loop, a host's clock that was set) and another encoding begin the stream anew, in a new
+    epoch: roll-overs of the sensor's clock may have been missed, and the decoder's state would be
+    wrong. A step that the clock itself finds begins an epoch as well, in which decoder and windows
+    go on.
 
     Attributes:
         counts: Totals, this stream's included.
@@ -183,13 +188,17 @@ class PacketStream:
     def _interrupted(
         self, before: EventPacketView, packet: EventPacketView, silent_s: float
     ) -> bool:
-        """Tell whether decoder, windows and clock must begin anew, and report why."""
+        """Return whether decoder, windows and clock must begin anew, and report why."""
         if self._decoder is None:
             return True
         if packet.encoding != before.encoding:
             self._remark(f"the encoding changes from {before.encoding} to {packet.encoding}")
         elif packet.seq < before.seq:
             self._remark(f"seq steps back from {before.seq} to {packet.seq}: a new epoch begins")
+        elif 0 < packet.stamp_ns < before.stamp_ns - CLOCK_STEP_NS:
+            step_s = (before.stamp_ns - packet.stamp_ns) / 1e9
+            self._remark(f"stamps step back by {step_s:.1f} s: a new epoch begins")
+            self.counts.clock_steps += 1
         elif silent_s > self.silence_s:
             self._remark(f"the camera is back after {silent_s:.1f} s of silence")
         else:
@@ -213,7 +222,7 @@ class PacketStream:
         self.live = self._kept_since = None
 
     def _fits(self, packet: EventPacketView) -> bool:
-        """Tell whether a packet is of this sensor; else count it."""
+        """Return whether a packet has this sensor's size; count it if not."""
         size = packet.height, packet.width
         if size == self.size:
             self._others, self._fitted = 0, time.monotonic()

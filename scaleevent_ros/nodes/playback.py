@@ -55,7 +55,7 @@ class Playback(NamedTuple):
 
     Attributes:
         topics: By name.
-        start_ns: When it begins.
+        start_ns: Time of the first message.
         stamp_offset_ns: By how much header stamps are ahead of when messages are due.
         messages: Streams from a time (ns) on, in order.
     """
@@ -70,7 +70,7 @@ def open_playback(path: Path, wanted: Collection[str] = ()) -> Playback:
     """Open a bag, or a recording of another format.
 
     Args:
-        path: Of it.
+        path: Bag or recording.
         wanted: Topics to play; all where there is none.
 
     Raises:

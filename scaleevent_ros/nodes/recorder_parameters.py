@@ -20,7 +20,7 @@ DISTRIBUTIONS = {"humble": 8, "iron": 8, "jazzy": 9, "kilted": 9}
 
 @dataclass(frozen=True)
 class RecorderParameters:
-    """What the recorder takes from launch files, YAML files and the command line.
+    """Parameters of the recorder, for launch files, YAML files and the command line.
 
     Changes take effect when the node is configured the next time.
     """

@@ -68,7 +68,7 @@ class Replay(Node):
         self._published = 0
         if self._settings.clock_hz:
             self._clock_output = self.create_publisher(Clock, "/clock", 10)
-            create_steady_timer(self, 1 / self._settings.clock_hz, self._tell_time)
+            create_steady_timer(self, 1 / self._settings.clock_hz, self._publish_clock)
         self.create_service(Trigger, "~/pause", self._pause)
         self.create_service(Trigger, "~/resume", self._resume)
         if warning := transport_warning():
@@ -81,7 +81,7 @@ class Replay(Node):
 
     @property
     def finished(self) -> bool:
-        """Whether all is played.
+        """Whether everything has been played.
 
         Raises:
             Exception: What stopped it, such as a damaged recording.
@@ -155,7 +155,7 @@ class Replay(Node):
         # After the four bytes that name the byte order, a header starts with its stamp.
         return b"".join((cdr[:4], struct.pack(f"{order}iI", *divmod(moved_ns, _NS)), cdr[12:]))
 
-    def _tell_time(self) -> None:
+    def _publish_clock(self) -> None:
         seconds, nanoseconds = divmod(self._pace.position(), _NS)
         message = Clock()
         message.clock.sec, message.clock.nanosec = seconds, nanoseconds
@@ -173,7 +173,7 @@ class Replay(Node):
 
 
 def _starts_with_header(msgtype: type) -> bool:
-    """Tell whether messages of a class begin with a `std_msgs/Header`."""
+    """Return whether messages of a class begin with a `std_msgs/Header`."""
     fields: dict[str, str] = msgtype.get_fields_and_field_types()  # type: ignore[attr-defined]
     return next(iter(fields.values()), "") == "std_msgs/Header"
 

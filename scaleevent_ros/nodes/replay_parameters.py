@@ -9,7 +9,7 @@ from scaleevent_ros.nodes.parameters import RELIABILITIES, parameter
 
 @dataclass(frozen=True)
 class ReplayParameters:
-    """What the replay node takes from launch files, YAML files and the command line."""
+    """Parameters of the replay node, for launch files, YAML files and the command line."""
 
     path: str = parameter("", "Bag, or recording that `scaleevent convert` reads, to play.")
     topics: tuple[str, ...] = parameter((), "Topics to play. Empty: all.")

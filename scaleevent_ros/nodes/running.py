@@ -30,7 +30,7 @@ class RunnableNode(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether it has nothing more to do; raises what made it fail."""
+        """Whether the node has nothing more to do; raises the error that ended its work."""
 
     @property
     def busy(self) -> bool:

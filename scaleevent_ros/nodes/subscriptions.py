@@ -104,7 +104,7 @@ class Receiver:
 
         Args:
             msgtype: Class of its messages.
-            topic: Its name.
+            topic: Name of the topic.
             qos: Quality of service of the subscription.
             receive: Called with each message's bytes, on the thread of the receiver or of `drain`.
         """
@@ -311,14 +311,14 @@ class TopicFollower:
         return any(msgtype in self._wanted.types for msgtype in msgtypes)
 
     def _is_anonymous(self, name: str, publishers: Sequence[TopicEndpointInfo]) -> bool:
-        """Tell whether the names of a topic's nodes are still to be discovered, for a while."""
+        """Return whether the names of a topic's nodes may still be discovered."""
         if all(info.node_name != "_NODE_NAME_UNKNOWN_" for info in publishers):
             return False
         self._anonymous[name] += 1
         return self._anonymous[name] < _LOOKS_FOR_NAMES
 
     def _is_own_output(self, publishers: Sequence[TopicEndpointInfo]) -> bool:
-        """Tell whether all publishers of a topic are perception nodes, whatever their names."""
+        """Return whether all publishers of a topic are perception nodes, whatever their names."""
         return all(self._is_perception(info.node_name, info.node_namespace) for info in publishers)
 
     def _is_perception(self, name: str, namespace: str) -> bool:

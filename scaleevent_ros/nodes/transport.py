@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-"""Its name before Fast DDS 3, which takes it too, with a warning."""
+"""Name of the variable before Fast DDS 3, which accepts it with a warning."""
 
 
 def large_messages_profile() -> Path:
@@ -21,7 +21,7 @@ def large_messages_profile() -> Path:
 
 
 def profile_environment() -> dict[str, str]:
-    """Return the variable that hands Fast DDS our profile, or nothing where a profile is set."""
+    """Return the variable that selects our profile for Fast DDS; empty where a profile is set."""
     if os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE):
         return {}
     old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")

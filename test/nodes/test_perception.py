@@ -335,7 +335,9 @@ def test_a_corrupt_packet_a_silence_and_another_camera(graph: Graph, model: Path
     stamps = [stamp_ns(message) for message in activity]
     assert stamps == sorted(stamps)
     activity.clear()
-    camera.play_until(lambda: said(diagnostics, "was set anew"), "the step", height=96, width=200)
+    camera.play_until(
+        lambda: said(diagnostics, "stamps step back by 3600.0 s"), "the step", height=96, width=200
+    )
 
     def of_this_hour() -> list[int]:
         now = camera.start_ns + camera.seq * PACKET_NS
@@ -358,7 +360,7 @@ def test_lifecycle_and_parameters(graph: Graph, model: Path) -> None:
     camera.play_until(lambda: len(features) > 2, "features")
     for name, value, why in (
         ("rate", 0.0, "out of range Min: 0.1, Max: 1000.0, value: 0.0"),
-        ("window", "long", "not one of fixed, motion"),
+        ("window", "long", "not one of trained, fixed, motion"),
         ("rate", "often", "parameter 'rate' is 'often', not a number"),
         ("model", "other", "cannot change while the node is active"),
     ):

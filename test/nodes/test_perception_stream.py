@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,13 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from scaleevent_ros.bags.messages import EventPacketView, serialize_event_packet
 from scaleevent_ros.events import EventsError, InputSpec, WindowOptions
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-from scaleevent_ros.nodes.perception_stream import PacketStream, StreamCounts, Trigger
+from scaleevent_ros.nodes.perception_stream import (
+    AGREEING,
+    AGREEING_S,
+    PacketStream,
+    StreamCounts,
+    Trigger,
+)
 from scaleevent_ros.nodes.perception_windows import Windows, make_windows
 from scaleevent_ros.runtime.arrays import CPU
 
@@ -35,12 +42,12 @@ class Driver:
         self.host_ns = STAMP_NS
         self.seq = 0
 
-    def packet(self) -> bytes:
+    def packet(self, size: tuple[int, int] = SIZE) -> bytes:
         words = np.empty((EVENTS, 2), "<u4")
         words[:, 0] = np.arange(EVENTS) % SIZE[1] << 17 | np.arange(EVENTS) % SIZE[0] << 2 | 1
         words[:, 1] = np.arange(EVENTS) * (PACKET_NS // 1000 // EVENTS)
         view = EventPacketView(
-            self.host_ns, "camera", *SIZE, self.seq, self.sensor_ns, "libcaer", False,
+            self.host_ns, "camera", *size, self.seq, self.sensor_ns, "libcaer", False,
             words.tobytes(),
         )  # fmt: skip
         self.seq += 1
@@ -89,6 +96,42 @@ def test_a_sensor_whose_clock_is_set_anew_is_followed(step_s: int) -> None:
     window = live.windows.read()
     assert int(window.patch_counts.sum()) == 10 * EVENTS
     assert live.fit.to_ros(window.t_end) == pytest.approx(driver.host_ns, abs=3 * PACKET_NS)
+
+
+@pytest.mark.parametrize("packets_before", [3, 100])
+def test_stamps_that_step_back_begin_an_epoch_at_once(packets_before: int) -> None:
+    """Also before the clock knows enough pairs of stamps to notice."""
+    packets, said = stream()
+    driver = Driver()
+    for _ in range(packets_before):
+        packets.push(driver.packet(), 0, keep=True)
+    driver.host_ns -= 3600 * 10**9
+    for _ in range(20):
+        packets.push(driver.packet(), 0, keep=True)
+    assert said == ["stamps step back by 3600.0 s: a new epoch begins"]
+    assert (packets.counts.epochs, packets.counts.clock_steps) == (2, 1)
+    assert packets.live is not None
+    end = packets.live.windows.t_end
+    assert end is not None
+    assert packets.live.fit.to_ros(end) == pytest.approx(driver.host_ns, abs=3 * PACKET_NS)
+
+
+def test_another_geometry_is_believed_once_the_old_one_is_gone() -> None:
+    packets, said = stream()
+    own, other = Driver(), Driver()
+    other.seq = 10**6
+    for _ in range(50):  # two cameras on one topic
+        packets.push(own.packet(), 0, keep=True)
+        own.seq = other.seq = other.seq + 1
+        for _ in range(AGREEING + 1):
+            packets.push(other.packet((48, 80)), 0, keep=True)
+            assert packets.new_size is None
+    assert packets.counts.malformed == 50 * (AGREEING + 1)
+    assert "a packet of 80x48 pixels is left out among those of 40x24" in said[0]
+    time.sleep(AGREEING_S)
+    for _ in range(AGREEING):
+        packets.push(other.packet((48, 80)), 0, keep=True)
+    assert packets.new_size == (48, 80)
 
 
 def test_a_rebuilt_stream_has_no_window_until_one_is_whole() -> None:
