@@ -115,8 +115,8 @@ class WindowAccumulator:
     and exactly in windows up to 1 ms. Histograms are
     exact. A pixel's sums are right for fewer than 2 ** 21 events of it in an interval. Leaky
     integrals are those of all events since the first, or since time stepped back; they equal
-    `leaky_integrals` to 1e-5 of the weights. A window that is read at an end `RECENT_EVENTS` events
-    back or more has integrals of a little later.
+    `leaky_integrals` to 1e-5 of the weights. A window that ends more than `RECENT_EVENTS` events
+    before the newest window has integrals of a little later.
 
     Args:
         height: Sensor height in pixels.
@@ -177,8 +177,8 @@ class WindowAccumulator:
         self._planes = np.empty((slots, height * width), np.int64)
 
         self._leaky = LeakyIntegrator(height, width, spec.leaky) if spec.leaky else None
-        self._recent: deque[EventBatch] = deque()
-        self._recent_events = 0
+        self._open: list[EventBatch] = []  # events of the open slice
+        self._recent: deque[EventBatch] = deque()  # events that a window may end before
 
         self._lock = threading.Lock()
         self._boundaries: deque[_Boundary] = deque(maxlen=self._kept)
@@ -245,7 +245,6 @@ class WindowAccumulator:
             late = int(np.searchsorted(batch.t, self._closed * self.slice_ns))
             self._late += late
             batch = batch[late:]
-        self._integrate(batch)
         at = 0
         while at < len(batch):
             self._close(int(batch.t[at]) // self.slice_ns)
@@ -256,18 +255,21 @@ class WindowAccumulator:
                 self._columns, self._rows, self._patches,
             )  # fmt: skip
             self._events += at - start
+            if self._leaky is not None:
+                self._open.append(batch[start:at])
 
-    def _integrate(self, batch: EventBatch) -> None:
-        """Add events to the leaky integrals, before a window can end after them."""
-        if self._leaky is None or not len(batch):
+    def _integrate(self) -> None:
+        """Add the events of the open slice to the leaky integrals; called with the lock held."""
+        if self._leaky is None:
             return
-        reach = (self._closed - self._kept) * self.slice_ns
-        with self._lock:
+        for batch in self._open:
             self._leaky.add(batch)
-            self._recent.append(batch[-RECENT_EVENTS:])
-            self._recent_events += len(self._recent[-1])
-            while self._recent_events > RECENT_EVENTS or self._recent[0].t[-1] < reach:
-                self._recent_events -= len(self._recent.popleft())
+        self._recent += self._open
+        self._open.clear()
+        reach = (self._closed - self._kept) * self.slice_ns
+        events = sum(map(len, self._recent))
+        while self._recent and (events > RECENT_EVENTS or self._recent[0].t[-1] < reach):
+            events -= len(self._recent.popleft())
 
     def window(self, t_end: int | None = None, out: Floats | None = None) -> Floats:
         """Make the tensor of the last window: `read` without what else is known of it."""
@@ -307,7 +309,7 @@ class WindowAccumulator:
         return Window(out, old.t, new.t, new.events - old.events, new.patches - old.patches)
 
     def _read_leaky(self, t_end: int, out: Floats) -> None:
-        """Read the leaky integrals at a time: later events are taken back for that long."""
+        """Read the leaky integrals at a slice's end: later events are taken back for that long."""
         if self._leaky is None:
             return
         later = [
@@ -379,7 +381,7 @@ class WindowAccumulator:
             if self._leaky is not None:
                 self._leaky.reset()
                 self._recent.clear()
-                self._recent_events = 0
+                self._open.clear()
             self._closed = self._read_to = first // self.slice_ns
             self._origin = self._closed * self.slice_ns
             self._boundaries.extend([now] * self._kept)
@@ -399,6 +401,7 @@ class WindowAccumulator:
                     self._dropped_events += gone
                 self._boundaries.append(last)
             self._closed = index
+            self._integrate()
 
     def _snapshot(self) -> _Boundary:
         """Copy the sums as they are to planes that nobody reads."""
