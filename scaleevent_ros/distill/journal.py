@@ -163,7 +163,7 @@ def _start_logger(name: str, folder: Path, start: int) -> Any:
         return MLFlowLogger(
             os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT),
             folder.name,
-            os.environ.get("MLFLOW_TRACKING_URI") or (folder / "mlruns").resolve().as_uri(),
+            os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db",
         )
     except ModuleNotFoundError as error:
         msg = f"trainer.loggers: {name} needs its package, `pip install {name}`: {error}"

@@ -91,7 +91,7 @@ class Finetuning:
                     "true, and head.kind another than segmentation_eomt"
                 )
                 raise ConfigurationError(msg)
-            if not is_checkpoint(self.student.init):
+            if self.student.init in {"teacher", "random", "pretrained"}:  # no file
                 msg = (
                     "data.source frames needs student.init: the checkpoint of a pretrained "
                     f"student, whose teacher sees the frames, not {self.student.init!r}"

@@ -76,7 +76,7 @@ def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) ->
     assert refused.stderr.splitlines()[-1].startswith(f"pretrain: {run} holds a run of 6 steps")
     longer = call("--trainer.resume", "true", "--trainer.epochs", "3")
     assert longer.returncode == 0, longer.stderr
-    assert "going on after step 6 of 9" in longer.stderr
+    assert "continuing after step 6 of 9" in longer.stderr
 
 
 def test_the_documented_python_runs(
