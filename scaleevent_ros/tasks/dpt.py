@@ -151,5 +151,8 @@ class DptDepth(nn.Module):
         It is float32, whatever the features are: at 80 m a bfloat16 would tell only 0.25 m apart.
         """
         grid = (features.shape[-2], features.shape[-1])
-        fine = to_pixels(self.halve(self.decoder(features)), grid, self.stride, size)
-        return cast("Tensor", self.predict(fine)).float().sigmoid() * self.maximum
+        whole = (grid[0] * self.stride, grid[1] * self.stride)
+        fine = to_pixels(self.halve(self.decoder(features)), grid, self.stride, whole)
+        # Cut last, so that the border is the padding's and not the size's.
+        depth = cast("Tensor", self.predict(fine))[..., : size[0], : size[1]]
+        return depth.float().sigmoid() * self.maximum
