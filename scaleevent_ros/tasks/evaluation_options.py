@@ -139,7 +139,8 @@ def recorded_data(path: Path) -> dict[str, Any]:
     """
     if is_record(path):
         return read_evaluation(path).data
-    return dict(recorded_run(read_header(path)).get("data", {})) | {"source": "events"}
+    data = dict(recorded_run(read_header(path)).get("data", {}))
+    return data | {"source": "events"} if data.get("kind") == "stills" else data
 
 
 def _flatten(name: str, value: Any) -> dict[str, Any]:

@@ -119,31 +119,37 @@ class PartOfLabelled:
         return self.source.read(self.part[index], take)
 
 
-def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[LabelledSource]:
-    """Take a share of the windows: the same one everywhere, and part of every larger share.
+def choose_fraction(keys: Sequence[str], fraction: float) -> list[int]:
+    """Choose a share of the keys: the same one everywhere, and part of every larger share.
 
-    Windows of all sequences are ordered by the BLAKE2b digest (64 bytes) of their keys, and the
-    first ``round(fraction * count)`` are taken. So a fraction is a fixed split that anyone can make
-    again from the names alone.
+    Keys are ordered by their BLAKE2b digest (64 bytes), and the first ``round(fraction * count)``
+    are taken. So a fraction is a fixed split that anyone can make again from the names alone.
 
     Args:
-        sources: The sequences.
-        fraction: Above 0, at most 1; at least one window is taken.
+        keys: Names of windows.
+        fraction: Above 0, at most 1; at least one key is taken.
+
+    Returns:
+        Their places in ``keys``, in order.
+    """
+    order = sorted(range(len(keys)), key=lambda i: hashlib.blake2b(keys[i].encode()).digest())
+    return sorted(order[: max(1, round(fraction * len(keys)))])
+
+
+def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[LabelledSource]:
+    """Take a share of the windows of all sequences; see `choose_fraction`.
 
     Returns:
         Of each sequence that has any, the windows that are taken, in their own order.
     """
-    keyed = [
-        (hashlib.blake2b(source.key(index).encode()).digest(), number, index)
-        for number, source in enumerate(sources)
-        for index in range(len(source))
-    ]
-    taken = sorted(keyed)[: max(1, round(fraction * len(keyed)))]
+    places = [(number, i) for number, source in enumerate(sources) for i in range(len(source))]
+    keys = [sources[number].key(index) for number, index in places]
     parts: list[list[int]] = [[] for _ in sources]
-    for _, number, index in taken:
+    for place in choose_fraction(keys, fraction):
+        number, index = places[place]
         parts[number].append(index)
     return [
-        PartOfLabelled(source, tuple(sorted(part)))
+        PartOfLabelled(source, tuple(part))
         for source, part in zip(sources, parts, strict=True)
         if part
     ]
@@ -227,11 +233,11 @@ class LabelledDataset:
             raise TaskError(msg)
         sample = make_sample(window, source.task, self._options, draw)
         if draw.position == PADDING:
-            return sample._replace(truth=torch.full_like(sample.truth, _UNKNOWN[source.task]))
+            return sample._replace(truth=torch.full_like(sample.truth, UNKNOWN[source.task]))
         return sample
 
 
-_UNKNOWN: dict[Task, float] = {"segmentation": IGNORED, "depth": 0, "flow": float("nan")}
+UNKNOWN: dict[Task, float] = {"segmentation": IGNORED, "depth": 0, "flow": float("nan")}
 
 
 def make_sample(

@@ -17,12 +17,17 @@ from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.labelled import (
     LabelledDataset,
     LabelledOptions,
-    PartOfLabelled,
+    choose_fraction,
     stack,
     take_fraction,
 )
 from scaleevent_ros.tasks.labelled_pictures import LabelledPictures
-from scaleevent_ros.tasks.labelled_stills import FilmOptions, FlowStills, LabelledStills
+from scaleevent_ros.tasks.labelled_stills import (
+    FilmOptions,
+    FlowStills,
+    LabelledStills,
+    find_labelled,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +43,7 @@ FILM_HISTORY_NS = 500_000_000
 Kind = Literal[
     "stills",
     "stills_flow",
+    "stills_depth",
     "dsec_semantic",
     "dsec_depth",
     "dsec_flow",
@@ -52,6 +58,7 @@ Kind = Literal[
 TASKS: dict[Kind, Task] = {
     "stills": "segmentation",
     "stills_flow": "flow",
+    "stills_depth": "depth",
     "dsec_semantic": "segmentation",
     "dsec_depth": "depth",
     "dsec_flow": "flow",
@@ -71,14 +78,16 @@ class LabelledData:
 
     Attributes:
         kind: Of data set. ``stills``: labelled pictures that the simulator films. ``stills_flow``:
-            any pictures, likewise, with the flow of its motion. ``bag_…``: bags with truth. The
+            any pictures, likewise, with the flow of its motion. ``stills_depth``: pictures with
+            depth, for ``source`` frames. ``bag_…``: bags with truth. The
             others: see `scaleevent_ros.tasks.datasets`.
         root: Folder of a data set.
         train: Names of the data set's sequences to learn from, the published split if empty; or
             bags, and folders or patterns of them.
         validation: Likewise, to judge by.
         pictures: Folder of the pictures to learn from.
-        labels: Folder of their labels, uint8 class ids, by the same names.
+        labels: Folder of their labels by the same names: class ids (uint8), or depth in mm
+            (uint16, 0 and 65535 where it is not known).
         validation_pictures: Folder of the pictures to judge by.
         validation_labels: Folder of their labels.
         classes: For segmentation, name of a list in ``config/labels``, such as ``camvid11``, or a
@@ -95,8 +104,8 @@ class LabelledData:
         augmentation: What is drawn at random for each sample to learn from.
         workers: Processes that make samples, for each training process.
         prefetch: Batches that each worker makes ahead.
-        source: ``events``. Or ``frames``, of ``stills``: a head learns on the teacher's features of
-            the pictures themselves, and runs on students of that teacher.
+        source: ``events``. Or ``frames``, of ``stills`` and ``stills_depth``: a head learns on the
+            teacher's features of the pictures themselves, and runs on students of that teacher.
     """
 
     kind: Kind = "stills"
@@ -127,8 +136,11 @@ class LabelledData:
             if not getattr(self, name):
                 msg = f"data.{name} is not given, and data.kind {self.kind} needs it"
                 raise ConfigurationError(msg)
-        if self.source == "frames" and self.kind != "stills":
-            msg = f"data.source frames needs data.kind stills, not {self.kind}"
+        if self.source == "frames" and self.kind not in {"stills", "stills_depth"}:
+            msg = f"data.source frames needs data.kind stills or stills_depth, not {self.kind}"
+            raise ConfigurationError(msg)
+        if self.source == "events" and self.kind == "stills_depth":
+            msg = "data.kind stills_depth has no events: it needs data.source frames"
             raise ConfigurationError(msg)
         if self.augmentation.shift:
             msg = "data.augmentation.shift is for pretraining; use data.augmentation.crop"
@@ -148,7 +160,7 @@ class LabelledData:
         classes = ("classes",) if self.task == "segmentation" else ()
         if self.kind.startswith("stills"):
             pictures: tuple[str, ...] = ("pictures", "validation_pictures")
-            if self.kind == "stills":
+            if self.kind != "stills_flow":
                 pictures += ("labels", "validation_labels")
             return pictures + classes
         if self.kind.startswith("bag_"):
@@ -180,14 +192,14 @@ def build_loaders(
     Raises:
         ScaleEventError: If data are missing or not as they should be.
     """
-    film = _film(data, events, trainer.seed)
-    learned = _samples(
-        data,
-        take_fraction(_open(data, events, film, classes, learning=True), data.fraction),
-        _options(data, events, data.augmentation, trainer.seed),
-        classes,
-        frame_scale,
-    )
+    options = _options(data, events, data.augmentation, trainer.seed)
+    learned: LabelledDataset | LabelledPictures
+    if data.source == "frames":
+        learned = _open_pictures(data, options, classes, frame_scale, learning=True)
+    else:
+        film = _film(data, events, trainer.seed)
+        sources = _open(data, events, film, classes, learning=True)
+        learned = LabelledDataset(take_fraction(sources, data.fraction), options)
     schedule = Schedule(
         (len(learned),), (1.0,), trainer.batch_size, trainer.seed, trainer.pairs_per_epoch
     )
@@ -209,33 +221,31 @@ def build_held_out(
     Raises:
         ScaleEventError: If data are missing or not as they should be.
     """
+    options = _options(data, events, AugmentationOptions(), seed=0)
+    if data.source == "frames":
+        return _open_pictures(data, options, classes, frame_scale, learning=False)
     film = replace(_film(data, events, seed=0), fixed_motion=True)
-    return _samples(
-        data,
-        take_fraction(_open(data, events, film, classes, learning=False), data.validation_fraction),
-        _options(data, events, AugmentationOptions(), seed=0),
-        classes,
-        frame_scale,
-    )
+    sources = _open(data, events, film, classes, learning=False)
+    return LabelledDataset(take_fraction(sources, data.validation_fraction), options)
 
 
-def _samples(
+def _open_pictures(
     data: LabelledData,
-    sources: Sequence[LabelledSource],
     options: LabelledOptions,
     classes: ClassList | None,
     frame_scale: int,
-) -> LabelledDataset | LabelledPictures:
-    """Make samples of events, or of the pictures that the sources would film."""
-    if data.source == "events":
-        return LabelledDataset(sources, options)
-    assert classes is not None
-    pictures = []
-    for part in sources:
-        assert isinstance(part, PartOfLabelled)
-        assert isinstance(part.source, LabelledStills)
-        pictures += [part.source.found[index] for index in part.part]
-    return LabelledPictures(pictures, classes, options, frame_scale)
+    *,
+    learning: bool,
+) -> LabelledPictures:
+    """Open the pictures to learn from, or those to judge by, themselves."""
+    pictures, labels, fraction = (
+        (data.pictures, data.labels, data.fraction)
+        if learning
+        else (data.validation_pictures, data.validation_labels, data.validation_fraction)
+    )
+    found = find_labelled(Path(pictures), Path(labels))
+    chosen = choose_fraction([one.picture.stem for one in found], fraction)
+    return LabelledPictures([found[i] for i in chosen], classes, options, frame_scale)
 
 
 def _options(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,16 +13,20 @@ from scaleevent_ros.data.sampler import PADDING
 from scaleevent_ros.sources.pictures import read_photograph
 from scaleevent_ros.tasks.classes import truth_of
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.labelled import LabelledSample, move_truth
-from scaleevent_ros.tasks.losses import IGNORED
+from scaleevent_ros.tasks.labelled import UNKNOWN, LabelledSample, move_truth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from scaleevent_ros.data.sampler import Draw
     from scaleevent_ros.tasks.classes import ClassList
-    from scaleevent_ros.tasks.labelled import LabelledOptions
+    from scaleevent_ros.tasks.labelled import LabelledOptions, Task
     from scaleevent_ros.tasks.labelled_stills import LabelledPicture
+
+_NO_DEPTH = 65535
 
 
 class LabelledPictures:
@@ -34,15 +38,16 @@ class LabelledPictures:
     def __init__(
         self,
         pictures: Sequence[LabelledPicture],
-        classes: ClassList,
+        classes: ClassList | None,
         options: LabelledOptions,
         scale: int,
     ) -> None:
         """Take pictures.
 
         Args:
-            pictures: Files of pictures and labels.
-            classes: What the labels mean.
+            pictures: Files of pictures and their truth: class ids (uint8), or depth in mm (uint16;
+                0 and 65535 where it is not known).
+            classes: What class ids mean; None for depth.
             options: Size and augmentation; nothing of events is used.
             scale: How much finer frames are than the truth.
         """
@@ -59,11 +64,12 @@ class LabelledPictures:
         """Make the sample of a draw; one that pads has no truth.
 
         Raises:
-            ScaleEventError: If the picture or its labels cannot be read or do not fit.
+            ScaleEventError: If the picture or its truth cannot be read or do not fit.
         """
         options, one = self._options, self._found[draw.pair]
-        picture = read_photograph(one.picture)
-        truth = truth_of(read_photograph(one.labels), self._classes, one.labels)
+        picture, truth = read_photograph(one.picture), self._read_truth(one.labels)
+        if picture.dtype != np.uint8:
+            picture = (picture >> 8).astype(np.uint8)
         if truth.shape != picture.shape[:2]:
             msg = f"{one.labels} is {truth.shape}, its picture {picture.shape[:2]}"
             raise TaskError(msg)
@@ -73,8 +79,25 @@ class LabelledPictures:
         size = (picture.shape[1], picture.shape[0])
         view = choose_view(size, (options.width, options.height), options.augmentation, rng)
         frame = HomographyAlignment(np.eye(3)).warp(picture, view, self._scale)
-        moved = torch.from_numpy(move_truth(truth, view)).long()
+        moved = torch.from_numpy(move_truth(truth, view))
+        moved = moved[None] if self._classes is None else moved.long()
         if draw.position == PADDING:
-            moved = torch.full_like(moved, IGNORED)
+            moved = torch.full_like(moved, UNKNOWN[self._task])
         pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
-        return LabelledSample(pixels, moved, torch.ones_like(moved, dtype=torch.bool))
+        everywhere = torch.ones(options.height, options.width, dtype=torch.bool)
+        return LabelledSample(pixels, moved, everywhere)
+
+    @property
+    def _task(self) -> Task:
+        return "depth" if self._classes is None else "segmentation"
+
+    def _read_truth(self, path: Path) -> NDArray[Any]:
+        """Read class ids, or depth in m, float32 [H, W], 0 where it is not known."""
+        stored = read_photograph(path)
+        if self._classes is not None:
+            return truth_of(stored, self._classes, path)
+        if stored.ndim != 2 or stored.dtype != np.uint16:
+            msg = f"{path}: depth is {stored.dtype} {stored.shape}, not uint16 [H, W] in mm"
+            raise TaskError(msg)
+        depth = np.where(stored == _NO_DEPTH, 0, stored)
+        return np.asarray(depth / np.float32(1000), np.float32)

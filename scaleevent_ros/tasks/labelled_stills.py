@@ -78,7 +78,6 @@ class LabelledStills:
     Attributes:
         name: Their folder.
         task: ``segmentation``.
-        found: Pictures and their labels.
     """
 
     task: Task = "segmentation"
@@ -92,17 +91,17 @@ class LabelledStills:
             ScaleEventError: See `find_labelled`.
         """
         self.name = str(pictures)
-        self.found = find_labelled(pictures, labels)
+        self._found = find_labelled(pictures, labels)
         self._classes = classes
         self._options = options
 
     def __len__(self) -> int:
         """Count the pictures."""
-        return len(self.found)
+        return len(self._found)
 
     def key(self, index: int) -> str:
         """Name a picture: its file's name without suffix."""
-        return self.found[index].picture.stem
+        return self._found[index].picture.stem
 
     def read(self, index: int, take: int) -> LabelledWindow:
         """Film a picture, anew in each take unless the motion is fixed.
@@ -110,7 +109,7 @@ class LabelledStills:
         Raises:
             ScaleEventError: If the picture or its labels cannot be read or do not fit.
         """
-        one = self.found[index]
+        one = self._found[index]
         labels = truth_of(read_photograph(one.labels), self._classes, one.labels)
         clip = _film(one.picture, index, take, self._options, frames=1, labels=labels)
         assert clip.labels is not None

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from labelled_pictures import write_labelled
@@ -22,6 +24,7 @@ from scaleevent_ros.models import build_student, load_student, load_teacher, sav
 from scaleevent_ros.models.backbone import build_network
 from scaleevent_ros.models.feature_statistics import FeatureStatistics
 from scaleevent_ros.models.teacher import build_teacher
+from scaleevent_ros.sources.pictures import read_raster
 from scaleevent_ros.tasks import load_heads
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.downstream import Downstream
@@ -81,9 +84,12 @@ def write_student(folder: Path, path: Path, width: int | None = None) -> tuple[P
     return path, teacher
 
 
-def configured(data: LabelledData, init: Path, output: Path) -> Finetuning:
+def configured(
+    data: LabelledData, init: Path, output: Path, head: HeadOptions | None = None
+) -> Finetuning:
     return Finetuning(
         data=data,
+        head=head or HeadOptions(),
         student=StudentOptions(init=str(init)),
         optimizer=OptimizerOptions(learning_rate=1e-2, clip=1.0),
         trainer=TrainerOptions(
@@ -159,6 +165,33 @@ def test_it_runs_on_every_student_of_that_teacher(
     # An untrained student sees nothing; the teacher sees as well as in the run.
     assert judged["frames"] > 0.6
     assert judged["events"] < judged["frames"]
+
+
+def test_a_depth_head_learns_from_pictures_with_depth(
+    run: tuple[Path, Path], folder: Path, data: LabelledData, tmp_path: Path
+) -> None:
+    (tmp_path / "depth").mkdir()
+    for number in range(12):
+        labels = read_raster(folder / "labels" / f"{number:02d}.png")
+        millimetres = np.where(labels == 255, 65535, 1500 + 3000 * labels.astype(int)).astype(
+            np.uint16
+        )
+        cv2.imwrite(str(tmp_path / "depth" / f"{number:02d}.png"), millimetres)
+    depths = str(tmp_path / "depth")
+    deep = replace(data, kind="stills_depth", labels=depths, validation_labels=depths, classes="")
+    sample = build_held_out(deep, EventOptions(), None, 2)[Draw(0, 0, 0)]
+    assert sample.truth.shape == (1, 48, 64)
+    assert set(sample.truth.flatten().tolist()) == {0, 1.5, 4.5}
+    head = HeadOptions("depth_dpt", {"maximum": 10.0, "channels": 8})
+    assert finetune(configured(deep, run[0], tmp_path / "run", head)).metrics["rmse"] < 2.5
+    both = tmp_path / "both.safetensors"
+    assert attach_heads(run[1], tmp_path / "run" / "last.safetensors", both) == ["depth"]
+    header = load_student(both).header
+    assert {header.space_of(task) for task in header.heads} == {"teacher"}
+    assert header.heads.keys() == {"segmentation", "depth"}
+    assert header.classes == ["smooth", "rough"]
+    with pytest.raises(ConfigurationError, match="stills_depth has no events"):
+        replace(deep, source="events")
 
 
 def arguments(data: LabelledData) -> list[str]:
