@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ def ends_in_words(name: str) -> Iterator[None]:
     Raises:
         SystemExit: With the error's `ScaleEventError.exit_code`, or 130.
     """
+    # Libraries' warnings, without a line of their source.
+    warnings.showwarning = lambda message, *_: sys.stderr.write(f"{name}: warning: {message}\n")
     try:
         yield
     except ScaleEventError as error:

@@ -144,18 +144,39 @@ def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
     Raises:
         ImageError: If it cannot be read, or its encoding does not say how to see it (`32FC1`).
     """
-    if isinstance(image, CompressedImageView):
-        return _decompress(image, cv2.IMREAD_COLOR)[..., ::-1]
-    array = image_array(image)
+    if isinstance(image, ImageView):
+        return _to_rgb(image_array(image), image.encoding)
+    encoding = _compressed_encoding(image)
+    if encoding.startswith("bayer_"):
+        mosaic = _decompress(image, cv2.IMREAD_UNCHANGED)
+        if mosaic.ndim == 2:  # otherwise it was demosaiced before it was compressed
+            return _to_rgb(mosaic, encoding)
+    return _decompress(image, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+def _to_rgb(array: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
     if array.dtype == np.uint16:
         array = (array >> 8).astype(np.uint8)
-    color = image.encoding.removesuffix("16").removesuffix("8")
+    color = encoding.removesuffix("16").removesuffix("8")
     if color == "rgb":
         return array
     if color in _TO_RGB:
         return cast("NDArray[np.uint8]", cv2.cvtColor(array, _TO_RGB[color]))
-    msg = f"an image of encoding {image.encoding!r} is no picture: it does not say its colors"
+    msg = f"an image of encoding {encoding!r} is no picture: it does not say its colors"
     raise ImageError(msg)
+
+
+def _compressed_encoding(image: CompressedImageView) -> str:
+    """Return the encoding of a compressed image before it was compressed; empty if not told.
+
+    Raises:
+        ImageError: If it holds depth.
+    """
+    encoding = image.format.partition(";")[0].strip() if ";" in image.format else ""
+    if "compressedDepth" in image.format or _NUMBERED.fullmatch(encoding.replace("8U", "")):
+        msg = f"a compressed image of format {image.format!r} is no picture but depth or data"
+        raise ImageError(msg)
+    return encoding
 
 
 def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
@@ -171,8 +192,10 @@ def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         ImageError: As `image_rgb`.
     """
     if isinstance(image, CompressedImageView):
-        return _decompress(image, cv2.IMREAD_REDUCED_GRAYSCALE_2)
-    if image.encoding in {"mono8", "8UC1"}:
+        if not _compressed_encoding(image).startswith("bayer_"):
+            return _decompress(image, cv2.IMREAD_REDUCED_GRAYSCALE_2)
+        grey = cv2.cvtColor(image_rgb(image), cv2.COLOR_RGB2GRAY)
+    elif image.encoding in {"mono8", "8UC1"}:
         grey = image_array(image)
     else:
         grey = cv2.cvtColor(image_rgb(image), cv2.COLOR_RGB2GRAY)

@@ -9,6 +9,7 @@ pass of its own over the file, so that no kind has to wait in memory for another
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import aedat
@@ -17,6 +18,7 @@ import numpy as np
 from scaleevent_ros.events import Triggers
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_columns import Columns, event_batches
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
     ClockStatement,
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from scaleevent_ros.events import EventBatch
-    from scaleevent_ros.sources.faults import Faults
 
 # dv-processing's `TriggerType`: rising edge, falling edge and pulse on the external input. The
 # other types mark frames and exposures, which frames say themselves.
@@ -101,26 +102,48 @@ def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
     """Yield what the packets of the first stream of one kind hold, up to where the file is torn."""
     wanted = None
     count = 0
-    try:
-        for packet in aedat.Decoder(path):
-            if kind in packet:
-                wanted = packet["stream_id"] if wanted is None else wanted
-                if packet["stream_id"] == wanted:
-                    yield packet[kind]
-            count += 1
-    except RuntimeError as error:
-        msg = f"{path}: is cut off or damaged after packet {count}: {error}"
-        faults.add("torn files", msg)
+    decoder = iter(aedat.Decoder(path))
+    while True:
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                packet = next(decoder, None)
+        except RuntimeError as error:
+            msg = f"{path}: is cut off or damaged after packet {count}: {error}"
+            faults.add("torn files", msg)
+            return
+        for warning in caught:  # the library warns once, of the first frame that it skips
+            faults.add(
+                "streams with frames of unknown type",
+                f"{path}: after packet {count}: {warning.message}",
+            )
+        if packet is None:
+            return
+        count += 1
+        if kind in packet:
+            wanted = packet["stream_id"] if wanted is None else wanted
+            if packet["stream_id"] == wanted:
+                yield packet[kind]
 
 
 def _frames(path: Path, t_start: int, faults: Faults) -> Iterator[Picture]:
+    shift = None
     for frame in _packets(path, "frame", faults):
         begin, end = int(frame["exposure_begin_t"]), int(frame["exposure_end_t"])
         t = (begin + end) // 2 * 1000 if begin > 0 and end > 0 else int(frame["t"]) * 1000
         if t < t_start:
             continue
         pixels = frame["pixels"]
+        if pixels.dtype == np.uint16:  # of which cameras use 10 or 12 bits
+            if shift is None:
+                shift = max(_largest_pixel(path).bit_length() - 8, 0)
+            pixels = (pixels >> shift).astype(np.uint8)
         yield Picture(t, pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3]))
+
+
+def _largest_pixel(path: Path) -> int:
+    frames = _packets(path, "frame", Faults())
+    return max(int(frame["pixels"].max(initial=0)) for frame in frames)
 
 
 def _triggers(path: Path, t_start: int, faults: Faults) -> Iterator[Triggers]:

@@ -93,6 +93,33 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
 
 
 def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStream:
+    listed = listed_pictures(images, options.time_unit)
+    if listed is None:
+        msg = (
+            f"{images}: nothing says when its pictures were taken: no images.txt, no timestamps.txt"
+        )
+        raise SourceError(msg)
+    return file_stream(images, FRAMES_TOPIC, *listed, faults)
+
+
+def listed_pictures(
+    images: Path, unit: str | None = None
+) -> tuple[list[Path], NDArray[np.int64]] | None:
+    """Read the times of pictures from a file in their folder or beside it.
+
+    ``images.txt`` holds lines of a time and a name, ``timestamps.txt`` a time for each picture by
+    name.
+
+    Args:
+        images: Folder of the pictures.
+        unit: Unit of the times; None for seconds if they have a decimal point, else microseconds.
+
+    Returns:
+        The pictures, and their times in ns; None if there is no such file.
+
+    Raises:
+        SourceError: Naming the line that is something else.
+    """
     listing = images.parent / "images.txt"
     if listing.is_file():
         rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
@@ -100,18 +127,15 @@ def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStre
             number = next(i for i, row in enumerate(rows, 1) if len(row) != 2)
             msg = f"{listing}: entry {number} is {' '.join(rows[number - 1])!r}, not 'time name'"
             raise SourceError(msg)
-        times = _times(listing, [row[0] for row in rows], options)
         files = [images.parent / row[1] for row in rows]
-        return file_stream(images, FRAMES_TOPIC, files, times, faults)
+        return files, _times(listing, [row[0] for row in rows], unit)
     for path in (images.parent / "timestamps.txt", images / "timestamps.txt"):
         if path.is_file():
-            times = _times(path, path.read_text().split(), options)
-            return file_stream(images, FRAMES_TOPIC, pictures_in(images), times, faults)
-    msg = f"{images}: nothing says when its pictures were taken: no images.txt, no timestamps.txt"
-    raise SourceError(msg)
+            return pictures_in(images), _times(path, path.read_text().split(), unit)
+    return None
 
 
-def _times(path: Path, texts: list[str], options: ReadOptions) -> NDArray[np.int64]:
+def _times(path: Path, texts: list[str], unit: str | None) -> NDArray[np.int64]:
     """Read times: with a decimal point seconds, without one microseconds, unless options say."""
     decimal = any("." in text for text in texts)
     try:
@@ -119,7 +143,7 @@ def _times(path: Path, texts: list[str], options: ReadOptions) -> NDArray[np.int
     except ValueError as error:
         msg = f"{path}: {error}"
         raise SourceError(msg) from None
-    return nanoseconds(times, options.time_unit or ("s" if decimal else "us"))
+    return nanoseconds(times, unit or ("s" if decimal else "us"))
 
 
 def _numbers(path: Path, columns: int) -> NDArray[np.float64]:

@@ -37,6 +37,7 @@ from scaleevent_ros.sources.recording import (
 )
 from scaleevent_ros.sources.simulator import PixelModel
 from scaleevent_ros.sources.stills import StillOptions, cover, simulate_still
+from scaleevent_ros.sources.video import open_video
 from scaleevent_ros.sources.video_simulator import VideoSimulator
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class VideoOptions:
     """How a video is seen.
 
     Attributes:
-        frame_rate: In Hz; None takes what the video says, and 25 for a folder of pictures.
+        frame_rate: In Hz; None for the times of the video, see `open_video`.
         interpolate: Whether frames are interpolated where they move by more than a pixel.
         size: Width and height of the sensor; frames are scaled and cropped to cover it. None keeps
             theirs.
@@ -124,46 +125,35 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
     """Open a video, or a folder of pictures that follow each other, for simulation.
 
     Args:
-        source: A file that OpenCV can play, or a folder of pictures in the order of their names.
+        source: See `open_video`.
         options: How it is seen.
 
     Raises:
-        SourceError: If it cannot be opened, or does not say its frame rate. While it is read: if a
+        SourceError: If it cannot be opened, or its frames have no times. While it is read: if a
             picture cannot be read, or is of another size than the first.
     """
-    if source.is_dir():
-        files = pictures_in(source)
-        number, rate = len(files), 25.0
-        first = read_photograph(files[0])
-
-        def frames() -> Iterator[NDArray[np.generic]]:
-            return map(read_photograph, files)
-    else:
-        number, rate, first = _probe(source)
-
-        def frames() -> Iterator[NDArray[np.generic]]:
-            return _decode(source, number)
-
-    rate = options.frame_rate or rate
-    if not rate > 0:
-        msg = f"{source}: does not say its frame rate; give --frame-rate"
-        raise SimulationError(msg)
+    video = open_video(source, options.frame_rate)
+    # Simulated time starts at the epoch; a source whose clock is beyond it keeps its times.
+    late = video.times_us[0] * 1000 >= EPOCH_NS
+    times_us = video.times_us if late else video.times_us - video.times_us[0] + EPOCH_NS // 1000
+    number = len(times_us)
     if number < 2:
         msg = f"{source}: holds {number} frames; events need two, or a still picture that moves"
         raise SimulationError(msg)
-    height, width = first.shape[:2] if options.size is None else options.size[::-1]
+    size = options.size or video.size
 
     def moments(_: int) -> Iterator[Moment]:
         # Pixels remember: whatever the start, the simulation runs from the first frame.
-        return _see_video(source, frames(), rate, (width, height), options)
+        timed = zip(video.frames(), times_us.tolist(), strict=False)
+        return _see_video(source, timed, size, options)
 
     return _recording(
         source,
         _format("video", options),
-        (width, height),
+        size,
         moments,
         [FRAMES_TOPIC],
-        (EPOCH_NS, _frame_us(number - 1, rate) * 1000),
+        (int(times_us[0]) * 1000, int(times_us[-1]) * 1000),
         frame_scale=options.frame_scale,
     )
 
@@ -173,55 +163,22 @@ def _format(kind: str, options: VideoOptions | StillsOptions) -> str:
     return f"simulated from {kind}: {json.dumps(asdict(options), default=str)}"
 
 
-def _frame_us(index: int, rate: float) -> int:
-    return EPOCH_NS // 1000 + round(index * 1e6 / rate)
-
-
-def _probe(source: Path) -> tuple[int, float, NDArray[np.generic]]:
-    """Ask a video for its number of frames and frame rate, and decode the first frame."""
-    capture = cv2.VideoCapture(str(source))
-    found, frame = capture.read()
-    if not found:
-        msg = f"{source}: cannot be played as a video; it may be missing, cut off or damaged"
-        raise SimulationError(msg)
-    number = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return number, rate, np.asarray(frame)
-
-
-def _decode(source: Path, number: int) -> Iterator[NDArray[np.uint8]]:
-    """Play a video: red-green-blue frames."""
-    capture = cv2.VideoCapture(str(source))
-    played = 0
-    while True:
-        found, frame = capture.read()
-        if not found:
-            break
-        played += 1
-        yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
-    if played < number:
-        logger.warning("%s: ends after %d of the %d frames it announces", source, played, number)
-
-
 def _see_video(
     source: Path,
-    frames: Iterable[NDArray[np.generic]],
-    rate: float,
+    frames: Iterable[tuple[NDArray[np.generic], int]],
     size: tuple[int, int],
     options: VideoOptions,
 ) -> Iterator[Moment]:
     simulator = VideoSimulator(size, options.pixels, options.seed, interpolate=options.interpolate)
     scale = options.frame_scale
     shape = None
-    for index, given in enumerate(frames):
+    for index, (given, t_us) in enumerate(frames):
         if given.shape[:2] != (shape := shape or given.shape[:2]):
             msg = (
                 f"{source}: frame {index} is {given.shape[1]}x{given.shape[0]}, not like the first"
             )
             raise SimulationError(msg)
         frame = _eight_bits(given)
-        t_us = _frame_us(index, rate)
         events = simulator.push(cover(frame, size, cv2.INTER_AREA), t_us)
         pictures = {}
         if index % options.keep_every == 0:

@@ -178,3 +178,35 @@ def test_sizes_that_lie_never_reach_beyond_the_data(
     assert (height - 1) * step + width * 3 <= size
     assert array.shape == (height, width, 3)
     array.sum()
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+@pytest.mark.parametrize("bits", ["8", "16"])
+def test_compressed_mosaics_are_demosaiced(pattern: str, bits: str) -> None:
+    mosaic = np.zeros((8, 8), np.uint8 if bits == "8" else np.uint16)
+    for index, color in enumerate(pattern):  # of a red scene
+        mosaic[index // 2 :: 2, index % 2 :: 2] = (color == "r") * np.iinfo(mosaic.dtype).max
+    data = cv2.imencode(".png", mosaic)[1].tobytes()
+    for form in (
+        f"bayer_{pattern}{bits}; png compressed ",
+        f"bayer_{pattern}{bits}; png compressed",
+    ):
+        image = CompressedImageView(0, "", form, data)
+        assert image_rgb(image)[2:-2, 2:-2].reshape(-1, 3).tolist() == [[255, 0, 0]] * 16
+        assert image_grey(image).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "form", ["16UC1; png compressed", "16UC1; compressedDepth png", "32FC1; compressedDepth"]
+)
+def test_compressed_depth_is_no_picture(form: str) -> None:
+    data = cv2.imencode(".png", np.zeros((4, 4), np.uint16))[1].tobytes()
+    for read in (image_rgb, image_grey):
+        with pytest.raises(ImageError, match=form):
+            read(CompressedImageView(0, "", form, data))
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "16UC1"])
+def test_encodings_that_are_no_picture_are_named(encoding: str) -> None:
+    with pytest.raises(ImageError, match=encoding):
+        image_rgb(ImageView(0, "", 2, 2, encoding, False, 4, bytes(8)))

@@ -100,3 +100,45 @@ def test_a_torn_file_gives_what_lies_before_the_tear(tmp_path: Path) -> None:
     assert len(bag.messages["/camera/image_raw"]) == 1
     state = json.loads((tmp_path / "bag/conversion.json").read_text())
     assert state["faults"]["torn files"]["count"] == 1  # though several passes met it
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_frames_of_16_bits_are_scaled_by_what_the_recording_uses(tmp_path: Path, bits: int) -> None:
+    events = recorded_events(34, 26)
+    frames = photographs(2, 26, 34)
+    deep = [(frame.astype(np.uint16) << (bits - 8)) for frame in frames]
+    deep[1][0, 0] = (1 << bits) - 1  # in the second frame alone
+    packets = [files.events_packet(events)]
+    packets += [
+        files.frame_packet(frame, t, t + 500)
+        for frame, t in zip(deep, (1_100_000, 1_200_000), strict=True)
+    ]
+    files.write_aedat4(tmp_path / "a.aedat4", 34, 26, packets)
+    convert(tmp_path / "a.aedat4", tmp_path / "bag", ConvertOptions())
+    images = [pixels(m) for _, m in read_bag(tmp_path / "bag").messages["/camera/image_raw"]]
+    assert np.array_equal(images[0], frames[0])
+    assert images[1][0, 0] == 255
+    assert np.array_equal(images[1][1:], frames[1][1:])
+
+
+@pytest.mark.filterwarnings("error")
+def test_frames_of_unknown_type_are_skipped_and_named(tmp_path: Path) -> None:
+    events = recorded_events(34, 26)
+    frames = photographs(3, 26, 34)
+    packets = [files.events_packet(events[:900])]
+    packets += [
+        files.frame_packet(frame, t, t + 500, kind)
+        for frame, t, kind in zip(
+            frames, (1_100_000, 1_200_000, 1_300_000), (99, 0, 5), strict=True
+        )
+    ]
+    packets += [files.events_packet(events[900:])]
+    files.write_aedat4(tmp_path / "a.aedat4", 34, 26, packets)
+    convert(tmp_path / "a.aedat4", tmp_path / "bag", ConvertOptions())
+    bag = read_bag(tmp_path / "bag")
+    assert_same_events(bag.events, events)
+    assert len(bag.messages["/camera/image_raw"]) == 1
+    state = json.loads((tmp_path / "bag/conversion.json").read_text())
+    fault = state["faults"]["streams with frames of unknown type"]
+    assert fault["count"] == 1
+    assert "frame format 99" in fault["first"]

@@ -259,3 +259,71 @@ def test_wrong_input_is_one_clear_error(tmp_path: Path) -> None:
         size_of("640by480")
     with pytest.raises(SimulationError, match="frame rate"):
         VideoOptions(frame_rate=0)
+
+
+def element(identity: str, *content: bytes) -> bytes:
+    """Write an element of Matroska (RFC 9559), its size in 8 bytes."""
+    body = b"".join(content)
+    return bytes.fromhex(identity) + bytes([1]) + len(body).to_bytes(7, "big") + body
+
+
+def write_matroska(path: Path, frames: list[np.ndarray], stamps_ms: list[int]) -> None:
+    """Write a video as a pipe leaves it: no duration, no count, segment of unknown size."""
+    video = element("e0", element("b0", b"\xa0"), element("ba", b"\x78"))  # 160x120
+    track = element(
+        "ae",
+        element("d7", b"\1"),
+        element("73c5", b"\1"),
+        element("83", b"\1"),
+        element("86", b"V_MJPEG"),
+        video,
+    )
+    blocks = [
+        element(
+            "a3", b"\x81", t.to_bytes(2, "big"), b"\x80", cv2.imencode(".jpg", frame)[1].tobytes()
+        )
+        for frame, t in zip(frames, stamps_ms, strict=True)
+    ]
+    path.write_bytes(
+        element("1a45dfa3", element("4282", b"matroska"), element("4287", b"\4"))
+        + bytes.fromhex("18538067" + "01ffffffffffffff")
+        + element("1549a966", element("2ad7b1", b"\x0f\x42\x40"))
+        + element("1654ae6b", track)
+        + element("1f43b675", element("e7", b"\0"), *blocks)
+    )
+
+
+def test_frames_keep_the_times_of_their_container(tmp_path: Path) -> None:
+    stamps_ms = [0, 40, 50, 120, 400, 410, 1000]
+    write_matroska(tmp_path / "pipe.mkv", pan(7), stamps_ms)
+    recording = video_recording(tmp_path / "pipe.mkv", VideoOptions())
+    times = [picture.t for picture in recording.pictures[0].read(0)]
+    assert times == [EPOCH_NS + t * MS for t in stamps_ms]
+    given = video_recording(tmp_path / "pipe.mkv", VideoOptions(frame_rate=100))
+    assert [p.t for p in given.pictures[0].read(0)] == [EPOCH_NS + i * 10 * MS for i in range(7)]
+
+
+@pytest.mark.parametrize("place", ["timestamps.txt", "images/timestamps.txt", "images.txt"])
+def test_pictures_keep_the_times_beside_them(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write_pictures(folder / "images", pan(4))
+    times = ["0.000000000", "0.001865671", "0.298507462", "0.3"]
+    if place == "images.txt":
+        times = [f"{t} images/{index:03}.png" for index, t in enumerate(times)]
+    (folder / place).write_text("\n".join(times))
+    wanted = [EPOCH_NS + t * 1000 for t in (0, 1_866, 298_507, 300_000)]
+    for source in (folder, folder / "images"):
+        recording = video_recording(source, VideoOptions())
+        assert [picture.t for picture in recording.pictures[0].read(0)] == wanted
+    (folder / place).write_text("\n".join(times[:3]))
+    if place != "images.txt":
+        with pytest.raises(SimulationError, match="4 pictures but 3 timestamps"):
+            video_recording(folder, VideoOptions())
+
+
+def test_pictures_of_a_clock_that_runs_keep_its_times(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "frames", pan(2))
+    (tmp_path / "timestamps.txt").write_text("1500000000.5\n1500000000.6\n")
+    recording = video_recording(tmp_path / "frames", VideoOptions())
+    assert recording.span_ns == (1_500_000_000_500_000_000, 1_500_000_000_600_000_000)

@@ -75,15 +75,22 @@ def events_packet(batch: EventBatch) -> bytes:
     return _packet(EVENTS, builder, builder.EndVector())
 
 
-def frame_packet(pixels: NDArray[np.uint8], begin_us: int, end_us: int) -> bytes:
-    """Write a packet of one grey frame, exposed between two times."""
+def frame_packet(
+    pixels: NDArray[Any], begin_us: int, end_us: int, kind: int | None = None
+) -> bytes:
+    """Write a packet of one grey frame, of 8 or 16 bits, exposed between two times.
+
+    `kind` is OpenCV's number of its type, if it is to be another than that.
+    """
     height, width = pixels.shape
     builder = flatbuffers.Builder()
     data = builder.CreateByteVector(pixels.tobytes())
     builder.StartObject(11)
     for slot, value in enumerate((begin_us, begin_us, end_us, begin_us, end_us)):
         builder.PrependInt64Slot(slot, value, 0)
-    builder.PrependInt8Slot(5, 0, -1)  # OPENCV_8U_C1
+    if kind is None:
+        kind = 2 if pixels.dtype == np.uint16 else 0  # OpenCV's 16U_C1 and 8U_C1
+    builder.PrependInt8Slot(5, kind, -1)
     for slot, value in ((6, width), (7, height)):
         builder.PrependInt16Slot(slot, value, 0)
     builder.PrependUOffsetTRelativeSlot(10, data, 0)

@@ -1,0 +1,100 @@
+"""Videos, and folders of pictures that follow each other, as frames with their times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+
+from scaleevent_ros.sources.errors import SimulationError
+from scaleevent_ros.sources.image_folder import listed_pictures
+from scaleevent_ros.sources.pictures import pictures_in, read_photograph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_PICTURES_RATE = 25.0
+
+
+class Video(NamedTuple):
+    """Frames that follow each other.
+
+    Attributes:
+        times_us: Time of each frame in µs, rising, int64 [N].
+        frames: Reads them: uint8 or uint16, red-green-blue [H, W, 3] or grey [H, W].
+        size: Width and height of the first.
+    """
+
+    times_us: NDArray[np.int64]
+    frames: Callable[[], Iterator[NDArray[np.generic]]]
+    size: tuple[int, int]
+
+
+def open_video(source: Path, frame_rate: float | None = None) -> Video:
+    """Open a video file, or a folder of pictures.
+
+    Times are a file's presentation stamps, or of pictures those in ``timestamps.txt`` or
+    ``images.txt`` beside them, unless a rate is given; pictures without times follow at 25 Hz.
+
+    Args:
+        source: File that OpenCV can play, or folder of pictures in the order of their names.
+        frame_rate: In Hz; None for the source's own times.
+
+    Raises:
+        SourceError: If it cannot be opened, or its frames have no times. While frames are read: if
+            a picture cannot be read.
+    """
+    video = _open_pictures(source, frame_rate) if source.is_dir() else _open_file(source)
+    if frame_rate is not None:
+        times_us = np.rint(np.arange(len(video.times_us)) * 1e6 / frame_rate).astype(np.int64)
+        video = video._replace(times_us=times_us)
+    if (np.diff(video.times_us) <= 0).any():
+        msg = f"{source}: its frames' times do not increase; give --frame-rate"
+        raise SimulationError(msg)
+    return video
+
+
+def _open_pictures(source: Path, frame_rate: float | None) -> Video:
+    folder = source / "images" if (source / "images").is_dir() else source
+    listed = None if frame_rate is not None else listed_pictures(folder)
+    files, times_ns = listed or (pictures_in(folder), None)
+    if times_ns is None:
+        times_us = np.rint(np.arange(len(files)) * 1e6 / _PICTURES_RATE).astype(np.int64)
+    elif len(times_ns) != len(files):
+        msg = f"{folder}: holds {len(files)} pictures but {len(times_ns)} timestamps"
+        raise SimulationError(msg)
+    else:
+        times_us = times_ns // 1000
+    height, width = read_photograph(files[0]).shape[:2]
+    return Video(times_us, lambda: map(read_photograph, files), (width, height))
+
+
+def _open_file(source: Path) -> Video:
+    """Read a file's times; what it announces of its duration or its frames may be missing."""
+    capture = cv2.VideoCapture(str(source))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    stamps_ms = []
+    while capture.grab():
+        stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+    capture.release()
+    if not stamps_ms:
+        msg = f"{source}: cannot be played as a video; it may be missing, cut off or damaged"
+        raise SimulationError(msg)
+    times_us = np.rint((np.array(stamps_ms) - stamps_ms[0]) * 1000).astype(np.int64)
+    if (np.diff(times_us) <= 0).any() and rate > 0:  # a container without stamps
+        times_us = np.rint(np.arange(len(stamps_ms)) * 1e6 / rate).astype(np.int64)
+    return Video(times_us, lambda: _decode(source), size)
+
+
+def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
+    capture = cv2.VideoCapture(str(source))
+    while True:
+        found, frame = capture.read()
+        if not found:
+            return
+        yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
