@@ -25,8 +25,12 @@ def ends_in_words(name: str) -> Iterator[None]:
     Raises:
         SystemExit: With the error's `ScaleEventError.exit_code`, or 130.
     """
+
+    def show(message: Warning | str, *_: object) -> None:
+        sys.stderr.write(f"{name}: warning: {message}\n")
+
     # Libraries' warnings, without a line of their source.
-    warnings.showwarning = lambda message, *_: sys.stderr.write(f"{name}: warning: {message}\n")
+    warnings.showwarning = show
     try:
         yield
     except ScaleEventError as error:
