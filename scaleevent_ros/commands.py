@@ -30,7 +30,7 @@ def ends_in_words(name: str) -> Iterator[None]:
         sys.stderr.write(f"{name}: warning: {message}\n")
 
     # Libraries' warnings, without a line of their source.
-    warnings.showwarning = show
+    warnings.showwarning = show  # type: ignore[assignment]
     try:
         yield
     except ScaleEventError as error:

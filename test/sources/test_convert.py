@@ -271,7 +271,7 @@ def test_most_pictures_of_another_size_are_an_error(source: Path, tmp_path: Path
         ["convert", "{source}", "{out}"],
         ["simulate", "{pictures}", "{out}"],
         ["shard", "{bag}", "{out}"],
-        ["align", "{kalibr}", "--event-camera", "cam1", "--out", "{out}"],
+        ["align", "{kalibr}", "--frame-camera", "cam0", "--event-camera", "cam1", "--out", "{out}"],
         ["export-events", "{bag}", "{out}.csv"],
     ],
 )
