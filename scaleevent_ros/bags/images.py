@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from scaleevent_ros.bags.messages import BytesLike
+
 # Encodings of sensor_msgs/image_encodings.hpp by name: type and number of channels.
 _NAMED = {
     "rgb8": (np.uint8, 3),
@@ -51,6 +53,7 @@ _NUMBERED_TYPES = {
     "64F": np.float64,
 }
 _NUMBERED = re.compile(r"(8U|8S|16U|16S|32S|32F|64F)(?:C([1-9]\d*))?")
+_MAGICS = {"jpeg": b"\xff\xd8\xff", "png": b"\x89PNG\r\n\x1a\n"}
 
 # To RGB; OpenCV names a Bayer pattern by its second row and column, ROS by the first.
 _TO_RGB = {
@@ -177,6 +180,18 @@ def _compressed_encoding(image: CompressedImageView) -> str:
         msg = f"a compressed image of format {image.format!r} is no picture but depth or data"
         raise ImageError(msg)
     return encoding
+
+
+def picture_codec(data: BytesLike) -> str | None:
+    """Recognize a picture file by its first bytes: ``jpeg``, ``png``, or None for any other."""
+    start = bytes(data[:8])
+    return next((codec for codec, magic in _MAGICS.items() if start.startswith(magic)), None)
+
+
+def picture_file(image: CompressedImageView) -> bytes | None:
+    """Return a compressed image as a JPEG or PNG file; None if it is none, or holds a mosaic."""
+    mosaic = _compressed_encoding(image).startswith("bayer_")
+    return None if mosaic or picture_codec(image.data) is None else bytes(image.data)
 
 
 def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:

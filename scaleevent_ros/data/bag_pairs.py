@@ -216,7 +216,7 @@ class BagPairs:
         pair = make_pair(reader, window, self._bag.synchronization)
         alignment = self._alignment(pair.frame, (pair.events.width, pair.events.height))
         image = reader.parse_image(window.message)
-        stored = bytes(image.data) if isinstance(image, CompressedImageView) else None
+        stored = picture_file(image) if isinstance(image, CompressedImageView) else None
         return Pair(pair.frame, pair.events, pair.stamp_ns, alignment, stored=stored)
 
     def states(self, indices: range, decays: Sequence[float]) -> Iterator[LeakyState]:

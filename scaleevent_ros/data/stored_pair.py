@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
+from scaleevent_ros.bags.images import picture_codec
 from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.augmentation import View
 from scaleevent_ros.data.dataset import Pair
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 FRAME_SUFFIXES = {"jpeg": "jpg", "png": "png"}
 """Suffix of a frame by the codec that writes it."""
 
-_MAGICS = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png"}
 _JPEG_QUALITY = 95
 _LARGEST_HALF = 65504
 _LONGEST_NS = (1 << 24) * 1000
@@ -112,10 +112,9 @@ def encode_pair(
 
 def _frame_file(pair: Pair, codec: str) -> tuple[str, bytes]:
     """Return the frame as a file, and its suffix: the recorded file, or an encoded one."""
-    if pair.stored is not None:
-        for magic, suffix in _MAGICS.items():
-            if pair.stored.startswith(magic):
-                return suffix, pair.stored
+    recorded = None if pair.stored is None else picture_codec(pair.stored)
+    if pair.stored is not None and recorded is not None:
+        return FRAME_SUFFIXES[recorded], pair.stored
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
     frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
     return FRAME_SUFFIXES[codec], _encode_picture(f".{codec}", frame, settings)

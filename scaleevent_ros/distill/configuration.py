@@ -218,6 +218,8 @@ class StudentOptions:
             stride 8 or 4; none without. A teacher at ``scale`` 2 or more has something finer to
             teach.
         options: Arguments of timm's model.
+        patch_dropout: Share of the patch tokens that a ViT leaves out of each training step, for
+            speed: neither computed nor learned from. Validation uses all.
     """
 
     name: str | None = None
@@ -225,6 +227,11 @@ class StudentOptions:
     stride: int | None = None
     neck: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    patch_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _require_between(self, "patch_dropout", 0, 0.9)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.data.dataset import move_cells
+from scaleevent_ros.distill.losses import to_device
 from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums, ratios
 from scaleevent_ros.models import tokens
 from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
@@ -85,6 +86,23 @@ def dilate_mask(active: Tensor, dilation: int) -> Tensor:
     return dilated > 0
 
 
+def draw_kept(count: int, patches: int, dropout: float) -> Tensor:
+    """Draw which patch tokens of each image are kept, from PyTorch's random numbers.
+
+    The trainer seeds them for each step, so that a resumed run draws the same.
+
+    Args:
+        count: Images B.
+        patches: Patch tokens N of an image.
+        dropout: Share of tokens to drop.
+
+    Returns:
+        int64 ``[B, K]`` on the CPU, ascending; K is at least 1.
+    """
+    keep = max(1, round(patches * (1 - dropout)))
+    return torch.rand(count, patches).argsort(dim=1)[:, :keep].sort(dim=1).values
+
+
 def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
     """Take the teacher's features of a batch from its samples, or else from their source.
 
@@ -114,6 +132,7 @@ class Distillation:
         *,
         dilation: int = 0,
         final_dilation: int | None = None,
+        patch_dropout: float = 0.0,
         features: FeatureSource | None = None,
         statistics: FeatureStatistics | None = None,
         autocast: Callable[[], AbstractContextManager[Any]] | None = None,
@@ -127,6 +146,8 @@ class Distillation:
             loss: Distillation loss.
             dilation: Dilation of the mask of active tokens, see `dilate_mask`.
             final_dilation: Dilation at the end of training, reached linearly; None keeps it.
+            patch_dropout: Share of the student's patch tokens that are dropped in training (Li et
+                al., "Scaling Language-Image Pre-training via Masking", CVPR 2023).
             features: Source of the teacher's features instead of the teacher itself.
             statistics: Statistics of the teacher's features, if the student learns them
                 standardized (``student.header.standardized``) or cosines are to be centred.
@@ -140,6 +161,7 @@ class Distillation:
         self._loss = loss
         self._dilation = dilation
         self._dilations = (dilation, dilation if final_dilation is None else final_dilation)
+        self._patch_dropout = patch_dropout
         self._statistics = statistics
         self._standardized = student.header.standardized
         self._autocast = autocast
@@ -156,19 +178,34 @@ class Distillation:
         first, last = self._dilations
         self._dilation = round(first + (last - first) * progress)
 
-    def compare(self, model: nn.Module, batch: Batch) -> Compared:
-        """Compute features of student and teacher, and the loss between them."""
+    def compare(self, model: nn.Module, batch: Batch, kept: Tensor | None = None) -> Compared:
+        """Compute features of student and teacher, and the loss between them.
+
+        Args:
+            model: Student.
+            batch: Pairs.
+            kept: Patch tokens that the student computes and learns from, int64 ``[B, K]`` on the
+                CPU; all if None.
+        """
         with nullcontext() if self._autocast is None else self._autocast():
             of_teacher = teacher_features(self._features, batch)
-        of_student = model(batch.events, project=True)
+        mask = (dilate_mask(batch.active, self._dilation) & batch.covered).flatten(1)
+        covered = batch.covered.flatten(1)
+        if kept is None:
+            of_student = model(batch.events, project=True)
+        else:
+            computed = torch.zeros_like(covered).scatter(1, kept.to(covered.device), value=True)
+            mask, covered = mask & computed, covered & computed
+            moved = to_device(kept, batch.events.device)
+            of_student = model(batch.events, project=True, kept=moved)
         target = of_teacher
         if self._statistics is not None and self._standardized:
             target = self._statistics.standardize(of_teacher)
         terms = self._loss(
             tokens(of_student),
             tokens(target),
-            (dilate_mask(batch.active, self._dilation) & batch.covered).flatten(1),
-            covered=batch.covered.flatten(1),
+            mask,
+            covered=covered,
         )
         return Compared(of_student, of_teacher, terms)
 
@@ -182,7 +219,11 @@ class Distillation:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Compute the terms of the loss, and the share of active tokens."""
-        terms = self.compare(model, batch).terms._asdict()
+        kept = None
+        if self._patch_dropout:
+            count = batch.active[0].numel()
+            kept = draw_kept(len(batch.active), count, self._patch_dropout)
+        terms = self.compare(model, batch, kept).terms._asdict()
         return {**terms, "active": (batch.active & batch.covered).float().mean()}
 
     def measure(

@@ -2,8 +2,8 @@
 
 Every loss is a mean over the images of a batch, each image normalized by itself. So the gradient
 of a batch is the mean of the gradients of its parts of equal size: processes (DDP, FSDP) and
-accumulated steps give what one process gives with the whole batch. An image without active tokens
-adds zero, and counts.
+accumulated steps give what one process gives with the whole batch. An image without tokens to learn
+from adds zero, and counts.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class DistillLoss:
         name: In the registry.
         image_terms: The three terms of one image.
         weights: Of the terms feature, intra and cross in the total.
-        every_token: Look at all tokens of an image that has any active one, not at those alone.
+        every_token: Look at all tokens that a frame covers, not at active ones alone.
     """
 
     name: str
@@ -110,11 +110,10 @@ class DistillLoss:
         _check_shapes(student, teacher, mask, regions, covered)
         looked_at = mask.bool()
         if self.every_token:
-            wanted = torch.ones_like(looked_at) if covered is None else covered.bool()
-            looked_at = wanted & looked_at.any(dim=1, keepdim=True)
+            looked_at = torch.ones_like(looked_at) if covered is None else covered.bool()
         # For the whole batch at once. This waits for a GPU if the masks lie on it.
         counts = looked_at.sum(dim=1).tolist()
-        indices = torch.split(_to_device(looked_at.nonzero()[:, 1], student.device), counts)
+        indices = torch.split(to_device(looked_at.nonzero()[:, 1], student.device), counts)
         dtype = torch.promote_types(student.dtype, torch.float32)
         # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
         pairs = zip(student.unbind(), teacher.detach().unbind(), indices, strict=True)
@@ -136,7 +135,7 @@ class DistillLoss:
         return LossTerms(total, feature, intra, cross)
 
 
-def _to_device(index: Tensor, device: torch.device) -> Tensor:
+def to_device(index: Tensor, device: torch.device) -> Tensor:
     """Copy an index without waiting for the device."""
     if index.device == device:
         return index

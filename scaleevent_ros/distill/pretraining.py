@@ -92,6 +92,7 @@ def pretrain(
         build_loss(configuration.loss.name, **configuration.loss.options),
         dilation=configuration.loss.dilation,
         final_dilation=configuration.loss.final_dilation,
+        patch_dropout=configuration.student.patch_dropout,
         features=features,
         statistics=statistics,
         autocast=fabric.autocast,
@@ -206,6 +207,12 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         neck=of_student.neck,
         options=of_student.options,
     )
+    if of_student.patch_dropout and not student.backbone.can_drop_tokens:
+        msg = (
+            f"student.patch_dropout is for plain ViTs, and {student.header.architecture} is none: "
+            "set it to 0"
+        )
+        raise ConfigurationError(msg)
     student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
     return teacher, student
 

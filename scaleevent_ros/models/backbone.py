@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
+import torch
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional
 from torchvision.ops import FeaturePyramidNetwork
@@ -74,16 +77,20 @@ class Backbone(nn.Module):
         self.model = model
         self._keep_rope_periods()
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, kept: Tensor | None = None) -> Tensor:
         """Compute dense features.
 
         Args:
             image: ``[B, C, H, W]``; padded with zeros at the right and the bottom to multiples of
                 the coarsest stride that is used.
+            kept: Patch tokens to compute, int64 ``[B, K]``, numbered row by row, if
+                `can_drop_tokens`; all if None.
 
         Returns:
-            ``[B, D, ceil(H / s), ceil(W / s)]``.
+            ``[B, D, ceil(H / s), ceil(W / s)]``; zero at dropped tokens.
         """
+        if kept is not None:
+            return self._forward_kept(self.pad(image), kept)
         maps = cast("Any", self.model).forward_intermediates(
             self.pad(image),
             indices=self._indices,
@@ -96,6 +103,31 @@ class Backbone(nn.Module):
             rows, columns = (-(-side // self.stride) for side in image.shape[-2:])
             features = features[..., :rows, :columns]
         return cast("Tensor", self.norm(features))
+
+    @property
+    def can_drop_tokens(self) -> bool:
+        """Whether patch tokens can be left out: in plain ViTs, DINOv3's among them."""
+        return isinstance(self.model, (VisionTransformer, Eva))
+
+    def _forward_kept(self, image: Tensor, kept: Tensor) -> Tensor:
+        model = cast("Any", self.model)
+        dropout = model.patch_drop
+        model.patch_drop = _KeepTokens(kept, model.num_prefix_tokens, isinstance(model, Eva))
+        try:
+            (features,) = model.forward_intermediates(
+                image,
+                indices=self._indices,
+                norm=self._native_norm,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+        finally:
+            model.patch_drop = dropout
+        features = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1)
+        rows, columns = (side // self.stride for side in image.shape[-2:])
+        index = kept[:, None].expand_as(features)
+        whole = features.new_zeros(*features.shape[:2], rows * columns)
+        return cast("Tensor", whole.scatter(2, index, features).unflatten(2, (rows, columns)))
 
     def pad(self, image: Tensor) -> Tensor:
         """Pad ``[B, C, H, W]`` with zeros at the right and the bottom to whole features.
@@ -131,6 +163,23 @@ class Backbone(nn.Module):
             if not (now.is_meta or periods.is_meta):
                 rope.register_buffer("periods", periods.to(now.device), persistent=True)
         return self
+
+
+class _KeepTokens(nn.Module):
+    """The place of timm's patch dropout in a ViT, with the choice of tokens from outside."""
+
+    def __init__(self, kept: Tensor, prefix: int, with_indices: bool) -> None:
+        super().__init__()
+        self._kept = kept
+        self._prefix = prefix
+        self._with_indices = with_indices
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Keep the prefix and the chosen patches of ``[B, prefix + N, D]``."""
+        index = self._kept[..., None].expand(-1, -1, x.shape[-1])
+        patches = x[:, self._prefix :].gather(1, index)
+        x = torch.cat([x[:, : self._prefix], patches], dim=1)
+        return (x, self._kept) if self._with_indices else x
 
 
 class _ChannelNorm(nn.Module):

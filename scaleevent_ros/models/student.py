@@ -101,18 +101,19 @@ class Student(nn.Module):
                 convolution.bias.mul_(std).add_(mean)
         return projection
 
-    def forward(self, events: Tensor, project: bool = False) -> Tensor:
+    def forward(self, events: Tensor, project: bool = False, kept: Tensor | None = None) -> Tensor:
         """Compute dense features of event tensors.
 
         Args:
             events: ``[B, bins, H, W]``, built and normalized as the header says.
             project: Map the features to what they were trained to be: the teacher's, standardized
                 if the header says so.
+            kept: Patch tokens to compute, int64 ``[B, K]``, see `Backbone.forward`; all if None.
 
         Returns:
             ``[B, D, ceil(H / s), ceil(W / s)]``.
         """
-        features = cast("Tensor", self.backbone(events))
+        features = cast("Tensor", self.backbone(events, kept))
         return cast("Tensor", self.projection(features)) if project else features
 
 

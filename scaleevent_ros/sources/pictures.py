@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
 
+from scaleevent_ros.bags.images import picture_codec
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.faults import UNREADABLE, Faults
 from scaleevent_ros.sources.recording import Picture, PictureStream, rising
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_EXIF = re.compile(rb"Exif\0\0|eXIf")
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 
 
@@ -40,7 +43,25 @@ def read_photograph(path: Path) -> NDArray[Any]:
     Raises:
         SourceError: If it cannot be decoded.
     """
-    pixels = read_raster(path)
+    return _photograph(read_raster(path))
+
+
+def _stored_photograph(path: Path, t: int) -> Picture:
+    """Read a photograph, with its file if decoders make the same pixels of it.
+
+    They may turn a picture by its EXIF orientation, and treat transparency and 16-bit colour in
+    different ways.
+    """
+    raster = read_raster(path)
+    stored = path.read_bytes()
+    grey = raster.ndim == 2
+    colour = raster.dtype == np.uint8 and raster.shape[2:] == (3,)
+    if picture_codec(stored) is None or _EXIF.search(stored) or not (grey or colour):
+        return Picture(t, _photograph(raster))
+    return Picture(t, _photograph(raster), stored)
+
+
+def _photograph(pixels: NDArray[Any]) -> NDArray[Any]:
     if pixels.ndim == 2:
         return pixels
     if pixels.dtype == np.uint16:
@@ -105,7 +126,7 @@ def file_stream(
     files: Sequence[Path],
     times: NDArray[np.int64],
     faults: Faults,
-    load: Callable[[Path], NDArray[Any]] = read_photograph,
+    load: Callable[[Path], NDArray[Any]] | None = None,
 ) -> PictureStream:
     """Stream files as pictures.
 
@@ -115,7 +136,7 @@ def file_stream(
         files: Files in order.
         times: Time of each in ns, int64.
         faults: Where pictures are counted that cannot be read, or whose times do not increase.
-        load: Makes the pixels of a `Picture` of a file.
+        load: Makes the pixels of a `Picture` of a file; None reads photographs.
 
     Raises:
         SourceError: If there are not as many times as files, or most times do not increase.
@@ -125,11 +146,15 @@ def file_stream(
         raise SourceError(msg)
     chosen = rising(times, str(folder), faults)
 
+    def make(index: int) -> Picture:
+        path, t = files[index], int(times[index])
+        return _stored_photograph(path, t) if load is None else Picture(t, load(path))
+
     def read(t_start: int) -> Iterator[Picture]:
         for index in chosen[np.searchsorted(times[chosen], t_start) :].tolist():
-            pixels = faults.attempt(UNREADABLE, partial(load, files[index]), times[[index]])
-            if pixels is not None:
-                yield Picture(int(times[index]), pixels)
+            picture = faults.attempt(UNREADABLE, partial(make, index), times[[index]])
+            if picture is not None:
+                yield picture
 
     span = (int(times[chosen[0]]), int(times[chosen[-1]])) if len(chosen) else None
     return PictureStream(topic, str(folder), read, span)

@@ -75,10 +75,13 @@ class Picture:
         pixels: uint8 [H, W] grey or class ids, uint8 [H, W, 3] red-green-blue, uint16 [H, W],
             float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y). Float
             pixels that are not known are NaN; 255 is a class that is not known.
+        stored: JPEG or PNG file that these pixels were decoded from, if they were: what a bag of
+            compressed frames holds, instead of the pixels encoded again.
     """
 
     t: int
     pixels: NDArray[Any]
+    stored: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ from rosbags.rosbag1 import ReaderError as Rosbag1Error
 from rosbags.typesys import Stores, get_typestore
 
 from scaleevent_ros.bags.errors import BagError
-from scaleevent_ros.bags.images import image_array, image_rgb
+from scaleevent_ros.bags.images import image_array, image_rgb, picture_file
 from scaleevent_ros.bags.messages import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -284,7 +284,8 @@ def _picture(bag: _Bag, topic: str, data: bytes | memoryview) -> Picture:
     try:
         if isinstance(view, ImageView) and view.encoding in {"mono8", "mono16", "8UC1"}:
             return Picture(t, image_array(view))
-        return Picture(t, np.ascontiguousarray(image_rgb(view)))
+        stored = picture_file(view) if isinstance(view, CompressedImageView) else None
+        return Picture(t, np.ascontiguousarray(image_rgb(view)), stored)
     except BagError as error:
         msg = f"{bag.path}: {topic}: the image at {t} ns: {error}"
         raise SourceError(msg) from error

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from scaleevent_ros.bags.images import picture_codec
 from scaleevent_ros.bags.messages import (
     CAMERA_INFO,
     IMU,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rosbags.typesys.store import Typestore
 
-    from scaleevent_ros.sources.recording import CameraCalibration, ImuSample
+    from scaleevent_ros.sources.recording import CameraCalibration, ImuSample, Picture
 
 _ENCODINGS = {
     ("uint8", 1): "mono8",
@@ -64,24 +65,26 @@ def image_message(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> bytes:
     )
 
 
-def compressed_image_message(
-    pixels: NDArray[Any], stamp_ns: int, frame_id: str, codec: str
-) -> bytes:
+def compressed_image_message(picture: Picture, frame_id: str, codec: str) -> bytes:
     """Serialize a `sensor_msgs/CompressedImage`.
 
     Args:
-        pixels: uint8 [H, W] or [H, W, 3], or for PNG uint16 [H, W].
-        stamp_ns: Of its header.
-        frame_id: Of its header.
-        codec: ``jpeg`` (quality 95) or ``png``.
+        picture: Pixels uint8 [H, W] or [H, W, 3], or for PNG uint16 [H, W]. A stored file is passed
+            through, whatever the codec.
+        frame_id: Frame of its header.
+        codec: Codec of pixels that no stored file holds: ``jpeg`` (quality 95) or ``png``.
     """
+    if picture.stored is not None and (stored := picture_codec(picture.stored)) is not None:
+        view = CompressedImageView(picture.t, frame_id, stored, picture.stored)
+        return serialize_compressed_image(view)
+    pixels = picture.pixels
     colour = pixels.ndim == 3
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
-    picture = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else pixels
-    _, data = cv2.imencode(f".{codec}", picture, settings)
+    shown = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if colour else pixels
+    _, data = cv2.imencode(f".{codec}", shown, settings)
     encoding = "rgb8" if colour else "mono8" if pixels.dtype == np.uint8 else "mono16"
     said = f"{encoding}; {codec} compressed {'bgr8' if colour else encoding}"
-    return serialize_compressed_image(CompressedImageView(stamp_ns, frame_id, said, data.data))
+    return serialize_compressed_image(CompressedImageView(picture.t, frame_id, said, data.data))
 
 
 @cache

@@ -116,7 +116,8 @@ def messages(recording: Recording, image_codec: str | None, start: Position) -> 
 
     Args:
         recording: What to stream.
-        image_codec: ``jpeg`` or ``png`` for photographs as compressed images, or None.
+        image_codec: ``jpeg`` or ``png`` for photographs as compressed images, or None; those that
+            the recording holds as JPEG or PNG files are passed through.
         start: Where to go on.
 
     Raises:
@@ -212,7 +213,7 @@ def _pictures(
             info = camera_info_message(camera, picture.t, frame_id)
             yield Message(picture.t, FRAMES_INFO_TOPIC, info)
         if compress and image_codec is not None:
-            cdr = compressed_image_message(picture.pixels, picture.t, frame_id, image_codec)
+            cdr = compressed_image_message(picture, frame_id, image_codec)
         else:
             cdr = image_message(picture.pixels, picture.t, frame_id)
         yield Message(picture.t, topic, cdr)

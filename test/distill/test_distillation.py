@@ -8,7 +8,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from scaleevent_ros.data.dataset import Batch
-from scaleevent_ros.distill.distillation import Distillation, Panel, dilate_mask
+from scaleevent_ros.distill.distillation import Distillation, Panel, dilate_mask, draw_kept
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics
@@ -109,6 +109,54 @@ def test_the_mask_dilates_over_training(objective: Distillation, batch: Batch) -
         mask = dilate_mask(lonely, columns - 1).flatten(1)
         expected = build_loss()(tokens(compared.student), tokens(compared.teacher), mask)
         assert float(compared.terms.total) == pytest.approx(float(expected.total.detach()))
+
+
+def test_patch_dropout_trains_on_kept_tokens_alone(objective: Distillation, batch: Batch) -> None:
+    batch = batch._replace(active=torch.ones_like(batch.active))
+    dropping = Distillation(
+        objective._student, objective._teacher, build_loss("patch"), patch_dropout=0.5
+    )
+
+    def loss() -> tuple[float, torch.Tensor]:
+        dropping.model.zero_grad()
+        total = dropping.losses(dropping.model, batch)["total"]
+        total.backward()  # type: ignore[no-untyped-call]
+        gradients = [each.grad for each in dropping.model.parameters() if each.grad is not None]
+        return float(total.detach()), torch.cat([each.flatten() for each in gradients])
+
+    torch.manual_seed(5)
+    found, gradient = loss()
+    torch.manual_seed(5)
+    kept = draw_kept(3, 12, 0.5)
+    student = tokens(objective._student(batch.events, project=True, kept=kept))
+    teacher = tokens(objective.compare(objective.model, batch).teacher)
+    covered = batch.covered.flatten(1)
+    expected = torch.stack(
+        [
+            (student[image, kept[image]] - teacher[image, kept[image]])[covered[image, kept[image]]]
+            .abs()
+            .mean()
+            for image in range(3)
+        ]
+    ).mean()
+    assert found == pytest.approx(float(expected.detach()), rel=1e-5)
+    torch.manual_seed(5)
+    again, gradient_again = loss()
+    assert again == found  # a resumed run draws what the stopped one would have drawn
+    assert torch.equal(gradient_again, gradient)
+    assert loss()[0] != found
+    sums, _ = dropping.measure(dropping.model, batch, 0)
+    assert float(sums["active"][1]) == batch.covered.sum()  # validation drops nothing
+
+
+def test_kept_tokens_are_drawn_evenly() -> None:
+    torch.manual_seed(0)
+    kept = draw_kept(2000, 10, 0.3)
+    assert kept.shape == (2000, 7)
+    assert bool((kept.diff(dim=1) > 0).all())  # ascending, none twice
+    share = torch.bincount(kept.flatten(), minlength=10) / 2000
+    assert torch.allclose(share, torch.tensor(0.7), atol=0.05)
+    assert draw_kept(1, 4, 0.9).shape == (1, 1)
 
 
 class HostReads(TorchFunctionMode):

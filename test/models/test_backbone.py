@@ -145,3 +145,54 @@ def test_unknown_names_options_and_strides() -> None:
         build_network("convnext_atto", {"colour": "blue"})
     with pytest.raises(ModelError, match="finest features, 4"):
         Backbone(build_network("convnext_atto"), stride=2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_small_patch16_dinov3",
+        "vit_small_patch14_dinov2",
+        "vit_base_patch16_clip_224",
+        "vit_base_patch16_224.mae",
+        "eva02_tiny_patch14_224",
+    ],
+)
+def test_dropped_tokens_are_as_if_nobody_attended_to_them(name: str) -> None:
+    torch.manual_seed(0)
+    options = SHALLOW if name.startswith("eva02") else SMALL
+    backbone = Backbone(build_network(name, options, num_classes=0)).eval()
+    assert backbone.can_drop_tokens
+    for key, value in backbone.named_parameters():
+        if "gamma" in key:  # layer scale, which keeps what blocks add small at first
+            torch.nn.init.ones_(value)
+    image = torch.randn(2, 3, 2 * backbone.stride + 3, 4 * backbone.stride)
+    kept = torch.tensor([[0, 3, 4, 7, 11], [1, 2, 8, 9, 10]])
+    keys = set(backbone.state_dict())
+    features = tokens(backbone(image, kept))
+    assert set(backbone.state_dict()) == keys
+
+    # The whole computation, in which attention leaves out dropped tokens.
+    model = cast("Any", backbone.model)
+    prefix = model.num_prefix_tokens
+    seen = torch.zeros(2, 1, 1, prefix + 12, dtype=torch.bool)
+    seen[..., :prefix] = True
+    seen[torch.arange(2)[:, None], 0, 0, prefix + kept] = True
+    (whole,) = model.forward_intermediates(
+        backbone.pad(image),
+        indices=backbone._indices,
+        norm=backbone._native_norm,
+        intermediates_only=True,
+        attn_mask=seen.expand(2, 1, prefix + 12, prefix + 12),
+    )
+    expected = tokens(backbone.norm(whole))
+    computed = seen[:, 0, 0, prefix:]
+    torch.testing.assert_close(features[computed], expected[computed], rtol=1e-4, atol=1e-5)
+    assert not features[~computed].any()
+    unmasked = tokens(backbone(image))
+    assert (features - unmasked)[computed].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["samvit_base_patch16", "tf_efficientnet_lite0"])
+def test_networks_that_are_no_plain_vit_drop_no_tokens(name: str) -> None:
+    options = SMALL | {"global_attn_indexes": (1,)} if name.startswith("sam") else {}
+    assert not Backbone(build_network(name, options, num_classes=0)).can_drop_tokens

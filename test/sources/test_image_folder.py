@@ -145,3 +145,43 @@ def test_what_is_wrong_is_named_and_marked(tmp_path: Path, damage: object, messa
     with pytest.raises(SourceError, match=message):
         convert(tmp_path / "a", tmp_path / "bag", STRICT)
     assert not (tmp_path / "bag").exists()
+
+
+def turned_jpeg(picture: np.ndarray) -> bytes:
+    """Write a JPEG file that is to be shown turned by 90 degrees (EXIF orientation 6)."""
+    orientation = b"\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00"
+    tiff = b"MM\x00\x2a\x00\x00\x00\x08\x00\x01" + orientation + bytes(4)
+    segment = b"Exif\x00\x00" + tiff
+    data = cv2.imencode(".jpg", picture)[1].tobytes()
+    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+def shown_size(data: bytes) -> tuple[int, ...]:
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture is not None
+    return picture.shape[:2]
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "png"])
+def test_frames_that_are_stored_compressed_are_passed_through(tmp_path: Path, codec: str) -> None:
+    write_ijrr(tmp_path / "shapes_6dof")
+    colour = photographs(1, 180, 240, colour=True)[0]
+    files = [tmp_path / f"shapes_6dof/images/frame_{i:08d}.png" for i in range(3)]
+    stored = [
+        cv2.imencode(".jpg", colour, [cv2.IMWRITE_JPEG_QUALITY, 40])[1].tobytes(),
+        files[1].read_bytes(),
+        turned_jpeg(colour),
+    ]
+    for path, data in zip(files, stored, strict=True):
+        path.write_bytes(data)
+    assert cv2.imdecode(np.frombuffer(stored[2], np.uint8), cv2.IMREAD_COLOR).shape[:2] == (
+        240,
+        180,
+    )
+    convert(tmp_path / "shapes_6dof", tmp_path / "bag", ConvertOptions(image_codec=codec))
+    images = [m for _, m in read_bag(tmp_path / "bag").messages["/camera/image_raw/compressed"]]
+    assert [bytes(image.data) for image in images[:2]] == stored[:2]
+    assert [image.format for image in images[:2]] == ["jpeg", "png"]
+    # Decoders disagree about this one: the bag holds what the calibration is for.
+    assert images[2].format == f"rgb8; {codec} compressed bgr8"
+    assert shown_size(images[2].data) == (180, 240)

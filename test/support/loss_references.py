@@ -77,7 +77,7 @@ def image_terms(
     """Compute the three unweighted terms of one image, ``[N, D]`` with mask ``[N]``."""
     tokens = [i for i in range(len(mask)) if mask[i]]
     if name == "patch":
-        every = list(range(len(mask))) if tokens else []
+        every = list(range(len(mask)))
         return _absolute(student, teacher, every), _zero(), _zero()
     if name == "patch_mask":
         return _absolute(student, teacher, tokens), _zero(), _zero()
