@@ -66,7 +66,8 @@ def test_the_reference_is_what_the_code_says() -> None:
 
 
 def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
-    said = [(REPOSITORY / "env.sh").read_text(), "operator torchvision::nms does not exist"]
+    of_libraries = ["operator torchvision::nms does not exist", "Expected a <class 'list'>"]
+    said = [(REPOSITORY / "env.sh").read_text(), *of_libraries]
     for path in (REPOSITORY / "scaleevent_ros").rglob("*.py"):
         said += texts_in(path)
     page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()

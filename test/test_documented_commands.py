@@ -43,6 +43,7 @@ LAUNCHED = {
     "record.launch.py": "scaleevent_recorder",
     "perception.launch.py": "scaleevent_perception",
     "replay.launch.py": "scaleevent_replay",
+    "simulate.launch.py": "scaleevent_simulate",
 }
 # Programs of others, with no argument of ours to check.
 FOREIGN = {".", "sudo", "pip", "colcon", "git", "cd", "rviz2", "nvidia-smi", "df"}
@@ -189,11 +190,13 @@ def node_declarations(node: str) -> tuple[type[object], Sequence[str]]:
     from scaleevent_ros.nodes.perception_parameters import INPUTS, PerceptionParameters
     from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
     from scaleevent_ros.nodes.replay_parameters import ReplayParameters
+    from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 
     return {
         "scaleevent_recorder": (RecorderParameters, ()),
         "scaleevent_perception": (PerceptionParameters, tuple(INPUTS)),
         "scaleevent_replay": (ReplayParameters, ()),
+        "scaleevent_simulate": (SimulateParameters, ()),
     }[node]
 
 

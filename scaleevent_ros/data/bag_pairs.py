@@ -208,6 +208,7 @@ class BagPairs:
         Raises:
             ScaleEventError: If its frame or its events cannot be read any more.
         """
+        from scaleevent_ros.bags.images import picture_file
         from scaleevent_ros.bags.messages import CompressedImageView
         from scaleevent_ros.bags.pairing import make_pair
 

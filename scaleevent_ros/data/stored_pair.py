@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import cv2
 import numpy as np
 
-from scaleevent_ros.bags.images import picture_codec
 from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.augmentation import View
 from scaleevent_ros.data.dataset import Pair
@@ -112,9 +111,8 @@ def encode_pair(
 
 def _frame_file(pair: Pair, codec: str) -> tuple[str, bytes]:
     """Return the frame as a file, and its suffix: the recorded file, or an encoded one."""
-    recorded = None if pair.stored is None else picture_codec(pair.stored)
-    if pair.stored is not None and recorded is not None:
-        return FRAME_SUFFIXES[recorded], pair.stored
+    if pair.stored is not None:
+        return "png" if pair.stored.startswith(b"\x89PNG") else "jpg", pair.stored
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if codec == "jpeg" else []
     frame = cv2.cvtColor(pair.frame, cv2.COLOR_RGB2BGR)
     return FRAME_SUFFIXES[codec], _encode_picture(f".{codec}", frame, settings)
