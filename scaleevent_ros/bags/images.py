@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.messages import BytesLike
+
+_View = TypeVar("_View", ImageView, CompressedImageView)
 
 # Encodings of sensor_msgs/image_encodings.hpp by name: type and number of channels.
 _NAMED = {
@@ -43,6 +45,7 @@ _NAMED = {
     "yuv422_yuy2": (np.uint8, 2),
     "yuyv": (np.uint8, 2),
 }
+_DEEP = frozenset(name for name, (scalar, _) in _NAMED.items() if scalar is np.uint16)
 _NUMBERED_TYPES = {
     "8U": np.uint8,
     "8S": np.int8,
@@ -136,7 +139,8 @@ def image_array(image: ImageView) -> NDArray[Any]:
 def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
     """Turn an image into what teachers see.
 
-    Of 16-bit images the high byte is taken; grey becomes three equal channels.
+    Of 16-bit images the upper 8 of the used `bits` are taken, and what is brighter is white; grey
+    becomes three equal channels.
 
     Args:
         image: The message.
@@ -148,18 +152,71 @@ def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         ImageError: If it cannot be read, or its encoding does not say how to see it (`32FC1`).
     """
     if isinstance(image, ImageView):
-        return _to_rgb(image_array(image), image.encoding)
+        return _to_rgb(image_array(image), image.encoding, image.bits)
     encoding = _compressed_encoding(image)
-    if encoding.startswith("bayer_"):
-        mosaic = _decompress(image, cv2.IMREAD_UNCHANGED)
-        if mosaic.ndim == 2:  # otherwise it was demosaiced before it was compressed
-            return _to_rgb(mosaic, encoding)
+    is_mosaic = encoding.startswith("bayer_")
+    if is_mosaic or is_deep(image):
+        stored = _decompress(image, cv2.IMREAD_UNCHANGED)
+        if stored.ndim == 2:
+            return _to_rgb(stored, encoding if is_mosaic else "mono", image.bits)
+        # Of a mosaic three channels: it was demosaiced before it was compressed.
+        return to_8_bits(stored, image.bits)[..., 2::-1]
     return _decompress(image, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def _to_rgb(array: NDArray[Any], encoding: str) -> NDArray[np.uint8]:
-    if array.dtype == np.uint16:
-        array = (array >> 8).astype(np.uint8)
+def is_deep(image: ImageView | CompressedImageView) -> bool:
+    """Whether an image's encoding has 16 bits a channel, of which cameras often use 10 or 12."""
+    encoding = image.encoding if isinstance(image, ImageView) else image.format.partition(";")[0]
+    return encoding.strip() in _DEEP
+
+
+def depth_of(image: ImageView | CompressedImageView) -> int:
+    """Tell how many bits the pixels of an image use.
+
+    Returns:
+        Of 16-bit encodings the least of 8, 10, 12, 14 and 16 that holds the largest value; else 8.
+
+    Raises:
+        ImageError: If a 16-bit image cannot be read.
+    """
+    if not is_deep(image):
+        return 8
+    if isinstance(image, ImageView):
+        return depth_for(int(image_array(image).max()))
+    return depth_for(int(_decompress(image, cv2.IMREAD_UNCHANGED).max()))
+
+
+def depth_for(largest: int) -> int:
+    """Return the least of 8, 10, 12, 14 and 16 bits that holds a value."""
+    return max(8, largest.bit_length() + largest.bit_length() % 2)
+
+
+class LiveDepth:
+    """How many bits the 16-bit images of a live topic have used so far (see `depth_of`)."""
+
+    def __init__(self) -> None:
+        self._bits = 8
+
+    def apply(self, image: _View) -> _View:
+        """Return an image that is told so; the bits only grow, at most four times.
+
+        Raises:
+            ImageError: If a 16-bit image cannot be read.
+        """
+        self._bits = max(self._bits, depth_of(image))
+        return image._replace(bits=self._bits)
+
+
+def to_8_bits(array: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Bring pixels of 16 bits, of which the lower ones are used, to 8; others stay as they are."""
+    if array.dtype != np.uint16:
+        return array
+    seen: NDArray[np.uint8] = np.minimum(array >> (bits - 8), 255).astype(np.uint8)
+    return seen
+
+
+def _to_rgb(array: NDArray[Any], encoding: str, bits: int) -> NDArray[np.uint8]:
+    array = to_8_bits(array, bits)
     color = encoding.removesuffix("16").removesuffix("8")
     if color == "rgb":
         return array
@@ -189,9 +246,9 @@ def picture_codec(data: BytesLike) -> str | None:
 
 
 def picture_file(image: CompressedImageView) -> bytes | None:
-    """Return a compressed image as a JPEG or PNG file; None if it is none, or holds a mosaic."""
-    mosaic = _compressed_encoding(image).startswith("bayer_")
-    return None if mosaic or picture_codec(image.data) is None else bytes(image.data)
+    """Return a compressed image as a JPEG or PNG file; None if it is none, mosaic or of 16 bits."""
+    other = _compressed_encoding(image).startswith("bayer_") or is_deep(image)
+    return None if other or picture_codec(image.data) is None else bytes(image.data)
 
 
 def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
@@ -207,7 +264,7 @@ def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         ImageError: As `image_rgb`.
     """
     if isinstance(image, CompressedImageView):
-        if not _compressed_encoding(image).startswith("bayer_"):
+        if not _compressed_encoding(image).startswith("bayer_") and not is_deep(image):
             return _decompress(image, cv2.IMREAD_REDUCED_GRAYSCALE_2)
         grey = cv2.cvtColor(image_rgb(image), cv2.COLOR_RGB2GRAY)
     elif image.encoding in {"mono8", "8UC1"}:

@@ -89,6 +89,7 @@ class ImageView(NamedTuple):
         is_bigendian: Byte order of pixels wider than one byte.
         step: Bytes from one row to the next.
         data: The pixels; when parsed, a view of the message's own bytes.
+        bits: That the pixels of a 16-bit encoding use; no part of the message.
     """
 
     stamp_ns: int
@@ -99,6 +100,7 @@ class ImageView(NamedTuple):
     is_bigendian: bool
     step: int
     data: BytesLike
+    bits: int = 16
 
 
 class CompressedImageView(NamedTuple):
@@ -109,12 +111,14 @@ class CompressedImageView(NamedTuple):
         frame_id: Coordinate frame of the camera.
         format: As the publisher names it, for example `rgb8; jpeg compressed bgr8`.
         data: The compressed picture; when parsed, a view of the message's own bytes.
+        bits: That the pixels of a 16-bit encoding use; no part of the message.
     """
 
     stamp_ns: int
     frame_id: str
     format: str
     data: BytesLike
+    bits: int = 16
 
 
 class TypeDefinition(NamedTuple):

@@ -6,17 +6,19 @@ import heapq
 import logging
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import yaml
 
 from scaleevent_ros.bags import mcap_format as mcap
 from scaleevent_ros.bags.compression import ZSTD_MAGIC, decompress, decompress_file
-from scaleevent_ros.bags.errors import BagError, MessageError
-from scaleevent_ros.bags.images import image_rgb
+from scaleevent_ros.bags.errors import BagError, ImageError, MessageError
+from scaleevent_ros.bags.images import depth_of, image_rgb, is_deep
 from scaleevent_ros.bags.mcap_reader import McapFile
 from scaleevent_ros.bags.messages import (
     COMPRESSED_IMAGE,
@@ -35,7 +37,6 @@ from scaleevent_ros.bags.sqlite_reader import SqliteFile
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.messages import (
@@ -55,6 +56,7 @@ CAMERA_IMAGE = re.compile(r"/image_raw(/compressed)?$")
 _LATEST = 2**63 - 1
 _LONGEST_NS = 366 * 24 * 3600 * 10**9  # of a recording
 _MOST_EARLY = 100
+_DEPTH_SAMPLES = 16  # images of a topic whose largest value tells how many bits it uses
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"_\d+(?=\.\w+$)")
 _COMPRESSED_SUFFIX = ".zstd"
@@ -140,6 +142,7 @@ class BagReader:
         self._damage: dict[str, str] = {}
         self._skip_damaged = skip_damaged
         self._earliest_ns = 0
+        self._depths: dict[str, int] = {}  # by topic
         self._copies: list[SharedCopy] = []  # in use as long as this reader
         metadata = self._read_metadata()
         version, custom_data = metadata.get("version"), metadata.get("custom_data")
@@ -237,14 +240,34 @@ class BagReader:
     def parse_image(self, message: RawMessage) -> ImageView | CompressedImageView:
         """Read one message of an image topic.
 
+        A 16-bit image is told how many bits its topic uses (see `depth_of`), by images spread over
+        the whole recording, so that all of them are scaled alike.
+
         Raises:
             MessageError: If the message is no image.
         """
+        image = self._parse_image(message)
+        return image._replace(bits=self._depth(message.topic)) if is_deep(image) else image
+
+    def _parse_image(self, message: RawMessage) -> ImageView | CompressedImageView:
         is_raw = self.topics[message.topic].msgtype == IMAGE
         try:
             return parse_image(message.data) if is_raw else parse_compressed_image(message.data)
         except MessageError as error:
             raise self._message_error(message, error) from None
+
+    def _depth(self, topic: str) -> int:
+        """Find how many bits the 16-bit images of a topic use, once."""
+        if topic not in self._depths:
+            times = np.linspace(self.start_ns, self.end_ns, _DEPTH_SAMPLES, dtype=np.int64)
+            depths = []
+            for time_ns in times.tolist():
+                message = next(iter(self.messages([topic], start_ns=time_ns)), None)
+                if message is not None:
+                    with suppress(ImageError, MessageError):
+                        depths.append(depth_of(self._parse_image(message)))
+            self._depths[topic] = max(depths, default=16)
+        return self._depths[topic]
 
     def frames(
         self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from sensor_msgs.msg import Image
 
+    from scaleevent_ros.bags.images import LiveDepth
+
 logger = logging.getLogger(__name__)
 
 _SELF_CHECK = """
@@ -33,11 +35,12 @@ for picture, encoding in ((color, "bgr8"), (deep, "16UC1"), (deep.astype("f4"), 
 """
 
 
-def image_to_rgb(message: Image) -> NDArray[np.uint8]:
+def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.uint8]:
     """Convert a message to a picture; `cv_bridge` converts the encodings that we do not know.
 
     Args:
         message: Image of any encoding that says its colors.
+        depth: Of its topic's 16-bit images; without it they use all their bits.
 
     Returns:
         uint8 [H, W, 3], red first: a view of the message's data where they are that already.
@@ -53,18 +56,17 @@ def image_to_rgb(message: Image) -> NDArray[np.uint8]:
         except Exception as error:  # its versions differ in what they raise
             msg = f"cv_bridge cannot read an image of encoding {message.encoding!r}: {error!r}"
             raise ImageError(msg) from None
-    return image_rgb(
-        ImageView(
-            stamp_ns=0,
-            frame_id=message.header.frame_id,
-            height=message.height,
-            width=message.width,
-            encoding=message.encoding,
-            is_bigendian=bool(message.is_bigendian),
-            step=message.step,
-            data=message.data,
-        )
+    view = ImageView(
+        stamp_ns=0,
+        frame_id=message.header.frame_id,
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        is_bigendian=bool(message.is_bigendian),
+        step=message.step,
+        data=message.data,
     )
+    return image_rgb(depth.apply(view) if depth else view)
 
 
 def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> bytes:

@@ -14,7 +14,7 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from scaleevent_ros.bags.errors import ImageError
-from scaleevent_ros.bags.images import image_rgb
+from scaleevent_ros.bags.images import LiveDepth, image_rgb
 from scaleevent_ros.bags.messages import (
     CompressedImageView,
     EventPacketView,
@@ -71,6 +71,7 @@ class Simulate(Node):
         self._last_ns = 0
         self._seq = self._images = self._events = self._restarts = self._unreadable = 0
         self._problem = ""
+        self._depth = LiveDepth()
         self._timings = Timings()
         self._reported = (time.monotonic(), 0, 0)
         self._output = self.create_publisher(EventPacket, settings.events, 100)
@@ -95,7 +96,7 @@ class Simulate(Node):
         stamp = message.header.stamp
         stamp_ns = stamp.sec * _NS + stamp.nanosec or self.get_clock().now().nanoseconds
         try:
-            frame = _picture(message)
+            frame = _picture(message, self._depth)
         except ImageError as error:
             self._unreadable += 1
             self._problem = str(error)
@@ -169,11 +170,11 @@ class Simulate(Node):
         self._diagnostics.publish(diagnostics.array(self.get_clock().now().to_msg(), [status]))
 
 
-def _picture(message: Image | CompressedImage) -> NDArray[np.uint8]:
+def _picture(message: Image | CompressedImage, depth: LiveDepth) -> NDArray[np.uint8]:
     if isinstance(message, CompressedImage):
         frame_id, data = message.header.frame_id, message.data
-        return image_rgb(CompressedImageView(0, frame_id, message.format, data))
-    return image_to_rgb(message)
+        return image_rgb(depth.apply(CompressedImageView(0, frame_id, message.format, data)))
+    return image_to_rgb(message, depth)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -9,12 +9,14 @@ pass of its own over the file, so that no kind has to wait in memory for another
 from __future__ import annotations
 
 import math
+import struct
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import aedat
 import numpy as np
 
+from scaleevent_ros.bags.images import depth_for, to_8_bits
 from scaleevent_ros.events import Triggers
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_columns import Columns, event_batches
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 _EXTERNAL_TYPES = (1, 2, 3)
 _FALLING = 2
 _METRES_PER_S2_IN_G = 9.80665
+_HEAD_BYTES = len(b"#!AER-DAT4.0\r\n")
+_LENGTH = struct.Struct("<I")
+_PACKET_HEAD = struct.Struct("<iI")
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
@@ -101,7 +106,7 @@ def _streams(path: Path) -> dict[int, dict[str, Any]]:
 def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
     """Yield what the packets of the first stream of one kind hold, up to where the file is torn."""
     wanted = None
-    count = 0
+    count = frame_ns = 0
     decoder = iter(aedat.Decoder(path))
     while True:
         try:
@@ -112,11 +117,15 @@ def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
             msg = f"{path}: is cut off or damaged after packet {count}: {error}"
             faults.add("torn files", msg)
             return
-        for warning in caught:  # the library warns once, of the first frame that it skips
-            faults.add(
-                "streams with frames of unknown type",
-                f"{path}: after packet {count}: {warning.message}",
-            )
+        if kind == "frame":
+            if packet is not None and "frame" in packet:
+                frame_ns = int(packet["frame"]["t"]) * 1000
+            for warning in caught:  # the library warns once, of the first frame that it skips
+                faults.add(
+                    "frames of unknown type",
+                    f"{path}: after packet {count}: {warning.message}",
+                    np.full(_skipped_frames(path), frame_ns),
+                )
         if packet is None:
             return
         count += 1
@@ -126,8 +135,31 @@ def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
                 yield packet[kind]
 
 
+def _skipped_frames(path: Path) -> int:
+    """Count the frames that the file announces and the library skips; 1 where the file is torn."""
+    present = _streams(path)
+    announced = 0
+    with path.open("rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            decoded = sum("frame" in packet for packet in aedat.Decoder(path))
+        except RuntimeError:
+            return 1
+        file.seek(_HEAD_BYTES)
+        (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
+        file.seek(length, 1)
+        # Before each packet its stream and its length; after the last a table that is neither.
+        while len(head := file.read(_PACKET_HEAD.size)) == _PACKET_HEAD.size:
+            stream, length = _PACKET_HEAD.unpack(head)
+            if stream not in present:
+                break
+            announced += present[stream]["type"] == "frame"
+            file.seek(length, 1)
+    return max(announced - decoded, 1)
+
+
 def _frames(path: Path, t_start: int, faults: Faults) -> Iterator[Picture]:
-    shift = None
+    bits = 0
     for frame in _packets(path, "frame", faults):
         begin, end = int(frame["exposure_begin_t"]), int(frame["exposure_end_t"])
         t = (begin + end) // 2 * 1000 if begin > 0 and end > 0 else int(frame["t"]) * 1000
@@ -135,9 +167,8 @@ def _frames(path: Path, t_start: int, faults: Faults) -> Iterator[Picture]:
             continue
         pixels = frame["pixels"]
         if pixels.dtype == np.uint16:  # of which cameras use 10 or 12 bits
-            if shift is None:
-                shift = max(_largest_pixel(path).bit_length() - 8, 0)
-            pixels = (pixels >> shift).astype(np.uint8)
+            bits = bits or depth_for(_largest_pixel(path))
+            pixels = to_8_bits(pixels, bits)
         yield Picture(t, pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., :3]))
 
 

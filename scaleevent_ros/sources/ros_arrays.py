@@ -9,8 +9,8 @@ from the topics beside them. Each topic of arrays is a recording of its own.
 from __future__ import annotations
 
 import struct
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from rosbags.rosbag1 import ReaderError as Rosbag1Error
 from rosbags.typesys import Stores, get_typestore
 
 from scaleevent_ros.bags.errors import BagError
-from scaleevent_ros.bags.images import image_array, image_rgb, picture_file
+from scaleevent_ros.bags.images import depth_of, image_array, image_rgb, is_deep, picture_file
 from scaleevent_ros.bags.messages import (
     COMPRESSED_IMAGE,
     IMAGE,
@@ -41,7 +41,7 @@ from scaleevent_ros.sources.recording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -258,37 +258,52 @@ def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
 
 
 def _pictures(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[Picture]:
+    depth = cache(partial(_depth, bag, topic))
     for data in _until_torn(bag, topic, faults):
-        picture = faults.attempt(UNREADABLE, partial(_picture, bag, topic, data))
+        picture = faults.attempt(UNREADABLE, partial(_picture, bag, topic, data, depth))
         if picture is not None and picture.t >= t_start:
             yield picture
 
 
-def _picture(bag: _Bag, topic: str, data: bytes | memoryview) -> Picture:
-    message = bag.parse(data, bag.topics[topic])
-    t = _stamp(message)
-    view: ImageView | CompressedImageView
-    if bag.topics[topic] == COMPRESSED_IMAGE:
-        view = CompressedImageView(t, "", message.format, message.data)
-    else:
-        view = ImageView(
-            t,
-            "",
-            message.height,
-            message.width,
-            message.encoding,
-            bool(message.is_bigendian),
-            message.step,
-            message.data,
-        )
+def _picture(bag: _Bag, topic: str, data: bytes | memoryview, depth: Callable[[], int]) -> Picture:
+    view = _view(bag, topic, data)
+    t = view.stamp_ns
     try:
         if isinstance(view, ImageView) and view.encoding in {"mono8", "mono16", "8UC1"}:
             return Picture(t, image_array(view))
         stored = picture_file(view) if isinstance(view, CompressedImageView) else None
+        if is_deep(view):
+            view = view._replace(bits=depth())
         return Picture(t, np.ascontiguousarray(image_rgb(view)), stored)
     except BagError as error:
         msg = f"{bag.path}: {topic}: the image at {t} ns: {error}"
         raise SourceError(msg) from error
+
+
+def _depth(bag: _Bag, topic: str) -> int:
+    """Tell how many bits the 16-bit images of a whole topic use."""
+    bits = 8
+    for data in _until_torn(bag, topic, Faults()):
+        with suppress(BagError, SourceError):
+            bits = max(bits, depth_of(_view(bag, topic, data)))
+    return bits
+
+
+def _view(bag: _Bag, topic: str, data: bytes | memoryview) -> ImageView | CompressedImageView:
+    message = bag.parse(data, bag.topics[topic])
+    t = _stamp(message)
+    if bag.topics[topic] == COMPRESSED_IMAGE:
+        return CompressedImageView(t, "", message.format, message.data)
+    return ImageView(
+        t,
+        "",
+        message.height,
+        message.width,
+        message.encoding,
+        bool(message.is_bigendian),
+        message.step,
+        message.data,
+    )
 
 
 def _imu(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[ImuSample]:

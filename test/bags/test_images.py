@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
@@ -10,9 +10,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scaleevent_ros.bags import BagReader, BagWriter
 from scaleevent_ros.bags.errors import ImageError
-from scaleevent_ros.bags.images import encoding_type, image_array, image_grey, image_rgb
-from scaleevent_ros.bags.messages import CompressedImageView, ImageView
+from scaleevent_ros.bags.images import (
+    LiveDepth,
+    encoding_type,
+    image_array,
+    image_grey,
+    image_rgb,
+    picture_file,
+)
+from scaleevent_ros.bags.messages import (
+    COMPRESSED_IMAGE,
+    IMAGE,
+    CompressedImageView,
+    ImageView,
+    serialize_compressed_image,
+    serialize_image,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 RGB = np.random.default_rng(2).integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
@@ -210,3 +229,72 @@ def test_compressed_depth_is_no_picture(form: str) -> None:
 def test_encodings_that_are_no_picture_are_named(encoding: str) -> None:
     with pytest.raises(ImageError, match=encoding):
         image_rgb(ImageView(0, "", 2, 2, encoding, False, 4, bytes(8)))
+
+
+def write_images(path: Path, images: Sequence[ImageView | CompressedImageView]) -> BagReader:
+    raw = isinstance(images[0], ImageView)
+    with BagWriter(path) as writer:
+        writer.add_topic("/image", IMAGE if raw else COMPRESSED_IMAGE)
+        for number, view in enumerate(images):
+            cdr = (
+                serialize_image(view)
+                if isinstance(view, ImageView)
+                else serialize_compressed_image(view)
+            )
+            writer.write("/image", number * 40_000_000, cdr)
+    return BagReader(path)
+
+
+# Hand-made: the value of a pixel, the largest of the recording, what is seen of the pixel.
+DEPTHS = [
+    (100, 255, 100),
+    (512, 1023, 128),
+    (513, 700, 128),
+    (2048, 4095, 128),
+    (1024, 1025, 64),
+    (8192, 16383, 128),
+    (32768, 65535, 128),
+]
+
+
+@pytest.mark.parametrize(("value", "largest", "seen"), DEPTHS)
+@pytest.mark.parametrize("encoding", ["mono16", "rgb16", "bgr16", "bayer_rggb16", "mono16; png"])
+def test_16_bits_are_scaled_by_what_their_recording_uses(
+    tmp_path: Path, encoding: str, value: int, largest: int, seen: int
+) -> None:
+    name, _, codec = encoding.partition("; ")
+    shape = (6, 8, 3) if name in {"rgb16", "bgr16"} else (6, 8)
+    images: list[ImageView | CompressedImageView] = []
+    for peak in (value, largest, value):  # the brightest image is not the first
+        pixels = np.full(shape, value, np.uint16)
+        pixels[:2, :2] = peak
+        png = cv2.imencode(".png", pixels)[1].tobytes()
+        images.append(
+            CompressedImageView(0, "", f"{name}; png compressed", png)
+            if codec
+            else image(pixels, name)
+        )
+    reader = write_images(tmp_path / "bag", images)
+    frames = [frame.image for frame in reader.frames()]
+    assert [frame[5, 7].tolist() for frame in frames] == [[seen] * 3] * 3
+    assert [int(image_grey(view)[2, 3]) for _, view in reader.images()] == [seen] * 3
+
+
+def test_brighter_than_the_depth_is_white() -> None:
+    view = image(np.array([[1023, 1024, 65535]], np.uint16), "mono16")._replace(bits=10)
+    assert image_rgb(view)[0, :, 0].tolist() == [255, 255, 255]
+
+
+def test_the_depth_of_a_live_topic_only_grows() -> None:
+    depth = LiveDepth()
+    seen = []
+    for value in (600, 1023, 2048, 600):
+        view = depth.apply(image(np.full((2, 2), value, np.uint16), "mono16"))
+        seen.append((view.bits, int(image_rgb(view)[0, 0, 0])))
+    assert seen == [(10, 150), (10, 255), (12, 128), (12, 37)]
+
+
+def test_a_picture_file_of_16_bits_is_not_kept_as_it_is() -> None:
+    png = cv2.imencode(".png", np.full((4, 4), 700, np.uint16))[1].tobytes()
+    assert picture_file(CompressedImageView(0, "", "mono16; png compressed", png)) is None
+    assert picture_file(CompressedImageView(0, "", "mono8; png compressed", png)) == png

@@ -122,7 +122,7 @@ def test_frames_of_16_bits_are_scaled_by_what_the_recording_uses(tmp_path: Path,
 
 
 @pytest.mark.filterwarnings("error")
-def test_frames_of_unknown_type_are_skipped_and_named(tmp_path: Path) -> None:
+def test_frames_of_unknown_type_are_skipped_and_counted(tmp_path: Path) -> None:
     events = recorded_events(34, 26)
     frames = photographs(3, 26, 34)
     packets = [files.events_packet(events[:900])]
@@ -139,6 +139,6 @@ def test_frames_of_unknown_type_are_skipped_and_named(tmp_path: Path) -> None:
     assert_same_events(bag.events, events)
     assert len(bag.messages["/camera/image_raw"]) == 1
     state = json.loads((tmp_path / "bag/conversion.json").read_text())
-    fault = state["faults"]["streams with frames of unknown type"]
-    assert fault["count"] == 1
+    fault = state["faults"]["frames of unknown type"]
+    assert fault["count"] == 2
     assert "frame format 99" in fault["first"]

@@ -62,11 +62,17 @@ class BagMaker:
         name = f"{self.package}/msg/EventArray"
         return stamp, name, self.types[name](self.header(stamp), events.height, events.width, some)
 
-    def image(self, t: int, picture: np.ndarray) -> tuple[int, str, Any]:
+    def image(self, t: int, picture: np.ndarray, encoding: str = "mono8") -> tuple[int, str, Any]:
         name = "sensor_msgs/msg/Image"
         height, width = picture.shape
         message = self.types[name](
-            self.header(t), height, width, "mono8", 0, width, picture.ravel()
+            self.header(t),
+            height,
+            width,
+            encoding,
+            0,
+            width * picture.itemsize,
+            picture.ravel().view(np.uint8),
         )
         return t, name, message
 
@@ -121,6 +127,21 @@ def test_events_images_and_imu_arrive(tmp_path: Path, package: str, *, ros1: boo
     samples = bag.messages["/event_camera/imu"]
     assert [t for t, _ in samples] == times
     assert (samples[0][1].linear_acceleration.z, samples[0][1].angular_velocity.x) == (6.0, 1.0)
+
+
+@pytest.mark.parametrize("ros1", [True, False])
+def test_mosaics_of_12_bits_are_scaled_by_the_whole_topic(tmp_path: Path, *, ros1: bool) -> None:
+    maker = BagMaker("dvs_msgs", ros1=ros1)
+    messages = arrays(maker, "/dvs/events")
+    for n, value in enumerate([512, 4095, 2048], 1):
+        mosaic = np.full((48, 64), value, "<u2")
+        message = maker.image(START_S * 10**9 + n * 100_000_000, mosaic, "bayer_rggb16")
+        messages.append(("/dvs/image_raw", message))
+    path = tmp_path / ("a.bag" if ros1 else "a")
+    maker.write(path, messages)
+    convert(path, tmp_path / "bag", ConvertOptions(ReadOptions(strict=True)))
+    images = read_bag(tmp_path / "bag").messages["/camera/image_raw"]
+    assert [np.unique(pixels(m)).tolist() for _, m in images] == [[32], [255], [128]]
 
 
 def test_each_topic_of_arrays_is_a_recording(tmp_path: Path) -> None:
