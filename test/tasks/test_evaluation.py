@@ -110,7 +110,7 @@ def test_everything_is_written_that_is_needed_to_judge_again(
     assert one.events == plain(EventOptions())
     assert one.data == plain(data)
     assert (one.split, one.windows, one.device, one.precision) == (
-        "validation", 6, "cpu", "float32",
+        "validation", 6, "cpu", "fp32",
     )  # fmt: skip
     assert one.ms_per_window > 0
     text = (tmp_path / "new" / "evaluation.md").read_text()
