@@ -39,6 +39,7 @@ class TopicMonitor:
         lost: Event packets that are missing by their `seq`.
         malformed: Messages whose bytes are not of their type.
         geometry: Width and height of the latest event packet or image.
+        frame_id: Its coordinate frame.
     """
 
     msgtype: str
@@ -47,6 +48,7 @@ class TopicMonitor:
     lost: int = 0
     malformed: int = 0
     geometry: tuple[int, int] | None = None
+    frame_id: str = ""
     _seq: int | None = field(default=None, init=False)
     _reported: tuple[float, int, int] | None = field(default=None, init=False)
 
@@ -59,7 +61,7 @@ class TopicMonitor:
                 self._follow(parse_event_packet(cdr))
             elif self.msgtype == IMAGE:
                 image = parse_image(cdr)
-                self.geometry = image.width, image.height
+                self.geometry, self.frame_id = (image.width, image.height), image.frame_id
         except MessageError:
             self.malformed += 1
 
@@ -75,7 +77,7 @@ class TopicMonitor:
 
     def _follow(self, packet: EventPacketView) -> None:
         before, self._seq = self._seq, packet.seq
-        self.geometry = packet.width, packet.height
+        self.geometry, self.frame_id = (packet.width, packet.height), packet.frame_id
         # A seq that does not grow is a driver that started again, and nothing was lost.
         if before is not None and packet.seq > before:
             self.lost += packet.seq - before - 1
@@ -97,6 +99,11 @@ class TopicReport(NamedTuple):
     rates: Rates
     queued: int
     dropped: int
+
+    @property
+    def hardware_id(self) -> str:
+        """Coordinate frame of the camera; the topic where the messages name none."""
+        return self.monitor.frame_id or self.topic.name
 
 
 class RecorderReport(NamedTuple):
@@ -152,7 +159,8 @@ def recorder_status(
         level, message = diagnostics.OK, f"recording to {bag.path}"
     else:
         level, message = diagnostics.OK, "not recording"
-    return diagnostics.status(name, level, message, values)
+    cameras = [topic.hardware_id for topic in topics if topic.topic.msgtype == EVENT_PACKET]
+    return diagnostics.status(name, level, message, values, ", ".join(sorted(set(cameras))))
 
 
 def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
@@ -175,7 +183,7 @@ def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
         level, message = diagnostics.WARN, "no publisher any more"
     else:
         level, message = diagnostics.OK, f"{report.rates.messages:.1f} messages per second"
-    return diagnostics.status(f"{name}: {topic.name}", level, message, values)
+    return diagnostics.status(f"{name}: {topic.name}", level, message, values, report.hardware_id)
 
 
 def _topic_values(report: TopicReport) -> dict[str, object]:

@@ -276,11 +276,13 @@ def test_status_and_diagnostics(graph: Graph, tmp_path: Path) -> None:
     level = statuses[-1].level
     assert level == DiagnosticStatus.WARN
     assert "7 missing by seq" in statuses[-1].message
+    assert statuses[-1].hardware_id == "events"  # the frame of the packets, not the topic
     values = latest_values(statuses)
     assert values["state"] == "active"
     assert values["lost_by_seq"] == values["/events lost_by_seq"] == "7"
     assert float(values["free_space_mb"]) > 0
     topic = next(status for status in arrays[-1].status if status.name.endswith(": /events"))
+    assert topic.hardware_id == "events"
     figures = {item.key: item.value for item in topic.values}
     assert figures["type"] == "event_camera_msgs/msg/EventPacket"
     assert (figures["reliability"], figures["publishers"]) == ("best_effort", "1")
