@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scaleevent_ros.bags.errors import DiskFullError
+from scaleevent_ros.cache import user_cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,7 +46,7 @@ class SharedCopy:
     """
 
     def __init__(self, sources: Sequence[Path], make: Callable[[Path], None]) -> None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        cache = user_cache()
         self.folder = cache / "scaleevent" / "copies" / _key(sources)
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from scaleevent_ros.cache import user_cache, writable
 from scaleevent_ros.data.alignment import HomographyAlignment, MapAlignment, filling_homography
 from scaleevent_ros.data.dataset import Pair
 from scaleevent_ros.data.errors import DataError
@@ -68,8 +69,8 @@ class IndexedBag:
     """A bag whose times are known, so that any frame and its window are read by themselves.
 
     The first time a bag is opened, all of it is read for its times, which are then kept under
-    ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``) until the bag changes. Files are opened
-    anew in each worker.
+    ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``), or in the temporary folder where that
+    cannot be written, until the bag changes. Files are opened anew in each worker.
 
     Attributes:
         path: Of the bag.
@@ -368,7 +369,6 @@ def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]
     )
     verdicts = [list(pair.reasons) for pair in quality.pairs]
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         temporary = kept.with_name(f".{os.getpid()}.{kept.name}")
         temporary.write_text(json.dumps(verdicts))
         temporary.replace(kept)
@@ -387,12 +387,11 @@ def _index_path(path: Path, options: BagOptions) -> Path:
     ]
     key = (_INDEX_VERSION, content, options.events_topic, options.frames_topic, options.clock)
     digest = hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "scaleevent" / "bags" / f"{digest}.npz"
+    wanted = user_cache() / "scaleevent" / "bags"
+    return (writable(wanted) or wanted) / f"{digest}.npz"
 
 
 def _save_index(path: Path, timeline: Timeline, synchronization: Synchronization) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     arrays: dict[str, Any] = timeline.to_arrays()
     np.savez(

