@@ -408,7 +408,9 @@ def attach(
 
 @app.command()
 def tune(
-    model: Annotated[Path, typer.Argument(help="A student's file of weights, or an .onnx file.")],
+    model: Annotated[
+        str, typer.Argument(help="Student that ships with the package, a checkpoint, or .onnx.")
+    ],
     size: Annotated[
         str | None, typer.Option(help="Of the sensor, such as 640x480; the file's if not given.")
     ] = None,
@@ -418,17 +420,19 @@ def tune(
     """Measure the runtimes that are installed for a student; later starts take the fastest."""
     from dataclasses import asdict
 
+    from scaleevent_ros.models.shipped import resolve_model
     from scaleevent_ros.runtime.exported import parse_size
     from scaleevent_ros.runtime.exported_cache import cached_onnx
     from scaleevent_ros.runtime.tuning import tune as measure
 
     shape = None if size is None else parse_size(size)
-    if model.suffix.lower() != ".onnx":
+    path = resolve_model(model)
+    if path.suffix.lower() != ".onnx":
         if shape is None:
-            msg = f"{model} runs at any size: say which, with --size 640x480"
+            msg = f"{model} runs at any size: give the sensor's, as --size 640x480"
             raise ScaleEventError(msg)
-        model = cached_onnx(model, shape, "fp16" if precision == "fp16" else "fp32")
-    found = measure(model, shape, precision, again=True)
+        path = cached_onnx(path, shape, "fp16" if precision == "fp16" else "fp32")
+    found = measure(path, shape, precision, again=True)
     if json:
         typer.echo(_as_json({"candidates": [asdict(one) for one in found]}))
     else:
@@ -438,7 +442,9 @@ def tune(
 @app.command()
 def report(
     bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
-    model: Annotated[Path, typer.Option(help="Checkpoint of a student.")],
+    model: Annotated[
+        str, typer.Option(help="Student that ships with the package, or a checkpoint.")
+    ] = "lite",
     out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
     windows: Annotated[int, typer.Option(help="How many, spread over the bag.", min=1)] = 12,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
