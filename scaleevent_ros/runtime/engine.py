@@ -86,8 +86,9 @@ class Engine:
             teacher's space, where what was trained on the teacher's features of frames works.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it cannot be read.
-        EngineError: If the device, the precision or the backend cannot be had.
+        CheckpointError: If there is no such file.
+        EngineError: If the file cannot be read, or the device, the precision or the backend is
+            unknown or not available.
     """
 
     def __init__(

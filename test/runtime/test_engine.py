@@ -19,7 +19,7 @@ from tiny_checkpoints import (
 )
 
 from scaleevent_ros.events import normalize_tensor
-from scaleevent_ros.models import load_student
+from scaleevent_ros.models import CheckpointError, load_student
 from scaleevent_ros.runtime import Engine, EngineError, Outputs
 from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.network import Network, load_network
@@ -227,13 +227,13 @@ def test_cuda_without_a_gpu_is_an_error_that_names_the_mend(
 
 
 def test_a_missing_damaged_or_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"nothing\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"no model '.*nothing\.safetensors'"):
         Engine(tmp_path / "nothing.safetensors", "cpu", backend="eager", size=SIZE)
     text = tmp_path / "text.safetensors"
     text.write_text("no weights")
     with pytest.raises(EngineError, match=r"text\.safetensors"):
         Engine(text, "cpu", backend="eager", size=SIZE)
-    with pytest.raises(EngineError, match=r"no exported network at .*nothing\.onnx"):
+    with pytest.raises(CheckpointError, match=r"no model '.*nothing\.onnx'"):
         Engine(tmp_path / "nothing.onnx", "cpu")
     (tmp_path / "text.onnx").write_text("no network")
     with pytest.raises(EngineError, match="cannot load"):

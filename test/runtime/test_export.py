@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,10 +22,12 @@ from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
+from scaleevent_ros.runtime.arrays import CPU
 from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.exported import parse_size
 from scaleevent_ros.runtime.exported_cache import cached_onnx
 from scaleevent_ros.runtime.network import Network, load_network
+from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
 from scaleevent_ros.tasks import load_heads
@@ -150,8 +153,8 @@ def test_a_file_that_differs_is_not_written_and_the_old_one_stays(
     path = tmp_path / "student.onnx"
     path.write_bytes(b"old")
 
-    def load_wrong(path: Path, size: tuple[int, int], *, fixed: bool = True) -> Network:
-        network = load_network(path, size, fixed=fixed)
+    def load_wrong(path: Path, size: tuple[int, int], **options: Any) -> Network:
+        network = load_network(path, size, **options)
         loaded.append(network)
         if len(loaded) == 1:  # the one that is exported, not the one to compare with
             for parameter in network.parameters():
@@ -182,6 +185,56 @@ def test_an_output_that_is_not_finite_is_refused(tmp_path: Path, task: str, numb
     if precision == "fp32":
         with pytest.raises(EngineError, match="not finite"):
             Engine(path, "cpu", backend="eager", size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def exported_tasks(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write a student with every head, and export it."""
+    folder = tmp_path_factory.mktemp("tasks")
+    student = write_student(folder / "student.safetensors", tasks=tuple(HEADS))
+    export(student, folder / "student.onnx", ExportOptions(SIZE))
+    return student, folder / "student.onnx"
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("output", ["features", "depth", "flow"])
+@pytest.mark.parametrize("kind", ["onnx", "engine"])
+def test_a_file_whose_outputs_are_not_finite_is_not_written(
+    exported_tasks: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    output: str,
+    wrong: float,
+) -> None:
+    student, exported = exported_tasks
+
+    def write(_: object, path: Path, *__: object, **___: object) -> None:
+        shutil.copy(exported, path)
+
+    def open_wrong(*_: object) -> OnnxBackend:
+        """Stand in for TensorRT too, which needs a GPU."""
+        return OnnxBackend(exported, SIZE)
+
+    def call(self: OnnxBackend, feeds: Any, names: list[str]) -> list[np.ndarray]:
+        outputs = original(self, feeds, names)
+        if output in names:
+            outputs[names.index(output)].flat[-1] = wrong
+        return outputs
+
+    original = OnnxBackend.call
+    monkeypatch.setattr(exporting, "write_onnx", write)
+    monkeypatch.setattr(exporting, "_build_engine", write)
+    monkeypatch.setattr(exporting, "open_exported", open_wrong)
+    monkeypatch.setattr(exporting, "choose_device", lambda _: CPU)
+    monkeypatch.setattr(exporting, "check_backend", lambda *_: None)
+    path = tmp_path / f"student.{kind}"
+    assert set(export(student, path, ExportOptions(SIZE)).differences) == {"features", *HEADS}
+    path.unlink()
+    monkeypatch.setattr(OnnxBackend, "call", call)
+    with pytest.raises(EngineError, match=f"differs from PyTorch: {output} differs by inf"):
+        export(student, path, ExportOptions(SIZE))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])

@@ -10,13 +10,17 @@ import threading
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import onnxruntime
 import pytest
 import torch
 from tiny_checkpoints import SIZE, sparse_window, write_student
 
-from scaleevent_ros.runtime import Engine, torch_backend
+from scaleevent_ros.runtime import Engine, EngineError, torch_backend
+from scaleevent_ros.runtime.arrays import Device
 from scaleevent_ros.runtime.exported_file import ExportedInfo
 from scaleevent_ros.runtime.network import load_network
+from scaleevent_ros.runtime.onnx_backend import open_session
+from scaleevent_ros.runtime.placement import check_backend
 from scaleevent_ros.runtime.tensorrt_backend import write_engine
 from scaleevent_ros.runtime.torch_backend import TorchBackend, make_torch_backend
 
@@ -87,6 +91,38 @@ def test_other_threads_may_pin_memory_during_a_capture(tmp_path: Path) -> None:
     finally:
         stop.set()
         thread.join()
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_onnx_runtime_is_asked_which_provider_its_session_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, loaded: bool
+) -> None:
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    asked: list[Any] = []
+
+    class Session:
+        """A session of a release with CUDA, whose libraries load or not."""
+
+        def __init__(self, _: str, __: object, *, providers: list[Any]) -> None:
+            asked.extend(providers)
+
+        def get_providers(self) -> list[str]:
+            return providers if loaded else providers[1:]
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    path = tmp_path / "student.onnx"
+    path.touch()
+    gpu = Device("cuda", 1)
+    check_backend("onnx", gpu)  # the provider is listed
+    options = {"device_id": 1}
+    if loaded:
+        assert isinstance(open_session(path, gpu, options), Session)
+    else:
+        with pytest.raises(EngineError, match="cannot use the GPU: install onnxruntime-gpu"):
+            open_session(path, gpu, options)
+    assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+    assert isinstance(open_session(path, Device("cpu"), {}), Session)
 
 
 class _Recorder:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import re
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import SIZE, sparse_window, write_student
+from tiny_checkpoints import HEADS, SIZE, sparse_window, write_student
+from typer.testing import CliRunner
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
+from scaleevent_ros.cli import app
 from scaleevent_ros.runtime import Engine, EngineError, tuning
 from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend, has_bf16
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
     path = folder / "student.onnx"
-    student = write_student(folder / "student.safetensors", tasks=("segmentation",))
+    student = write_student(folder / "student.safetensors", tasks=tuple(HEADS))
     export(student, path, ExportOptions(SIZE))
     return path
 
@@ -48,16 +52,42 @@ def test_candidates_are_measured_once_and_their_figures_kept(
     assert Engine(exported, "cpu").backend == found[0].backend
 
 
-def test_a_candidate_that_is_wrong_is_refused_however_fast(
-    exported: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("output", ["features", "depth", "flow"])
+def test_a_candidate_with_a_number_that_is_not_finite_is_refused_however_fast(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, output: str, wrong: float
 ) -> None:
-    def wrong(self: OpenVinoBackend, _: object, names: list[str]) -> list[np.ndarray]:
-        return [np.full(self.info.shape(name), np.nan, np.float32) for name in names]
+    original = OpenVinoBackend.call
 
-    monkeypatch.setattr(OpenVinoBackend, "call", wrong)
+    def call(self: OpenVinoBackend, feeds: Any, names: list[str]) -> list[np.ndarray]:
+        outputs = original(self, feeds, names)
+        if output in names:
+            outputs[names.index(output)].flat[-1] = wrong
+        return outputs
+
+    monkeypatch.setattr(OpenVinoBackend, "call", call)
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
     best, refused = tune(exported, None, again=True)
     assert best.backend == "onnx"
-    assert "features differs by inf" in refused.refused
+    assert f"{output} differs by inf" in refused.refused
+
+
+def test_the_command_measures_a_student_and_prints_its_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
+    student = write_student(tmp_path / "student.safetensors")
+    command = ["tune", str(student), "--size", "70x50"]
+    result = CliRunner().invoke(app, [*command, "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["candidates"]
+    assert {one["backend"] for one in found} == {"onnx", "openvino"}
+    assert all(one["ms"] > 0 and one["refused"] == "" for one in found)
+    text = CliRunner().invoke(app, command).stdout
+    assert re.search(r"^onnx: [\d.]+ ms a window$", text, re.MULTILINE)
+    assert re.search(r"^openvino: [\d.]+ ms a window; differs by features", text, re.MULTILINE)
+    error = CliRunner().invoke(app, command[:2]).exception
+    assert "--size 640x480" in str(error)
 
 
 def test_a_damaged_memory_is_measured_anew(exported: Path, tmp_path: Path) -> None:
