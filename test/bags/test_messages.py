@@ -30,7 +30,7 @@ from scaleevent_ros.bags.messages import (
 
 texts = st.text(st.characters(blacklist_characters="\0", codec="utf-8"), max_size=20)
 stamps = st.integers(-(2**31) * 10**9, 2**31 * 10**9 - 1)
-uint32 = st.integers(0, 2**32 - 1)
+sides = st.integers(1, 1 << 16)
 uint64 = st.integers(0, 2**64 - 1)
 
 
@@ -57,8 +57,8 @@ def test_the_payload_is_a_view_of_the_message() -> None:
         EventPacketView,
         stamps,
         texts,
-        uint32,
-        uint32,
+        sides,
+        sides,
         uint64,
         uint64,
         texts,
