@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 _asked_to_end = threading.Event()
+
+_SEGMENT_LOCK = re.compile(r"(/dev/shm/fastdds_[0-9a-f]{16})_el")
 
 
 class RunnableNode(Protocol):
@@ -120,6 +123,7 @@ def run(
         rclpy.shutdown()
         if busy:
             # An engine is being built, maybe for minutes, and Python would wait for its thread.
+            _remove_shared_memory()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
@@ -128,6 +132,22 @@ def run(
         gc.collect()
         gc.freeze()
     return 0
+
+
+def _remove_shared_memory() -> None:
+    """Remove this process's segments of Fast DDS, which its participant does not get to remove.
+
+    The participant lives as long as anything holds the node, such as a thread that builds an
+    engine. A process owns the segments whose lock files (``_el``) it has open.
+    """
+    for descriptor in Path("/proc/self/fd").glob("*"):
+        try:
+            lock = descriptor.readlink()
+        except OSError:
+            continue
+        if match := _SEGMENT_LOCK.fullmatch(str(lock)):
+            Path(match[1]).unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
 
 
 def _parser(
