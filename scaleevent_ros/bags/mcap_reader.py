@@ -393,8 +393,9 @@ class _Walk:
     def _count(self, block: _Block, channel_id: int, time_ns: int) -> _Block:
         contents = self._contents
         contents.counts[channel_id] += 1
-        contents.start_ns = min(contents.start_ns, time_ns)
-        contents.end_ns = max(contents.end_ns, time_ns)
+        if channel_id in contents.channels:  # otherwise it is damage that looks like a message
+            contents.start_ns = min(contents.start_ns, time_ns)
+            contents.end_ns = max(contents.end_ns, time_ns)
         return block._replace(
             start_ns=min(block.start_ns, time_ns), end_ns=max(block.end_ns, time_ns)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.fabric import Fabric  # noqa: F401 - loaded once, before processes fork off
+from safetensors import safe_open
 from safetensors.torch import load_file
 from synthetic_pairs import SlidingTexture
 from training_processes import launch_processes
@@ -147,6 +149,25 @@ def final_weights(output: Path) -> dict[str, Tensor]:
     """Load the weights that the run trained, not their average."""
     newest = max((output / "checkpoints").iterdir())
     state = torch.load(newest / "state.pt", weights_only=True)
-    return dict(state["model"]) | {
-        f"averaged {name}": value for name, value in load_file(output / "last.safetensors").items()
+    weights = dict(state["model"]) if "model" in state else _sharded_weights(newest)
+    averaged = load_file(output / "last.safetensors").items()
+    return weights | {f"averaged {name}": value for name, value in averaged}
+
+
+def _sharded_weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Put the rows that each process wrote together."""
+    whole: dict[str, Tensor] = {}
+    for path in sorted(checkpoint.glob("process-*.safetensors")):
+        with safe_open(path, "pt") as file:
+            (places,) = file.metadata().values()
+            for name, (shape, offset) in json.loads(places).items():
+                rows = file.get_tensor(name)
+                target = whole.setdefault(name, torch.full(shape, torch.nan))
+                target[tuple(slice(o, o + n) for o, n in zip(offset, rows.shape, strict=True))] = (
+                    rows
+                )
+    return {
+        name.removeprefix("model."): value
+        for name, value in whole.items()
+        if name.startswith("model.")
     }
