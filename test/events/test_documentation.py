@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 def test_examples_run(repository: Path) -> None:
     text = (repository / "docs" / "representations.md").read_text()
     examples = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(examples) == 3
+    on_arrays, leaky, streaming, clock = examples
     batch = random_batch(np.random.default_rng(0), 50_000, 640, 480, 0, 100_000_000)
     times = np.arange(100, dtype=np.int64) * 1_000_000
     names: dict[str, object] = {
         "batch": batch, "t_start": 0, "t_end": 50_000_000, "payload": encode_evt3(batch),
         "stamp_ns": 10**18, "sensor_ns": times, "host_ns": times + 5,
     }  # fmt: skip
-    exec(examples[0].replace('"cuda"', '"cpu"'), names)
+    exec(on_arrays.replace('"cuda"', '"cpu"'), names)
     grid, on_gpu = names["grid"], names["on_gpu"]
     assert isinstance(grid, np.ndarray)
     assert isinstance(on_gpu, torch.Tensor)
     np.testing.assert_allclose(on_gpu, grid, atol=1e-5)
-    exec(examples[1] + "\nwindow = accumulator.read()", names)
+    exec(leaky, names)
+    whole = names["tensor"]
+    assert isinstance(whole, np.ndarray)
+    assert whole.shape == (8, 480, 640)
+    exec(streaming + "\nwindow = accumulator.read()", names)
     tensor = names["tensor"]
     assert isinstance(tensor, np.ndarray)
     assert tensor.any()
-    exec(examples[2], names)
+    exec(clock, names)
     assert isinstance(names["stamp"], int)
