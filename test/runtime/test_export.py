@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -174,8 +175,14 @@ def test_a_file_that_differs_is_not_written_and_the_old_one_stays(
     assert [file.name for file in tmp_path.iterdir()] == ["student.onnx"]
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e30])
-@pytest.mark.parametrize("task", ["features", "segmentation", "depth", "flow"])
+@pytest.mark.parametrize(
+    ("task", "number"),
+    [
+        *product(["features", "segmentation", "depth", "flow"], [float("nan"), float("inf")]),
+        # A class that always wins, and the largest depth, are the same in 16 bits.
+        *product(["features", "flow"], [1e30]),
+    ],
+)
 def test_an_output_that_is_not_finite_is_refused(tmp_path: Path, task: str, number: float) -> None:
     path = write_student(tmp_path / "student.safetensors", tasks=tuple(HEADS))
     student, heads = load_student(path), load_heads(path)
