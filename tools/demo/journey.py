@@ -36,6 +36,28 @@ RECORDINGS = {
 """Recordings of real cameras, where they are, below the folder of data."""
 
 # What the recorder looks for: the cameras' topics, and all that the perception node publishes.
+_PERCEIVED = (
+    "/event_camera/events",
+    "/event_camera/camera_info",
+    "/camera/image_raw",
+    "/camera/camera_info",
+    "/diagnostics",
+    *(
+        f"{NODE}/{output}"
+        for output in (
+            "features",
+            "features_pca",
+            "segmentation",
+            "segmentation_color",
+            "label_info",
+            "overlay",
+            "similarity",
+            "activity",
+            *(f"debug/{name}_ms" for name in ("decode", "transfer", "inference", "publish")),
+            "debug/window_age_ms",
+        )
+    ),
+)
 _TYPES = (
     "event_camera_msgs/msg/EventPacket",
     "sensor_msgs/msg/Image",
@@ -332,10 +354,9 @@ def _publish(folder: Path, path: Path, name: str, node: tuple[str, ...] | None =
         name: Of the bag.
         node: Executable and arguments of the other node, which says what it publishes when ready.
     """
-    parameters = (
-        *("-p", f"output_folder:={folder}", "-p", f"name:={name}"),
-        *("-p", f"types:=[{', '.join(_TYPES)}]"),
-    )
+    # The recorder leaves the outputs of perception nodes out unless they are named.
+    chosen = f"topics:=[{', '.join(_PERCEIVED)}]" if node else f"types:=[{', '.join(_TYPES)}]"
+    parameters = ("-p", f"output_folder:={folder}", "-p", f"name:={name}", "-p", chosen)
     replay = ("--ros-args", "-p", f"path:={path}", "-p", f"delay:={_REPLAY_DELAY_S}")
     with ExitStack() as nodes:
         if node:
