@@ -90,7 +90,7 @@ def test_each_output_is_what_the_student_and_its_heads_give(
             if value is not None:
                 limit = tolerance.pixels if output == "segmentation" else tolerance.relative
                 assert value.shape == truth.shape
-                assert difference(output, value.cpu(), truth) <= limit, output
+                assert difference(output, torch.as_tensor(value).cpu(), truth) <= limit, output
     assert len(expected["segmentation"].unique()) > 1
 
 
