@@ -119,7 +119,7 @@ def test_the_student_of_the_run_has_a_head(journey: tuple[Path, str]) -> None:
     student = load_student(output / "6-finetuned" / "run" / "best.safetensors")
     assert str(student.header.teacher).startswith("tf_efficientnet_lite0")
     assert "segmentation" in student.header.heads
-    assert student.header.bins == 5
+    assert student.header.bins == 5 + len(student.header.leaky) == 8
 
 
 def test_what_the_node_published_was_recorded(journey: tuple[Path, str]) -> None:
