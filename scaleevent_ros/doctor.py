@@ -51,7 +51,7 @@ EXTRAS = {
     "perceive": ("onnxruntime",),
     "openvino": ("openvino",),
     "export": ("onnx", "onnxruntime", "onnxscript"),
-    "data": ("h5py", "hdf5plugin", "aedat"),
+    "data": ("h5py", "hdf5plugin", "aedat", "av"),
 }
 GIB = 1 << 30
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import logging
+from contextlib import suppress
+from fractions import Fraction
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
 
 _PICTURES_RATE = 25.0
 
@@ -41,7 +46,7 @@ def open_video(source: Path, frame_rate: float | None = None) -> Video:
     ``images.txt`` beside them, unless a rate is given; pictures without times follow at 25 Hz.
 
     Args:
-        source: File that OpenCV can play, or folder of pictures in the order of their names.
+        source: File that OpenCV or PyAV can play, or folder of pictures, ordered by name.
         frame_rate: In Hz; None for the source's own times.
 
     Raises:
@@ -74,21 +79,26 @@ def _open_pictures(source: Path, frame_rate: float | None) -> Video:
 
 
 def _open_file(source: Path) -> Video:
-    """Read a file's times; what it announces of its duration or its frames may be missing."""
+    """Read a file's times, by PyAV where OpenCV decodes fewer frames than the file announces."""
     capture = cv2.VideoCapture(str(source))
     rate = capture.get(cv2.CAP_PROP_FPS)
+    announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, and not in every file
     size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     stamps_ms = []
     while capture.grab():
         stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     capture.release()
-    if not stamps_ms:
+    times_us = np.rint((np.array(stamps_ms) - (stamps_ms or [0])[0]) * 1000).astype(np.int64)
+    video = Video(times_us, lambda: _decode(source), size)
+    if len(times_us) < max(announced, 1):
+        video = _more_by_pyav(source, video)
+    if not len(video.times_us):
         msg = f"{source}: cannot be played as a video; it may be missing, cut off or damaged"
         raise SimulationError(msg)
-    times_us = np.rint((np.array(stamps_ms) - stamps_ms[0]) * 1000).astype(np.int64)
-    if (np.diff(times_us) <= 0).any() and rate > 0:  # a container without stamps
-        times_us = np.rint(np.arange(len(stamps_ms)) * 1e6 / rate).astype(np.int64)
-    return Video(times_us, lambda: _decode(source), size)
+    if (np.diff(video.times_us) <= 0).any() and rate > 0:  # a container without stamps
+        times_us = np.rint(np.arange(len(video.times_us)) * 1e6 / rate).astype(np.int64)
+        video = video._replace(times_us=times_us)
+    return video
 
 
 def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
@@ -98,3 +108,42 @@ def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
         if not found:
             return
         yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _more_by_pyav(source: Path, video: Video) -> Video:
+    """Open a file by PyAV, and return what OpenCV found if that has as many frames.
+
+    OpenCV gives up where 4,096 packets of other streams, 90 s of sound, lie between two frames, and
+    its wheels before 4.12 do not decode AV1.
+    """
+    try:
+        import av
+    except ImportError:
+        logger.warning(
+            "%s: OpenCV decodes %d frames of it; PyAV may decode more: pip install av",
+            source,
+            len(video.times_us),
+        )
+        return video
+
+    def frames() -> Iterator[av.VideoFrame]:
+        with suppress(av.FFmpegError), av.open(str(source)) as container:
+            if not container.streams.video:
+                return
+            for packet in container.demux(container.streams.video[0]):
+                with suppress(av.FFmpegError):  # a damaged packet
+                    yield from cast("list[av.VideoFrame]", packet.decode())
+
+    def pixels(frame: av.VideoFrame) -> NDArray[np.uint8]:
+        turned = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+        return np.ascontiguousarray(turned)
+
+    stamps: list[Fraction] = []  # in seconds; equal where the container has none
+    size = video.size
+    for frame in frames():
+        size = size if stamps else pixels(frame).shape[1::-1]
+        stamps.append(Fraction(frame.pts or 0) * (frame.time_base or 0))
+    if len(stamps) <= len(video.times_us):
+        return video
+    times_us = np.array([round((stamp - stamps[0]) * 10**6) for stamp in stamps])
+    return Video(times_us, lambda: map(pixels, frames()), size)
