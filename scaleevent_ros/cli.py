@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from scaleevent_ros.commands import ends_in_words
+from scaleevent_ros.commands import exit_on_error
 from scaleevent_ros.errors import ScaleEventError
 
 app = typer.Typer(
@@ -21,15 +21,17 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Keep `scaleevent COMMAND` the form, however many commands there are."""
+    """Keep the form `scaleevent COMMAND` for any number of commands."""
 
 
 @app.command()
 def doctor(
-    folder: Annotated[Path, typer.Option(help="Where you would record to.")] = Path(),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    folder: Annotated[
+        Path, typer.Option(help="Folder for recordings, whose free space is checked.")
+    ] = Path(),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Look at this machine and say what is wrong, each with its mend."""
+    """Check this machine, and print a suggested fix for each problem."""
     from scaleevent_ros import doctor as examination
 
     findings = examination.examine(folder.resolve())
@@ -42,57 +44,72 @@ def doctor(
 
 @app.command()
 def simulate(
-    source: Annotated[Path, typer.Argument(help="A video, a folder of pictures, or a picture.")],
-    out: Annotated[Path, typer.Argument(help="The bag to write.")],
+    source: Annotated[Path, typer.Argument(help="Video, folder of pictures, or picture.")],
+    out: Annotated[Path, typer.Argument(help="Bag to write.")],
     still: Annotated[
-        bool, typer.Option("--still", help="Film each picture with a moving camera.")
+        bool, typer.Option("--still", help="Film each picture with a simulated moving camera.")
     ] = False,
     labels: Annotated[
-        Path | None, typer.Option(help="Folder of class ids of still pictures, by name.")
+        Path | None,
+        typer.Option(help="Folder of images of class ids, named as the still pictures."),
     ] = None,
-    classes: Annotated[str, typer.Option(help="Class names by id: sky,building,…")] = "",
-    frames: Annotated[int, typer.Option(help="Of each still picture.")] = 10,
-    strength: Annotated[float, typer.Option(help="Of the motion over still pictures.")] = 1.0,
-    flow: Annotated[bool, typer.Option(help="Keep the exact flow over still pictures.")] = True,
+    classes: Annotated[
+        str, typer.Option(help="Class names in the order of their ids: sky,building,…")
+    ] = "",
+    frames: Annotated[int, typer.Option(help="Frames of each still picture.")] = 10,
+    strength: Annotated[
+        float, typer.Option(help="Strength of the camera's motion over still pictures.")
+    ] = 1.0,
+    flow: Annotated[
+        bool, typer.Option(help="Write the exact optical flow over still pictures.")
+    ] = True,
     margin: Annotated[
         float, typer.Option(help="Seconds of events before the first frame of a still picture.")
     ] = 0.1,
     gap: Annotated[float, typer.Option(help="Seconds between the clips of still pictures.")] = 0.5,
     pause_share: Annotated[
-        float, typer.Option(help="Share of still pictures over which the camera pauses once.")
+        float, typer.Option(help="Fraction of still pictures over which the camera pauses once.")
     ] = 0.0,
     still_share: Annotated[
-        float, typer.Option(help="Share of still pictures before which the camera stands still.")
+        float, typer.Option(help="Fraction of still pictures before which the camera stands still.")
     ] = 0.0,
     cutouts: Annotated[
-        Path | None, typer.Option(help="Folder of objects: pictures with an alpha channel.")
+        Path | None, typer.Option(help="Folder of moving objects: pictures with an alpha channel.")
     ] = None,
-    objects: Annotated[int, typer.Option(help="Objects that move through each still picture.")] = 3,
+    objects: Annotated[
+        int, typer.Option(help="Largest number of objects that move through each still picture.")
+    ] = 3,
     vary: Annotated[
         bool, typer.Option("--vary", help="Vary pixels, noise and light from clip to clip.")
     ] = False,
     frame_rate: Annotated[
-        float | None, typer.Option(help="In Hz; a video's own if not given, else 25.")
+        float | None, typer.Option(help="Frame rate in Hz; default: a video's own, else 25.")
     ] = None,
     interpolate: Annotated[
-        bool, typer.Option(help="Interpolate a video's frames along the flow.")
+        bool, typer.Option(help="Interpolate a video's frames along the optical flow.")
     ] = True,
-    size: Annotated[str | None, typer.Option(help="Of the sensor, such as 640x480.")] = None,
+    size: Annotated[str | None, typer.Option(help="Sensor size, such as 640x480.")] = None,
     frame_scale: Annotated[
-        int, typer.Option(help="Pixels of a frame for each pixel of the sensor, along each side.")
+        int, typer.Option(help="Frame resolution relative to the sensor's, along each side.")
     ] = 1,
-    keep_every: Annotated[int, typer.Option(help="Keep one in so many frames of a video.")] = 1,
-    pixels: Annotated[str, typer.Option(help="standard, ideal or noisy.")] = "standard",
-    threshold: Annotated[float | None, typer.Option(help="Contrast of an event.")] = None,
+    keep_every: Annotated[int, typer.Option(help="Write every Nth frame of a video.")] = 1,
+    pixels: Annotated[
+        str, typer.Option(help="Pixel model: standard, ideal or noisy.")
+    ] = "standard",
+    threshold: Annotated[
+        float | None, typer.Option(help="Contrast threshold of an event, in natural logarithms.")
+    ] = None,
     codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
-    compression: Annotated[str | None, typer.Option(help="Of the bag: zstd or lz4.")] = None,
+    compression: Annotated[
+        str | None, typer.Option(help="Compression of the bag: zstd or lz4.")
+    ] = None,
     humble: Annotated[
-        bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
+        bool, typer.Option("--humble", help="Write metadata that Humble and Iron can read.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Still pictures simulated at a time.")] = 1,
-    seed: Annotated[int, typer.Option(help="Same seed, same bag.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Number of still pictures simulated in parallel.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
 ) -> None:
-    """Make a bag with events of a video, or of pictures under a moving camera."""
+    """Simulate an event camera on a video, or on pictures under a moving camera, into a bag."""
     from scaleevent_ros.sources import simulate as job
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.simulator import pixel_model
@@ -100,7 +117,7 @@ def simulate(
 
     model = pixel_model(pixels, threshold)
     if labels is not None and not still:
-        msg = "labels are of still pictures: give --still too"
+        msg = "--labels needs --still: labels belong to still pictures"
         raise ScaleEventError(msg)
     if still:
         names = tuple(name.strip() for name in classes.split(",") if name.strip())
@@ -139,20 +156,30 @@ def simulate(
 
 @app.command()
 def align(
-    source: Annotated[Path, typer.Argument(help="A bag, or a camchain.yaml of Kalibr.")],
+    source: Annotated[Path, typer.Argument(help="Bag, or Kalibr's camchain.yaml.")],
     out: Annotated[
-        Path | None, typer.Option(help="calibration.yaml; inside the bag if not given.")
+        Path | None, typer.Option(help="File to write; default: calibration.yaml in the bag.")
     ] = None,
-    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
-    frames_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
-    clock: Annotated[str, typer.Option(help="How frames and events share a clock.")] = "auto",
-    frame_camera: Annotated[str | None, typer.Option(help="Kalibr's name: cam0, …")] = None,
-    event_camera: Annotated[str | None, typer.Option(help="Kalibr's name: cam1, …")] = None,
+    events_topic: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
+    frames_topic: Annotated[
+        str | None, typer.Option(help="Image topic, for bags that hold several.")
+    ] = None,
+    clock: Annotated[
+        str, typer.Option(help="How frames and events are put on one clock.")
+    ] = "auto",
+    frame_camera: Annotated[
+        str | None, typer.Option(help="Frame camera's name in Kalibr's file: cam0, …")
+    ] = None,
+    event_camera: Annotated[
+        str | None, typer.Option(help="Event camera's name in Kalibr's file: cam1, …")
+    ] = None,
     depth: Annotated[
-        float, typer.Option(help="Of the scene in m, for the cameras of Kalibr's file.")
+        float, typer.Option(help="Distance of the scene in m, for a Kalibr file.")
     ] = float("inf"),
 ) -> None:
-    """Say how frames map into the event image: estimate it from a bag, or take Kalibr's word."""
+    """Write how frames map into the event image, estimated from a bag or read from Kalibr."""
     from scaleevent_ros.sources.calibration import read_kalibr, write_calibration
 
     if source.suffix in {".yaml", ".yml"}:
@@ -170,35 +197,40 @@ def align(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="A recording, or a folder of recordings.")],
-    out: Annotated[Path, typer.Argument(help="The bag to write, or the folder of bags.")],
+    source: Annotated[Path, typer.Argument(help="Recording, or folder of recordings.")],
+    out: Annotated[Path, typer.Argument(help="Bag to write, or folder of bags.")],
     codec: Annotated[str | None, typer.Option(help="Store frames as jpeg or png.")] = None,
-    compression: Annotated[str | None, typer.Option(help="Of the bag: zstd or lz4.")] = None,
-    camera: Annotated[str, typer.Option(help="Of a stereo pair: left or right.")] = "left",
-    width: Annotated[
-        int | None, typer.Option(help="Of a sensor that the file does not name.")
+    compression: Annotated[
+        str | None, typer.Option(help="Compression of the bag: zstd or lz4.")
     ] = None,
-    height: Annotated[int | None, typer.Option(help="Like --width.")] = None,
+    camera: Annotated[str, typer.Option(help="Camera of a stereo pair: left or right.")] = "left",
+    width: Annotated[
+        int | None, typer.Option(help="Sensor width in pixels, where the file lacks it.")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option(help="Sensor height in pixels, where the file lacks it.")
+    ] = None,
     time_unit: Annotated[
-        str | None, typer.Option(help="s, ms, us or ns, where the file does not say it.")
+        str | None, typer.Option(help="Unit of time (s, ms, us or ns), where the file lacks it.")
     ] = None,
     rotate: Annotated[
-        bool, typer.Option("--rotate", help="Turn DDD17 and DDD20 recordings by 180 degrees.")
+        bool, typer.Option("--rotate", help="Rotate DDD17 and DDD20 recordings by 180 degrees.")
     ] = False,
     humble: Annotated[
-        bool, typer.Option("--humble", help="Write metadata that Humble and Iron read.")
+        bool, typer.Option("--humble", help="Write metadata that Humble and Iron can read.")
     ] = False,
     start: Annotated[
-        float, typer.Option(help="Seconds after the first event at which to start.", min=0)
+        float,
+        typer.Option(help="Start of the part to convert, in seconds after the first event.", min=0),
     ] = 0.0,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds to convert; the rest if not given.", min=0)
+        float | None, typer.Option(help="Seconds to convert; default: up to the end.", min=0)
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first fault; otherwise count faults.")
+        bool, typer.Option("--strict", help="Stop at the first fault instead of counting faults.")
     ] = False,
 ) -> None:
-    """Make bags of recordings in other formats. Run it again to go on after an interruption."""
+    """Convert recordings of other formats to bags. Run it again to resume."""
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.convert import convert as convert_all
     from scaleevent_ros.sources.recording import ReadOptions
@@ -236,38 +268,44 @@ def export_events(
 
 @app.command()
 def shard(
-    source: Annotated[str, typer.Argument(help="A bag, a folder of bags, or a pattern.")],
-    out: Annotated[Path, typer.Argument(help="The folder of shards.")],
-    samples: Annotated[int, typer.Option(help="In a shard, at most.")] = 500,
-    length_ms: Annotated[float, typer.Option(help="Of events before each frame.")] = 50.0,
-    codec: Annotated[str, typer.Option(help="Of frames: jpeg or png.")] = "jpeg",
-    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
-    frames_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    source: Annotated[str, typer.Argument(help="Bag, folder of bags, or glob pattern.")],
+    out: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    samples: Annotated[int, typer.Option(help="Largest number of samples in a shard.")] = 500,
+    length_ms: Annotated[
+        float, typer.Option(help="Milliseconds of events before each frame.")
+    ] = 50.0,
+    codec: Annotated[str, typer.Option(help="Image codec of frames: jpeg or png.")] = "jpeg",
+    events_topic: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
+    frames_topic: Annotated[
+        str | None, typer.Option(help="Image topic, for bags that hold several.")
+    ] = None,
     calibration: Annotated[
-        str | None, typer.Option(help="How frames map into the event image; else the bag's own.")
+        str | None, typer.Option(help="calibration.yaml; default: the bag's.")
     ] = None,
     leaky: Annotated[
-        str, typer.Option(help="Decays in s of the leaky integrals to store; '' for none.")
+        str, typer.Option(help="Decay times in s of the leaky integrals to store; '' for none.")
     ] = "0.1 0.5 2",
     quality: Annotated[
-        str, typer.Option(help="all, or usable: leave out the pairs that `check` rejects.")
+        str, typer.Option(help="all; or usable, which leaves out pairs that `check` rejects.")
     ] = "all",
-    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of processes.")] = 1,
 ) -> None:
-    """Write bags as shards to stream from. Run it again to go on after an interruption."""
+    """Write the pairs of bags as shards for training. Run it again to resume."""
     from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.sharding import ShardOptions, write_shards
     from scaleevent_ros.events.windows import WindowOptions
 
     if quality not in {"all", "usable"}:
-        msg = f"{quality!r} is neither all nor usable"
+        msg = f"{quality!r}: must be all or usable"
         raise typer.BadParameter(msg, param_hint="--quality")
     wanted: Any = quality
     bags = BagOptions(events_topic, frames_topic, calibration=calibration, quality=wanted)
     try:
         decays = tuple(map(float, leaky.split()))
     except ValueError:
-        msg = f"{leaky!r} is no list of decays in seconds; write it like '0.1 0.5 2'"
+        msg = f"{leaky!r} is not a list of decay times in seconds, such as '0.1 0.5 2'"
         raise typer.BadParameter(msg, param_hint="--leaky") from None
     window = WindowOptions(length_ms=length_ms)
     options = ShardOptions(samples, codec, bags, window, decays)
@@ -278,13 +316,13 @@ def shard(
 
 @app.command()
 def info(
-    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     count: Annotated[
         bool, typer.Option("--count", help="Decode all events: polarities, triggers, losses.")
     ] = False,
     pictures: Annotated[
-        Path | None, typer.Option(help="Draw events at three moments into this folder.")
+        Path | None, typer.Option(help="Folder for pictures of the events at three moments.")
     ] = None,
 ) -> None:
     """List what is in a bag: topics, duration, sensors; events and triggers with --count."""
@@ -303,23 +341,27 @@ def info(
 
 @app.command()
 def check(
-    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
     html: Annotated[
-        Path | None, typer.Option(help="Write a report here, and JSON beside it.")
+        Path | None, typer.Option(help="Report to write, with its figures as JSON beside it.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
-    events: Annotated[str | None, typer.Option(help="Topic of events.")] = None,
-    images: Annotated[str | None, typer.Option(help="Topic of images.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    events: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="Image topic, for bags that hold several.")
+    ] = None,
     mode: Annotated[
         str,
         typer.Option(
-            help="How to put both on one clock: auto, hardware_trigger, sensor_time, "
-            "header_stamps or estimated."
+            help="How frames and events are put on one clock: auto, hardware_trigger, "
+            "sensor_time, header_stamps or estimated."
         ),
     ] = "auto",
-    window: Annotated[float, typer.Option(help="Of events before each frame, in ms.")] = 50.0,
+    window: Annotated[float, typer.Option(help="Milliseconds of events before each frame.")] = 50.0,
 ) -> None:
-    """Judge a bag: exit code 0 if it can be used for pretraining, 1 if not, 2 if not readable."""
+    """Check a bag for pretraining: exit code 0 if usable, 1 if not, 2 if not readable."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.bags.check import check_bag
     from scaleevent_ros.bags.summary_text import quality_text
@@ -340,18 +382,18 @@ def check(
 
 @app.command()
 def recover(
-    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
     output: Annotated[
-        Path | None, typer.Option(help="The new bag; NAME_recovered beside BAG if not given.")
+        Path | None, typer.Option(help="Bag to write; default: NAME_recovered beside BAG.")
     ] = None,
     humble: Annotated[
         bool,
         typer.Option(
-            "--humble", help="Write metadata that Humble and Iron read; else that of BAG."
+            "--humble", help="Write metadata that Humble and Iron can read; default: as in BAG."
         ),
     ] = False,
 ) -> None:
-    """Restore a torn bag beside the original, with index and metadata."""
+    """Copy all readable messages of a damaged bag to a new one with index and metadata."""
     from scaleevent_ros.bags import recover as restore
 
     recovery = restore(bag, output, metadata_version=8 if humble else None)
@@ -364,27 +406,29 @@ def recover(
 
 @app.command()
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A student's file of weights.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a student.")],
     out: Annotated[
         Path | None,
-        typer.Argument(help="NAME.onnx or NAME.engine (TensorRT); beside the checkpoint if left."),
+        typer.Argument(help="NAME.onnx or NAME.engine (TensorRT); default: .onnx beside it."),
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Of the sensor, such as 640x480; the bag's if not given.")
+        str | None, typer.Option(help="Sensor size, such as 640x480; default: the bag's.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Precision: fp32 or fp16.")] = "fp32",
     dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="One file for every sensor size.")
+        bool, typer.Option("--dynamic", help="Write one file for all sensor sizes.")
     ] = False,
     bag: Annotated[
-        Path | None, typer.Option(help="Compare on windows of this recording, not made-up ones.")
+        Path | None, typer.Option(help="Bag whose windows verify the export; default: random ones.")
     ] = None,
-    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    events_topic: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
     features_space: Annotated[
-        str, typer.Option(help="student, or teacher: features in the teacher's space.")
+        str, typer.Option(help="Space of the features: student or teacher.")
     ] = "student",
 ) -> None:
-    """Write a student as ONNX or TensorRT, unless its outputs differ from PyTorch's."""
+    """Export a student to ONNX or TensorRT, and verify its outputs against PyTorch."""
     from scaleevent_ros.runtime.export import ExportOptions
     from scaleevent_ros.runtime.export import export as write
     from scaleevent_ros.runtime.exported import parse_size
@@ -397,10 +441,10 @@ def export(
 @app.command()
 def attach(
     student: Annotated[Path, typer.Argument(help="Checkpoint of a student.")],
-    heads: Annotated[Path, typer.Argument(help="Checkpoint whose heads are put on it.")],
+    heads: Annotated[Path, typer.Argument(help="Checkpoint with the heads.")],
     out: Annotated[Path, typer.Argument(help="Checkpoint to write.")],
 ) -> None:
-    """Put the heads of a checkpoint on another student, beside those that it has."""
+    """Add the heads of one checkpoint to the student of another."""
     from scaleevent_ros.tasks.heads import attach_heads
 
     typer.echo(f"{out}: {', '.join(attach_heads(student, heads, out))}")
@@ -409,15 +453,15 @@ def attach(
 @app.command()
 def tune(
     model: Annotated[
-        str, typer.Argument(help="Student that ships with the package, a checkpoint, or .onnx.")
+        str, typer.Argument(help="Shipped student's name, checkpoint, or .onnx file.")
     ],
     size: Annotated[
-        str | None, typer.Option(help="Of the sensor, such as 640x480; the file's if not given.")
+        str | None, typer.Option(help="Sensor size, such as 640x480; default: the file's.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or bf16.")] = "auto",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON, for machines.")] = False,
+    precision: Annotated[str, typer.Option(help="Precision: auto, fp32, fp16 or bf16.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure the runtimes that are installed for a student; later starts take the fastest."""
+    """Measure a student on all installed runtimes; later starts use the fastest."""
     from dataclasses import asdict
 
     from scaleevent_ros.models.shipped import resolve_model
@@ -429,7 +473,7 @@ def tune(
     path = resolve_model(model)
     if path.suffix.lower() != ".onnx":
         if shape is None:
-            msg = f"{model} runs at any size: give the sensor's, as --size 640x480"
+            msg = f"{model} runs at any size: give the sensor's by --size 640x480"
             raise ScaleEventError(msg)
         path = cached_onnx(path, shape, "fp16" if precision == "fp16" else "fp32")
     found = measure(path, shape, precision, again=True)
@@ -441,19 +485,21 @@ def tune(
 
 @app.command()
 def report(
-    bag: Annotated[Path, typer.Argument(help="A bag's folder, or one file of it.")],
-    model: Annotated[
-        str, typer.Option(help="Student that ships with the package, or a checkpoint.")
-    ] = "lite",
-    out: Annotated[Path, typer.Option(help="The page.")] = Path("report.html"),
-    windows: Annotated[int, typer.Option(help="How many, spread over the bag.", min=1)] = 12,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    events_topic: Annotated[str | None, typer.Option(help="Of bags that hold several.")] = None,
+    bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
+    model: Annotated[str, typer.Option(help="Shipped student's name, or checkpoint.")] = "lite",
+    out: Annotated[Path, typer.Option(help="Page to write.")] = Path("report.html"),
+    windows: Annotated[
+        int, typer.Option(help="Number of windows, spread evenly over the bag.", min=1)
+    ] = 12,
+    device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.")] = "auto",
+    events_topic: Annotated[
+        str | None, typer.Option(help="Event topic, for bags that hold several.")
+    ] = None,
     features_space: Annotated[
-        str, typer.Option(help="student, or teacher: features in the teacher's space.")
+        str, typer.Option(help="Space of the features: student or teacher.")
     ] = "student",
 ) -> None:
-    """Show what a student sees in a bag: a film strip as one page of HTML."""
+    """Draw a student's outputs along a bag as one page of HTML."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.visuals.report import write_film_strip
 
@@ -470,7 +516,7 @@ def report(
 
 
 def _pass_on(name: str, help_text: str) -> None:
-    """Add a command whose arguments, ``--help`` among them, another parser reads."""
+    """Add a command whose arguments, ``--help`` included, are parsed by jsonargparse."""
 
     @app.command(
         name,
@@ -481,14 +527,16 @@ def _pass_on(name: str, help_text: str) -> None:
     def run(context: typer.Context) -> None:
         from scaleevent_ros import training
 
-        with ends_in_words(name):
+        with exit_on_error(name):
             getattr(training, name.replace("-", "_"))(context.args)
 
 
-_pass_on("pretrain", "Distil a teacher of frames into a student of events.")
-_pass_on("cache-teacher", "Fill teacher.cache for a pretraining run, with the fields of pretrain.")
-_pass_on("finetune", "Train the head of a task on a student of events.")
-_pass_on("evaluate", "Measure checkpoints of students and heads, and compare groups of them.")
+_pass_on("pretrain", "Distil an image teacher into an event student.")
+_pass_on(
+    "cache-teacher", "Compute the teacher.cache of a pretraining run; same fields as pretrain."
+)
+_pass_on("finetune", "Train a task head on an event student.")
+_pass_on("evaluate", "Evaluate checkpoints with heads, and compare groups of them.")
 
 
 def _as_json(content: dict[str, Any]) -> str:
@@ -499,7 +547,7 @@ def _as_json(content: dict[str, Any]) -> str:
 
 def main() -> None:
     """Run the command line; an expected error is one line on stderr and exit code 2."""
-    with ends_in_words("scaleevent"):
+    with exit_on_error("scaleevent"):
         app()
 
 

@@ -1,4 +1,4 @@
-"""How a command ends: what went wrong in one line, and an exit code that says the kind."""
+"""Exit of the commands: one line and an exit code for each expected error."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from scaleevent_ros.errors import ScaleEventError, describe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-INTERRUPTED = 130  # what shells make of SIGINT
+INTERRUPTED = 130  # shells' exit code for SIGINT
 
 
 @contextmanager
-def ends_in_words(name: str) -> Iterator[None]:
-    """End the process with one line on stderr for an expected error, and for Ctrl-C.
+def exit_on_error(name: str) -> Iterator[None]:
+    """Exit with one line on stderr for an expected error, or for Ctrl-C.
 
     Args:
-        name: Of the command, which begins the line.
+        name: Name of the command, which begins the line.
 
     Raises:
         SystemExit: With the error's `ScaleEventError.exit_code`, or 130.

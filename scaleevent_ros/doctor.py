@@ -1,7 +1,7 @@
-"""What `scaleevent doctor` finds: each part that the package needs, and the mend where it fails.
+"""Checks of `scaleevent doctor`: every part that the package needs, with a suggested fix.
 
-Parts that may crash or hang (the GPU's driver, the middleware) are looked at in processes of their
-own with a time limit.
+Parts that may crash or hang (the GPU's driver, the middleware) are checked in separate processes
+with a time limit.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ GIB = 1 << 30
 
 
 class Verdict(str, Enum):
-    """How well a part is."""
+    """Result of a check."""
 
     OK = "ok"
     WARNING = "warning"  # something is slower or missing that the main job does not need
@@ -66,16 +66,16 @@ class Verdict(str, Enum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One part, what was found, and the mend where something is wrong."""
+    """Checked part, what was found, and a suggested fix unless the verdict is `OK`."""
 
     part: str
     verdict: Verdict
     found: str
-    mend: str = ""
+    fix: str = ""
 
 
 def _python(code: str, seconds: float) -> tuple[Any, str]:
-    """Run code in a fresh interpreter; return the JSON it printed last, and what went wrong."""
+    """Run code in a fresh interpreter; return the JSON of its last line, and an error or ""."""
     try:
         done = subprocess.run(  # noqa: S603 - our own code in our own interpreter
             [sys.executable, "-c", code],
@@ -93,16 +93,16 @@ def _python(code: str, seconds: float) -> tuple[Any, str]:
 
 
 def check_python() -> Finding:
-    """Look at the interpreter."""
+    """Check the version of Python."""
     found = f"{platform.python_version()} on {platform.machine()} ({sys.executable})"
     if OLDEST_PYTHON <= sys.version_info[:2] <= NEWEST_PYTHON:
         return Finding("Python", Verdict.OK, found)
-    mend = f"use a Python from 3.{OLDEST_PYTHON[1]} to 3.{NEWEST_PYTHON[1]}"
-    return Finding("Python", Verdict.PROBLEM, found, mend)
+    fix = f"use a Python from 3.{OLDEST_PYTHON[1]} to 3.{NEWEST_PYTHON[1]}"
+    return Finding("Python", Verdict.PROBLEM, found, fix)
 
 
 def check_torch() -> list[Finding]:
-    """Look at PyTorch, torchvision and each GPU, with a small product computed on it."""
+    """Check PyTorch, torchvision and each GPU, by a small matrix product."""
     code = """
 import json, torch, torchvision
 boxes = torch.tensor([[0., 0., 1., 1.], [0., 0., 1., 1.]])
@@ -120,44 +120,46 @@ print(json.dumps(answer))
 """
     if importlib.util.find_spec("torch") is None:
         found = "not installed: exported students (.onnx) run without it, checkpoints do not"
-        mend = "`pip install 'scaleevent_ros[export]'` for checkpoints, `[train]` for training"
-        return [Finding("PyTorch", Verdict.WARNING, found, mend)]
+        fix = "`pip install 'scaleevent_ros[export]'` for checkpoints, `[train]` for training"
+        return [Finding("PyTorch", Verdict.WARNING, found, fix)]
     answer, wrong = _python(code, 120)
     if answer is None:
-        mend = "run `make setup` again, or install a matching pair of torch and torchvision"
-        return [Finding("PyTorch", Verdict.PROBLEM, wrong, mend)]
+        fix = "run `make setup` again, or install a matching pair of torch and torchvision"
+        return [Finding("PyTorch", Verdict.PROBLEM, wrong, fix)]
     versions = f"torch {answer['torch']}, torchvision {answer['torchvision']}"
     findings = [Finding("PyTorch", Verdict.OK, versions)]
     for index, gpu in enumerate(answer["gpus"]):
         memory = f"{gpu['free'] / GIB:.1f} of {gpu['total'] / GIB:.1f} GiB free"
         part = f"GPU {index}"
         if gpu["error"] < 1e-9:
-            found = f"{gpu['name']}, {memory}; a product computed on it is right"
+            found = f"{gpu['name']}, {memory}; a test product is correct"
             findings.append(Finding(part, Verdict.OK, found))
         else:
-            found = f"{gpu['name']} computes wrong: off by {gpu['error']:.1e}"
-            mend = "update the driver; if that does not help, the device may be damaged"
-            findings.append(Finding(part, Verdict.PROBLEM, found, mend))
+            found = f"{gpu['name']} computes incorrectly: error {gpu['error']:.1e}"
+            fix = "update the driver; if that does not help, the device may be damaged"
+            findings.append(Finding(part, Verdict.PROBLEM, found, fix))
     if not answer["gpus"]:
         findings.append(_no_gpu(answer["cuda"]))
     return findings
 
 
 def _no_gpu(cuda: str | None) -> Finding:
-    """Tell a machine without a GPU from one whose GPU PyTorch cannot use."""
+    """Distinguish a machine without a GPU from one whose GPU PyTorch cannot use."""
     driver = Path("/proc/driver/nvidia/version").exists() or Path("/etc/nv_tegra_release").exists()
     if not driver:
-        mend = "training and perception run on the CPU, slowly; device:=cuda needs an NVIDIA GPU"
-        return Finding("GPU", Verdict.WARNING, "none", mend)
+        fix = "training and perception run on the CPU, slowly; device:=cuda needs an NVIDIA GPU"
+        return Finding("GPU", Verdict.WARNING, "none", fix)
     if cuda is None:
-        mend = "install a build of torch with CUDA (on a Jetson, NVIDIA's own: installation.md)"
-        return Finding("GPU", Verdict.WARNING, "a driver, but torch is built for CPUs only", mend)
-    mend = f"update the driver to one that supports CUDA {cuda} (`nvidia-smi` shows what it does)"
-    return Finding("GPU", Verdict.WARNING, "a driver, but torch cannot use it", mend)
+        fix = "install a build of torch with CUDA (on a Jetson, NVIDIA's own: installation.md)"
+        return Finding(
+            "GPU", Verdict.WARNING, "driver found, but torch is built for CPUs only", fix
+        )
+    fix = f"update the driver to one that supports CUDA {cuda} (see `nvidia-smi`)"
+    return Finding("GPU", Verdict.WARNING, "driver found, but torch cannot use it", fix)
 
 
 def check_ros() -> list[Finding]:
-    """Look at the ROS distribution, its middleware, the messages and the transport."""
+    """Check the ROS distribution, its middleware, the messages and the transport."""
     code = """
 import json, rclpy
 from rclpy.utilities import get_rmw_implementation_identifier
@@ -165,14 +167,14 @@ print(json.dumps({"rmw": get_rmw_implementation_identifier()}))
 """
     answer, wrong = _python(code, 30)
     if answer is None:
-        mend = "`. ./env.sh` in the repository after `make setup`, or source your ROS 2 first"
-        return [Finding("ROS 2", Verdict.PROBLEM, wrong, mend)]
+        fix = "`. ./env.sh` in the repository after `make setup`, or source your ROS 2 first"
+        return [Finding("ROS 2", Verdict.PROBLEM, wrong, fix)]
     distribution = os.environ.get("ROS_DISTRO")
     if distribution is None:
         try:
             distribution = f"from wheels (rclpy {importlib.metadata.version('ros-rclpy')})"
         except importlib.metadata.PackageNotFoundError:
-            distribution = "of an unknown name (ROS_DISTRO is not set)"
+            distribution = "unknown distribution (ROS_DISTRO is not set)"
     findings = [Finding("ROS 2", Verdict.OK, f"{distribution}, {answer['rmw']}")]
     findings += [check_interface(name, fields) for name, fields in INTERFACES.items()]
     findings.append(check_transport(answer["rmw"]))
@@ -180,7 +182,7 @@ print(json.dumps({"rmw": get_rmw_implementation_identifier()}))
 
 
 def check_interface(name: str, fields: dict[str, str]) -> Finding:
-    """Compare a message type's fields with those that this package speaks."""
+    """Compare a message type's fields with those that this package uses."""
     module, _, message = name.rpartition(".")
     package = module.split(".")[0]
     part = f"{package}/{message}"
@@ -191,15 +193,15 @@ def check_interface(name: str, fields: dict[str, str]) -> Finding:
     found, wrong = _python(code, 30)
     distribution = os.environ.get("ROS_DISTRO")
     if found is None:
-        mend = "run `make setup` again"
+        fix = "run `make setup` again"
         if distribution:
             debian = f"ros-{distribution}-{package.replace('_', '-')}"
-            mend = f"install it, for example with `sudo apt install {debian}`"
-        return Finding(part, Verdict.PROBLEM, wrong, mend)
+            fix = f"install it, for example with `sudo apt install {debian}`"
+        return Finding(part, Verdict.PROBLEM, wrong, fix)
     if found != fields:
         differing = sorted(set(found.items()) ^ set(fields.items()))
-        mend = "remove the other package of that name from AMENT_PREFIX_PATH and PYTHONPATH"
-        return Finding(part, Verdict.PROBLEM, f"another version: {differing[0]}", mend)
+        fix = "remove the other package of that name from AMENT_PREFIX_PATH and PYTHONPATH"
+        return Finding(part, Verdict.PROBLEM, f"another version: {differing[0]}", fix)
     return Finding(part, Verdict.OK, f"{len(fields)} fields as expected")
 
 
@@ -223,7 +225,7 @@ def check_transport(rmw: str) -> Finding:
             output, errors = process.communicate(timeout=30)
             if process.returncode:
                 lines = errors.strip().splitlines() or [f"exit code {process.returncode}"]
-                return Finding(part, Verdict.PROBLEM, lines[-1], "mend ROS 2 first, see above")
+                return Finding(part, Verdict.PROBLEM, lines[-1], "fix ROS 2 first, see above")
             seen.update(json.loads(output.splitlines()[-1]))
     except subprocess.TimeoutExpired:
         return Finding(part, Verdict.PROBLEM, "no answer within 30 s", "restart the ROS 2 daemon")
@@ -235,43 +237,43 @@ def check_transport(rmw: str) -> Finding:
     if sent and received == sent:
         return Finding(part, Verdict.OK, f"{found}, in {seen['median_ms']:.0f} ms")
     if 2 * received >= sent > 0:
-        mend = "best-effort messages are lost on a busy machine: look again when it is idle"
-        return Finding(part, Verdict.WARNING, found, mend)
+        fix = "best-effort messages are lost on a busy machine: run this again when it is idle"
+        return Finding(part, Verdict.WARNING, found, fix)
     if not sent:
-        mend = "two processes do not find each other: check ROS_DOMAIN_ID, discovery and firewall"
-        return Finding(part, Verdict.PROBLEM, "no message could be sent", mend)
+        fix = "two processes do not find each other: check ROS_DOMAIN_ID, discovery and firewall"
+        return Finding(part, Verdict.PROBLEM, "no message could be sent", fix)
     if "fastrtps" not in rmw:
-        mend = f"raise the message size and socket buffers of {rmw}, or use rmw_fastrtps_cpp"
+        fix = f"raise the message size and socket buffers of {rmw}, or use rmw_fastrtps_cpp"
     elif any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
-        mend = f"{PROFILE_VARIABLES[0]} names a profile without large shared memory: unset it"
+        fix = f"{PROFILE_VARIABLES[0]} names a profile without large shared memory: unset it"
     else:
-        mend = f"`. ./env.sh`, or set {PROFILE_VARIABLES[0]} to config/fastdds_large_messages.xml"
-    return Finding(part, Verdict.PROBLEM, found, mend)
+        fix = f"`. ./env.sh`, or set {PROFILE_VARIABLES[0]} to config/fastdds_large_messages.xml"
+    return Finding(part, Verdict.PROBLEM, found, fix)
 
 
 def check_disk(folder: Path) -> Finding:
-    """Look at the space for recordings and checkpoints; a minute of recording takes 3 GB."""
+    """Check the free disk space; a minute of recording takes 3 GB."""
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.0f} GiB free in {folder}"
     if free < GIB:
-        return Finding("disk", Verdict.PROBLEM, found, "free some: less than 1 GiB is left")
+        return Finding("disk", Verdict.PROBLEM, found, "free disk space: less than 1 GiB is left")
     if free < 20 * GIB:
-        mend = "a minute of events and frames takes about 3 GB: record to a larger disk"
-        return Finding("disk", Verdict.WARNING, found, mend)
+        fix = "a minute of events and frames takes about 3 GB: record to a larger disk"
+        return Finding("disk", Verdict.WARNING, found, fix)
     return Finding("disk", Verdict.OK, found)
 
 
 def check_caches() -> list[Finding]:
-    """Look at the folders of files that are kept from start to start, and of ROS's logs."""
+    """Check that the folders of cached files and of ROS's logs can be written."""
     wanted = user_cache()
     found = writable(wanted / "scaleevent_ros")
-    mend = "set HOME or XDG_CACHE_HOME to a folder that this user may write to"
+    fix = "set HOME or XDG_CACHE_HOME to a folder that this user may write to"
     if found is None:
         text = f"neither {wanted} nor the temporary folder can be written: every start compiles"
-        findings = [Finding("cache", Verdict.WARNING, text, mend)]
+        findings = [Finding("cache", Verdict.WARNING, text, fix)]
     elif found.parent != wanted:
         text = f"{wanted} cannot be written; {found.parent} is used instead"
-        findings = [Finding("cache", Verdict.WARNING, text, mend)]
+        findings = [Finding("cache", Verdict.WARNING, text, fix)]
     else:
         findings = [Finding("cache", Verdict.OK, str(wanted))]
     home = os.environ.get("ROS_HOME") or f"{os.environ.get('HOME', '')}/.ros"
@@ -279,29 +281,29 @@ def check_caches() -> list[Finding]:
     existing = next(parent for parent in (logs, *logs.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         text = f"ROS cannot write its logs to {logs}, which ends every node of rclpy at its start"
-        mend = "set ROS_LOG_DIR to a folder that this user may write to"
-        findings.append(Finding("ROS logs", Verdict.WARNING, text, mend))
+        fix = "set ROS_LOG_DIR to a folder that this user may write to"
+        findings.append(Finding("ROS logs", Verdict.WARNING, text, fix))
     return findings
 
 
 def check_hub() -> Finding:
-    """Ask the model hub for an answer; only teachers' weights come from there."""
+    """Check that the model hub answers; only teachers' weights come from there."""
     from huggingface_hub import constants
 
-    mend = "give weights as local files (teacher.checkpoint), or set HF_ENDPOINT to a mirror"
+    fix = "give weights as local files (teacher.checkpoint), or set HF_ENDPOINT to a mirror"
     if constants.HF_HUB_OFFLINE:
-        return Finding("model hub", Verdict.WARNING, "switched off by HF_HUB_OFFLINE", mend)
+        return Finding("model hub", Verdict.WARNING, "switched off by HF_HUB_OFFLINE", fix)
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=5):  # noqa: S310 - the hub's own address
             return Finding("model hub", Verdict.OK, f"{constants.ENDPOINT} answers")
     except (urllib.error.URLError, OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        return Finding("model hub", Verdict.WARNING, f"{constants.ENDPOINT}: {reason}", mend)
+        return Finding("model hub", Verdict.WARNING, f"{constants.ENDPOINT}: {reason}", fix)
 
 
 def check_extras() -> list[Finding]:
-    """Import the optional libraries."""
+    """Check that the libraries of each extra can be imported."""
     findings = []
     for extra, modules in EXTRAS.items():
         part, install = f"extra: {extra}", f"`pip install 'scaleevent_ros[{extra}]'`"
@@ -316,8 +318,8 @@ def check_extras() -> list[Finding]:
     for module, use in (("tensorrt", "TensorRT engines"), ("cv_bridge", "rare image encodings")):
         missing, broken = import_errors((module,))
         if broken:
-            mend = f"install one that fits this Python and numpy; only needed for {use}"
-            findings.append(Finding(module, Verdict.WARNING, broken[0], mend))
+            fix = f"install one that fits this Python and numpy; only needed for {use}"
+            findings.append(Finding(module, Verdict.WARNING, broken[0], fix))
         else:
             found = f"not installed; only needed for {use}" if missing else "installed"
             findings.append(Finding(module, Verdict.OK, found))
@@ -325,10 +327,10 @@ def check_extras() -> list[Finding]:
 
 
 def import_errors(modules: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Import modules in a process of their own.
+    """Import modules in a separate process.
 
     Returns:
-        The modules that are not installed, and for each that is and fails its name and error.
+        Names of modules that are not installed; name and error of each that fails to import.
     """
     code = f"""
 import contextlib, importlib, json, sys
@@ -354,7 +356,7 @@ print(json.dumps([missing, broken]))
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Look at everything, the quick things first."""
+    """Run all checks, quick ones first."""
     checks: Sequence[Callable[[], Finding | list[Finding]]] = (
         check_python,
         check_torch,
@@ -372,12 +374,12 @@ def examine(folder: Path) -> list[Finding]:
 
 
 def main_job_can_run(findings: Sequence[Finding]) -> bool:
-    """Tell whether nothing stands in the way of recording, pretraining and perceiving."""
+    """Return whether recording, pretraining and perception can run."""
     return all(finding.verdict is not Verdict.PROBLEM for finding in findings)
 
 
 def to_json(findings: Sequence[Finding]) -> str:
-    """Write the findings for machines: `{"main_job_can_run": bool, "findings": [...]}`."""
+    """Return the findings as JSON: `{"main_job_can_run": bool, "findings": [...]}`."""
     report = {
         "main_job_can_run": main_job_can_run(findings),
         "findings": [asdict(finding) for finding in findings],
@@ -386,25 +388,27 @@ def to_json(findings: Sequence[Finding]) -> str:
 
 
 def print_table(findings: Sequence[Finding]) -> None:
-    """Print the findings for people."""
+    """Print the findings as a table."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     marks = {
         Verdict.OK: "[green]ok[/]",
-        Verdict.WARNING: "[yellow]note[/]",
-        Verdict.PROBLEM: "[bold red]WRONG[/]",
+        Verdict.WARNING: "[yellow]warning[/]",
+        Verdict.PROBLEM: "[bold red]ERROR[/]",
     }
     table = Table(box=None, pad_edge=False)
-    for title in ("", "part", "found, and the mend"):
+    for title in ("", "part", "found, and suggested fix"):
         table.add_column(title)
     for finding in findings:
-        text = escape(finding.found) + (f"\n  → {escape(finding.mend)}" if finding.mend else "")
+        text = escape(finding.found) + (f"\n  → {escape(finding.fix)}" if finding.fix else "")
         table.add_row(marks[finding.verdict], finding.part, text)
     console = Console()
     console.print(table)
     if main_job_can_run(findings):
-        console.print("The main job can run.")
+        console.print("Recording, pretraining and perception can run.")
     else:
-        console.print("The main job cannot run: mend what is WRONG above.", style="bold red")
+        console.print(
+            "Recording, pretraining or perception cannot run: fix each ERROR.", style="bold red"
+        )

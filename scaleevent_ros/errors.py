@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ScaleEventError(Exception):
-    """Something outside the program is wrong: the message names it and the mend.
+    """Expected error outside the program: the message gives the cause and a suggested fix.
 
     Each layer derives its own class from it. The command line and the nodes print the message
     alone, without a traceback; any other exception is a defect of ours.

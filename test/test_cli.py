@@ -38,7 +38,7 @@ def test_doctor_reports_every_part_as_json() -> None:
     assert parts["event_camera_msgs/EventPacket"]["verdict"] == "ok"
     # A busy machine may lose a few; without the transport profile hardly one arrives.
     assert parts["large messages"]["verdict"] != "problem", parts["large messages"]
-    assert all(finding["mend"] for finding in report["findings"] if finding["verdict"] != "ok")
+    assert all(finding["fix"] for finding in report["findings"] if finding["verdict"] != "ok")
     assert report["main_job_can_run"] is True
     assert done.returncode == 0
 
@@ -50,7 +50,7 @@ def test_doctor_sees_the_middleware_as_it_comes_lose_large_messages(
         monkeypatch.delenv(variable, raising=False)
     finding = doctor.check_transport("rmw_fastrtps_cpp")
     assert finding.verdict is Verdict.PROBLEM
-    assert "fastdds_large_messages.xml" in finding.mend
+    assert "fastdds_large_messages.xml" in finding.fix
 
 
 def test_doctor_imports_what_it_calls_installed(
@@ -101,7 +101,7 @@ def test_doctor_sees_a_broken_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_doctor_sees_a_hub_that_does_not_answer() -> None:
     code = (
         "from scaleevent_ros import doctor; finding = doctor.check_hub(); "
-        "print(finding.verdict.value, finding.mend)"
+        "print(finding.verdict.value, finding.fix)"
     )
     environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "PATH": "/usr/bin"}
     done = subprocess.run(
@@ -115,7 +115,7 @@ def test_doctor_sees_a_hub_that_does_not_answer() -> None:
     [(["ok", "warning"], True), (["ok", "problem", "warning"], False), ([], True)],
 )
 def test_only_problems_stop_the_main_job(verdicts: list[str], *, can_run: bool) -> None:
-    findings = [Finding("part", Verdict(verdict), "found", "mend") for verdict in verdicts]
+    findings = [Finding("part", Verdict(verdict), "found", "fix") for verdict in verdicts]
     assert doctor.main_job_can_run(findings) is can_run
     assert json.loads(doctor.to_json(findings))["main_job_can_run"] is can_run
 

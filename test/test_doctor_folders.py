@@ -36,10 +36,10 @@ def test_a_home_that_cannot_be_written_is_named(
     assert cache.verdict is Verdict.WARNING
     assert str(home / ".cache") in cache.found
     assert "scaleevent-" in cache.found
-    assert "XDG_CACHE_HOME" in cache.mend
+    assert "XDG_CACHE_HOME" in cache.fix
     assert logs.verdict is Verdict.WARNING
     assert str(home / ".ros" / "log") in logs.found
-    assert "ROS_LOG_DIR" in logs.mend
+    assert "ROS_LOG_DIR" in logs.fix
 
 
 def test_a_machine_without_any_folder_is_told_what_it_costs(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from scaleevent_ros.commands import ends_in_words
+from scaleevent_ros.commands import exit_on_error
 
 if __name__ == "__main__":
-    with ends_in_words("finetune"):
+    with exit_on_error("finetune"):
         # Here, since it takes seconds, in which it may be interrupted.
         from scaleevent_ros.training import finetune
 

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AugmentationOptions:
-    """What is drawn at random for each sample. The defaults draw nothing.
+    """Random augmentation of each sample, off by default.
 
     Attributes:
-        zoom: Least and greatest magnification over the view that just fits, 1 or more.
-        crop: Put the view anywhere on the sensor instead of at its centre.
-        flip: Probability of a mirror image, left to right.
-        shift: Greatest shift of the view up, down, left and right, in cells of the student's grid;
-            what was outside of the view before is not covered. For pretraining.
-        event_dropout: Greatest share of events that is left out; the share is drawn evenly.
-        polarity_flip: Probability that brighter and darker are swapped in the whole sample.
-        noise_hz: Greatest rate of added noise events per pixel, in Hz; the rate is drawn evenly.
+        zoom: Minimum and maximum magnification relative to the full view, at least 1.
+        crop: Place the view at random instead of at the sensor's centre.
+        flip: Probability of a horizontal flip.
+        shift: Maximum shift of the view in both directions, in cells of the student's grid; cells
+            from outside the view are masked out. For pretraining.
+        event_dropout: Maximum fraction of events that is dropped; the fraction is drawn uniformly.
+        polarity_flip: Probability that the polarities of a sample are swapped.
+        noise_hz: Maximum rate of added noise events per pixel in Hz; the rate is drawn uniformly.
     """
 
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -40,7 +40,7 @@ class AugmentationOptions:
     noise_hz: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check that each can be drawn."""
+        """Check ranges."""
         if not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
             msg = f"augmentation: zoom is {self.zoom}, it must be two numbers from 1 to 16 in order"
             raise DataError(msg)

@@ -47,15 +47,15 @@ class BagOptions:
     """How bags are read.
 
     Attributes:
-        events_topic: In bags that hold more than one.
-        frames_topic: In bags that hold more than one.
-        clock: How frames and events are put on one clock; ``auto`` takes the best that the bag
-            supports.
-        calibration: How frames map into the event image: a ``calibration.yaml``. If none is named,
-            the one in the bag; where there is none either, frames show what the sensor sees.
-        quality: ``usable`` leaves out pairs that `scaleevent check` would: dark, saturated, blurred
-            or repeated frames, lost packets, few events. The bag is checked once, and the result
-            kept. ``all`` takes every pair.
+        events_topic: Event topic, for bags that hold several.
+        frames_topic: Image topic, for bags that hold several.
+        clock: How frames and events are put on one clock; ``auto`` takes the most exact way that
+            the bag supports.
+        calibration: Path of a ``calibration.yaml``, which maps frames into the event image. Unset:
+            the bag's, or none, if frames and events have the same view.
+        quality: ``usable`` leaves out pairs that `scaleevent check` rejects: dark, saturated,
+            blurred or repeated frames, lost packets, few events. A bag is checked once, and the
+            result cached. ``all`` takes every pair.
     """
 
     events_topic: str | None = None

@@ -1,4 +1,4 @@
-"""The configuration of a run: typed dataclasses, checked before anything is loaded."""
+"""Configuration of a run: typed dataclasses, checked before anything is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RENAMED = {
     "optimizer.final": "optimizer.min_lr_ratio",
     "loss.margin": "loss.dilation",
 }
-"""Fields by their old names, which are refused."""
+"""New names of renamed fields; the old names are refused."""
 
 _UNKNOWN = re.compile(
     r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>\w+)'"
@@ -42,21 +42,21 @@ Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Which pairs to learn from.
+    """Training and validation pairs.
 
     Attributes:
-        train: Bags, shards, and folders or patterns of either.
-        validation: Likewise; if empty, the last part of each training recording is held out.
-        holdout: The share of each recording that is held out where ``validation`` is empty.
-        weights: How often a pair of each entry of ``train`` comes, relative to the others; all
-            alike if empty.
-        width: Of the event tensor, in pixels.
-        height: Of the event tensor, in pixels.
+        train: Bags and folders of shards to train on, folders that hold them, or glob patterns.
+        validation: Bags and shards to validate on, as in ``train``. If empty, the last part of each
+            training recording is held out.
+        holdout: Fraction of each recording that is held out if ``validation`` is empty.
+        weights: Sampling weight of a pair for each entry of ``train``; equal if empty.
+        width: Width of the event tensor in pixels.
+        height: Height of the event tensor in pixels.
         bags: How bags are read.
-        workers: Processes that make samples, for each training process.
-        prefetch: Batches that each worker makes ahead.
-        strict: Stop at the first pair that cannot be read. Otherwise such pairs are left out and
-            logged, up to 1 % of all in a worker.
+        workers: Data loading processes for each training process.
+        prefetch: Batches that each worker prepares ahead.
+        strict: Stop at the first unreadable pair. Otherwise such pairs are skipped and logged, up
+            to 1 % of all in a worker.
     """
 
     train: list[str] = field(default_factory=list)
@@ -71,7 +71,7 @@ class DataOptions:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        """Check ranges; whether recordings exist is seen when they are opened."""
+        """Check ranges. Recordings are checked when they are opened."""
         _require_between(self, "holdout", 0, 0.5)
         _require_between(self, "width", 16, 8192)
         _require_between(self, "height", 16, 8192)
@@ -81,25 +81,25 @@ class DataOptions:
             msg = f"data.weights has {len(self.weights)} entries, data.train {len(self.train)}"
             raise ConfigurationError(msg)
         if any(weight < 0 for weight in self.weights):
-            msg = f"data.weights is {self.weights}: a weight is 0 or more"
+            msg = f"data.weights is {self.weights}: weights must be 0 or more"
             raise ConfigurationError(msg)
 
 
 @dataclass(frozen=True)
 class EventOptions:
-    """What the student sees of the events.
+    """The student's event tensor.
 
     Attributes:
         representation: Name of the event tensor.
-        bins: Time bins of a representation that has them.
+        bins: Number of time bins, for representations with bins.
         normalization: Normalization of the representation's values.
-        leaky: Decays in seconds of leaky integrals of polarity, one more channel each: a memory of
-            what moved before the window. Empty: none.
-        history_s: Seconds of events that are read before a window for leaky integrals; three times
-            the longest decay if not given. Shards hold the integrals themselves.
-        window: Length of a window.
-        activity_threshold: Events that make a 16x16 patch active (the paper's tau); for features
-            of another stride it is scaled with the area.
+        leaky: Decay times in seconds of leaky integrals of polarity, one additional channel each,
+            as a memory of motion before the window. Empty: none.
+        history_s: Seconds of events that are read before a window for leaky integrals. Unset: three
+            times the longest decay. Shards contain the integrals.
+        window: Length of the window of events.
+        activity_threshold: Number of events from which a 16x16 patch is active (the paper's tau);
+            scaled with the patch area for other strides.
     """
 
     representation: Representation = "voxel"
@@ -111,7 +111,7 @@ class EventOptions:
     activity_threshold: int = 64
 
     def __post_init__(self) -> None:
-        """Check that such a tensor exists."""
+        """Check ranges and that the combination is valid."""
         _require_between(self, "bins", 1, 64)
         _require_between(self, "activity_threshold", 1, 1_000_000)
         if self.history_s is not None:
@@ -130,7 +130,7 @@ class EventOptions:
 
     @property
     def input(self) -> InputSpec:
-        """What the event tensor is made of."""
+        """Specification of the event tensor."""
         return InputSpec(self.representation, self.bins, self.normalization, tuple(self.leaky))
 
     @property
@@ -140,14 +140,14 @@ class EventOptions:
 
     @property
     def history_ns(self) -> int:
-        """How long before a window events are read, in ns; 0 without leaky integrals."""
+        """Duration in ns of the events read before a window; 0 without leaky integrals."""
         if not self.leaky or self.history_s is None:
             return self.input.history_ns
         return round(self.history_s * 1e9)
 
     @staticmethod
     def of(header: Header) -> EventOptions:
-        """Read what a student is fed from its header; a window that is unknown is 50 ms."""
+        """Return the event options in a student's header; an unknown window is 50 ms."""
         spec = header.input
         return EventOptions(
             cast("Representation", spec.representation),
@@ -158,7 +158,7 @@ class EventOptions:
         )
 
     def describe(self, header: Header) -> Header:
-        """Write into a student's header what it is fed."""
+        """Return the header with these event options."""
         return replace(
             header,
             representation=self.representation,
@@ -170,20 +170,21 @@ class EventOptions:
 
 @dataclass(frozen=True)
 class TeacherOptions:
-    """Who teaches.
+    """The image network whose features are distilled.
 
     Attributes:
-        name: timm's name with its tag, or one whose weights are in a Python package, such as
-            ``vit_small_patch14_dinov2.package``.
-        checkpoint: A local file instead of the hub.
-        scale: How much finer than the student it sees frames: 1, 2 or 4.
-        stride: Take its deepest features of at most this stride.
-        options: Arguments of timm's model.
-        pretrained: False for random weights, which teach nothing but test everything.
-        standardize: Let the student learn features of zero mean and unit deviation in each channel,
-            by statistics over the training set.
-        cache: Folder where its features are kept, so that each frame is seen once. Works with
-            ``augmentation.flip`` and ``augmentation.shift``, not with ``zoom`` and ``crop``.
+        name: timm's model name with its tag, or a model whose weights come in a Python package,
+            such as ``vit_small_patch14_dinov2.package``.
+        checkpoint: Local file of weights, used instead of the model hub.
+        scale: Resolution of the teacher's frames relative to the student's input: 1, 2 or 4.
+        stride: Largest stride of the features; the deepest features within it are used.
+        options: Keyword arguments of timm's model.
+        pretrained: Load pretrained weights; false gives random weights, for tests.
+        standardize: Normalize the teacher's features to zero mean and unit standard deviation in
+            each channel, by statistics over the training set.
+        cache: Folder in which the teacher's features are stored, so that each frame is computed
+            once. Works with ``augmentation.flip`` and ``augmentation.shift``, not with ``zoom`` and
+            ``crop``.
     """
 
     name: str = "vit_base_patch16_dinov3.lvd1689m"
@@ -197,7 +198,7 @@ class TeacherOptions:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `build_teacher` besides the name, those that differ from its defaults."""
+        """Arguments of `build_teacher` that differ from its defaults, without the name."""
         plain = TeacherOptions()
         names = ("checkpoint", "scale", "stride", "options", "pretrained")
         given = {name: getattr(self, name) for name in names}
@@ -206,20 +207,19 @@ class TeacherOptions:
 
 @dataclass(frozen=True)
 class StudentOptions:
-    """Who learns.
+    """The event network that is trained.
 
     Attributes:
-        name: timm's name of a network; the teacher's if none is given.
+        name: timm's model name. Unset: the teacher's.
         init: ``teacher`` (the teacher's weights), ``pretrained`` (the image weights of ``name``),
             ``random``, or the path of a checkpoint.
-        stride: Take its deepest features of at most this stride; with a neck, the stride of its
-            finest stage.
-        neck: Channels of a feature pyramid that gives a convolutional network fine features, of
-            stride 8 or 4; none without. A teacher at ``scale`` 2 or more has something finer to
-            teach.
-        options: Arguments of timm's model.
-        patch_dropout: Share of the patch tokens that a ViT leaves out of each training step, for
-            speed: neither computed nor learned from. Validation uses all.
+        stride: Largest stride of the features; the deepest features within it are used. With a
+            neck, stride of its finest stage.
+        neck: Channels of a feature pyramid that gives a convolutional network features of stride 8
+            or 4, best with a teacher at ``scale`` 2 or more. Unset: no pyramid.
+        options: Keyword arguments of timm's model.
+        patch_dropout: Fraction of patch tokens that a ViT omits in each training step, for speed.
+            Validation uses all tokens.
     """
 
     name: str | None = None
@@ -241,10 +241,9 @@ class LossOptions:
     Attributes:
         name: Name of the loss.
         options: Weights (``feature``, ``intra``, ``cross``) and other options of the loss.
-        dilation: Tokens at most this many rows and columns away from an active token count as
-            active too, since events beside them show what is there. The paper has 0.
-        final_dilation: Dilation at the end of training; it changes linearly from ``dilation``, so
-            that the mask grows over training. Unset: constant.
+        dilation: Radius in tokens by which the mask of active tokens is dilated. 0 in the paper.
+        final_dilation: Dilation at the end of training, reached linearly from ``dilation``. Unset:
+            constant.
     """
 
     name: str = "structure_active"
@@ -272,8 +271,8 @@ class ParameterGroup:
     """Parameters with their own learning rate.
 
     Attributes:
-        pattern: Regular expression, searched for in a parameter's name; the first group that
-            matches counts.
+        pattern: Regular expression, searched in a parameter's name; the first matching group
+            applies.
         multiplier: Factor on the learning rate; 0 freezes the parameters.
     """
 
@@ -286,20 +285,20 @@ class OptimizerOptions:
     """AdamW and its learning rate over time.
 
     Attributes:
-        learning_rate: Highest learning rate, after warm-up.
-        reference_batch_size: Batch size that ``learning_rate`` is meant for: the rate is
+        learning_rate: Peak learning rate, after warm-up.
+        reference_batch_size: Batch size for which ``learning_rate`` was chosen; the rate is
             multiplied by ``trainer.batch_size / reference_batch_size``. Unset: not scaled.
         weight_decay: Weight decay of AdamW.
-        decay_all: Also decay biases, norms and other vectors, as the paper does.
+        decay_all: Apply weight decay to biases, norms and other vectors too, as in the paper.
         betas: Betas of AdamW.
-        layer_decay: Factor on the rate for each block between a parameter and the output.
-        groups: Learning rates of some parameters, on top of ``layer_decay``.
-        warmup_steps: Steps in which the rate grows linearly from 0.
-        schedule: ``cosine`` to ``min_lr_ratio`` at the last step; ``exponential``: times ``gamma``
-            at the end of each epoch; or ``constant``.
-        min_lr_ratio: Last rate of ``cosine``, relative to the highest.
+        layer_decay: Factor on the learning rate for each block between a parameter and the output.
+        groups: Learning rate multipliers of selected parameters, besides ``layer_decay``.
+        warmup_steps: Steps of linear warm-up from 0.
+        schedule: ``cosine``: down to ``min_lr_ratio`` at the last step; ``exponential``: multiplied
+            by ``gamma`` after each epoch; or ``constant``.
+        min_lr_ratio: Final learning rate of ``cosine``, relative to the peak.
         gamma: Factor of ``exponential``.
-        clip: Largest norm of the gradient; 0 switches clipping off.
+        clip: Maximum norm of the gradient; 0 disables clipping.
     """
 
     learning_rate: float = 1e-4
@@ -329,7 +328,7 @@ class OptimizerOptions:
 
 @dataclass(frozen=True)
 class TrainerOptions:
-    """The training loop, whatever it trains.
+    """The training loop.
 
     Attributes:
         output: Folder of the run: checkpoints, logs, pictures.
@@ -337,23 +336,23 @@ class TrainerOptions:
         evaluate: Validate the initial weights, or the newest checkpoint with ``resume``, and stop.
         seed: Seed of all random numbers.
         epochs: Number of epochs.
-        pairs_per_epoch: Samples in an epoch; all that exist if unset.
-        batch_size: Samples in a step, over all processes and accumulated parts.
-        accumulate: Parts of a step that are computed one after the other.
-        precision: ``fp32``; ``tf32``: float32 whose products are rounded to TF32 on GPUs; ``bf16``
-            or ``fp16``: mixed precision, the latter with loss scaling. ``auto`` is fp32 on CPUs,
-            bf16 on GPUs that compute in it, and fp16 on other GPUs.
+        pairs_per_epoch: Samples in an epoch. Unset: all.
+        batch_size: Global batch size of a step, over all processes and accumulated parts.
+        accumulate: Number of gradient accumulation parts in a step.
+        precision: ``fp32``; ``tf32``: float32 with products in TF32 on GPUs; ``bf16`` or ``fp16``:
+            mixed precision, the latter with loss scaling. ``auto`` is fp32 on CPUs, bf16 on GPUs
+            that support it, and fp16 on other GPUs.
         accelerator: Device to compute on.
         strategy: ``ddp`` copies the model to each process, ``fsdp`` shards it; ``auto`` is
-            ``ddp`` where there are several processes.
+            ``ddp`` with several processes.
         grad_checkpointing: Recompute activations in the backward pass instead of keeping them.
-        compile: Compile the model, and a teacher, with `torch.compile`.
-        ema_decay: Decay of an exponential moving average of the weights, which is then what is
-            validated and saved as the student; 0 keeps none.
+        compile: Compile model and teacher with `torch.compile`.
+        ema_decay: Decay of an exponential moving average of the weights, which is validated and
+            saved as the student; 0 disables it.
         save_every: Steps between checkpoints.
-        keep: Number of newest checkpoints that are kept, besides the best.
+        keep: Number of latest checkpoints to keep besides the best.
         validate_every: Steps between validations.
-        log_every: Steps between entries of the log.
+        log_every: Steps between log entries.
         pictures: Samples drawn at each validation.
         loggers: Experiment loggers besides ``metrics.jsonl``: ``tensorboard``, ``wandb`` and
             ``mlflow``; the last two need their packages.
@@ -402,17 +401,17 @@ class TrainerOptions:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A run that distils a teacher of frames into a student of events.
+    """A run that distils an image teacher into an event student.
 
     Attributes:
-        data: Which pairs to learn from.
-        events: What the student sees of the events.
-        augmentation: What is drawn at random for each sample.
-        teacher: Who teaches.
-        student: Who learns.
-        loss: What is minimized.
-        optimizer: AdamW and its learning rate.
-        trainer: How the run goes.
+        data: Training and validation pairs.
+        events: The student's event tensor.
+        augmentation: Random augmentation of each sample.
+        teacher: The image network whose features are distilled.
+        student: The event network that is trained.
+        loss: The distillation loss.
+        optimizer: AdamW and its learning rate schedule.
+        trainer: The training loop.
     """
 
     data: DataOptions = field(default_factory=DataOptions)
@@ -425,7 +424,7 @@ class Pretraining:
     trainer: TrainerOptions = field(default_factory=TrainerOptions)
 
     def __post_init__(self) -> None:
-        """Check what depends on more than one part."""
+        """Check combinations of sections."""
         if self.teacher.cache is not None and self.augmentation.resamples:
             msg = (
                 "teacher.cache keeps features of whole frames, which can be mirrored and shifted "
@@ -445,19 +444,17 @@ def parse_configuration(
     ``--help`` and ``--print_config`` print and exit.
 
     Args:
-        kind: The dataclass to fill.
-        arguments: Of the command line.
-        description: Of the program, for its help.
+        kind: Dataclass to fill.
+        arguments: Command-line arguments.
+        description: Description of the program in its help.
 
     Raises:
-        ConfigurationError: Naming the field that is unknown, of a wrong type or impossible.
+        ConfigurationError: A field is unknown, of a wrong type or out of range; names it.
     """
     import jsonargparse
 
     parser = jsonargparse.ArgumentParser(description=description, exit_on_error=False)
-    parser.add_argument(
-        "--config", action="config", help="A YAML file; what follows on the line wins over it."
-    )
+    parser.add_argument("--config", action="config", help="YAML file; later arguments override it.")
     parser.add_class_arguments(kind, as_group=False)
     try:
         parsed = parser.parse_args(list(arguments))
@@ -470,7 +467,7 @@ def parse_configuration(
 
 
 def plain(configuration: Any) -> dict[str, Any]:
-    """Turn a configuration into plain JSON values."""
+    """Convert a configuration to plain JSON values."""
     return {key: _listed(value) for key, value in asdict(configuration).items()}
 
 
@@ -483,7 +480,7 @@ def _listed(value: Any) -> Any:
 
 
 def first_reason(error: BaseException) -> str:
-    """Shorten a parser's message to one line, and name the new name of a renamed field."""
+    """Shorten a parser's message to one line, with the new name of a renamed field."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = " ".join(lines[:3]) if lines else type(error).__name__
     unknown = _UNKNOWN.match(reason)

@@ -15,7 +15,7 @@ from scaleevent_ros.bags.messages import (
 from scaleevent_ros.nodes.parameters import DURABILITIES, RELIABILITIES, parameter
 
 DISTRIBUTIONS = {"humble": 8, "iron": 8, "jazzy": 9, "kilted": 9}
-"""Version of the bag's metadata that each reads."""
+"""Version of the bag's metadata for each distribution."""
 
 
 @dataclass(frozen=True)
@@ -26,48 +26,48 @@ class RecorderParameters:
     """
 
     topics: tuple[str, ...] = parameter(
-        (), "Topics to record, whenever they appear. Empty: every topic of one of `types`."
+        (), "Topics to record, as soon as they appear. Empty: all topics of `types`."
     )
     types: tuple[str, ...] = parameter(
         (EVENT_PACKET, IMAGE, COMPRESSED_IMAGE, CAMERA_INFO, IMU),
-        "Message types to look for while `topics` is empty.",
+        "Message types to record if `topics` is empty.",
     )
     exclude: str = parameter(
-        "", "Regular expression: topics that it matches from their start are left out."
+        "", "Regular expression, matched from the start: topics that are not recorded."
     )
-    output_folder: str = parameter("~/bags", "Folder for the bags; made if it is not there.")
+    output_folder: str = parameter("~/bags", "Folder for the bags; created if missing.")
     name: str = parameter(
         "%Y-%m-%d_%H-%M-%S",
-        "Name of a bag, with strftime fields in local time. A name in use gets a number behind it.",
+        "Name of a bag, with strftime fields in local time. A number is appended to a name in use.",
     )
     duration: float = parameter(
-        0.0, "Seconds to record, after which bag and node end. 0: until told.", minimum=0
+        0.0, "Seconds to record before bag and node end. 0: no limit.", minimum=0
     )
     max_file_size: float = parameter(
-        0.0, "MB after which the bag goes on in another file. 0: no limit.", minimum=0
+        0.0, "Size in MB at which the bag is split. 0: no limit.", minimum=0
     )
     max_file_duration: float = parameter(
-        0.0, "Seconds after which the bag goes on in another file. 0: no limit.", minimum=0
+        0.0, "Duration in seconds at which the bag is split. 0: no limit.", minimum=0
     )
-    compression: str = parameter("none", "Of the bag's chunks.", choices=("none", *COMPRESSIONS))
+    compression: str = parameter(
+        "none", "Compression of the bag's chunks.", choices=("none", *COMPRESSIONS)
+    )
     distribution: str = parameter(
-        "jazzy", "Oldest ROS 2 distribution that is to read the bag.", choices=tuple(DISTRIBUTIONS)
+        "jazzy", "Oldest ROS 2 distribution that must read the bag.", choices=tuple(DISTRIBUTIONS)
     )
     min_free_space: float = parameter(
-        1000.0, "MB: recording stops when the disk has less left.", minimum=0
+        1000.0, "Free disk space in MB below which recording stops.", minimum=0
     )
     queue_size: float = parameter(
-        128.0, "MB that may wait for the disk before messages are dropped.", minimum=1
+        128.0, "Size in MB of the queue before the disk; messages beyond it are dropped.", minimum=1
     )
     reliability: str = parameter(
-        "auto", "QoS of the subscriptions; auto: as the publishers offer.", choices=RELIABILITIES
+        "auto", "Reliability of the subscriptions; auto: as offered.", choices=RELIABILITIES
     )
     durability: str = parameter(
-        "auto", "QoS of the subscriptions; auto: as the publishers offer.", choices=DURABILITIES
+        "auto", "Durability of the subscriptions; auto: as offered.", choices=DURABILITIES
     )
     qos_depth: int = parameter(
-        400, "Messages of a topic that the middleware holds before the oldest are lost.", minimum=1
+        400, "Queue length of each topic in the middleware, in messages.", minimum=1
     )
-    autostart: bool = parameter(
-        True, "Configure, activate and record at once; otherwise when told to.", read_only=True
-    )
+    autostart: bool = parameter(True, "Configure, activate and record at start.", read_only=True)

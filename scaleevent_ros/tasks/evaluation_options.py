@@ -1,4 +1,4 @@
-"""What an evaluation is asked for: checkpoints, what they are judged by, and where results go."""
+"""Command-line options of an evaluation."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ if TYPE_CHECKING:
 
 _USAGE = """%(prog)s CHECKPOINT... [--against CHECKPOINT...] [--data.FIELD VALUE ...]
                    [--output FOLDER] [--device DEVICE] [--batch_size N] [--pictures N]"""
-_DESCRIPTION = """Judge checkpoints with a head: scores as JSON, Markdown and table, and pictures.
+_DESCRIPTION = """Evaluate checkpoints with a head: scores as JSON, Markdown, table, and pictures.
 
   one:           evaluate.py runs/a0/best.safetensors
   one kind:      evaluate.py runs/a*/best.safetensors
   two compared:  evaluate.py runs/a*/best.safetensors --against runs/b*/best.safetensors
 
-Data are those that the run of the first checkpoint was validated on, but for what --data.FIELD says
-here. An evaluation.json may stand for a checkpoint that was judged before."""
+The default data are those on which the run of the first checkpoint was validated; --data.FIELD
+overrides them. An evaluation.json may be given instead of an evaluated checkpoint."""
 
 
 class _Help(jsonargparse.DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Leaves the lines of the description as they are."""
+    """Help formatter that keeps the lines of the description."""
 
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """How checkpoints are judged.
+    """Options of an evaluation.
 
     Attributes:
-        data: Labelled events; judged by its validation part.
+        data: Labelled events, whose validation part is used.
         output: Folder for the results, new or empty.
-        device: Where to compute; auto is the GPU, if there is one.
+        device: Device to compute on; auto is the GPU, if there is one.
         precision: Precision, as ``trainer.precision`` of a run.
-        batch_size: Windows at a time.
-        pictures: How many windows are drawn, spread evenly over the data.
+        batch_size: Windows in a batch.
+        pictures: Number of windows to draw, spread evenly over the data.
     """
 
     data: LabelledData
@@ -68,19 +68,19 @@ class EvaluationOptions:
 
     @property
     def trainer(self) -> TrainerOptions:
-        """Say the same in the trainer's words, which sets up device and precision."""
+        """Trainer options with this device, precision and batch size."""
         return TrainerOptions(
             accelerator=self.device, precision=self.precision, batch_size=self.batch_size
         )
 
 
 class Request(NamedTuple):
-    """A command line.
+    """Parsed command line.
 
     Attributes:
-        checkpoints: Files of the group that is looked at, one or more.
-        against: Files of the group that it is compared with; none if nothing is compared.
-        options: How they are judged.
+        checkpoints: Checkpoints of the first group, at least one.
+        against: Checkpoints of the second group; empty without a comparison.
+        options: Options of the evaluation.
     """
 
     checkpoints: tuple[Path, ...]
@@ -89,10 +89,10 @@ class Request(NamedTuple):
 
 
 def parse_request(arguments: Sequence[str]) -> Request:
-    """Read a command line; ``--help`` and ``--print_config`` print and exit.
+    """Parse a command line; ``--help`` and ``--print_config`` print and exit.
 
     Raises:
-        ScaleEventError: Naming the argument, or the first checkpoint, that is wrong.
+        ScaleEventError: An argument or the first checkpoint is invalid; names it.
     """
     parser, words = request_parser(), list(arguments)
     try:
@@ -108,34 +108,31 @@ def parse_request(arguments: Sequence[str]) -> Request:
 
 
 def request_parser() -> jsonargparse.ArgumentParser:
-    """Build the parser of the command line."""
+    """Build the command-line parser."""
     parser = jsonargparse.ArgumentParser(
         usage=_USAGE, description=_DESCRIPTION, formatter_class=_Help, exit_on_error=False
     )
     parser.add_argument(
-        "checkpoints", nargs="+", help="Files of one kind, such as one for each seed."
+        "checkpoints", nargs="+", help="Checkpoints of one kind, such as one for each seed."
     )
     parser.add_argument(
-        "--against", nargs="+", default=[], help="Files of another kind to compare them with."
+        "--against", nargs="+", default=[], help="Checkpoints of another kind to compare with."
     )
-    parser.add_argument(
-        "--config", action="config", help="A YAML file; what follows on the line wins over it."
-    )
+    parser.add_argument("--config", action="config", help="YAML file; later arguments override it.")
     parser.add_class_arguments(EvaluationOptions, as_group=False)
     return parser
 
 
 def recorded_data(path: Path) -> dict[str, Any]:
-    """Tell which data a checkpoint, or what an ``evaluation.json`` is of, was judged by before.
+    """Return the data on which a checkpoint or ``evaluation.json`` was validated before.
 
-    A head that was fitted on frames is judged on events, if nothing else is asked for: that is
-    what students see.
+    A head that was trained on frames is evaluated on events by default, since students see events.
 
     Returns:
-        `LabelledData` as plain values; none if the file does not say it.
+        `LabelledData` as plain values; empty if the file does not contain it.
 
     Raises:
-        ScaleEventError: If there is no such file, or it is neither.
+        ScaleEventError: If the file is missing, or neither a checkpoint nor an evaluation.
     """
     if is_record(path):
         return read_evaluation(path).data
@@ -144,7 +141,7 @@ def recorded_data(path: Path) -> dict[str, Any]:
 
 
 def _flatten(name: str, value: Any) -> dict[str, Any]:
-    """Name the leaves of nested dictionaries by dotted paths."""
+    """Flatten nested dictionaries; keys become dotted paths."""
     if not isinstance(value, dict):
         return {name: value}
     return {

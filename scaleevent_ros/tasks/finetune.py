@@ -1,4 +1,4 @@
-"""A downstream run, put together from its configuration: linear probe or full fine-tuning."""
+"""Downstream run built from its configuration: linear probe or full fine-tuning."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """The head.
+    """The task head.
 
     Attributes:
-        kind: See `scaleevent_ros.tasks.build_head`.
-        options: Of the kind, besides the number of classes; a depth head needs its ``maximum``.
-        frozen: Leave the backbone as it is: a linear probe, if the head is linear.
+        kind: Kind of the head; see `scaleevent_ros.tasks.build_head`.
+        options: Keyword arguments of the head; a depth head needs ``maximum``.
+        frozen: Freeze the backbone: a linear probe, if the head is linear.
     """
 
     kind: str = "segmentation_linear"
@@ -54,24 +54,24 @@ class HeadOptions:
     frozen: bool = True
 
     def __post_init__(self) -> None:
-        """Check that there is such a head."""
+        """Check that the kind exists."""
         task_of(self.kind)
 
 
 @dataclass(frozen=True)
 class Finetuning:
-    """A run that trains a head on a student, and the student with it if wanted.
+    """A run that trains a head, and optionally its student.
 
     Attributes:
         data: Labelled events.
-        events: What the student sees of the events. If not given, what the checkpoint that it
-            starts from was trained on, or the defaults where it starts from no checkpoint.
-        student: What to start from: ``teacher`` (image weights), ``random``, or a checkpoint.
-        head: What is put on it.
-        optimizer: AdamW; a group with the pattern ``^student`` has the backbone's own rate.
-        trainer: How the run goes.
-        cache: With ``data.source`` frames: folder where the teacher's features of pictures are
-            kept, so that each is seen once; for data without ``augmentation``.
+        events: The student's event tensor. Unset: as in the initial checkpoint, or the defaults
+            without one.
+        student: Initial weights: ``teacher`` (image weights), ``random``, or a checkpoint.
+        head: The task head.
+        optimizer: AdamW; a group with the pattern ``^student`` sets the backbone's learning rate.
+        trainer: The training loop.
+        cache: With ``data.source`` frames: folder in which the teacher's features are stored, so
+            that each picture is computed once. Not with ``data.augmentation``.
     """
 
     data: LabelledData
@@ -83,7 +83,7 @@ class Finetuning:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that the data have the truth of the head's task, and what frames need."""
+        """Check that data and head have the same task, and the requirements of frames."""
         if self.data.source == "frames":
             if not self.head.frozen or self.head.kind == "segmentation_eomt":
                 msg = (
@@ -102,20 +102,20 @@ class Finetuning:
             raise ConfigurationError(msg)
         if task_of(self.head.kind) != self.data.task:
             msg = (
-                f"head.kind {self.head.kind} learns {task_of(self.head.kind)}, data.kind "
-                f"{self.data.kind} has the truth of {self.data.task}"
+                f"head.kind {self.head.kind} is for {task_of(self.head.kind)}, data.kind "
+                f"{self.data.kind} for {self.data.task}"
             )
             raise ConfigurationError(msg)
 
 
 def finetune(configuration: Finetuning) -> Outcome:
-    """Run it: in one process, or in each of those that `torchrun` started.
+    """Fine-tune in this process, or in all processes of `torchrun`.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
 
     Raises:
-        ScaleEventError: If data, weights or the run's folder are not as they should be.
+        ScaleEventError: If data, weights or the run's folder are invalid.
     """
     fabric = start_fabric(configuration.trainer)
     fabric.launch()
@@ -174,7 +174,7 @@ def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Do
     """Build student and head, alike in every process, with the student's header filled in.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
         classes: For segmentation.
 
     Raises:
@@ -194,7 +194,7 @@ def build_on_pictures(
     """Build the teacher of a student and a head on its features, alike in every process.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
         classes: For segmentation.
         fabric: Device and precision.
 

@@ -1,4 +1,4 @@
-"""Which labelled data a downstream run learns from and is judged by."""
+"""Labelled data of a downstream run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import LabelledSource, Task
 
 FILM_HISTORY_NS = 500_000_000
-"""How long pictures are filmed before a window, where ``events.history_s`` does not say it."""
+"""Default ``events.history_s`` of simulated pictures, in ns."""
 
 Kind = Literal[
     "stills",
@@ -69,43 +69,43 @@ TASKS: dict[Kind, Task] = {
     "bag_depth": "depth",
     "bag_flow": "flow",
 }
-"""What the truth of each kind of data is."""
+"""Task of each kind of data set."""
 
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Labelled events.
+    """Labelled events for training and validation.
 
     Attributes:
-        kind: Of data set. ``stills``: labelled pictures that the simulator films. ``stills_flow``:
-            any pictures, likewise, with the flow of its motion. ``stills_depth``: pictures with
-            depth, for ``source`` frames. ``bag_…``: bags with truth. The
-            others: see `scaleevent_ros.tasks.datasets`.
-        root: Folder of a data set.
-        train: Names of the data set's sequences to learn from, the published split if empty; or
-            bags, and folders or patterns of them.
-        validation: Likewise, to judge by.
-        pictures: Folder of the pictures to learn from.
-        labels: Folder of their labels by the same names: class ids (uint8), or depth in mm
-            (uint16, 0 and 65535 where it is not known).
-        validation_pictures: Folder of the pictures to judge by.
+        kind: Kind of data set. ``stills``: labelled pictures under a simulated event camera.
+            ``stills_flow``: the same for any pictures, with exact optical flow. ``stills_depth``:
+            pictures with depth, for ``source`` frames. ``bag_…``: bags with ground truth. The
+            others are in `scaleevent_ros.tasks.datasets`.
+        root: Folder of the data set.
+        train: Sequences to train on; the published split if empty. For bags: bags, folders of
+            them or glob patterns.
+        validation: Sequences or bags to validate on, as in ``train``.
+        pictures: Folder of the training pictures.
+        labels: Folder of their labels, with the same file names: class ids (uint8), or depth in mm
+            (uint16; 0 and 65535 mark unknown depth).
+        validation_pictures: Folder of the validation pictures.
         validation_labels: Folder of their labels.
-        classes: For segmentation, name of a list in ``config/labels``, such as ``camvid11``, or a
-            YAML file of the same form.
-        fraction: Share of the windows to learn from; see `take_fraction`.
-        validation_fraction: Share of the windows to judge by.
-        strength: Of the camera's motion over pictures.
-        frames: Of ``mvsec_flow``: over how many frames flow goes (dt = 1, dt = 4); 0: from one map
-            of the truth to the next.
-        flow_ms: Of ``bag_flow``: over how long flow goes from its stamp on.
-        bags: How bags are read; ``frames_topic`` is that of the truth.
-        width: Of the event tensor, in pixels.
-        height: Of the event tensor, in pixels.
-        augmentation: What is drawn at random for each sample to learn from.
-        workers: Processes that make samples, for each training process.
-        prefetch: Batches that each worker makes ahead.
-        source: ``events``. Or ``frames``, of ``stills`` and ``stills_depth``: a head learns on the
-            teacher's features of the pictures themselves, and runs on students of that teacher.
+        classes: Class list for segmentation: a name in ``config/labels``, such as ``camvid11``, or
+            a YAML file of the same form.
+        fraction: Fraction of the training windows to use; see `take_fraction`.
+        validation_fraction: Fraction of the validation windows to use.
+        strength: Strength of the simulated camera's motion over pictures.
+        frames: Interval of ``mvsec_flow`` in frames (dt = 1, dt = 4); 0: between ground-truth maps.
+        flow_ms: Interval of ``bag_flow`` after its stamp, in ms.
+        bags: How bags are read; ``frames_topic`` is the topic of the ground truth.
+        width: Width of the event tensor in pixels.
+        height: Height of the event tensor in pixels.
+        augmentation: Random augmentation of training samples.
+        workers: Data loading processes for each training process.
+        prefetch: Batches that each worker prepares ahead.
+        source: Input of the head: ``events``, or ``frames`` with ``stills`` and ``stills_depth``,
+            which trains it on the teacher's features of the pictures; it then runs on students of
+            that teacher.
     """
 
     kind: Kind = "stills"
@@ -131,7 +131,7 @@ class LabelledData:
     source: Literal["events", "frames"] = "events"
 
     def __post_init__(self) -> None:
-        """Check ranges, and that all places are named."""
+        """Check ranges, and that required paths are given."""
         for name in self._needed():
             if not getattr(self, name):
                 msg = f"data.{name} is not given, and data.kind {self.kind} needs it"
@@ -156,7 +156,7 @@ class LabelledData:
                 raise ConfigurationError(msg)
 
     def _needed(self) -> tuple[str, ...]:
-        """List the places that this kind of data must name."""
+        """Names of the fields that this kind of data requires."""
         classes = ("classes",) if self.task == "segmentation" else ()
         if self.kind.startswith("stills"):
             pictures: tuple[str, ...] = ("pictures", "validation_pictures")
@@ -169,7 +169,7 @@ class LabelledData:
 
     @property
     def task(self) -> Task:
-        """Say what the truth is."""
+        """Task of the ground truth."""
         return TASKS[self.kind]
 
 
@@ -180,17 +180,17 @@ def build_loaders(
     classes: ClassList | None,
     frame_scale: int = 1,
 ) -> PairLoaders:
-    """Open the data, and load samples of them: to learn from, and, always alike, to judge by.
+    """Build the data loaders of training and validation samples.
 
     Args:
-        data: Which.
-        events: What the student sees of the events.
+        data: Labelled data to load.
+        events: The student's event tensor.
         trainer: Batches, epochs and the seed.
-        classes: That ``data.classes`` names, for segmentation.
-        frame_scale: With ``data.source`` frames: how much finer they are than the truth.
+        classes: Class list for segmentation.
+        frame_scale: With ``data.source`` frames: their resolution relative to the ground truth.
 
     Raises:
-        ScaleEventError: If data are missing or not as they should be.
+        ScaleEventError: If data are missing or invalid.
     """
     options = _options(data, events, data.augmentation, trainer.seed)
     learned: LabelledDataset | LabelledPictures
@@ -219,7 +219,7 @@ def build_held_out(
         frame_scale: With ``data.source`` frames: how much finer they are than the truth.
 
     Raises:
-        ScaleEventError: If data are missing or not as they should be.
+        ScaleEventError: If data are missing or invalid.
     """
     options = _options(data, events, AugmentationOptions(), seed=0)
     if data.source == "frames":

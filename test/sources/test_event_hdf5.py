@@ -197,10 +197,10 @@ def test_a_missing_filter_is_one_line_that_names_the_package(
 import sys
 sys.modules["hdf5plugin"] = None
 from pathlib import Path
-from scaleevent_ros.commands import ends_in_words
+from scaleevent_ros.commands import exit_on_error
 from scaleevent_ros.sources.formats import find_recordings
 from scaleevent_ros.sources.recording import ReadOptions
-with ends_in_words("test"):
+with exit_on_error("test"):
     list(find_recordings(Path({str(path)!r}))[0].open(ReadOptions(64, 48)).events(0))
 """
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Write the reference pages of the documentation from the code that they describe. `make docs`.
+"""Generate the reference pages of the documentation from the code. `make docs` runs this.
 
 Parameters come from the nodes' declarations, fields from the docstrings and defaults of the
 configuration's dataclasses, commands from the command line's own parser.
@@ -37,38 +37,38 @@ PARAMETERS = """\
 
 Each is a ROS parameter of its node and a launch argument of the same name. A value comes from the
 argument, else from the launch argument `params_file` (the node's file in `config/`), else it is
-the default. `namespace` is the launch argument for the node's namespace. What may change while a
-node runs is marked *live*; another parameter of the perception node is refused until the node is
-unconfigured, and one of the recorder counts from the next time that it is configured.
+the default. `namespace` is the launch argument for the node's namespace. Parameters that may change
+while the node runs are marked *live*. The perception node refuses changes of its other parameters
+unless it is unconfigured; the recorder applies changes when it is configured the next time.
 """
 CONFIGURATION = """\
 # Fields of the configurations
 
 <!-- Written by tools/docs/write_reference.py: edit what it describes, not this page. -->
 
-A run reads `--config FILE.yaml`, and `--any.field value` wins over the file. `--print_config`
-prints all fields as they will be used.
+A run reads `--config FILE.yaml`; `--any.field value` overrides the file. `--print_config` prints
+the resulting values of all fields.
 """
 COMMANDS = """\
 # Commands
 
 <!-- Written by tools/docs/write_reference.py: edit what it describes, not this page. -->
 
-An expected error is one line on stderr and exit code 2. `scaleevent COMMAND --help` says what
-stands here.
+An expected error is one line on stderr and exit code 2. `scaleevent COMMAND --help` prints the same
+text.
 """
 WORDS = {
-    bool: "true or false",
-    int: "whole number",
+    bool: "boolean",
+    int: "integer",
     float: "number",
-    str: "text",
-    types.NoneType: "nothing",
+    str: "string",
+    types.NoneType: "none",
     Any: "anything",
 }
 
 
 def pages() -> dict[str, str]:
-    """Render every page, by its file's name."""
+    """Render all pages, by file name."""
     return {
         "parameters.md": parameters_page(),
         "configuration.md": configuration_page(),
@@ -97,7 +97,7 @@ def parameters_page() -> str:
         ]
         parts.append(table(("parameter", "default", "meaning"), rows))
         if kind is PerceptionParameters:
-            parts.append("Launch arguments that remap the topics it listens to:\n")
+            parts.append("Launch arguments that remap the topics to which it subscribes:\n")
             topics = [(f"`{name.removeprefix('~/')}`", text) for name, text in INPUTS.items()]
             parts.append(table(("argument", "meaning"), topics))
     return "\n".join(parts)
@@ -135,7 +135,7 @@ def configuration_page() -> str:
 
 
 def field_rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
-    """List the fields of a dataclass, those of dataclasses within it in their places."""
+    """List the fields of a dataclass, with those of nested dataclasses in place."""
     hints, documents = typing.get_type_hints(kind), documentation(kind)
     for field in dataclasses.fields(kind):
         hint, name = hints[field.name], f"{prefix}{field.name}"
@@ -149,7 +149,7 @@ def field_rows(kind: type[Any], prefix: str) -> Iterator[tuple[str, ...]]:
 
 
 def documentation(kind: type[object]) -> dict[str, str]:
-    """Read what a dataclass's docstring says of its fields.
+    """Return the descriptions of a dataclass's fields in its docstring.
 
     Raises:
         KeyError: If a field is not documented.
@@ -162,14 +162,14 @@ def documentation(kind: type[object]) -> dict[str, str]:
 
 
 def default_of(field: dataclasses.Field[Any]) -> object:
-    """Give a field's default, or `MISSING`."""
+    """Return a field's default, or `MISSING`."""
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
 
 
 def in_words(hint: Any) -> str:
-    """Say a type in words."""
+    """Describe a type for readers."""
     if hint in WORDS:
         return WORDS[hint]
     if dataclasses.is_dataclass(hint):
@@ -187,7 +187,7 @@ def in_words(hint: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Write a default as YAML and the command line take it."""
+    """Format a default as in YAML and on the command line."""
     if value is dataclasses.MISSING:
         return "*required*"
     if value is None:
@@ -222,7 +222,7 @@ def commands_page() -> str:
 
 
 def table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Render a table; a bar in a cell is no border."""
+    """Render a Markdown table; bars in cells are escaped."""
     lines = [list(titles)]
     lines += [["---"] * len(lines[0])]
     lines += [[cell.replace("|", "\\|") for cell in row] for row in rows]
