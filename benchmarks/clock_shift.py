@@ -65,7 +65,7 @@ def make_scene(seconds: float, speed: float) -> np.ndarray:
 
 
 def simulate(scene: np.ndarray, pixels: str) -> list[EventBatch]:
-    """Answer each frame of a scene with events."""
+    """Simulate the events of each frame of a scene."""
     simulator = EventSimulator(WIDTH, HEIGHT, pixel_model(pixels), seed=1)
     period = 10**9 // SCENE_HZ
     return [simulator.push(frame, index * period) for index, frame in enumerate(scene)]

@@ -1,4 +1,4 @@
-"""How fast samples are made from bags: per worker, and as a share of a training step.
+"""Speed of sample loading from bags, per worker and relative to a training step.
 
     python benchmarks/data.py BAG [BAG ...] --width 640 --height 480 --step 1.0
 
@@ -48,13 +48,13 @@ class RandomPairs:
         return self._count
 
     def read(self, index: int) -> Pair:
-        """Give the same pair for any index."""
+        """Source that returns the same pair for any index."""
         del index
         return Pair(self._frame, self._events, NS_PER_S // 20, HomographyAlignment(np.eye(3)))
 
 
 def samples_per_second(dataset: PairDataset, count: int) -> float:
-    """Make samples in this process, on one core, as a worker does."""
+    """Build samples in this process, on one core, as a worker does."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     order = np.random.default_rng(0).integers(len(dataset), size=count + 2)
@@ -84,7 +84,7 @@ def wait_share(dataset: PairDataset, batch: int, workers: int, step: float, step
 
 
 def _compute(seconds: float) -> None:
-    """Keep one core busy, as a step does."""
+    """Keep one core busy, like a training step."""
     end = time.perf_counter() + seconds
     numbers = torch.ones(256, 256)
     while time.perf_counter() < end:

@@ -1,4 +1,4 @@
-"""How fast event packets are decoded and accumulated, on one core, against the `evt3` wheel.
+"""Speed of decoding and accumulating event packets on one core, against the `evt3` wheel.
 
 Runs of all contestants take turns; figures are medians. Streams are made here: `single` has random
 pixels, a new row for each event and a new time for every second one (2.5 words an event); `vector`
@@ -42,7 +42,7 @@ RATE = 50_000_000
 def clock_words(
     us: NDArray[np.int64], high_kind: int = 8, low_kind: int = 6
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Make TIME_HIGH and TIME_LOW words [N, 2] for times, and tell which of them are due."""
+    """Create TIME_HIGH and TIME_LOW words [N, 2] for times, and a mask of those that are due."""
     high, low = us >> 12 & 0xFFF, us & 0xFFF
     due = np.empty((len(us), 2), bool)
     due[:, 0] = np.diff(high, prepend=-1) != 0
@@ -51,7 +51,7 @@ def clock_words(
 
 
 def single_stream(events: int, width: int, height: int) -> bytes:
-    """Make EVT3 words of random single events."""
+    """Create EVT3 words of random single events."""
     rng = np.random.default_rng(1)
     clock, due = clock_words(np.cumsum(rng.integers(0, 2, events)))
     row = rng.integers(0, height, events)
@@ -62,7 +62,7 @@ def single_stream(events: int, width: int, height: int) -> bytes:
 
 
 def vector_stream(events: int, width: int, height: int, share: float) -> bytes:
-    """Make EVT3 words of random groups of 32 columns, of which a share is active."""
+    """Create EVT3 words of random groups of 32 columns, of which a share is active."""
     rng = np.random.default_rng(2)
     groups = int(events / (32 * share))
     clock, due = clock_words(np.cumsum(rng.integers(0, 3, groups)))
@@ -126,7 +126,7 @@ def accumulate(packets: list[bytes], width: int, height: int) -> int:
 
 
 def rates(contestants: dict[str, Callable[[], int]], runs: int) -> dict[str, float]:
-    """Let contestants take turns; return the median of each one's rate, in million events a second.
+    """Run contestants in turn; return the median rate of each, in million events per second.
 
     Raises:
         RuntimeError: If they do not find the same number of events.

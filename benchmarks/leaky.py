@@ -1,4 +1,4 @@
-"""Which memory at the input helps: decays, number, polarity and normalization of leaky integrals.
+"""Comparison of leaky integrals: decays, number, polarity and normalization.
 
     PYTHONPATH=. python benchmarks/leaky.py --pictures CAMVID --output runs/leaky
 
@@ -101,7 +101,7 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is computed."""
+    """Amount of computation."""
 
     width: int = 320
     height: int = 240
@@ -318,7 +318,7 @@ def enlarge(logits: Tensor, size: tuple[int, ...]) -> Tensor:
 
 @torch.inference_mode()
 def miou(head: nn.Module, features: Tensor, films: Films) -> dict[str, float]:
-    """Judge a head: mIoU in percent by group of windows."""
+    """Evaluate a head: mIoU in percent by group of windows."""
     still = films.still_s
     groups = dict(zip(GROUPS, (still >= 0, still < 0.05, (still >= 0.05) & (still < 0.5),
                                still >= 0.5), strict=True))  # fmt: skip

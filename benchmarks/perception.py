@@ -66,8 +66,8 @@ class Timed:
 
     Attributes:
         call: Takes the window.
-        source: What the window holds.
-        window: Where it is written before each call.
+        source: Window's content.
+        window: Window's buffer, filled before each call.
     """
 
     call: Callable[[Any], Any]

@@ -1,4 +1,4 @@
-"""How long the perception node takes, over DDS: from the publishing of a packet to the result.
+"""Latency of the perception node over DDS, from the publishing of a packet to the result.
 
 This process publishes event packets at a fixed rate of events and receives the features; the node
 runs beside it. A window ends on a slice, so that its stamp is the time at which its last packet was
@@ -56,7 +56,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Outcome(NamedTuple):
-    """What one run measured: arrays of ms, and shares of a core."""
+    """Measurements of one run: arrays of ms, and shares of a core."""
 
     arrivals: int
     published: int
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
 
 
 def payload(events: int) -> bytes:
-    """Make a `libcaer` packet of events over 4 ms, whose time starts at the packet's base."""
+    """Create a `libcaer` packet of events over 4 ms, whose time starts at the packet's base."""
     rng = np.random.default_rng(0)
     words = np.empty((events, 2), "<u4")
     x, y = rng.integers(0, WIDTH, events), rng.integers(0, HEIGHT, events)

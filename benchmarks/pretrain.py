@@ -48,7 +48,7 @@ NAMES = {size: f"vit_{size}_patch16_dinov3" for size in ("small", "base", "large
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured."""
+    """Measured case."""
 
     model: str
     width: int
@@ -59,7 +59,7 @@ class Case:
 
 
 def random_batch(case: Case, bins: int) -> Batch:
-    """Make inputs with `ACTIVE` of all tokens active."""
+    """Create inputs with `ACTIVE` of all tokens active."""
     torch.manual_seed(0)
     grid = (case.batch, case.height // 16, case.width // 16)
     events = torch.randn(case.batch, bins, case.height, case.width)

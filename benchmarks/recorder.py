@@ -1,4 +1,4 @@
-"""How fast the recorder node records: CPU, memory and messages lost, over real DDS.
+"""CPU, memory and lost messages of the recorder node over DDS.
 
 A process publishes event packets and images at fixed rates, the recorder records them, and each
 message of the bag is counted. `--scale` multiplies both rates; several scales find the limit.
@@ -41,7 +41,7 @@ WIDTH, HEIGHT = 640, 480
 
 
 class Load(NamedTuple):
-    """What is published."""
+    """Published load."""
 
     seconds: float
     event_hz: float
@@ -57,7 +57,7 @@ class Load(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of it."""
+    """Measurements."""
 
     published: int
     late_ms: float
@@ -67,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 def event_payload(size: int) -> bytes:
-    """Make EVT3 words of a busy scene: a time, a row, and single events along it."""
+    """Create EVT3 words of a busy scene: a time, a row, and single events along it."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, WIDTH, size // 2).astype("<u2") | 0x2000  # ADDR_X
     words[::8] = rng.integers(0, HEIGHT, words[::8].size)  # ADDR_Y

@@ -1,4 +1,4 @@
-"""Which loss makes the best features: pretrain with each, then segment with what came out.
+"""Comparison of losses: pretraining with each, then a linear probe for segmentation.
 
     PYTHONPATH=. python benchmarks/representation.py --pictures CAMVID --output runs/representation
 
@@ -77,7 +77,7 @@ MOTION = 2.0  # strength of the camera's
 
 @dataclass(frozen=True)
 class Training:
-    """How long and how fast something learns."""
+    """Length and learning rate of a training."""
 
     steps: int
     batch: int
@@ -87,7 +87,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is computed."""
+    """Amount of computation."""
 
     width: int
     height: int
@@ -231,7 +231,7 @@ def read_films(path: Path) -> Films:
 
 
 def flipped(draw: Draw, seed: int) -> bool:
-    """Say whether a draw is seen in a mirror."""
+    """Return whether a draw is flipped."""
     return bool(np.random.default_rng((seed, draw.epoch, draw.position + 1)).random() < 0.5)
 
 
@@ -280,7 +280,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows have in common."""
+    """Common parts of all rows."""
 
     scale: Scale
     teacher: str
@@ -292,7 +292,7 @@ class Setting:
 
 
 def trainer_options(folder: Path, training: Training, seed: int) -> TrainerOptions:
-    """One epoch of so many steps, judged at its end alone."""
+    """One epoch of a number of steps, validated at its end."""
     return TrainerOptions(
         output=str(folder),
         resume=True,
@@ -333,7 +333,7 @@ def optimizer_options(
 
 
 def seen_already(frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Give the teacher's features, which stand where frames would."""
+    """Teacher whose features are given in place of frames."""
     del grid, size
     return frames
 
@@ -345,7 +345,7 @@ def last_validation(folder: Path) -> dict[str, float]:
 
 
 def pretrain(row: Row, seed: int, setting: Setting, train: Films, held_out: Films) -> Path:
-    """Make the student of a row; return the folder of its run."""
+    """Train the student of a row; return the folder of its run."""
     assert row.loss is not None
     scale = setting.scale
     training = scale.pretraining[row.init]
@@ -455,13 +455,13 @@ def compute(row: Row, seed: int, setting: Setting) -> dict[str, Any]:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Tell a mean and the standard deviation over seeds."""
+    """Format a mean and the standard deviation over seeds."""
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     return f"{statistics.fmean(values):.2f} ± {deviation:.2f}"
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """Tell the rows in Markdown; mIoU in points."""
+    """Format the rows in Markdown; mIoU in points."""
     lines = [
         "| row | seeds | cosine to teacher | linear probe, mIoU | fine-tuning, mIoU | median s |",
         "|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""How fast events become tensors: representations, normalizations, windows, the sensor's clock.
+"""Speed of representations, normalizations, windows, and the sensor's clock.
 
 On one core of the CPU, and on a GPU where there is one. Contestants take turns; figures are
 medians. Streams of 10 million events are `uniform` (any pixel, the worst for caches) or `edges`
@@ -57,7 +57,7 @@ def make_events(kind: str, events: int, width: int, height: int, rate: float = 1
 
 
 def medians(contestants: dict[str, Callable[[], object]], runs: int) -> dict[str, float]:
-    """Let contestants take turns, and return the median seconds of each."""
+    """Run contestants in turn, and return the median seconds of each."""
     seen: dict[str, list[float]] = {name: [] for name in contestants}
     for run in range(runs + 1):
         for name, contest in contestants.items():

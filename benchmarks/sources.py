@@ -1,4 +1,4 @@
-"""How fast large recordings become bags, in how much memory, and bags become shards.
+"""Speed and memory of converting large recordings to bags, and of bags to shards.
 
 Each recording is written here, random events at 20 Mev/s, with frames at 25 Hz where the format has
 them, converted in a process of its own, and removed. Memory is the peak resident size of that one.
@@ -33,7 +33,7 @@ FRAME_RATE = 25
 
 
 class Run(NamedTuple):
-    """What one conversion took: seconds, peak memory in bytes, events in the bag, its bytes."""
+    """Conversion: seconds, peak memory in bytes, events in the bag, its size in bytes."""
 
     seconds: float
     memory: int
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
 
 def chunks(count: int) -> Iterator[EventBatch]:
-    """Make random events, the same place for a few that follow each other."""
+    """Create random events, with several successive ones at each place."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, WIDTH, CHUNK).astype(np.uint16)
     y = np.repeat(rng.integers(0, HEIGHT, CHUNK // 4).astype(np.uint16), 4)

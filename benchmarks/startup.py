@@ -1,4 +1,4 @@
-"""How long the package takes to import and the command line to answer."""
+"""Duration of importing the package and of starting the command line."""
 
 from __future__ import annotations
 

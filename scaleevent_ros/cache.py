@@ -27,7 +27,7 @@ def user_cache() -> Path:
 
 @functools.cache
 def writable(folder: Path) -> Path | None:
-    """Make a folder, or a private one in the temporary folder where it cannot be written.
+    """Create a folder, or a private one in the temporary folder if it cannot be written.
 
     The second one belongs to this user, and nobody else may write to it: what lies in a cache is
     loaded and run.
@@ -46,7 +46,7 @@ def writable(folder: Path) -> Path | None:
 
 
 def _made(folder: Path) -> Path:
-    """Make a folder if it is not there, and try to write to it.
+    """Create a folder if it is missing, and try to write to it.
 
     Raises:
         OSError: If that cannot be done.
@@ -57,7 +57,7 @@ def _made(folder: Path) -> Path:
 
 
 def _private() -> Path:
-    """Make this user's own folder in the temporary folder.
+    """Create this user's own folder in the temporary folder.
 
     Raises:
         OSError: If there is none, or others may write to it.

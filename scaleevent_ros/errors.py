@@ -10,7 +10,7 @@ class ScaleEventError(Exception):
     alone, without a traceback; any other exception is a defect of ours.
 
     Attributes:
-        exit_code: Of a command that ends with it.
+        exit_code: Exit code of a command that ends with it.
     """
 
     exit_code = 2

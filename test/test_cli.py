@@ -130,7 +130,7 @@ def test_disk_is_judged_by_what_is_free(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 class Usage:
-    """What `shutil.disk_usage` returns."""
+    """Result of `shutil.disk_usage`."""
 
     def __init__(self, total: int, used: int, free: int) -> None:
         self.total, self.used, self.free = total, used, free

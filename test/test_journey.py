@@ -78,7 +78,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def journey(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Do it once; return its folder and what it printed."""
+    """Run the demo once; return its folder and its output."""
     output = tmp_path_factory.mktemp("journey") / "output"
     done = demo(output, data)
     assert done.returncode == 0, done.stdout + done.stderr

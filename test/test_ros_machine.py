@@ -45,7 +45,7 @@ class Machine(NamedTuple):
     """A stand-in with a checkout of this repository whose environment is set up.
 
     Attributes:
-        setup_file: To source, as /opt/ros/DISTRIBUTION/setup.sh.
+        setup_file: Script to source, like /opt/ros/DISTRIBUTION/setup.sh.
         checkout: Copy of the repository.
     """
 

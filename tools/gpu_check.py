@@ -46,7 +46,7 @@ class Step:
     """A command to run.
 
     Attributes:
-        name: Its title in the tables.
+        name: Title in the tables.
         command: Arguments of Python.
         share: Part of the time limit of all steps.
     """

@@ -65,15 +65,15 @@ def check_bag(
     mode: str = "auto",
     before_ns: int = BEFORE_NS,
 ) -> BagQuality:
-    """Judge a bag.
+    """Check whether a bag can be used for pretraining.
 
     It is read twice; frames are measured in a second thread at half their size.
 
     Args:
-        reader: Of the bag.
+        reader: Open bag.
         event_topic: May be left out where there is one.
         image_topic: May be left out where there is one, or none.
-        mode: See `synchronize`.
+        mode: Clock mode; see `synchronize`.
         before_ns: Length of the window of events that ends with each frame.
 
     Raises:
@@ -140,7 +140,7 @@ class _Watch:
 
 
 class _Look(NamedTuple):
-    """What a frame looks like; none of it where it cannot be read."""
+    """Measures of one frame, unset if it is unreadable."""
 
     quality: FrameQuality | None
     grey: NDArray[np.uint8] | None
@@ -150,8 +150,8 @@ class _Examination:
     """Goes through the frames and the events of their windows.
 
     Attributes:
-        thumbnails: Of the pairs that were picked.
-        error: What is wrong with the first frame that cannot be read; empty if nothing is.
+        thumbnails: Pictures of the selected pairs.
+        error: Error of the first unreadable frame, or "".
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class _Examination:
         self._previous: NDArray[np.uint8] | None = None
 
     def run(self) -> list[PairQuality]:
-        """Judge each frame with its window; frames without one have but a reason."""
+        """Measure each frame with its window; frames without a window have only reasons."""
         timeline, synchronization = self._timeline, self._synchronization
         pairs: dict[int, PairQuality] = {}
         with ThreadPoolExecutor(1) as pool:
@@ -328,7 +328,7 @@ def _series(
 
 
 def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[str]:
-    """Say what stands in the way of pretraining."""
+    """List the problems that prevent pretraining."""
     if events.malformed > MAX_LOST_SHARE * events.packets:
         yield f"{events.malformed} messages of {events.topic} are no event packets"
     if events.lost_packets > MAX_LOST_SHARE * events.packets:
@@ -345,7 +345,7 @@ def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[s
 def _find_warnings(
     events: EventSummary, frames: FrameSummary | None, clock: ClockSummary | None
 ) -> Iterator[str]:
-    """Say what is wrong besides."""
+    """List the warnings."""
     if clock and clock.estimated_shift_ms is not None and clock.estimated_residual_ms is not None:
         # Frames are exact where a trigger or the sensor times them, whatever stamps scatter.
         stamps_ms = clock.residual_ms if clock.mode == "header_stamps" else 0.0

@@ -14,7 +14,7 @@ class BagExistsError(BagError):
 
 
 class DiskFullError(BagError):
-    """No space is left: what was written so far stays readable."""
+    """The disk is full; data written before remain readable."""
 
 
 class MessageError(BagError):

@@ -42,12 +42,12 @@ class DecodedPacket(NamedTuple):
     Attributes:
         record_ns: Record time.
         stamp_ns: Header stamp.
-        seq: As counted by the driver.
-        frame_id: Of the sensor.
+        seq: Sequence number of the driver.
+        frame_id: Sensor's frame id.
         payload_bytes: Size of the encoded events.
         events: Decoded, on the sensor's clock.
         triggers: Edges on the sensor's trigger inputs, on its clock.
-        entry: Where decoding starts to yield this packet and all that follow.
+        entry: Point from which decoding yields this packet and all later ones.
     """
 
     record_ns: int
@@ -66,12 +66,12 @@ class EventStream:
     A message that is no event packet is left out and counted, and logged the first time.
 
     Attributes:
-        topic: Its name.
-        malformed: How many messages were left out so far.
-        encoding: Of the latest packet.
+        topic: Name of the topic.
+        malformed: Number of malformed messages left out so far.
+        encoding: Encoding of the latest packet.
 
     Args:
-        reader: Of the bag.
+        reader: Open bag.
         topic: May be left out where there is one event topic.
 
     Raises:
@@ -87,7 +87,7 @@ class EventStream:
 
     @property
     def stats(self) -> DecoderStats | None:
-        """What the decoder has seen and dropped; none before the first packet."""
+        """Counters of the decoder; None before the first packet."""
         return self._decoder.stats if self._decoder else None
 
     def packets_from(self, entry: Entry) -> Iterator[DecodedPacket]:

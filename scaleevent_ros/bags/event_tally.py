@@ -24,7 +24,7 @@ class EventSummary:
         packets: Messages with packets.
         malformed: Messages that are no event packets.
         lost_packets: Packets that are missing by `seq`.
-        restarts: How often `seq` went back or stood still.
+        restarts: Number of times that `seq` did not increase.
         events: Events of both polarities.
         on: Events where it became brighter.
         off: Events where it became darker.
@@ -32,7 +32,7 @@ class EventSummary:
         triggers: Edges by channel.
         sensor_duration_s: Time from the first event to the last on the sensor's clock.
         mean_rate: Events per second of it.
-        decoder: What the decoder saw and dropped; see `DecoderStats`.
+        decoder: Counters of the decoder; see `DecoderStats`.
     """
 
     topic: str

@@ -1,4 +1,4 @@
-"""Is a frame worth looking at?"""
+"""Quality of frames: darkness, saturation, sharpness."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MIN_RELATIVE_SHARPNESS = 0.2
 
 @dataclass(frozen=True)
 class FrameQuality:
-    """What a frame's grey values say.
+    """Measures of a frame's grey values.
 
     Attributes:
         brightness: Their mean, 0 to 255.
@@ -67,7 +67,7 @@ def measure_frame(grey: NDArray[np.uint8]) -> FrameQuality:
 
 
 def blurred(qualities: list[FrameQuality]) -> NDArray[np.bool_]:
-    """Tell the frames, bool [F], that are blurred by themselves or next to the others.
+    """Return which frames, bool [F], are blurred, absolutely or relative to the others.
 
     Dark ones are not counted in the measure of what is usual.
     """

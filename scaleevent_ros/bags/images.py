@@ -171,7 +171,7 @@ def is_deep(image: ImageView | CompressedImageView) -> bool:
 
 
 def depth_of(image: ImageView | CompressedImageView) -> int:
-    """Tell how many bits the pixels of an image use.
+    """Number of bits that the pixels of an image use.
 
     Returns:
         Of 16-bit encodings the least of 8, 10, 12, 14 and 16 that holds the largest value; else 8.
@@ -192,7 +192,7 @@ def depth_for(largest: int) -> int:
 
 
 class LiveDepth:
-    """How many bits the 16-bit images of a live topic have used so far (see `depth_of`)."""
+    """Number of bits that the 16-bit images of a live topic have used so far (see `depth_of`)."""
 
     def __init__(self) -> None:
         self._bits = 8
@@ -261,7 +261,7 @@ def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         uint8 [H / 2, W / 2].
 
     Raises:
-        ImageError: As `image_rgb`.
+        ImageError: The image cannot be read as in `image_rgb`.
     """
     if isinstance(image, CompressedImageView):
         if not _compressed_encoding(image).startswith("bayer_") and not is_deep(image):

@@ -1,4 +1,4 @@
-"""What is in a bag."""
+"""Summary of a bag's content."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class TopicSummary:
     """A topic.
 
     Attributes:
-        type: Of its messages.
-        count: Of its messages.
+        type: Message type.
+        count: Number of messages.
         rate: Messages per second over the whole bag.
     """
 
@@ -44,7 +44,7 @@ class EventTopic:
         width: Sensor width in pixels.
         height: Sensor height in pixels.
         error: Why its packets cannot be decoded; empty if nothing is known to be wrong.
-        counts: Its events; none where they were not counted, or not decoded.
+        counts: Event counts; None if events were not counted or cannot be decoded.
     """
 
     encoding: str
@@ -56,7 +56,7 @@ class EventTopic:
 
 @dataclass(frozen=True)
 class BagInfo:
-    """What is in a bag.
+    """Summary of a bag's content.
 
     Attributes:
         bag: Path of the bag.
@@ -65,7 +65,7 @@ class BagInfo:
         messages: Messages of all topics.
         topics: Topics by name.
         event_topics: Topics of events by name.
-        damage: By file, what is missing or wrong.
+        damage: Damage by file.
     """
 
     bag: str
@@ -77,7 +77,7 @@ class BagInfo:
     damage: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Put it into plain dictionaries, as JSON wants; counts stand beside the encoding."""
+        """Convert to plain dictionaries for JSON; counts are beside the encoding."""
         content = asdict(self)
         for topic in content["event_topics"].values():
             topic.update(topic.pop("counts") or {})

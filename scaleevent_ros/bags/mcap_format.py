@@ -65,7 +65,7 @@ class Channel(NamedTuple):
 
 
 class ChunkIndex(NamedTuple):
-    """Where a chunk lies in the file, and what it holds."""
+    """Position and content of a chunk in the file."""
 
     start_time: int
     end_time: int
@@ -79,7 +79,7 @@ class ChunkIndex(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What a whole file holds."""
+    """Statistics of a file."""
 
     start_time: int
     end_time: int
@@ -90,13 +90,13 @@ class Statistics(NamedTuple):
 
 
 class ChunkHeader(NamedTuple):
-    """What stands before the records of a chunk.
+    """Header of a chunk, before its records.
 
     Attributes:
         crc: CRC-32 of the uncompressed records; 0 where it was not computed.
-        compression: Of the records.
-        records_size: In the file.
-        records_offset: From the start of the content of the chunk's record.
+        compression: Compression of the records.
+        records_size: Size of the records in the file, in bytes.
+        records_offset: Offset of the records in the content of the chunk's record.
     """
 
     crc: int
@@ -106,7 +106,7 @@ class ChunkHeader(NamedTuple):
 
 
 def record(op: Op, content: bytes) -> bytes:
-    """Put the header of a record before its content."""
+    """Prepend the header of a record to its content."""
     return RECORD_HEADER.pack(op, len(content)) + content
 
 
@@ -211,12 +211,12 @@ def summary(
     """Encode the end of a file: all that a reader wants to know before it reads the data.
 
     Args:
-        start: Where in the file the summary begins.
-        schemas: Of all channels.
-        channels: All of the file.
+        start: Offset of the summary in the file.
+        schemas: Schemas of all channels.
+        channels: All channels of the file.
         chunks: Their indexes, in the order of the file.
         metadata_indexes: Contents of the metadata index records.
-        statistics: Of the whole file.
+        statistics: Statistics of the whole file.
 
     Returns:
         The summary, the footer, and the closing magic.

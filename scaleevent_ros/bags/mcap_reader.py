@@ -1,4 +1,4 @@
-"""One MCAP file, by its index or, where that is missing or wrong, by a walk over its records."""
+"""Reader of an MCAP file: by its index, or by scanning its records if the index is damaged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class _Block(NamedTuple):
 
 
 class _Contents:
-    """What a file holds, as it becomes known."""
+    """Content of a file, extended while it is read."""
 
     def __init__(self) -> None:
         self.schemas: dict[int, mcap.Schema] = {}
@@ -88,7 +88,7 @@ class McapFile:
     other. Attributes are those of `StoredFile`.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         skip_damaged: Whether the rest of a damaged block is left out, and named in `damage`,
             rather than an error.
 
@@ -117,7 +117,7 @@ class McapFile:
 
     @property
     def damage(self) -> str:
-        """What is missing or wrong, in words; empty if nothing is."""
+        """Description of the damage; empty if there is none."""
         first = next(iter(self._damage.values()), "")
         others = len(self._damage) - 1
         return f"{first}, and {others} more places" if others > 0 else first
@@ -355,7 +355,7 @@ class _Walk:
         return int(end)
 
     def _enter_chunk(self, content: int, end: int) -> int:
-        """Go inside an uncompressed chunk that is not to be checked, or take a chunk as a block."""
+        """Enter an uncompressed chunk that needs no check, or take a chunk as a block."""
         head = os.pread(self._file, _CHUNK_HEADER_LIMIT, content)
         chunk = mcap.parse_chunk_header(memoryview(head))
         self._chunk_end = end

@@ -1,4 +1,4 @@
-"""One MCAP file, written so that it is readable up to the last message at every moment.
+"""Writer of an MCAP file that is readable up to the last message at every moment.
 
 Without compression, messages go to the file as they come, behind the header of an empty chunk.
 That is a valid MCAP stream already, of messages outside any chunk. When enough have gathered, one
@@ -37,10 +37,10 @@ class McapWriter:
     """Writes one new MCAP file. For one thread at a time.
 
     Args:
-        path: Of the file, which must not exist.
+        path: Path of the file, which must not exist.
         compression: `""`, `zstd` or `lz4`.
-        flush_interval_s: With compression, the oldest age of a message that is still in memory
-            when the next one, or `flush`, comes.
+        flush_interval_s: Maximum age, in s, of a message in memory when the next one, or `flush`,
+            comes; with compression.
 
     Raises:
         BagExistsError: If the file exists.
@@ -143,7 +143,7 @@ class McapWriter:
             self._flush_if_older_than(self._flush_interval_s)
 
     def flush(self) -> None:
-        """Hand everything to the operating system, where it survives this process."""
+        """Flush all data to the operating system, where they survive this process."""
         self._flush_if_older_than(0.0)
 
     def close(self, serialized_metadata: str) -> None:
@@ -152,7 +152,7 @@ class McapWriter:
         After an error the file is closed as it is, readable but without an index.
 
         Args:
-            serialized_metadata: What `metadata.yaml` says of this file, so that rosbag2 can open
+            serialized_metadata: Content of `metadata.yaml` for this file, so that rosbag2 can open
                 it alone.
         """
         try:
@@ -272,17 +272,17 @@ class McapWriter:
 
 
 class _OpenChunk:
-    """What is known of a chunk before it is complete.
+    """State of an incomplete chunk.
 
     Attributes:
-        offset: Of its record in the file.
-        records_offset: Of its content in the file, where that is not compressed.
-        buffer: Its content, where that will be compressed.
-        entries: By channel, record time and offset in the content of each message, in turn.
+        offset: Offset of its record in the file.
+        records_offset: Offset of its content in the file, if that is not compressed.
+        buffer: Buffered content, if that will be compressed.
+        entries: Record time and offset in the content of each message, by channel, in turn.
         start: Record time of the earliest message.
         end: Record time of the latest message.
         crc: Checksum of its content so far, where that is not compressed.
-        opened_at: By the monotonic clock, in s.
+        opened_at: Start of the chunk by the monotonic clock, in s.
     """
 
     def __init__(self, offset: int, records_offset: int) -> None:
@@ -297,7 +297,7 @@ class _OpenChunk:
 
 
 def write_error(path: Path, error: OSError) -> BagError:
-    """Say which file could not be written, and why."""
+    """Describe which file could not be written, and why."""
     if error.errno in _FULL:
         return DiskFullError(f"no space is left for {path}; what was written before is readable")
     return BagError(f"cannot write {path}: {error.strerror}")

@@ -43,7 +43,7 @@ class Header(NamedTuple):
     """A `std_msgs/Header`.
 
     Attributes:
-        stamp_ns: In ns.
+        stamp_ns: Time stamp in ns.
         frame_id: Coordinate frame.
     """
 
@@ -52,15 +52,15 @@ class Header(NamedTuple):
 
 
 class EventPacketView(NamedTuple):
-    """One `event_camera_msgs/msg/EventPacket`.
+    """Message `event_camera_msgs/msg/EventPacket`.
 
     Attributes:
         stamp_ns: Header stamp in ns: by the drivers' convention the packet's arrival at the host.
         frame_id: Coordinate frame of the sensor.
-        height: Of the sensor, in pixels.
-        width: Of the sensor, in pixels.
+        height: Sensor height in pixels.
+        width: Sensor width in pixels.
         seq: Counts packets; a gap means that packets were lost.
-        time_base: In ns; its meaning depends on the encoding.
+        time_base: Time base in ns; its meaning depends on the encoding.
         encoding: `evt3`, `libcaer_cmp`, …
         is_bigendian: Byte order of the payload.
         payload: The encoded events; when parsed, a view of the message's own bytes.
@@ -78,7 +78,7 @@ class EventPacketView(NamedTuple):
 
 
 class ImageView(NamedTuple):
-    """One `sensor_msgs/msg/Image`.
+    """Message `sensor_msgs/msg/Image`.
 
     Attributes:
         stamp_ns: Header stamp in ns.
@@ -89,7 +89,7 @@ class ImageView(NamedTuple):
         is_bigendian: Byte order of pixels wider than one byte.
         step: Bytes from one row to the next.
         data: The pixels; when parsed, a view of the message's own bytes.
-        bits: That the pixels of a 16-bit encoding use; no part of the message.
+        bits: Bits used by the pixels of a 16-bit encoding; not part of the message.
     """
 
     stamp_ns: int
@@ -104,14 +104,14 @@ class ImageView(NamedTuple):
 
 
 class CompressedImageView(NamedTuple):
-    """One `sensor_msgs/msg/CompressedImage`.
+    """Message `sensor_msgs/msg/CompressedImage`.
 
     Attributes:
         stamp_ns: Header stamp in ns.
         frame_id: Coordinate frame of the camera.
-        format: As the publisher names it, for example `rgb8; jpeg compressed bgr8`.
+        format: Format string of the publisher, for example `rgb8; jpeg compressed bgr8`.
         data: The compressed picture; when parsed, a view of the message's own bytes.
-        bits: That the pixels of a 16-bit encoding use; no part of the message.
+        bits: Bits used by the pixels of a 16-bit encoding; not part of the message.
     """
 
     stamp_ns: int
@@ -122,11 +122,11 @@ class CompressedImageView(NamedTuple):
 
 
 class TypeDefinition(NamedTuple):
-    """What a bag says about a message type.
+    """Definition of a message type.
 
     Attributes:
-        text: Its definition with those of the types inside, in the `ros2msg` form.
-        hash: Its type hash (REP 2016), `RIHS01_…`, or nothing where unknown.
+        text: Definition including nested types, in the `ros2msg` form.
+        hash: Type hash (REP 2016), `RIHS01_…`, or "" if unknown.
     """
 
     text: str
@@ -148,7 +148,7 @@ def type_definition(msgtype: str) -> TypeDefinition:
     """Look up the definition of a message type of ROS 2's common packages or of this project.
 
     Args:
-        msgtype: For example `sensor_msgs/msg/Image`.
+        msgtype: Message type, for example `sensor_msgs/msg/Image`.
 
     Returns:
         Its definition; empty where the type is unknown, which bags may say too.

@@ -35,7 +35,7 @@ class Qos:
         reliability: `reliable`, `best_effort`, `system_default` or `unknown`.
         durability: `volatile`, `transient_local`, `system_default` or `unknown`.
         history: `keep_last`, `keep_all`, `system_default` or `unknown`.
-        depth: Of the queue, with `keep_last`.
+        depth: Queue length with `keep_last`.
     """
 
     reliability: str = "reliable"
@@ -49,10 +49,10 @@ class Topic:
     """A topic of a bag.
 
     Attributes:
-        name: For example `/event_camera/events`.
-        msgtype: For example `event_camera_msgs/msg/EventPacket`.
-        qos: As offered by its publisher.
-        definition: Of the message type.
+        name: Topic name, for example `/event_camera/events`.
+        msgtype: Message type, for example `event_camera_msgs/msg/EventPacket`.
+        qos: Publisher's QoS.
+        definition: Definition of the message type.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Topic:
 
 @dataclass(frozen=True)
 class FileSpan:
-    """What one file of a bag holds.
+    """Content of one file of a bag.
 
     Attributes:
-        name: Of the file, within the bag's folder.
+        name: Name of the file in the bag's folder.
         start_ns: Record time of the earliest message.
         end_ns: Record time of the latest message.
         counts: Messages by topic; where there is none, the times mean nothing.
@@ -130,8 +130,8 @@ def build_metadata(
     """Describe an MCAP bag.
 
     Args:
-        files: In the order of recording.
-        topics: All of the bag.
+        files: Files in the order of recording.
+        topics: All topics of the bag.
         version: 9 for Jazzy and later, 8 for Humble and Iron.
         custom_data: Further facts by name.
 

@@ -31,14 +31,14 @@ class FramePair:
     """A frame and the events around it.
 
     Attributes:
-        index: Of the frame among the bag's, from 0.
+        index: Index of the frame in the bag, from 0.
         frame: uint8 [H, W, 3], red first.
-        stamp_ns: Of the frame's header.
-        events: Of its window, on the clock of the frames' stamps, by which the frame was taken at
-            `stamp_ns`.
-        sensor_ns: When the frame was taken, on the sensor's clock.
-        mode: How frames and events were put on one clock.
-        residual_ms: How far that may be off.
+        stamp_ns: Header stamp of the frame, in ns.
+        events: Events of its window, on the clock of the frames' stamps, on which the frame was
+            taken at `stamp_ns`.
+        sensor_ns: Time of the frame on the sensor's clock, in ns.
+        mode: Clock mode; see `synchronize`.
+        residual_ms: Residual of the clocks in ms.
     """
 
     index: int
@@ -55,10 +55,10 @@ class FrameWindow:
     """A frame that is not decoded yet and the events of its window.
 
     Attributes:
-        index: Of the frame among the bag's, from 0.
+        index: Index of the frame in the bag, from 0.
         message: The image's, as recorded.
-        sensor_ns: When it was taken, on the sensor's clock.
-        events: Of its window, on the sensor's clock.
+        sensor_ns: Time of the frame on the sensor's clock, in ns.
+        events: Events of its window, on the sensor's clock.
     """
 
     index: int
@@ -82,12 +82,12 @@ def pairs(
     trigger edge) or whose window reaches beyond the events.
 
     Args:
-        reader: Of the bag.
+        reader: Open bag.
         event_topic: May be left out where there is one.
         image_topic: May be left out where there is one.
-        mode: See `synchronize`.
-        before_ns: How long before the frame its window starts.
-        after_ns: How long after the frame its window ends.
+        mode: Clock mode; see `synchronize`.
+        before_ns: Start of the window before the frame, in ns.
+        after_ns: End of the window after the frame, in ns.
 
     Raises:
         BagError: If a topic is missing or not clear, a message or an image is wrong, or the bag
@@ -124,7 +124,7 @@ def make_pair(
 def is_covered(
     timeline: Timeline, synchronization: Synchronization, before_ns: int, after_ns: int
 ) -> NDArray[np.bool_]:
-    """Tell of each frame whether its window lies within the events, bool [F]."""
+    """Return for each frame whether its window lies within the events, bool [F]."""
     frame_ns = synchronization.frame_ns
     begins_within = frame_ns - before_ns >= timeline.start_ns
     ends_within = frame_ns + after_ns <= timeline.end_ns
@@ -146,12 +146,12 @@ def frame_windows(
     """Yield frames with the events of their windows, reading frames and events side by side.
 
     Args:
-        reader: Of the bag.
-        timeline: Of the bag.
-        synchronization: Of the bag.
-        before_ns: How long before the frame its window starts.
-        after_ns: How long after the frame its window ends.
-        history_ns: How long before the window events are wanted too, as far as there are any.
+        reader: Open bag.
+        timeline: Timeline of the bag.
+        synchronization: Synchronization of the bag.
+        before_ns: Start of the window before the frame, in ns.
+        after_ns: End of the window after the frame, in ns.
+        history_ns: Duration of events before the window to read too, in ns, as far as they exist.
         first: Index of the first frame; what lies before is not read.
         last: Index of the frame before which to stop; all if not given.
     """

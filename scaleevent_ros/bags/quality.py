@@ -1,4 +1,4 @@
-"""What a check finds about a bag: can it be used for pretraining, and if not, why?"""
+"""Result of a bag quality check."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Series:
 
     Attributes:
         seconds: Since the start of the bag, [N].
-        values: One for each.
+        values: Counts or shares, one for each range.
     """
 
     seconds: list[float]
@@ -44,15 +44,15 @@ class Series:
 
 @dataclass(frozen=True)
 class PairQuality:
-    """Of one frame with the events of its window.
+    """Quality of one frame and the events of its window.
 
     Attributes:
-        index: Of the frame among the bag's.
-        stamp_ns: Of its header.
+        index: Index of the frame in the bag.
+        stamp_ns: Header stamp of the frame, in ns.
         reasons: Why it cannot be used for pretraining, by the names of `REASONS`; empty if it can.
-        events: In its window.
+        events: Number of events in its window.
         active: Share of patches with enough events.
-        frame: Its grey values' measures; none where it was not looked at.
+        frame: Measures of its grey values; None if it was not read.
     """
 
     index: int
@@ -68,7 +68,7 @@ class Thumbnail:
     """A pair as pictures.
 
     Attributes:
-        index: Of the frame among the bag's.
+        index: Index of the frame in the bag.
         frame: uint8 [H, W, 3], red first.
         events: OFF and ON events by pixel, float32 [2, H, W].
     """
@@ -80,12 +80,12 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class FrameSummary:
-    """Of the image topic.
+    """Quality of the image topic.
 
     Attributes:
-        topic: Its name.
+        topic: Name of the topic.
         count: Frames.
-        rate: Of frames per second, in the median.
+        rate: Median frame rate in Hz.
         missing: Frames that gaps in the stamps leave room for.
         unordered: Frames stamped before their predecessors, or at the same time.
         unstamped: Frames whose stamp was never set.
@@ -101,19 +101,19 @@ class FrameSummary:
 
 @dataclass(frozen=True)
 class ClockSummary:
-    """Of how frames and events were put on one clock.
+    """Quality of the common clock of frames and events.
 
     Attributes:
-        mode: See `synchronize`.
-        shift_ms: How much later than its stamp a frame was taken.
-        residual_ms: How far stamps scatter about that.
+        mode: Clock mode; see `synchronize`.
+        shift_ms: Delay of a frame after its stamp, in ms.
+        residual_ms: Scatter of the stamps about this delay, in ms.
         reason: Why this mode.
         declared: Clock that the bag's metadata declares; empty where it does not.
-        estimated_shift_ms: How much later than by this mode the frames were taken, from motion;
-            none where motion does not tell it, or this mode is `estimated`.
-        estimated_residual_ms: How far that may be off.
-        jitter_ms: How far packets' stamps scatter about the sensor's clock.
-        drift_ppm: How much faster the host's clock runs, in millionths.
+        estimated_shift_ms: Delay of the frames relative to this mode, estimated from motion, in ms;
+            None if motion is not sufficient, or this mode is `estimated`.
+        estimated_residual_ms: Residual of the estimate in ms.
+        jitter_ms: Scatter of the packets' stamps about the sensor's clock, in ms.
+        drift_ppm: Rate of the host's clock relative to the sensor's, in ppm.
         segments: 1, and 1 more for each time that a clock was set anew.
     """
 
@@ -131,19 +131,19 @@ class ClockSummary:
 
 @dataclass(frozen=True)
 class BagQuality:
-    """All that a check finds.
+    """Result of a check.
 
     Attributes:
-        bag: Its path.
-        duration_s: From the first message to the last.
-        damage: By file, what is missing or wrong.
-        problems: What stands in the way of pretraining, in words; empty if nothing does.
-        warnings: What is wrong besides.
+        bag: Path of the bag.
+        duration_s: Duration from the first message to the last, in s.
+        damage: Damage by file.
+        problems: Problems that prevent pretraining; empty if there are none.
+        warnings: Other problems.
         topics: Type and count of messages by topic.
-        events: Of the event topic.
-        frames: Of the image topic; none where there is none.
+        events: Quality of the event topic.
+        frames: Quality of the image topic; None without one.
         clock: None where there are no frames, or they could not be put on one clock.
-        pairs: One for each frame.
+        pairs: Quality of each frame.
         series: `events` and `frames` per second, `stamp_jitter_ms` of packets, `active`.
         thumbnails: Some pairs, spread evenly.
     """
@@ -171,7 +171,7 @@ class BagQuality:
         return count_reasons(self.pairs)
 
     def to_dict(self) -> dict[str, Any]:
-        """Put everything but the thumbnails into plain lists and dictionaries, as JSON wants."""
+        """Convert to plain lists and dictionaries for JSON, without the thumbnails."""
         content = asdict(replace(self, thumbnails=[]))
         del content["thumbnails"]
         return {

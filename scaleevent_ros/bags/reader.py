@@ -68,10 +68,10 @@ class TopicInfo:
     """A topic of a bag.
 
     Attributes:
-        msgtype: For example `sensor_msgs/msg/Image`.
-        count: Of its messages.
-        qos: As its publisher offered it; none where the bag does not say.
-        definition: Of the message type; empty where the bag does not say.
+        msgtype: Message type, for example `sensor_msgs/msg/Image`.
+        count: Number of messages.
+        qos: Publisher's QoS; None if the bag lacks it.
+        definition: Definition of the message type; empty if the bag lacks it.
     """
 
     msgtype: str
@@ -84,10 +84,10 @@ class RawMessage(NamedTuple):
     """A message as it was recorded.
 
     Attributes:
-        topic: Its topic.
-        record_time_ns: When it was recorded, in ns.
-        publish_time_ns: When it was sent, or the record time where the bag does not say.
-        data: Its CDR bytes, a view of the file's block where possible.
+        topic: Topic of the message.
+        record_time_ns: Record time in ns.
+        publish_time_ns: Publish time in ns, or the record time if the bag lacks it.
+        data: CDR bytes, a view of the file's block where possible.
     """
 
     topic: str
@@ -100,7 +100,7 @@ class Frame(NamedTuple):
     """A picture of a camera.
 
     Attributes:
-        stamp_ns: Of its header.
+        stamp_ns: Header stamp in ns.
         image: uint8 [H, W, 3], red first.
     """
 
@@ -116,12 +116,12 @@ class BagReader:
     as a whole are decompressed once; see `SharedCopy`.
 
     Attributes:
-        path: Of the bag.
-        topics: By name.
+        path: Path of the bag.
+        topics: Topics by name.
         start_ns: Record time of the earliest message; 0 where there is none.
         end_ns: Record time of the latest message; 0 where there is none.
         metadata_version: Version of `metadata.yaml`; none where there is none.
-        custom_data: What `metadata.yaml` says beside, by name.
+        custom_data: Custom data of `metadata.yaml`, by name.
 
     Args:
         path: A bag's folder, or one file of it.
@@ -163,7 +163,7 @@ class BagReader:
 
     @property
     def damage(self) -> dict[str, str]:
-        """What is missing or wrong, by file; empty for a sound bag."""
+        """Damage by file; empty for an intact bag."""
         of_files = {file.path.name: file.damage for file in self._files if file.damage}
         return self._damage | of_files
 

@@ -21,12 +21,12 @@ OLDEST_METADATA, NEWEST_METADATA = METADATA_VERSIONS
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of a bag.
+    """Result of a recovery.
 
     Attributes:
-        path: Of the new bag.
-        counts: Its messages by topic.
-        damage: By file, what was wrong with the original; empty where nothing was.
+        path: Path of the new bag.
+        counts: Number of messages by topic.
+        damage: Damage of the original by file; empty if there was none.
     """
 
     path: Path

@@ -59,15 +59,15 @@ _DARK = 0.02  # Added to brightness from 0 to 1, so that the noise of dark pixel
 
 @dataclass(frozen=True)
 class Shift:
-    """How much later than its stamp a frame was really taken, on the clock of the events.
+    """Estimated delay of frames after their stamps, on the clock of the events.
 
     Attributes:
-        shift_ms: To add to the stamps; negative where stamps come late.
+        shift_ms: Delay to add to the stamps, in ms; negative where stamps are late.
         residual_ms: Standard error, from parts of the recording taken alone, and what the lag of
             the events adds.
         scatter_ms: Standard error from parts alone.
-        lag_ms: How much later events come than the changes that they complete, corrected for.
-        correlation: Of changes of brightness and sums of events at that shift.
+        lag_ms: Correction, in ms, for the delay of events after the changes that they complete.
+        correlation: Correlation of brightness changes and event sums at that shift.
         rival: The correlation at the next best peak, which is high where motion repeats itself.
     """
 
@@ -96,8 +96,8 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     The liveliest stretch of up to 300 successive frames, and 15 s, is looked at.
 
     Args:
-        reader: Of the bag.
-        timeline: Of the bag.
+        reader: Open bag.
+        timeline: Timeline of the bag.
         frame_ns: Times of the frames by their stamps, int64 [F], on the sensor's clock.
 
     Raises:
@@ -236,7 +236,7 @@ def _add_polarities(
 
 @kernel
 def _bend(bends: NDArray[np.float64], at: float, slope: float, row: int, column: int) -> None:
-    """Let the sums of a cell rise by a slope from a time (ms) on."""
+    """Increase the sums of a cell by a slope from a time (ms) on."""
     slot = np.int64(at)
     within = at - slot
     if slot + 2 < len(bends):
@@ -255,9 +255,10 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
     """Find the shift at which changes [N, C] correlate best with events.
 
     Args:
-        changes: Of brightness between the times.
-        sums: Of polarities up to each ms, [T, C], from `MAX_SHIFT_MS` before the first time on.
-        times: Of the frames, [N + 1].
+        changes: Brightness changes between the times.
+        sums: Sums of polarities up to each ms, [T, C], starting `MAX_SHIFT_MS` before the first
+            time.
+        times: Times of the frames, [N + 1].
     """
     position = (times - times[0]) / _MS + MAX_SHIFT_MS
     whole = position.astype(np.int64)

@@ -1,4 +1,4 @@
-"""One sqlite3 file of a bag."""
+"""Reader of a sqlite3 file of a bag."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SqliteFile:
     are those of `StoredFile`.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
 
     Raises:
         BagError: If it is no bag, or too damaged to know its topics.

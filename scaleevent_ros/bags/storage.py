@@ -1,4 +1,4 @@
-"""What every file of a bag offers, whatever its format."""
+"""Interface of all files of a bag, independent of their format."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StoredMessage(NamedTuple):
 
 
 class StoredFile(Protocol):
-    """One file of a bag, whose contents are known and whose messages can be read."""
+    """Interface of an indexed file of a bag."""
 
     @property
     def topics(self) -> Mapping[int, StoredTopic]:
@@ -53,7 +53,7 @@ class StoredFile(Protocol):
 
     @property
     def damage(self) -> str:
-        """What is missing or wrong about the file, in words; empty if nothing."""
+        """Description of the file's damage; empty if there is none."""
 
     def messages(
         self, topic_ids: Collection[int], start_ns: int, end_ns: int

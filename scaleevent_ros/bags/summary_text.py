@@ -1,4 +1,4 @@
-"""What was found about a bag, for the terminal."""
+"""Text output of bag summaries and quality checks."""
 
 from __future__ import annotations
 

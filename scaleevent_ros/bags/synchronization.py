@@ -43,14 +43,14 @@ SIGMAS = 3.0
 
 @dataclass(frozen=True)
 class Synchronization:
-    """When each frame was taken.
+    """Times of the frames on the sensor's clock.
 
     Attributes:
-        mode: How that is known: `hardware_trigger`, `sensor_time`, `header_stamps`, `estimated`.
-        frame_ns: On the sensor's clock, int64 [F], in the order of the bag.
-        known: Where that holds, bool [F]; a frame without its trigger edge has no time.
-        shift_ms: How much later than its stamp a frame was taken, on average.
-        residual_ms: How far stamps scatter about that.
+        mode: Clock mode: `hardware_trigger`, `sensor_time`, `header_stamps`, `estimated`.
+        frame_ns: Times on the sensor's clock, int64 [F], in the order of the bag.
+        known: Frames with a known time, bool [F]; a frame without its trigger edge has none.
+        shift_ms: Mean delay of frames after their stamps, in ms.
+        residual_ms: Scatter of the stamps about this delay, in ms.
         reason: Why this mode, in words.
         estimate: The shift from motion, relative to the stamps; none where it was not estimated or
             motion does not tell it.
@@ -69,8 +69,8 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
     """Find out when each frame was taken, on the sensor's clock.
 
     Args:
-        reader: Of the bag.
-        timeline: Of the bag.
+        reader: Open bag.
+        timeline: Timeline of the bag.
         mode: `hardware_trigger`: by the edges on the sensor's trigger input. `sensor_time`: frames
             are stamped by the sensor's own clock. `header_stamps`: frames and packets are stamped
             by one host. `estimated`: by their stamps and the shift that best explains frames by
@@ -130,7 +130,7 @@ def _check_rates(timeline: Timeline) -> None:
 
 
 class _Rate(NamedTuple):
-    """How fast a clock runs by another, with its standard error."""
+    """Rate of one clock relative to another, with its standard error."""
 
     rate: float
     error: float
@@ -281,7 +281,7 @@ def _by_trigger(reader: BagReader, timeline: Timeline) -> Synchronization:
 
 
 class _Lag(NamedTuple):
-    """How long after the edges of a train the frames are stamped."""
+    """Delay of the frame stamps after the edges of a pulse train."""
 
     lag_ns: int
     scatter_ns: float
@@ -323,7 +323,7 @@ def _find_lags(edges: Times, stamps: Times) -> list[_Lag]:
 
 
 def _expected_lag(reader: BagReader, timeline: Timeline) -> int:
-    """Ask motion which of several lags is the right one; without an answer, the smallest is."""
+    """Choose one of several lags by motion, or else the smallest."""
     try:
         return -round(_by_estimate(reader, timeline).shift_ms * _MS)
     except BagError as error:
@@ -332,7 +332,7 @@ def _expected_lag(reader: BagReader, timeline: Timeline) -> int:
 
 
 def _assign(edges: Times, times: Times, limit_ns: float) -> tuple[Times, NDArray[np.bool_]]:
-    """Give each time its nearest edge, and each edge to one time at most.
+    """Match each time to its nearest edge, and each edge to one time at most.
 
     Returns:
         Index of the edge [F], and whether there is one within the limit [F].

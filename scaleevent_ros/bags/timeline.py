@@ -1,4 +1,4 @@
-"""All that a bag says about time: stamps of packets and frames, sensor times, triggers."""
+"""Times of a bag: stamps of packets and frames, sensor times, triggers."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class FrameTimes:
     """Times of the frames, int64 [F] each, in ns and in order of record time.
 
     Attributes:
-        record: When they were recorded.
-        stamp: In their headers.
+        record: Record times in ns.
+        stamp: Header stamps in ns.
     """
 
     record: Times
@@ -92,7 +92,7 @@ class Timeline:
         end_ns: Time of the last event on the sensor's clock.
         frames: All frames.
         triggers: All edges on the sensor's trigger inputs.
-        clock: From the sensor's clock to that of the packets' stamps.
+        clock: Mapping from the sensor's clock to the packets' stamps.
         same_device: Whether events and frames name the same coordinate frame.
     """
 
@@ -107,7 +107,7 @@ class Timeline:
     same_device: bool
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """Put it into arrays by name, for a file."""
+        """Convert to arrays by name, to store in a file."""
         parts = (("packets", self.packets), ("frames", self.frames), ("triggers", self.triggers))
         arrays = {
             f"{name}.{field.name}": getattr(part, field.name)
@@ -177,12 +177,12 @@ class RecordedClock:
 
     @property
     def residual_ms(self) -> float:
-        """How far stamps scatter about the clock, of the worst segment."""
+        """Scatter of the stamps about the clock, in the worst segment."""
         return float(self.segments["jitter_ns"].max()) / 1e6
 
     @property
     def drift(self) -> float:
-        """How much faster the host's clock runs, s/s less one, in the longest segment."""
+        """Rate of the host's clock relative to the sensor's, minus 1, in the longest segment."""
         return float(self.segments["drift"][self.segments["pairs"].argmax()])
 
     def to_host(self, sensor_ns: Times) -> Times:
@@ -216,11 +216,11 @@ def read_timeline(
     """Read a bag once and note its times.
 
     Args:
-        reader: Of the bag.
+        reader: Open bag.
         event_topic: May be left out where there is one.
         image_topic: May be left out where there is one.
-        stream: To read instead of the event topic, for whoever wants to see its counters.
-        watch: Is shown each decoded packet, for whoever wants more of it than its times.
+        stream: Stream to read instead of the event topic, for callers that need its counters.
+        watch: Callback for each decoded packet.
         with_frames: Whether frames are wanted; without, there need be no image topic.
 
     Raises:

@@ -40,13 +40,13 @@ class BagWriter:
     for `ros2 bag`.
 
     Args:
-        path: Of the bag, a folder that must not exist. Its files are `NAME_0.mcap` and so on.
+        path: Path of the bag, a folder that must not exist. Its files are `NAME_0.mcap` and so on.
         metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
-        compression: Of the chunks: `zstd`, `lz4`, or none.
+        compression: Compression of the chunks: `zstd`, `lz4`, or None.
         max_bytes: Start another file before one grows larger; 0 for no limit.
         max_duration_ns: Start another file before one spans more record time; 0 for no limit.
-        flush_interval_s: With compression, how old a message may become in memory. Call `flush`
-            as often where messages may pause.
+        flush_interval_s: Maximum age of a message in memory in s, with compression. Call `flush`
+            that often if messages may pause.
         custom_data: Further facts by name for the metadata.
 
     Raises:
@@ -128,10 +128,10 @@ class BagWriter:
         """Declare a topic before its first message; at any time, but once.
 
         Args:
-            name: For example `/event_camera/events`.
-            msgtype: For example `event_camera_msgs/msg/EventPacket`.
-            qos: As its publisher offers it, for the replay.
-            definition: Of the type, if it is not one that `messages.type_definition` knows.
+            name: Topic name, for example `/event_camera/events`.
+            msgtype: Message type, for example `event_camera_msgs/msg/EventPacket`.
+            qos: Publisher's QoS, for replay.
+            definition: Definition of the type, if `messages.type_definition` does not know it.
 
         Raises:
             BagError: If there is such a topic already.
@@ -156,9 +156,9 @@ class BagWriter:
 
         Args:
             topic: Declared before.
-            record_time_ns: When it was received, in ns of ROS time.
+            record_time_ns: Receive time, in ns of ROS time.
             cdr: The serialized message; the caller may reuse a buffer afterwards.
-            publish_time_ns: When it was sent, if known; otherwise the record time.
+            publish_time_ns: Publish time in ns, if known; otherwise the record time.
 
         Raises:
             BagError: If the topic is unknown.
@@ -174,7 +174,7 @@ class BagWriter:
         self._file.write(channel_id, record_time_ns, publish_time_ns, cdr)
 
     def flush(self) -> None:
-        """Hand all messages to the operating system, where they survive this process."""
+        """Flush all messages to the operating system, where they survive this process."""
         self._file.flush()
 
     def split(self) -> None:

@@ -40,18 +40,19 @@ class HomographyAlignment:
     """Frames that a homography brings into the event image.
 
     Attributes:
-        matrix: From pixel centres of the frame to those of the event image, float64 [3, 3].
+        matrix: Homography from pixel centres of the frame to those of the event image, float64 [3,
+            3].
     """
 
     matrix: Matrix
 
     def warp(self, frame: Pixels, view: View, scale: int = 1) -> Pixels:
-        """Look at a frame through a view of the event image, in one interpolation.
+        """Warp a frame into a view of the event image, in one interpolation.
 
         Args:
             frame: uint8 [H, W, 3].
-            view: Of the event image.
-            scale: How much finer than the view's output the result is.
+            view: View of the event image.
+            scale: Resolution of the result relative to the view's output.
 
         Returns:
             uint8 [scale * output height, scale * output width, 3]; black where there is no frame.
@@ -76,11 +77,11 @@ class HomographyAlignment:
         return np.asarray(warped)
 
     def covered(self, frame: tuple[int, int], view: View) -> NDArray[np.bool_] | None:
-        """Tell which pixels of a view a frame covers.
+        """Return which pixels of a view a frame covers.
 
         Args:
-            frame: Its height and width.
-            view: Of the event image.
+            frame: Height and width of the frame.
+            view: View of the event image.
 
         Returns:
             bool [output height, output width]; None if all are covered.
@@ -93,14 +94,14 @@ class MapAlignment:
     """Frames that a look-up brings into the event image, as a rig with distortion needs.
 
     Attributes:
-        sample_map: Where in the frame each pixel of the event image lies, float32 [H, W, 2], x and
-            y; NaN where nowhere.
+        sample_map: Position in the frame of each pixel of the event image, float32 [H, W, 2], x and
+            y; NaN outside.
     """
 
     sample_map: NDArray[np.float32]
 
     def warp(self, frame: Pixels, view: View, scale: int = 1) -> Pixels:
-        """Look at a frame through a view; see `HomographyAlignment.warp`."""
+        """Warp a frame into a view; see `HomographyAlignment.warp`."""
         places = self._places(view, scale)
         columns, rows = places[..., 0], places[..., 1]
         # How far apart in the frame neighbouring samples are: blur what would alias.
@@ -113,13 +114,13 @@ class MapAlignment:
         return np.asarray(cv2.remap(frame, columns, rows, cv2.INTER_LINEAR))
 
     def covered(self, frame: tuple[int, int], view: View) -> NDArray[np.bool_] | None:
-        """Tell which pixels of a view a frame covers; see `HomographyAlignment.covered`."""
+        """Return which pixels of a view a frame covers; see `HomographyAlignment.covered`."""
         places = self._places(view, 1)
         known = _on_frame(places[..., 0], places[..., 1], frame)
         return None if known.all() else known
 
     def _places(self, view: View, scale: int) -> NDArray[np.float32]:
-        """Say where in the frame each output pixel of a view lies, float32 [h, w, 2]."""
+        """Position in the frame of each output pixel of a view, float32 [h, w, 2]."""
         size = view.output_width * scale, view.output_height * scale
         if scale == 1 and view.whole and self.sample_map.shape[1::-1] == size:
             return self.sample_map
@@ -140,7 +141,7 @@ Alignment: TypeAlias = "HomographyAlignment | MapAlignment"
 
 
 def move_mask(mask: NDArray[np.bool_], view: View) -> NDArray[np.bool_]:
-    """See a mask of the event image, bool [H, W], through a view; what lies outside is False."""
+    """Resample a mask of the event image, bool [H, W], in a view; False outside."""
     size = view.output_width, view.output_height
     moved = cv2.warpPerspective(mask.astype(np.uint8), view.matrix(), size, flags=cv2.INTER_NEAREST)
     return np.asarray(moved, bool)
@@ -152,7 +153,7 @@ def covered_patches(
     """Mark the patches whose pixels are all covered, bool [ceil(H / patch), ceil(W / patch)].
 
     Args:
-        mask: Of covered pixels, bool [H, W]; all if None.
+        mask: Covered pixels, bool [H, W]; all if None.
         shape: Height and width.
         patch: Side of a patch in pixels.
     """
@@ -184,12 +185,12 @@ def _covered(
 def _on_frame(
     x: NDArray[np.float32], y: NDArray[np.float32], frame: tuple[int, int]
 ) -> NDArray[np.bool_]:
-    """Tell which places lie between the centres of a frame's outer pixels; NaN does not."""
+    """Return which positions lie between the centres of a frame's outer pixels; False for NaN."""
     return np.asarray((x >= 0) & (x <= frame[1] - 1) & (y >= 0) & (y <= frame[0] - 1))
 
 
 def _magnification(matrix: Matrix, point: tuple[float, float]) -> float:
-    """Say how many output pixels a frame's pixel covers, in one direction, near an output point."""
+    """Number of output pixels per frame pixel, in one direction, near an output point."""
     inverse = np.linalg.inv(matrix)
     x, y, w = inverse @ (*point, 1.0)
     jacobian = (inverse[:2, :2] * w - np.outer((x, y), inverse[2, :2])) / (w * w)

@@ -74,12 +74,12 @@ class View:
     """A rectangle of the sensor that fills the output, perhaps mirrored.
 
     Attributes:
-        left: Of its edge, in pixels of the sensor; pixel ``i`` spans from ``i`` to ``i + 1``.
-        top: Of its edge.
-        width: In pixels of the sensor.
-        height: In pixels of the sensor.
-        output_width: In pixels.
-        output_height: In pixels.
+        left: Left edge in pixels of the sensor; pixel ``i`` spans from ``i`` to ``i + 1``.
+        top: Top edge in pixels of the sensor.
+        width: Width in pixels of the sensor.
+        height: Height in pixels of the sensor.
+        output_width: Width of the output in pixels.
+        output_height: Height of the output in pixels.
         flip: Mirror it, left to right.
     """
 
@@ -93,7 +93,7 @@ class View:
 
     @property
     def whole(self) -> bool:
-        """Tell whether the output is the sensor's own pixels from its corner on."""
+        """Return whether output pixels are sensor pixels, starting at the corner."""
         return (
             (self.left, self.top) == (0, 0)
             and (self.width, self.height) == (self.output_width, self.output_height)
@@ -101,10 +101,10 @@ class View:
         )
 
     def matrix(self, scale: int = 1) -> NDArray[np.float64]:
-        """Give the map from pixel centres of the sensor to those of the output.
+        """Homography from pixel centres of the sensor to those of the output.
 
         Args:
-            scale: Of an output that is so many times finer.
+            scale: Resolution factor of the output.
 
         Returns:
             float64 [3, 3], for homogeneous ``(x, y, 1)`` with whole numbers at pixel centres.
@@ -118,7 +118,7 @@ class View:
 
 
 class CellMove(NamedTuple):
-    """How the cells of a view lie in the view that is neither shifted nor mirrored.
+    """Mapping of a view's cells to those of the view without shift and flip.
 
     Attributes:
         rows: Cells that the picture moves down.
@@ -137,8 +137,8 @@ def choose_shift(
     """Draw by how many cells a view is shifted.
 
     Args:
-        view: Its own mirror image, if any, is part of the result.
-        options: See `AugmentationOptions`.
+        view: View of the sensor, perhaps flipped.
+        options: Options of the augmentation.
         cell: Side of a cell in pixels of the output.
         rng: Random numbers of the draw.
     """
@@ -167,7 +167,7 @@ def choose_view(
     Args:
         size: Width and height of the sensor.
         output: Width and height of the output.
-        options: See `AugmentationOptions`.
+        options: Options of the augmentation.
         rng: Always draws the same count of numbers, so that options do not shift one another.
     """
     draws = rng.random(4)
@@ -185,7 +185,7 @@ def choose_view(
 
 
 def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
-    """See events through a view: those outside are left out, the others get new pixels.
+    """Map events into a view; events outside are dropped.
 
     Where the view magnifies, a pixel becomes several, and each of its events falls into one of
     them, drawn by hashing: counts over patches stay true, and no grid of empty pixels appears.
@@ -193,8 +193,8 @@ def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
 
     Args:
         batch: The sensor's events.
-        view: Which part of the sensor, and the size of the output.
-        seed: Of the draws.
+        view: Part of the sensor, and size of the output.
+        seed: Seed of the random numbers.
 
     Returns:
         Events of a sensor of the output's size.
@@ -252,7 +252,7 @@ def perturb_events(
         batch: Events of the window, and of its history where the student has leaky integrals.
         t_start: The first ns at which noise may fall.
         t_end: End of the window in ns, excluded: noise falls before it.
-        options: See `AugmentationOptions`.
+        options: Options of the augmentation.
         rng: Random numbers of this sample.
         state: Leaky integrals of what was before the batch. They are scaled by the share of events
             that is kept, and change sign with the polarity.

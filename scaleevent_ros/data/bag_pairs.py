@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_NAME = "calibration.yaml"
 WARM_UP_DECAYS = 12
-"""What lies further back than so many decays counts less than 1e-5 of its weight."""
+"""Number of decay times after which an event's weight is below 1e-5."""
 
 _INDEX_VERSION = 3
 
 
 @dataclass(frozen=True)
 class BagOptions:
-    """How bags are read.
+    """Options for reading bags.
 
     Attributes:
         events_topic: Event topic, for bags that hold several.
@@ -73,9 +73,9 @@ class IndexedBag:
     cannot be written, until the bag changes. Files are opened anew in each worker.
 
     Attributes:
-        path: Of the bag.
-        timeline: All that it says about time.
-        synchronization: How its frames and events are put on one clock.
+        path: Path of the bag.
+        timeline: Times of the bag.
+        synchronization: Common clock of its frames and events.
     """
 
     def __init__(self, path: Path, options: BagOptions) -> None:
@@ -101,9 +101,10 @@ class IndexedBag:
 
         Args:
             frame: Index of the frame.
-            before_ns: How long before the frame its window starts.
-            after_ns: How long after the frame its window ends.
-            history_ns: How long before the window events are wanted too, where there are any.
+            before_ns: Start of the window before the frame, in ns.
+            after_ns: End of the window after the frame, in ns.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If they cannot be read any more.
@@ -154,9 +155,10 @@ class BagPairs:
 
         Args:
             path: The bag.
-            options: How it is read.
+            options: Options for reading the bag.
             window: The longest window of events before a frame.
-            history_ns: How long before the window events are read too, as far as there are any.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If it is no bag, lacks events or frames, or their clocks do not meet.
@@ -249,7 +251,7 @@ class BagPairs:
             yield LeakyState(reader.integrals(start), start + offset)
 
     def _alignment(self, picture: NDArray[np.uint8], sensor: tuple[int, int]) -> Alignment:
-        """Say how a frame maps into the event image.
+        """Build the alignment of a bag's frames with its event image.
 
         Without a calibration it is taken to show what the sensor sees.
         """

@@ -56,10 +56,10 @@ class Pair(NamedTuple):
 
     Attributes:
         frame: uint8 [H, W, 3], RGB.
-        events: Of the longest window at least, and for leaky integrals of its history, on their
+        events: Events of the longest window at least, with the history of leaky integrals, on their
             own clock.
-        t_end: When the frame was taken, ns on that clock.
-        alignment: Of the frame with the event image.
+        t_end: Time of the frame on that clock, in ns.
+        alignment: Alignment of the frame with the event image.
         covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
             if None, those where the alignment puts it.
         history: Leaky integrals of all that was before ``events``, where they are known.
@@ -111,17 +111,17 @@ class PartOfSource:
 
 
 class Sample(NamedTuple):
-    """What a worker makes of a pair; `Batch` is many of them, with a first dimension B.
+    """Training sample; a `Batch` has an additional first dimension B.
 
     Attributes:
         events: The event tensor, float32 [channels, H, W].
         frame: uint8 [3, scale * H, scale * W], RGB, aligned with the events; as it is before it is
             moved, where features are stored.
-        active: Where enough events fell, bool [h, w] on the student's grid.
-        covered: Where the frame covers every pixel, bool [h, w].
+        active: Cells with enough events, bool [h, w] on the student's grid.
+        covered: Cells covered completely by the frame, bool [h, w].
         features: The teacher's features of ``frame``, float16 [D, h, w], if they are stored; else
             empty.
-        move: How they must be moved to lie over the events, `CellMove` as int64 [3].
+        move: Move of stored features onto the events, `CellMove` as int64 [3].
     """
 
     events: Tensor
@@ -165,19 +165,19 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How samples are made.
+    """Options of samples.
 
     Attributes:
-        width: Of the event tensor.
-        height: Of the event tensor.
+        width: Width of the event tensor.
+        height: Height of the event tensor.
         stride: Pixels per feature of the student.
-        frame_scale: How much finer than the event tensor frames are.
-        input: What the event tensor is made of.
+        frame_scale: Resolution of frames relative to the event tensor.
+        input: Specification of the event tensor.
         window: Length of the window of events.
-        history_ns: How long before the longest window noise events begin, for leaky integrals.
+        history_ns: Duration of noise events before the longest window, in ns, for leaky integrals.
         threshold: Events that make 16x16 pixels active.
-        augmentation: What is drawn at random.
-        seed: Of what is drawn at random.
+        augmentation: Random augmentation.
+        seed: Seed of all random numbers.
     """
 
     width: int = 640
@@ -210,8 +210,8 @@ class PairDataset(Dataset[Sample]):
 
         Args:
             sources: The recordings.
-            options: How samples are made.
-            stored: Where features of frames may lie; none are looked up if None.
+            options: Options of samples.
+            stored: Storage of teacher features; None if they are not stored.
             strict: Raise at the first pair that cannot be read.
         """
         self._strict = strict
@@ -226,7 +226,7 @@ class PairDataset(Dataset[Sample]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Make the sample of a draw.
+        """Build the sample of a draw.
 
         Raises:
             ScaleEventError: If the pair cannot be read and ``strict`` is set.
@@ -273,13 +273,13 @@ def _blank_pair(options: SampleOptions) -> Pair:
 def make_sample(
     pair: Pair, options: SampleOptions, draw: Draw, stored: StoredFeatures | None = None
 ) -> Sample:
-    """Make tensors of a pair.
+    """Convert a pair to tensors.
 
     Args:
-        pair: From a recording.
-        options: See `SampleOptions`.
-        draw: With the seed, all that random numbers depend on.
-        stored: Where features may lie; with it the frame is left as it is before it is moved.
+        pair: Pair of a recording.
+        options: Options of samples.
+        draw: Draw that, with the seed, determines all random numbers.
+        stored: Storage of teacher features; with stored features, the frame is not moved.
     """
     rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
     size = (options.width, options.height)
@@ -372,7 +372,7 @@ class Samples(Protocol):
         """Count what can be drawn."""
 
     def __getitem__(self, draw: Draw) -> Any:
-        """Make the sample of a draw; called in workers."""
+        """Build the sample of a draw; called in workers."""
 
 
 @dataclass(frozen=True)
@@ -426,9 +426,9 @@ def load_batches(
     """Load batches in order.
 
     Args:
-        samples: By draw.
+        samples: Dataset of samples by draw.
         batches: Lists of draws.
-        device: Where batches will go.
+        device: Target device of batches.
         workers: Processes that make samples; this one makes them if there are none.
         prefetch: Batches that each makes ahead.
         stack: Makes a batch of samples.
@@ -449,7 +449,7 @@ def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSou
 
     Args:
         source: The recording.
-        share: That is held out; at least one pair.
+        share: Fraction to hold out; at least one pair.
 
     Raises:
         DataError: If that leaves nothing to learn from.
@@ -463,7 +463,7 @@ def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSou
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
-    """Let a worker that nobody tells to end do so all the same."""
+    """End a worker whose parent has died."""
     del number, frame
     signal.alarm(_GRACE_S)
 
@@ -481,7 +481,7 @@ def _end_with_parent() -> None:
 
 
 def _start_worker(number: int) -> None:
-    """Keep a worker on one core, since there are several, and alive while its parent needs it.
+    """Limit a worker to one thread, and end it with its parent.
 
     Ctrl-C, and a batch system at a job's end, send signals to all processes, while the parent may
     want to finish its step. It tells workers by their queue to end, and they do when it is gone.

@@ -37,10 +37,10 @@ def open_recordings(
     Args:
         place: A bag, a folder or URL of shards, a folder that holds bags or shards at any depth, or
             a pattern with ``*``, ``?`` or ``**`` of such paths.
-        options: How bags are read.
+        options: Options for reading bags.
         window: Length of the windows of events.
         leaky: Decays of the student's leaky integrals in seconds: shards must hold these.
-        history_ns: How long before a window events are read from bags, for leaky integrals.
+        history_ns: Duration of events to read before a window of a bag, in ns, for leaky integrals.
 
     Raises:
         DataError: If there is none.

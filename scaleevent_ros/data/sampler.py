@@ -1,4 +1,4 @@
-"""Which pair comes when: a function of seed and step alone, for any number of processes."""
+"""Order of samples: a function of seed and step alone, for any number of processes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PADDING = -1
 
 
 class Draw(NamedTuple):
-    """One sample to be made.
+    """Specification of one sample.
 
     Attributes:
-        epoch: From 0 on.
-        position: In the epoch: with the seed and the epoch it seeds what is drawn at random.
-        pair: Its number over all recordings.
+        epoch: Epoch, from 0.
+        position: Position in the epoch; seeds the random numbers, with seed and epoch.
+        pair: Index of the pair over all recordings.
     """
 
     epoch: int
@@ -44,11 +44,11 @@ class Schedule:
 
     Attributes:
         counts: Pairs of each recording.
-        weights: Of a pair of each recording.
-        pairs_per_epoch: How many are drawn; the sum of ``counts`` if None. It is rounded down to
-            whole batches.
-        batch_size: Of all processes together, for one step of the optimizer.
-        seed: Of the order.
+        weights: Sampling weight of a pair for each recording.
+        pairs_per_epoch: Number of draws in an epoch, rounded down to whole batches; the sum of
+            ``counts`` if None.
+        batch_size: Global batch size of an optimizer step.
+        seed: Seed of the order.
     """
 
     counts: tuple[int, ...]
@@ -146,7 +146,7 @@ class BatchSampler:
         return len(self._steps) * self._deal[2]
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Give the lists in order."""
+        """Return the lists in order."""
         rank, world, accumulate = self._deal
         size = self._schedule.batch_size
         epoch, order = -1, np.empty(0, np.int64)

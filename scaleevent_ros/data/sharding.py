@@ -55,13 +55,13 @@ _MESSAGES = re.compile(r"\.(mcap|db3)(-wal|-journal|\.zstd)?$")
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """How shards are made.
+    """Options of shards.
 
     Attributes:
-        samples: In a shard, at most.
-        codec: Of frames: ``jpeg`` (quality 95) or ``png``.
-        bags: How bags are read.
-        window: How long before its frame a sample's events begin: its greatest length.
+        samples: Maximum number of samples in a shard.
+        codec: Codec of frames: ``jpeg`` (quality 95) or ``png``.
+        bags: Options for reading bags.
+        window: Window of events before each frame; its greatest length is stored.
         leaky: Decays of the leaky integrals stored with each sample, in seconds.
     """
 
@@ -80,13 +80,13 @@ class ShardOptions:
 
 
 class Task(NamedTuple):
-    """One shard to write.
+    """Task of writing one shard.
 
     Attributes:
-        bag: Of its pairs.
-        name: Of the bag in keys and names of shards.
-        number: Of the shard, among the bag's.
-        options: How.
+        bag: Bag of its pairs.
+        name: Name of the bag in keys and names of shards.
+        number: Number of the shard within the bag.
+        options: Options of the shards.
         out: The folder.
     """
 
@@ -149,9 +149,9 @@ def write_shards(
     Args:
         source: A bag, a folder that holds bags at any depth, or a pattern of such paths.
         out: The folder of shards, which all workers see.
-        options: How.
+        options: Options of the shards.
         workers: Processes on this machine, if no executor is given.
-        executor: What runs the work instead.
+        executor: Executor that runs the work, instead of processes.
         show_progress: Draw bars.
 
     Returns:
@@ -282,7 +282,7 @@ def _fingerprint(file: Path) -> str:
 
 
 def _start(out: Path, manifest: Manifest) -> None:
-    """Begin a folder of shards, or make sure that the one that is there was begun alike."""
+    """Start a folder of shards, or check that an existing one was started with the same options."""
     if not (out / MANIFEST_NAME).exists():
         if out.exists() and any(out.iterdir()):
             msg = f"{out} holds something that is no shards; give a folder that is empty or new"

@@ -39,11 +39,11 @@ MANIFEST_NAME = "shards.json"
 
 
 class Shard(NamedTuple):
-    """One shard of a folder.
+    """Shard of a folder.
 
     Attributes:
-        name: Of its files, without a suffix.
-        samples: How many there are.
+        name: Name of its files, without suffix.
+        samples: Number of samples.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Shard(NamedTuple):
 
 
 class Manifest(NamedTuple):
-    """What a folder of shards says of itself.
+    """Content of a folder's ``shards.json``.
 
     Attributes:
-        shards: In their order.
-        options: How they were made; ``window_ns`` says how long before a frame its events begin.
+        shards: Shards in order.
+        options: Options of the shards; ``window_ns`` is the duration of events before a frame.
         complete: Whether all are there.
     """
 
@@ -93,8 +93,8 @@ def write_shard(
     """Write a shard that appears as a whole, byte for byte the same for the same samples.
 
     Args:
-        folder: Where to.
-        name: Of its files, without a suffix.
+        folder: Folder to write to.
+        name: Name of its files, without suffix.
         samples: Keys without a dot, each with its files by suffix.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}

@@ -40,11 +40,11 @@ _LONGEST_NS = (1 << 24) * 1000
 
 
 class Origin(NamedTuple):
-    """Where a pair comes from.
+    """Origin of a pair.
 
     Attributes:
         recording: The name of its recording.
-        number: Its own, in the recording.
+        number: Index in the recording.
     """
 
     recording: str
@@ -61,10 +61,10 @@ def encode_pair(
     """Encode a pair.
 
     Args:
-        pair: Its events span less than 16 s; their times are cut to µs.
+        pair: Pair to store, with events that span less than 16 s; their times are truncated to µs.
         codec: Codec of a frame that is not stored as JPEG or PNG already: ``jpeg`` (quality 95) or
             ``png``.
-        origin: Where the pair comes from.
+        origin: Origin of the pair.
         name_map: Stores an alignment's look-up, once, and names it.
         decays: Decays of the pair's leaky integrals in seconds; empty if it has none.
 
@@ -119,7 +119,7 @@ def _frame_file(pair: Pair, codec: str) -> tuple[str, bytes]:
 
 
 def covered_mask(pair: Pair) -> NDArray[np.bool_]:
-    """Tell which pixels of the event image a pair's frame covers, bool [H, W] of the sensor."""
+    """Return which pixels of the event image a pair's frame covers, bool [H, W] of the sensor."""
     width, height = pair.events.width, pair.events.height
     view = View(0, 0, width, height, width, height)
     mask = pair.alignment.covered(pair.frame.shape[:2], view)
@@ -136,8 +136,8 @@ def decode_pair(
     """Decode the files of a sample.
 
     Args:
-        files: By suffix, as `encode_pair` returns them.
-        place: Where they were read, for the error.
+        files: Files by suffix, as returned by `encode_pair`.
+        place: Place of the files, for error messages.
         load_map: Gives the alignment of a look-up by the name that it was stored under.
         decays: Decays of the leaky integrals that are wanted, in seconds.
 

@@ -52,7 +52,7 @@ class DataOptions:
         weights: Sampling weight of a pair for each entry of ``train``; equal if empty.
         width: Width of the event tensor in pixels.
         height: Height of the event tensor in pixels.
-        bags: How bags are read.
+        bags: Options for reading bags.
         workers: Data loading processes for each training process.
         prefetch: Batches that each worker prepares ahead.
         strict: Stop at the first unreadable pair. Otherwise such pairs are skipped and logged, up

@@ -34,11 +34,11 @@ class FeatureSource(Protocol):
     """A teacher, or a cache of its features."""
 
     def __call__(self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """See `Teacher.forward`."""
+        """Compute the features of frames; see `Teacher.forward`."""
 
 
 class Panel(NamedTuple):
-    """One validation sample for a picture, on the CPU.
+    """Validation sample for a picture, on the CPU.
 
     Attributes:
         events: The event tensor, float32 [bins, H, W].
@@ -138,7 +138,7 @@ class Distillation:
         autocast: Callable[[], AbstractContextManager[Any]] | None = None,
         draw: Callable[[Panel], NDArray[np.uint8]] | None = None,
     ) -> None:
-        """Put student, teacher and loss together.
+        """Model of student, teacher and loss.
 
         Args:
             student: Student with a projection to the teacher's width where theirs differ.

@@ -23,8 +23,8 @@ class RunStopped(TrainingError):  # noqa: N818 - it ends as it was told to
     """A run was asked to stop, and is saved.
 
     Args:
-        number: Of the signal.
-        step: How many steps are done.
+        number: Number of the signal.
+        step: Number of completed steps.
     """
 
     def __init__(self, number: int, step: int) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LossTerms(NamedTuple):
-    """What a loss is made of: scalars in float32.
+    """Terms of a loss: scalars in float32.
 
     Attributes:
         total: The weighted sum: what is minimized.
@@ -68,10 +68,10 @@ class DistillLoss:
     """A loss between a student's tokens and a teacher's.
 
     Attributes:
-        name: In the registry.
+        name: Name in the registry.
         image_terms: The three terms of one image.
-        weights: Of the terms feature, intra and cross in the total.
-        every_token: Look at all tokens that a frame covers, not at active ones alone.
+        weights: Weights of the terms feature, intra and cross in the total.
+        every_token: Use all tokens covered by a frame, not only active ones.
     """
 
     name: str
@@ -286,7 +286,7 @@ def build_loss(name: str = DEFAULT_LOSS, **options: Any) -> DistillLoss:
     """Build a loss by name.
 
     Args:
-        name: One of `LOSS_NAMES`.
+        name: Name of the loss, one of `LOSS_NAMES`.
         options: Weights of the terms that the loss has (``feature``, ``intra``, ``cross``), and
             for ``superpixel`` its ``objective``, ``count`` and ``temperature``.
 

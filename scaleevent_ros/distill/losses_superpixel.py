@@ -26,12 +26,12 @@ def pool_regions(features: Tensor, regions: Tensor) -> Tensor:
 
 
 def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Let each region of the student find its own among the teacher's: InfoNCE.
+    """InfoNCE: match each region of the student to the teacher's.
 
     Args:
         student: Averages of regions, ``[R, D]``.
-        teacher: Of the same regions.
-        temperature: Of the softmax over cosine similarities.
+        teacher: Teacher features of the same regions.
+        temperature: Temperature of the softmax over cosine similarities.
 
     Returns:
         The cross-entropy, a scalar, zero where there is no region.
@@ -48,7 +48,7 @@ def cluster_tokens(teacher: Tensor, count: int) -> Tensor:
 
     Args:
         teacher: ``[n, D]``.
-        count: At most so many groups.
+        count: Maximum number of groups.
 
     Returns:
         Group ids, int64 ``[n]``, from 0 to ``count - 1``.

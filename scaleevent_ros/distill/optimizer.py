@@ -20,7 +20,7 @@ def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
     """Freeze parameters whose multiplier is 0; call it before a model is wrapped for its processes.
 
     Raises:
-        ConfigurationError: As `build_optimizer` does.
+        ConfigurationError: Invalid options, as in `build_optimizer`.
     """
     multipliers = _group_multipliers(model, options.groups)
     for name, parameter in model.named_parameters():
@@ -41,7 +41,7 @@ def build_optimizer(
     Args:
         model: Holds one timm network, anywhere; what lies outside it counts as closest to the
             output.
-        options: See `OptimizerOptions`.
+        options: Options of the optimizer.
         batch_size: Global batch size, for ``options.reference_batch_size``.
         fused: Use PyTorch's fused implementation.
 

@@ -148,7 +148,7 @@ def set_up_inference(fabric: Fabric, model: nn.Module, *, sharded: bool) -> nn.M
 
 
 def synchronize_batch_norms(model: nn.Module, fabric: Fabric) -> nn.Module:
-    """Let batch norms see the batch of all processes, where PyTorch can: on GPUs.
+    """Synchronize batch norms over all processes, where PyTorch can: on GPUs.
 
     timm's converter keeps the activation of `timm.layers.BatchNormAct2d`; PyTorch's drops it.
     """

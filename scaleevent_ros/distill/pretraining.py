@@ -58,7 +58,7 @@ def pretrain(
     """Run a pretraining: in one process, or in each of those that `torchrun` started.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
         draw: Makes the pictures of a validation.
 
     Raises:
@@ -116,7 +116,7 @@ def cache_features(configuration: Pretraining) -> tuple[int, int]:
     again. Processes that `torchrun` started share the work.
 
     Args:
-        configuration: Of the run; ``teacher.cache`` names the folder.
+        configuration: Configuration of the run; ``teacher.cache`` is the folder.
 
     Returns:
         Pairs that this process looked at, and those of them whose features it computed. A frame
@@ -225,7 +225,7 @@ def feature_statistics(
     A run that is resumed takes them from its newest student.
 
     Args:
-        configuration: Of the run.
+        configuration: Configuration of the run.
         features: The teacher.
         loaders: Whose first training batches are looked at, `STATISTICS_PAIRS` pairs at most.
         fabric: Device and processes.
@@ -297,7 +297,7 @@ def build_loaders(
     stride: int,
     stored: StoredFeatures | None = None,
 ) -> PairLoaders:
-    """Make samples of recordings, in the order that the seed gives."""
+    """Build samples of recordings, in the order given by the seed."""
     data, trainer = configuration.data, configuration.trainer
     plain_samples = _sample_options(configuration, stride)
     schedule = Schedule(
@@ -318,7 +318,7 @@ def build_loaders(
 
 
 def _sample_options(configuration: Pretraining, stride: int) -> SampleOptions:
-    """Say how samples are made, without augmentation."""
+    """Return the options of samples, without augmentation."""
     data, events = configuration.data, configuration.events
     return SampleOptions(
         width=data.width,

@@ -35,11 +35,11 @@ _STEP = re.compile(r"step-(\d{8})")
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where a run writes; only its first process does.
+    """Output folder of a run; only the first process writes.
 
     Attributes:
         path: The folder.
-        keep: How many of the newest checkpoints are kept, besides the best.
+        keep: Number of latest checkpoints to keep besides the best.
     """
 
     path: Path
@@ -51,7 +51,7 @@ class RunFolder:
         return sorted(int(match[1]) for match in found if match)
 
     def begin(self, step: int) -> Path:
-        """Make the folder that the files of a checkpoint are written to before `save`.
+        """Create the folder to which the files of a checkpoint are written before `save`.
 
         Raises:
             TrainingError: If it cannot be made.
@@ -137,7 +137,7 @@ class RunFolder:
         return self._checkpoints / f".step-{step:08d}.partial"
 
     def _link(self, step: int, name: str) -> None:
-        """Let a fixed name hold the model of a step, without a moment in which it holds none."""
+        """Point a fixed name to the model of a step, atomically."""
         source = self.folder(step) / MODEL_NAME
         temporary = self.path / f".{name}.partial"
         temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ def rate_factor(step: int, steps: int, steps_per_epoch: int, options: OptimizerO
         step: Number of the step, from 0.
         steps: Steps of the whole run.
         steps_per_epoch: Steps of an epoch, for the exponential schedule.
-        options: See `OptimizerOptions`.
+        options: Options of the optimizer.
 
     Returns:
         The factor, from 0 to 1.

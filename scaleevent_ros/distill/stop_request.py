@@ -19,7 +19,7 @@ _NOTICE = b"\nasked to stop: the step is finished and saved first; Ctrl-C again 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Keep the first SIGINT or SIGTERM, for a caller that looks for it.
+    """Handler that stores the first SIGINT or SIGTERM, for a caller that polls it.
 
     SIGTERM has no more effect after that, since batch systems and torchrun both send it, and
     SIGKILL follows; SIGINT acts as ever when it comes again after `SAME_S`. A signal that is

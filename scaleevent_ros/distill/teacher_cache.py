@@ -35,7 +35,7 @@ class FeatureFolder:
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Keep features in a subfolder of ``folder`` for one teacher.
+        """Cache of one teacher's features in a subfolder of ``folder``.
 
         Args:
             folder: Made if it is not there.
@@ -58,8 +58,8 @@ class FeatureFolder:
 
         Args:
             frame: uint8 [3, H, W].
-            grid: See `Teacher.forward`.
-            size: See `Teacher.forward`.
+            grid: Grid of the features; see `Teacher.forward`.
+            size: Size of the frames; see `Teacher.forward`.
 
         Raises:
             TrainingError: If the file is damaged.

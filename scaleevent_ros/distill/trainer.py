@@ -101,10 +101,10 @@ class Trainer:
         """Wrap the model for its devices.
 
         Args:
-            objective: What is trained.
+            objective: Objective to train.
             loaders: Source of batches.
-            optimizer: See `OptimizerOptions`.
-            options: See `TrainerOptions`.
+            optimizer: Options of the optimizer.
+            options: Options of the trainer.
             configuration: Configuration of the whole run, plain values: kept in its checkpoints.
             fabric: Launched, from `scaleevent_ros.distill.parallel.start_fabric`.
         """

@@ -1,4 +1,4 @@
-"""How like its teacher a student is, as figures that do not depend on the loss."""
+"""Similarity of student and teacher, by metrics that do not depend on the loss."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ TILE = 1024  # pixels whose cells and bins stay in the first cache while a windo
 VOXEL, FIXED = InputSpec(), WindowOptions()
 ACCUMULATED = ("voxel", "histogram", "stacked_histogram")
 RECENT_EVENTS = 2_000_000
-"""So many of the last events are kept at most, for leaky integrals that end before them."""
+"""Maximum number of latest events kept for leaky integrals that end before them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,9 +52,10 @@ class Window:
     Attributes:
         tensor: float32 [channels, height, width].
         t_start: The window's start, ns on the sensor's clock, included.
-        t_end: Its end, excluded.
-        events: How many events it holds.
-        patch_counts: How many in each patch, int64 [ceil(height / patch), ceil(width / patch)].
+        t_end: End of the window, excluded.
+        events: Number of events.
+        patch_counts: Number of events in each patch, int64 [ceil(height / patch), ceil(width /
+            patch)].
     """
 
     tensor: Floats
@@ -66,7 +67,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class AccumulatorStats:
-    """What came and what was lost, since the start.
+    """Counters of events since the start.
 
     Attributes:
         events: Events taken.
@@ -75,7 +76,7 @@ class AccumulatorStats:
         dropped_events: The events in those slices.
         late_events: Events left out because they came after a slice that they belonged to.
         outside_events: Events left out because they lie off the sensor.
-        restarts: How often time stepped back by more than what is kept, and all began anew.
+        restarts: Number of resets, where time stepped back by more than what is kept.
     """
 
     events: int
@@ -121,7 +122,7 @@ class WindowAccumulator:
     Args:
         height: Sensor height in pixels.
         width: Sensor width in pixels.
-        spec: What the tensor is made of: ``voxel``, ``histogram`` or ``stacked_histogram``, and
+        spec: Specification of the tensor: ``voxel``, ``histogram`` or ``stacked_histogram``, and
             leaky integrals. It is not normalized.
         window: Length of the windows. A length is rounded up to whole ns of its slices, by less
             than one ns for each.
@@ -198,7 +199,7 @@ class WindowAccumulator:
 
     @property
     def stats(self) -> AccumulatorStats:
-        """What came and what was lost so far."""
+        """Counters of events so far."""
         with self._lock:
             return AccumulatorStats(
                 self._events, self._dropped_slices, self._dropped_events, self._late,
@@ -272,11 +273,11 @@ class WindowAccumulator:
             events -= len(self._recent.popleft())
 
     def window(self, t_end: int | None = None, out: Floats | None = None) -> Floats:
-        """Make the tensor of the last window: `read` without what else is known of it."""
+        """Return the tensor of the latest window: `read` without times and counts."""
         return self.read(t_end, out).tensor
 
     def read(self, t_end: int | None = None, out: Floats | None = None) -> Window:
-        """Make the last window that ends at or before a time.
+        """Build the latest window that ends at or before a time.
 
         Args:
             t_end: ns on the sensor's clock; the latest window if None, or if later than that.
@@ -375,7 +376,7 @@ class WindowAccumulator:
         )
 
     def _start(self, first: int) -> None:
-        """Begin at an event's slice, with nothing before it."""
+        """Start at an event's slice, without history."""
         now = self._snapshot()
         with self._lock:
             if self._leaky is not None:
@@ -480,16 +481,16 @@ def _read_moments(
     scale: float,
     grid: Floats,
 ) -> None:
-    """Make a voxel grid of the differences between planes.
+    """Build a voxel grid from the differences between planes.
 
     Args:
         planes: int64 [slots, pixels]; all sums up to a time, times being since an origin.
-        slots: Which of them, in order, int64 [intervals + 1].
+        slots: Indices of the planes in order, int64 [intervals + 1].
         steps: The time of each interval's start since the origin, in the planes' unit, rounded
             down, int64 [intervals] ...
         fractions: ... and what it was rounded by, as a share of the interval.
         scale: The unit, as a share of the interval.
-        grid: Where to, float32 [bins, pixels].
+        grid: Output, float32 [bins, pixels].
     """
     pixels = planes.shape[1]
     factor = np.float32(scale)
@@ -514,7 +515,7 @@ def _read_moments(
 
 @kernel
 def _read_counts(planes: Cells, slots: NDArray[np.int64], grid: Floats) -> None:
-    """Make a stacked histogram of the differences between planes (see `_read_moments`)."""
+    """Build a stacked histogram from the differences between planes (see `_read_moments`)."""
     bins = len(slots) - 1
     for start in range(0, planes.shape[1], TILE):
         end = min(start + TILE, planes.shape[1])

@@ -1,4 +1,4 @@
-"""Where something happens: counts of events by pixel and patch, and the mask of active patches."""
+"""Event counts by pixel and patch, and the mask of active patches."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def activity_mask(
         for a tensor, the same with those, on its device.
 
     Raises:
-        EventsError: As `patch_counts` does.
+        EventsError: Invalid arguments, as in `patch_counts`.
     """
     if isinstance(events, EventBatch):
         return patch_counts(events, patch) >= threshold
@@ -101,7 +101,7 @@ def patch_counts(
 
 
 def patch_index(size: int, patch: int) -> NDArray[np.uint16]:
-    """Say for each of ``size`` pixels in which patch it lies, uint16 [size]."""
+    """Return the patch of each of ``size`` pixels, uint16 [size]."""
     return (np.arange(size) // patch).astype(np.uint16)
 
 

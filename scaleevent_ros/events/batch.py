@@ -24,8 +24,8 @@ class EventBatch:
         y: Rows, uint16 [N], 0 at the top, below ``height``.
         t: Times, int64 [N], in ns on the sensor's clock, non-decreasing.
         p: Polarities, uint8 [N]: 1 where it became brighter, 0 where darker.
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
     """
 
     x: NDArray[np.uint16]
@@ -65,7 +65,7 @@ class EventBatch:
         """Check the values too: coordinates inside the sensor, times in order, polarity 0 or 1.
 
         Raises:
-            EventsError: Naming the first event that is wrong.
+            EventsError: An event is invalid; names the first one.
         """
         wrong = (
             ("x", self.x >= self.width, f"outside the width {self.width}"),
@@ -81,7 +81,7 @@ class EventBatch:
 
     @staticmethod
     def empty(width: int, height: int) -> EventBatch:
-        """Make a batch of no events."""
+        """Return a batch without events."""
         return EventBatch(
             np.empty(0, np.uint16),
             np.empty(0, np.uint16),

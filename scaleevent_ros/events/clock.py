@@ -1,4 +1,4 @@
-"""From the sensor's clock to ROS time, from the stamps with which packets reached the host.
+"""Mapping from the sensor's clock to ROS time, by the packets' host stamps.
 
 A packet's stamp is later than its events by a delay that varies by milliseconds, but that is never
 less than what the transport takes. So the true line runs along the lower edge of the stamps, not
@@ -44,16 +44,16 @@ MOST_PAIRS = 1 << 17  # in one fit: more change nothing and take 100 bytes each
 
 @dataclass(frozen=True, slots=True)
 class ClockFit:
-    """One line from sensor time to ROS time.
+    """Linear map from sensor time to ROS time.
 
     Attributes:
         sensor_ns: A sensor time ...
         ros_ns: ... and its ROS time.
-        drift: How much faster ROS time runs: seconds a second, less one.
-        pairs: How many pairs of stamps it rests on.
+        drift: Rate of ROS time relative to sensor time, minus 1.
+        pairs: Number of pairs of stamps that were used.
         jitter_ns: The standard deviation of those stamps about the line, outliers left out.
-        residual_ns: How far off the line may be: the root mean square of the deviations from it
-            of the pairs' edge (or mean, for symmetric jitter) in each of up to 16 parts.
+        residual_ns: Residual of the line in ns: the root mean square of its deviations from the
+            pairs' edge (or mean, for symmetric jitter) in each of up to 16 parts.
     """
 
     sensor_ns: int
@@ -105,11 +105,11 @@ class SensorClock:
     Not for use from two threads at once.
 
     Args:
-        jitter: What stamps do about the true time. ``delay``: they are late by varying amounts,
-            never early, as every transport's are; the line is their lower edge (Moon, Skelly and
-            Towsley, "Estimation and Removal of Clock Skew from Network Delay Measurements",
-            INFOCOM 1999), and includes the least delay. ``symmetric``: early as often as late;
-            the line is the least-squares one through their middle.
+        jitter: Distribution of the stamps' error. ``delay``: stamps are late by varying amounts,
+            never early, as in every transport; the line is their lower edge (Moon, Skelly and
+            Towsley, "Estimation and Removal of Clock Skew from Network Delay Measurements", INFOCOM
+            1999), and includes the least delay. ``symmetric``: early as often as late; the line is
+            the least-squares fit.
     """
 
     def __init__(self, jitter: Jitter = "delay") -> None:
@@ -140,7 +140,7 @@ class SensorClock:
 
     @property
     def segments(self) -> int:
-        """How many segments there have been: 1, and 1 more for each time a clock was set anew."""
+        """Number of segments: 1, plus 1 for each time that a clock was set."""
         return self._segment_starts
 
     @property
@@ -150,7 +150,7 @@ class SensorClock:
 
     @property
     def outliers(self) -> int:
-        """How many pairs were left aside because they disagreed with the line."""
+        """Number of pairs that were rejected because they disagree with the line."""
         return self._outliers
 
     def add(self, sensor_ns: int, host_ns: int) -> None:
@@ -188,7 +188,7 @@ class SensorClock:
         return self._stamp
 
     def _set_aside(self, index: int, sensor_ns: int, host_ns: int) -> None:
-        """Keep a pair that disagrees, and start a segment where a run of them agree."""
+        """Store a pair that disagrees, and start a segment once a run of them agrees."""
         self._outliers += 1
         run = self._disagreeing
         if run and 0 <= sensor_ns - run[-1][1] < APART_NS:
@@ -241,7 +241,7 @@ def fit_clock(
     Args:
         sensor_ns: The sensor time of each packet's first event, int64 [N], in order of arrival.
         host_ns: The packets' stamps, int64 [N].
-        jitter: As for `SensorClock`.
+        jitter: Distribution of the stamps' error, as for `SensorClock`.
 
     Returns:
         One segment or more, in order; together they cover all pairs.
@@ -275,7 +275,7 @@ def fit_line(sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay") -> Cloc
     Args:
         sensor_ns: Sensor times, int64 [N], N at least 1; in order but for a few.
         host_ns: Their stamps, int64 [N].
-        jitter: As for `SensorClock`.
+        jitter: Distribution of the stamps' error, as for `SensorClock`.
     """
     sensor_zero, host_zero = int(sensor_ns[-1]), int(host_ns[-1])
     since = (sensor_ns - sensor_zero).astype(np.float64)

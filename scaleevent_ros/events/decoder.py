@@ -29,11 +29,11 @@ TRIGGER_CAPACITY = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How payloads of one encoding are cut into words and decoded.
+    """Word format and decoding kernel of one encoding.
 
     Attributes:
         decode: The kernel (see `decoder_state`).
-        dtype: What its words are made of.
+        dtype: Data type of the words.
         word_bytes: Bytes of one word.
         in_packets: Whether time starts anew with each packet's ``time_base``.
     """
@@ -56,7 +56,7 @@ CODECS = {
 
 @dataclass(frozen=True, slots=True)
 class DecoderStats:
-    """What a decoder has seen and dropped since it was made or reset.
+    """Counters of a decoder since its construction or reset.
 
     Attributes:
         words: Whole words (of 16, 32 or 64 bits, as the encoding has them).
@@ -110,20 +110,20 @@ class Decoder:
 
     @property
     def width(self) -> int:
-        """Of the sensor, in pixels."""
+        """Sensor width in pixels."""
         return self._width
 
     @property
     def height(self) -> int:
-        """Of the sensor, in pixels."""
+        """Sensor height in pixels."""
         return self._height
 
     def resize(self, width: int, height: int) -> None:
         """Take events from a sensor of another size from here on; clock and counters go on.
 
         Args:
-            width: In pixels.
-            height: In pixels.
+            width: Sensor width in pixels.
+            height: Sensor height in pixels.
 
         Raises:
             EventsError: If a side is not in 1 to 65,536.
@@ -170,9 +170,9 @@ class Decoder:
 
         Args:
             payload: Contiguous bytes (bytes, memoryview, array, uint8 ndarray ...); not kept.
-            time_base: Of the packet (ns), for ``libcaer``, ``libcaer_cmp`` and ``mono``, whose
-                times count from it; a payload with the same one continues the packet. Other
-                encodings ignore it.
+            time_base: Time base of the packet (ns), for ``libcaer``, ``libcaer_cmp`` and ``mono``,
+                whose times are relative to it; a payload with the same one continues the packet.
+                Other encodings ignore it.
 
         Returns:
             The events, in arrays of their own. Bytes decode to at most 6 events each.
@@ -202,7 +202,7 @@ class Decoder:
 
     @property
     def stats(self) -> DecoderStats:
-        """What has been seen and dropped so far."""
+        """Counters since the start."""
         return DecoderStats(*self._state[state_of.COUNTERS :].tolist())
 
     def _start_packet(self, time_base: int) -> int:
@@ -217,7 +217,7 @@ class Decoder:
         return time_base
 
     def _whole_words(self, payload: Any) -> bytes:
-        """Put a kept beginning in front, and keep what does not fill a word."""
+        """Prepend stored bytes, and store bytes that do not fill a word."""
         data = self._partial + bytes(payload)
         whole = len(data) - len(data) % self._codec.word_bytes
         self._partial = data[whole:]
@@ -227,16 +227,16 @@ class Decoder:
 def make_decoder(
     encoding: str, width: int, height: int, *, word_order: str | None = None
 ) -> Decoder:
-    """Make a decoder for a stream of event packets.
+    """Create a decoder for a stream of event packets.
 
     Args:
-        encoding: As in ``event_camera_msgs/msg/EventPacket``: ``evt3``, ``evt2``, ``evt21``,
+        encoding: Encoding in ``event_camera_msgs/msg/EventPacket``: ``evt3``, ``evt2``, ``evt21``,
             ``libcaer``, ``libcaer_cmp`` or ``mono``.
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
-        word_order: Of ``evt21`` alone: ``little`` (GenX320) or ``legacy`` (IMX636, upper half
-            first), the values of ``endianness`` in a RAW file's header; by default the first
-            TIME_HIGH tells.
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
+        word_order: Word order of ``evt21``: ``little`` (GenX320) or ``legacy`` (IMX636, upper half
+            first), the values of ``endianness`` in a RAW file's header; by default detected by the
+            first TIME_HIGH.
 
     Raises:
         UnknownEncodingError: If the encoding or the word order is none of these.

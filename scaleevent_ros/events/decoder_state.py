@@ -1,4 +1,4 @@
-"""What a decoder remembers between packets: one int64 array that every codec's kernel works on.
+"""State of a decoder between packets: one int64 array that every codec's kernel works on.
 
 A kernel has the signature ``(words, time_base, state, trigger_t, trigger_code) -> (x, y, t, p)``:
 it reads whole words, continues from ``state``, and leaves there where it stopped and what it
@@ -67,7 +67,7 @@ Ten units of EVT3's TIME_HIGH, as in the ROS drivers' codecs.
 
 
 def new_state(width: int, height: int) -> NDArray[np.int64]:
-    """Make the state of a decoder that has seen nothing."""
+    """Return the initial state of a decoder."""
     state = np.zeros(STATE_SIZE, np.int64)
     state[WIDTH], state[HEIGHT] = width, height
     state[LAST] = state[LAST_TRIGGER] = NEVER
@@ -76,7 +76,7 @@ def new_state(width: int, height: int) -> NDArray[np.int64]:
 
 @kernel
 def make_arrays(size: int, slack: int) -> Arrays:
-    """Make room for events, in ``t`` for some more."""
+    """Allocate arrays for events, with some more in ``t``."""
     return (
         np.empty(size, np.uint16),
         np.empty(size, np.uint16),

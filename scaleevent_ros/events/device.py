@@ -49,8 +49,8 @@ class DeviceEvents:
         y: Rows, int16 [N].
         t: Times, int64 [N], ns on the sensor's clock.
         p: Polarities, uint8 [N]: 1 brighter, 0 darker.
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
     """
 
     x: torch.Tensor
@@ -87,7 +87,7 @@ class EventUploader:
     a third waits for the first.
 
     Args:
-        device: Where to; to any but a CUDA device batches are copied at once.
+        device: Target device; copies to other devices than CUDA are synchronous.
         capacity: The most events of a batch that the pinned memory has room for at first; it
             grows where a batch is larger.
     """
@@ -142,7 +142,7 @@ def to_device(batch: EventBatch, device: torch.device | str) -> DeviceEvents:
     """Copy one batch to a device; for a stream of them see `EventUploader`.
 
     Raises:
-        EventsError: As `EventUploader.upload` does.
+        EventsError: Invalid arguments, as in `EventUploader.upload`.
     """
     return EventUploader(device, len(batch)).upload(batch)
 

@@ -20,19 +20,19 @@ MAX_GAP = 365 * 24 * 3600 * 10**9
 
 
 MAX_CHANNEL = 15
-"""Of a trigger input."""
+"""Maximum channel of a trigger input."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How events of one encoding are written.
+    """Word format of one encoding.
 
     Attributes:
         encode: The kernel.
-        dtype: Of its words.
-        words_per_event: At most, roll-overs apart.
-        max_side: Of the sensor, in pixels.
-        high_unit: Of the time that TIME_HIGH counts, in ns.
+        dtype: Data type of the words.
+        words_per_event: Maximum number of words per event, without roll-overs.
+        max_side: Maximum width and height of the sensor in pixels.
+        high_unit: Unit of TIME_HIGH in ns.
         epoch: The time (ns) after which TIME_HIGH starts again.
     """
 
@@ -70,7 +70,8 @@ class Encoder:
         """Encode a batch.
 
         Args:
-            batch: Not earlier than the batch before, nor than the origin. Times are cut to µs.
+            batch: Events, not earlier than the previous batch or the origin. Times are truncated to
+                µs.
 
         Returns:
             Whole words; none for no events.
@@ -96,8 +97,8 @@ class Encoder:
         """Encode an edge on an external input, between the batches before and after it.
 
         Args:
-            t: Its time (ns), not earlier than the batch before.
-            channel: Of the input, 0 to 15.
+            t: Time of the edge (ns), not earlier than the previous batch.
+            channel: Channel of the input, 0 to 15.
             edge: 1 rising, 0 falling.
 
         Returns:
@@ -147,7 +148,7 @@ class Encoder:
 
 
 def make_encoder(encoding: str, origin: int = 0) -> Encoder:
-    """Make an encoder for a stream of event packets.
+    """Create an encoder for a stream of event packets.
 
     Args:
         encoding: ``evt3`` (with vector words where they are shorter) or ``evt2``.

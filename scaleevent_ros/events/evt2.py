@@ -211,7 +211,7 @@ def decode_evt21(
 
 
 MAX_SIDE = 1 << 11
-"""Of a sensor whose addresses fit the words, in pixels."""
+"""Maximum width and height of a sensor whose addresses fit the words, in pixels."""
 
 
 @kernel

@@ -289,7 +289,7 @@ def decode_evt3(
 
 
 MAX_SIDE = 1 << 11
-"""Of a sensor whose addresses fit the words, in pixels."""
+"""Maximum width and height of a sensor whose addresses fit the words, in pixels."""
 
 GROUP = 32
 """Columns that the words VECT_12, VECT_12, VECT_8 cover together.
@@ -308,7 +308,7 @@ def write_high(high: int, before: int, words: NDArray[np.uint16], n: int) -> int
         high: The new time, in units of 4096 µs, all its bits.
         before: The time in the words before, alike.
         words: The words written so far.
-        n: How many they are.
+        n: Number of events.
 
     Returns:
         How many words there are now.

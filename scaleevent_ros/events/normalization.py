@@ -1,4 +1,4 @@
-"""What to do with an event tensor's values before a network sees them."""
+"""Normalization of event tensors."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
 
     Args:
         tensor: float32 [channels, height, width]. It is not changed.
-        how: One of `NORMALIZATIONS`.
+        how: Normalization, one of `NORMALIZATIONS`.
         result: Contiguous float32 of the same shape, which shares no memory with the tensor.
 
     Raises:
@@ -199,8 +199,8 @@ def _percentile(values: Floats, scratch: Floats, floor: np.float32) -> np.float3
     the bar need to be ordered. Where the bar is too high, all are.
 
     Args:
-        values: One after the other.
-        scratch: Of the same length; it is overwritten.
+        values: Values to select from.
+        scratch: Buffer of the same length; it is overwritten.
         floor: Magnitudes above it are active.
     """
     bar = _bar(values, scratch, floor)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DISTANCE = 32
-"""How many events ahead: as many as are handled while memory answers (measured: 16 to 64)."""
+"""Prefetch distance in events, handled during a memory access (measured: 16 to 64)."""
 
 
 def _prefetch(_typing_context: Any, array: Any, index: Any) -> Any:
@@ -36,7 +36,7 @@ def _prefetch(_typing_context: Any, array: Any, index: Any) -> Any:
 
 
 prefetch = cast("Callable[[NDArray[Any], int], None]", intrinsic(_prefetch))
-"""Ask for the cache line of ``array[index]`` to be fetched for writing, and do not wait.
+"""Prefetch the cache line of ``array[index]`` for writing.
 
 For kernels only. The array has one dimension; the index is not checked, and a fetch from beyond
 the end does no harm.

@@ -238,7 +238,7 @@ def time_scale(span: int) -> tuple[int, float]:
 
 @kernel
 def signed_moment(time: int, polarity: int) -> int:
-    """Say what an event adds to its cell: its sign, and above it sign times time."""
+    """Return the contribution of an event to its cell: its sign, and above it sign times time."""
     value = (time << COUNT_BITS) + 1
     sign = int(polarity) - 1  # 0 or all ones: negates without a branch
     return (value ^ sign) - sign
@@ -348,6 +348,6 @@ def _fade(last: NDArray[np.int64], end: int, rate: float, surface: Floats) -> No
 
 
 def unknown_representation(name: str) -> EventsError:
-    """Make the error of a name that is no representation."""
+    """Build the error of an unknown representation."""
     msg = f"unknown representation {name!r}; known: {', '.join(REPRESENTATIONS)}"
     return EventsError(msg)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Tensor = TypeVar("Tensor", "NDArray[np.float32]", "torch.Tensor")
 
 HISTORY_DECAYS = 3
-"""So many decays of events before a window leave 5 % of an integral's weight unknown."""
+"""Number of decay times of history after which 5 % of an integral's weight is missing."""
 
 
 @overload
@@ -57,7 +57,7 @@ def represent(
     """Compute a representation by name.
 
     Args:
-        name: One of `REPRESENTATIONS`.
+        name: Representation, one of `REPRESENTATIONS`.
         batch: Events, on the CPU or on a device; those outside the window are left out.
         t_start: Start of the window in ns, included.
         t_end: End of the window in ns, excluded.
@@ -98,7 +98,7 @@ def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
     Args:
         tensor: float32 [channels, height, width], a numpy array or a torch tensor on any device.
             It is not changed.
-        how: One of `NORMALIZATIONS`.
+        how: Normalization, one of `NORMALIZATIONS`.
 
     Returns:
         float32 of the same shape, kind and device; the tensor itself for ``none``.
@@ -120,15 +120,15 @@ def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the input of a student is made of: a representation of the window, and memory.
+    """Specification of a student's input: a representation of the window, and leaky integrals.
 
     The tensor has the representation's channels first, then one leaky integral for each decay.
 
     Attributes:
         representation: Name of the representation of the window's events.
         bins: Number of its time bins, where it has them.
-        normalization: How the representation is normalized, see `normalize_tensor`. Leaky integrals
-            have a normalization of their own.
+        normalization: Normalization of the representation, see `normalize_tensor`. Leaky integrals
+            are normalized separately.
         leaky: Decays of leaky integrals in seconds, see `scaleevent_ros.events.leaky`.
     """
 
@@ -158,7 +158,7 @@ class InputSpec:
 
     @property
     def history_ns(self) -> int:
-        """How long before a window events matter by default, in ns; 0 without leaky integrals."""
+        """Default duration of history before a window, in ns; 0 without leaky integrals."""
         return round(HISTORY_DECAYS * max(self.leaky, default=0) * 1e9)
 
     @overload
@@ -240,7 +240,7 @@ class InputSpec:
         """Find what normalization ``percentile`` divides by.
 
         Args:
-            tensor: What `build` returns.
+            tensor: Tensor of `build`.
 
         Returns:
             float32 [1 + decays]: the divisor of the representation, and of each leaky integral.

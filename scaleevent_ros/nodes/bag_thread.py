@@ -75,7 +75,7 @@ class BagThread:
             self._changed.notify()
 
     def split(self) -> None:
-        """Begin another file after the messages that are queued now."""
+        """Start another file after the messages that are queued now."""
         self._put(_Job(self._writer.split))
 
     def close(self) -> None:

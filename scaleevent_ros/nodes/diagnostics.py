@@ -34,7 +34,7 @@ def status(
     Args:
         name: Component, as `/namespace/node` or `/namespace/node: part`.
         level: `OK`, `WARN` or `ERROR`.
-        message: One line for people.
+        message: Message in one line.
         values: Figures, in order; floats are written with four significant digits or more.
         hardware_id: Device behind the component, if there is one.
     """

@@ -40,7 +40,7 @@ def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.u
 
     Args:
         message: Image of any encoding that says its colors.
-        depth: Of its topic's 16-bit images; without it they use all their bits.
+        depth: Bit depth of the topic's 16-bit images; None for all 16 bits.
 
     Returns:
         uint8 [H, W, 3], red first: a view of the message's data where they are that already.
@@ -76,7 +76,7 @@ def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: s
 
     Args:
         pixels: [H, W] or [H, W, C], of the type and number of channels that the encoding says.
-        encoding: For example `rgb8`, `mono16`, `32FC384`.
+        encoding: Image encoding, for example `rgb8`, `mono16`, `32FC384`.
         stamp_ns: For the header.
         frame_id: For the header.
 

@@ -151,7 +151,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
 
     Attributes:
         settings: Current parameters.
-        problem: What keeps the node from its work; empty if nothing.
+        problem: Reason why the node cannot work; empty if it can.
         finished: Whether the node was shut down.
 
     Args:
@@ -189,7 +189,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
         raise NotImplementedError
 
     def activate(self) -> None:
-        """Begin the work."""
+        """Start working."""
         raise NotImplementedError
 
     def deactivate(self) -> None:

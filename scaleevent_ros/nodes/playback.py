@@ -54,9 +54,9 @@ class Playback(NamedTuple):
     """A recording that can be played from any time, any number of times.
 
     Attributes:
-        topics: By name.
+        topics: Topics by name.
         start_ns: Time of the first message.
-        stamp_offset_ns: By how much header stamps are ahead of when messages are due.
+        stamp_offset_ns: Offset of header stamps relative to when messages are due, in ns.
         messages: Streams from a time (ns) on, in order.
     """
 
@@ -194,7 +194,7 @@ class Pace:
         self._stopped = False
 
     def begin(self, start_ns: int, delay_s: float = 0.0) -> None:
-        """Let a time of the recording be due now, or after a while."""
+        """Set the recording's time that is due now, or after a while."""
         with self._changed:
             now = time.monotonic()
             self._start_ns = start_ns
@@ -239,13 +239,13 @@ class Pace:
             return self._begun_ns + scaled_ns
 
     def hold(self) -> None:
-        """Let nothing be due from now on."""
+        """Stop until `go_on` is called."""
         with self._changed:
             if self._held_at is None:
                 self._held_at = time.monotonic()
 
     def release(self) -> None:
-        """Go on where `hold` stopped."""
+        """Continue after `hold`."""
         with self._changed:
             if self._held_at is not None:
                 elapsed = self._held_at - self._begun_at

@@ -80,7 +80,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             self._start()
 
     def configure(self) -> None:
-        """Make the output folder."""
+        """Create the output folder."""
         self._folder = _made(self.settings.output_folder)
 
     def activate(self) -> None:
@@ -118,7 +118,7 @@ class Recorder(ManagedNode[RecorderParameters]):
     def _serve(
         self, action: Callable[[], str]
     ) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
-        """Make a service of a method that returns what it did, or raises the reason why not."""
+        """Create a service from a method that returns a message, or raises an error."""
 
         def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
@@ -155,7 +155,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         return self._close_bag()
 
     def _split(self) -> str:
-        """Go on in another file."""
+        """Continue in another file."""
         if not self._bag:
             msg = "nothing is being recorded"
             raise NodeError(msg)
@@ -321,7 +321,7 @@ class Recorder(ManagedNode[RecorderParameters]):
 
 
 def _made(folder: str) -> Path:
-    """Make the output folder, and see that it can be written to."""
+    """Create the output folder, and check that it can be written."""
     path = Path(folder).expanduser().absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ class TopicMonitor:
         lost: Event packets that are missing by their `seq`.
         malformed: Messages whose bytes are not of their type.
         geometry: Width and height of the latest event packet or image.
-        frame_id: Its coordinate frame.
+        frame_id: Coordinate frame of the topic.
     """
 
     msgtype: str
@@ -87,8 +87,8 @@ class TopicReport(NamedTuple):
     """State of one topic.
 
     Attributes:
-        topic: Its subscription.
-        monitor: Its counts since it was found.
+        topic: Subscription of the topic.
+        monitor: Counters of the topic since it was found.
         rates: Rates since the report before.
         queued: Messages that wait for the disk.
         dropped: Messages that the queue had no room for.

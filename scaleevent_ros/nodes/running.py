@@ -47,7 +47,7 @@ class RunnableNode(Protocol):
 
 
 def handle_signals() -> None:
-    """Let SIGINT, SIGTERM and SIGHUP end `run`, also where a shell has SIGINT ignored.
+    """Make SIGINT, SIGTERM and SIGHUP end `run`, also in shells that ignore SIGINT.
 
     A shell without job control ignores SIGINT for what it starts with `&`. SIGHUP stays ignored
     where `nohup` ignores it.

@@ -89,7 +89,7 @@ class Simulate(Node):
         )
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Release nothing: no resources are open."""
 
     def _receive(self, message: Image | CompressedImage) -> None:
         began = time.perf_counter()

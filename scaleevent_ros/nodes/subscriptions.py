@@ -50,7 +50,7 @@ class _Unserved(CallbackGroup):
 
 
 class RawTopic:
-    """One raw subscription of a `Receiver`.
+    """Raw subscription of a `Receiver`.
 
     Attributes:
         subscription: The subscription of the node.
@@ -197,8 +197,8 @@ class TopicFilter(NamedTuple):
         types: Message types of the topics to find.
         exclude: Regular expression; topics whose names it matches from the start are excluded.
         depth: History depth of each subscription.
-        reliability: See `adapt_qos`.
-        durability: See `adapt_qos`.
+        reliability: Reliability; see `adapt_qos`.
+        durability: Durability; see `adapt_qos`.
     """
 
     names: tuple[str, ...]
@@ -401,8 +401,10 @@ def adapt_qos(
     Args:
         offers: Profiles of the topic's publishers; with none, nothing strong is asked for.
         depth: History depth: messages that wait in the middleware, the oldest are lost first.
-        reliability: One of `parameters.RELIABILITIES`; any but "auto" overrides the offers.
-        durability: One of `parameters.DURABILITIES`; any but "auto" overrides the offers.
+        reliability: Reliability, one of `parameters.RELIABILITIES`; any but "auto" overrides the
+            offers.
+        durability: Durability, one of `parameters.DURABILITIES`; any but "auto" overrides the
+            offers.
     """
     offers = list(offers)
     if reliability == "auto":

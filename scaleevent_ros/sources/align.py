@@ -53,7 +53,7 @@ def align_bag(
     are looked at.
 
     Args:
-        path: Of the bag.
+        path: Path of the bag.
         event_topic: May be left out where there is one.
         image_topic: May be left out where there is one, or one that is named `.../image_raw`.
         mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
@@ -103,7 +103,7 @@ def _lag(look: Callable[[int], list[Interval]], matrix: NDArray[np.float64]) -> 
 
     Args:
         look: Gives the intervals whose events are so many ns late.
-        matrix: That is nearly right.
+        matrix: Approximate homography.
 
     Returns:
         The lag in ns of best agreement, within 20 ms.
@@ -132,7 +132,7 @@ def _lag(look: Callable[[int], list[Interval]], matrix: NDArray[np.float64]) -> 
 def _intervals(
     reader: BagReader, timeline: Timeline, synchronization: Synchronization
 ) -> list[Interval]:
-    """Look at changes between frames, spread evenly over a bag, where there is enough of them."""
+    """Collect brightness changes between frames with enough change, spread evenly over a bag."""
     moments = synchronization.frame_ns[synchronization.known]
     if len(moments) <= LEAST_INTERVALS:
         msg = f"{reader.path}: has {len(moments)} frames whose time is known, too few to align by"
@@ -157,7 +157,7 @@ def _interval(
     skip: int,
     longest_ns: int,
 ) -> Interval | None:
-    """Look at the change from one frame to another, `skip` later; None if there is too little."""
+    """Measure the change between a frame and the one `skip` later; None if it is too small."""
     length = int(synchronization.frame_ns[min(first + skip, len(synchronization.frame_ns) - 1)])
     length -= int(synchronization.frame_ns[first])
     if not 0 < length <= longest_ns:

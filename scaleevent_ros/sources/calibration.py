@@ -1,4 +1,4 @@
-"""How frames map into the event image: `calibration.yaml`, and Kalibr's files.
+"""Mapping of frames into the event image: `calibration.yaml`, and Kalibr's files.
 
 Needs neither ROS nor rosbags. A calibration is one of two things:
 
@@ -67,7 +67,7 @@ class Camera:
         matrix: fx, fy, cx, cy, in pixels.
         model: ``plumb_bob`` (k1, k2, p1, p2 and maybe k3) or ``equidistant`` (k1 to k4), as in
             `sensor_msgs/CameraInfo`.
-        distortion: In that order; may be empty.
+        distortion: Distortion coefficients in that order; may be empty.
     """
 
     size: Size
@@ -184,8 +184,8 @@ class Homography:
         frame_size: Width and height of the frames.
         event_size: Width and height of the event image.
         matrix: float64 [3, 3], homogeneous pixels of the frame to those of the event image.
-        residual_px: How far off its corners are, as far as is known.
-        source: Where it comes from, for a reader.
+        residual_px: Error of its corners in pixels, as far as known.
+        source: Description of its origin.
     """
 
     frame_size: Size
@@ -201,7 +201,7 @@ class Homography:
             raise CalibrationError(msg)
 
     def sample_map(self) -> NDArray[np.float32]:
-        """Say where in the frame each pixel of the event image lies.
+        """Compute where in the frame each pixel of the event image lies.
 
         Returns:
             float32 [H, W, 2] in pixels of the frame, x and y; NaN where nowhere.
@@ -219,13 +219,13 @@ class Rig:
     """Two cameras and the pose between them: X_event = rotation @ X_frame + translation.
 
     Attributes:
-        frame_camera: That takes the frames.
-        event_camera: That sees the events.
+        frame_camera: Frame camera.
+        event_camera: Event camera.
         rotation: float64 [3, 3].
         translation: float64 [3], in m.
-        depth: Of the event camera's points, in m; infinite ignores the translation.
+        depth: Distance of the scene from the event camera in m; infinity ignores the translation.
         residual_px: Reprojection error, as far as is known.
-        source: Where it comes from, for a reader.
+        source: Description of its origin.
     """
 
     frame_camera: Camera
@@ -260,7 +260,7 @@ class Rig:
         return self.event_camera.size
 
     def sample_map(self) -> NDArray[np.float32]:
-        """Say where in the frame each pixel of the event image lies; see `Homography`."""
+        """Compute where in the frame each pixel of the event image lies; see `Homography`."""
         rays = self.event_camera.rays()
         if lost := float(np.isnan(rays[..., 0]).mean()):
             logger.warning(
@@ -280,7 +280,7 @@ Calibration: TypeAlias = "Homography | Rig"
 
 
 def identity(size: Size) -> Homography:
-    """Say that frames and events share their pixels, as in a DAVIS."""
+    """Calibration of frames and events with the same pixels, as in a DAVIS."""
     return Homography(size, size, np.eye(3))
 
 
@@ -288,7 +288,7 @@ def read_calibration(path: Path) -> Calibration:
     """Read a `calibration.yaml`; see the module.
 
     Raises:
-        CalibrationError: Naming the file and what is wrong in it.
+        CalibrationError: The file is invalid; names it and the reason.
     """
     content = _load(path)
     try:
@@ -345,10 +345,10 @@ def read_kalibr(
         frame_camera: ``cam0`` and so on; None for the only one whose topic does not speak of
             events.
         event_camera: The same; None for the only one whose topic speaks of events.
-        depth: See `Rig`.
+        depth: Distance of the scene; see `Rig`.
 
     Raises:
-        CalibrationError: Naming the file and what is wrong in it.
+        CalibrationError: The file is invalid; names it and the reason.
     """
     chain = _load(path)
     names = [name for name in sorted(chain) if name.startswith("cam")]

@@ -95,7 +95,7 @@ def random_motion(
     """Draw a motion.
 
     Args:
-        rng: Where randomness comes from.
+        rng: Random number generator.
         size: Width and height of picture and view, in pixels.
         strength: Scales all extents, and so the speed. 1 moves a picture 640 pixels wide at about
             100 pixels a second on average; 0 stands still.
@@ -123,7 +123,7 @@ def see(picture: NDArray[Pixel], homography: NDArray[np.float64]) -> NDArray[Pix
 
     Args:
         picture: [H, W] or [H, W, C].
-        homography: From view to picture.
+        homography: Homography from view to picture.
 
     Returns:
         The view: of the picture's shape and dtype.
@@ -150,7 +150,7 @@ def _warp(picture: NDArray[Any], homography: NDArray[np.float64], how: int) -> N
 def exact_flow(
     before: NDArray[np.float64], after: NDArray[np.float64], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Say where each pixel of one view goes in another.
+    """Compute where each pixel of one view lies in another.
 
     Args:
         before: Homography of the first view into the picture.
@@ -173,7 +173,7 @@ def exact_flow(
 def largest_displacement(
     before: NDArray[np.float64], after: NDArray[np.float64], size: tuple[int, int]
 ) -> float:
-    """Say how far, in pixels, that of 9x9 places goes that goes farthest; see `exact_flow`."""
+    """Largest displacement in pixels among 9x9 places; see `exact_flow`."""
     width, height = size
     columns, rows = np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 9)
     places = np.stack(np.meshgrid(columns, rows), axis=-1)

@@ -54,17 +54,17 @@ CALIBRATION_NAME = "calibration.yaml"
 
 @dataclass(frozen=True, slots=True)
 class ConvertOptions:
-    """How bags are written.
+    """Options of written bags.
 
     Attributes:
-        read: What the user says of recordings.
+        read: Options of the readers.
         image_codec: ``jpeg`` or ``png`` for frames as `sensor_msgs/CompressedImage`; None for
             `sensor_msgs/Image`. Truth stays `sensor_msgs/Image`.
-        compression: Of the bag's chunks: ``zstd``, ``lz4`` or None.
+        compression: Compression of the bag's chunks: ``zstd``, ``lz4`` or None.
         metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
-        stretch_ns: How much recording time one file of a bag holds.
-        start_s: Where to start, in seconds after the first event.
-        duration_s: How much to convert; None for all the rest.
+        stretch_ns: Recording time in one file of a bag, in ns.
+        start_s: Start of the part to convert, in seconds after the first event.
+        duration_s: Duration of the part to convert, in s; None up to the end.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -84,16 +84,16 @@ class ConvertOptions:
 
 @dataclass(slots=True)
 class State:
-    """How far a conversion is, as `conversion.json` holds it.
+    """Progress of a conversion, stored in `conversion.json`.
 
     Attributes:
-        arguments: What it was started with; one with others may not go on with it.
+        arguments: Arguments of the conversion, which must be the same to continue it.
         clock: The recording's `ClockStatement`.
         status: ``partial`` or ``complete``.
         parts: The stretches that are whole, each a file of the bag.
-        next_ns: Where the next stretch begins.
-        error: What ended the last run, if it was an error.
-        faults: What was left out or repaired, by kind.
+        next_ns: Start of the next stretch, in ns.
+        error: Error that ended the last run, if any.
+        faults: Faults that were left out or repaired, by kind.
     """
 
     arguments: dict[str, Any]
@@ -113,12 +113,12 @@ class State:
 
 @dataclass(slots=True)
 class Part:
-    """What one file of a bag holds.
+    """Content of one file of a bag.
 
     Attributes:
         counts: Messages by topic.
-        spans_ns: By topic, the times of the first and the last message.
-        events: How many there are.
+        spans_ns: Times of the first and the last message, by topic.
+        events: Number of events.
         last_event_ns: The time of the last event or trigger; None if there is none.
     """
 
@@ -145,7 +145,7 @@ def convert(
         source: A file or a folder.
         out: The bag to write; if recordings lie below `source`, a folder of bags that are named and
             nested like them. Bags that are complete stay as they are.
-        options: How.
+        options: Options of the conversion.
         show_progress: Draw a bar for each recording.
 
     Returns:
@@ -192,7 +192,7 @@ def convert(
 
 
 def _bar_mover(bars: Progress, bar: TaskID, recording: Recording) -> Callable[[int], None]:
-    """Give a function that moves a progress bar to a time (ns) of a recording."""
+    """Return a function that moves a progress bar to a time (ns) of a recording."""
     if recording.span_ns is None:
         return lambda _: bars.advance(bar)
     first, last = recording.span_ns
@@ -209,9 +209,9 @@ def convert_recording(
     """Convert one recording, or go on where an earlier call stopped.
 
     Args:
-        recording: What to convert.
-        bag: Where to; if it was converted to there already, nothing happens.
-        options: How.
+        recording: Recording to convert.
+        bag: Bag to write; nothing happens if it is complete already.
+        options: Options of the conversion.
         report: Called now and then with the time (ns) that was reached.
 
     Returns:
@@ -335,7 +335,7 @@ def _check_spans(recording: Recording, parts: list[Part]) -> None:
 def _assemble(
     recording: Recording, bag: Path, work: Path, state: State, options: ConvertOptions
 ) -> None:
-    """Put the parts into one bag, which appears as a whole."""
+    """Join the parts to one bag, which appears in one step."""
     whole = work / "bag"
     whole.mkdir(exist_ok=True)
     files = []

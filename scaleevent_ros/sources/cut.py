@@ -20,8 +20,8 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
 
     Args:
         recording: The whole.
-        start_s: Where the part starts, in seconds after the first event.
-        duration_s: How long it is; None for all the rest.
+        start_s: Start of the part, in seconds after the first event.
+        duration_s: Duration of the part in s; None up to the end.
 
     Raises:
         SourceError: If the recording holds no events, or a time is negative.

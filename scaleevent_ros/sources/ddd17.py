@@ -185,6 +185,6 @@ class _Reader:
         return packed[:length].view(np.uint32).reshape(header.events, header.size // 4)
 
     def _times(self, words: NDArray[np.uint32], header: caer.PacketHeader) -> NDArray[np.int64]:
-        """Give the sensor's µs: of a frame, when its read-out ended, as the recorder's tools do."""
+        """Return the sensor time in µs; for a frame, the end of its read-out."""
         column = 2 if header.kind == caer.FRAME else 1
         return words[:, column].astype(np.int64) + (header.overflow << 31)

@@ -132,10 +132,10 @@ def read_events(
     """Read the events of a window in the rectified view, found by the file's ``ms_to_idx``.
 
     Args:
-        events: From `open_events`.
-        rectified: From `rectified_addresses`.
-        t_start: In ns.
-        t_end: In ns, excluded.
+        events: Events of `open_events`.
+        rectified: Addresses of `rectified_addresses`.
+        t_start: Start in ns.
+        t_end: End in ns, excluded.
 
     Raises:
         SourceError: If the file is damaged.

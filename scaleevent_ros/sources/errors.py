@@ -10,7 +10,7 @@ class SourceError(ScaleEventError):
 
 
 class UnknownFormatError(SourceError):
-    """Nothing that is known lies at a path."""
+    """The path holds no recording of a known format."""
 
 
 class ConversionError(SourceError):
@@ -26,4 +26,4 @@ class CalibrationError(SourceError):
 
 
 class AlignmentError(SourceError):
-    """How frames map into the event image cannot be told from this data."""
+    """The mapping of frames into the event image cannot be estimated from this data."""

@@ -27,7 +27,7 @@ class Columns(NamedTuple):
     """Events as they come from a file.
 
     Attributes:
-        place: What they were read from, for errors.
+        place: Origin of the columns, for error messages.
         first: Index of the first event there, for errors.
         x: Columns [N], any integer or float dtype.
         y: Rows [N], any integer or float dtype.
@@ -55,12 +55,12 @@ def event_batches(
         pieces: Columns, in order.
         width: Sensor width in pixels.
         height: Sensor height in pixels.
-        faults: Where faults are counted.
+        faults: Counter of faults.
         t_start: Time of the first event to yield, in ns.
 
     Raises:
-        SourceError: Naming the place and the index of an event whose polarity is none, or of the
-            first fault if faults are strict or more than 1 % of the events are dropped.
+        SourceError: An event has no valid polarity, or faults are strict, or more than 1 % of the
+            events are dropped; names the place and the index of the first one.
     """
     after = 0
     for piece in pieces:
@@ -170,7 +170,7 @@ def _strays(t: NDArray[np.int64], after: int) -> NDArray[np.bool_]:
 def _polarities(
     piece: Columns, p: NDArray[Any], chosen: NDArray[np.int64] | None
 ) -> NDArray[np.uint8]:
-    """Make 0 and 1 of polarities: 1 and 0, 1 and -1, bool, or -1 as an unsigned integer."""
+    """Convert polarities to 0 and 1, from 1 and 0, 1 and -1, bool, or -1 as an unsigned integer."""
     if p.dtype.kind == "b":
         return np.ascontiguousarray(p).view(np.uint8)
     on, zero = p == 1, p == 0

@@ -48,7 +48,7 @@ _NAMES = (
 
 
 class Layout(NamedTuple):
-    """Where the columns of events are.
+    """Location of the event columns.
 
     Attributes:
         columns: x, y, t and p: paths of datasets, names of a table's fields, or indices of its
@@ -150,7 +150,7 @@ def event_source(
     Args:
         path: Path of the file.
         options: Their size and unit take precedence over the file's.
-        faults: Where faults are counted.
+        faults: Counter of faults.
         likely_size: Sensor size, if neither options nor file tell it.
 
     Returns:

@@ -160,8 +160,8 @@ def read_text(
         path: Path of the file.
         width: Sensor width.
         height: Sensor height.
-        t_start: In ns.
-        faults: Where lines that are no events are counted, and what `event_batches` finds.
+        t_start: Start in ns.
+        faults: Counter of faults: of lines that are not events, and of `event_batches`.
         unit: Unit of the times, a key of `TIME_UNITS`; None for seconds if they have a decimal
             point, else as `likely_unit` finds.
 

@@ -61,7 +61,7 @@ class Faults:
         """Count faults.
 
         Args:
-            kind: What they are, in the plural: ``events outside the sensor``.
+            kind: Name of the kind in the plural: ``events outside the sensor``.
             message: Place and description of the first of them.
             times: Time of each in ns, int64 [N]; None for one fault of a file, which is counted
                 once, however often the file is read.

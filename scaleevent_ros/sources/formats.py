@@ -1,4 +1,4 @@
-"""Which format a path holds: told by what lies there, never by a name alone."""
+"""Detection of a path's format, by its content and never by its name alone."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _COMPANIONS = ("_gt.hdf5", "_depth_gt.h5", "_pose_gt.h5", "_semantics.h5", "rect
 
 
 class Found(NamedTuple):
-    """One recording that was found.
+    """Recording that was found.
 
     Attributes:
-        name: Its path below where the search began, without a suffix; empty if it is that itself.
+        name: Path relative to the searched folder, without suffix; empty for the folder itself.
         format: The name of its format's module.
         open: Opens it.
     """

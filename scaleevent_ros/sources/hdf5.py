@@ -1,4 +1,4 @@
-"""What HDF5 formats share: files, datasets and columns of events, with errors that name them."""
+"""Access to HDF5 files, datasets and event columns, with errors that name them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class EventColumns:
 
     Attributes:
         path: Path of the file.
-        length: How many events there are.
+        length: Number of events.
         span_ns: The times of the first and the last.
     """
 
@@ -104,12 +104,12 @@ class EventColumns:
 
         Args:
             path: Path of the file.
-            columns: Where x, y, t and p are: names of datasets; or, of a table, the names of its
-                fields or the indices of its columns.
+            columns: Names of the datasets x, y, t and p; or, for a table, names of its fields or
+                indices of its columns.
             unit: Unit of t, a key of `TIME_UNITS`; None for the likely one.
             table: The dataset that is a table, [N] of fields or [N, columns].
             offset: Added to every time, in that unit.
-            faults: Where faults are counted.
+            faults: Counter of faults.
 
         Raises:
             SourceError: If one is missing, longer than another in strict reading, or all are empty.
@@ -179,8 +179,8 @@ class EventColumns:
         Args:
             width: Sensor width.
             height: Sensor height.
-            t_start: In ns.
-            t_end: In ns.
+            t_start: Start in ns.
+            t_end: End in ns.
             bounds: Indices between which these events are known to lie; searched for if None.
 
         Raises:
@@ -243,7 +243,7 @@ def dataset_pictures(
         name: Name of the dataset [N, …].
         times: Times of its rows in ns, int64 [N].
         prepare: Makes the pixels of a `Picture` of one row.
-        faults: Where faults are counted.
+        faults: Counter of faults.
 
     Raises:
         SourceError: If there are not as many times as rows, or most times do not increase.
@@ -272,10 +272,10 @@ def picture_stream(
     Args:
         path: Path of the file.
         topic: Topic of the pictures in a bag.
-        place: Where they are, for errors.
+        place: Location of the times, for error messages.
         times: Their times in ns, int64 [N].
         read_pixels: Reads the pixels of a `Picture` by its index.
-        faults: Where faults are counted.
+        faults: Counter of faults.
 
     Raises:
         SourceError: If most times do not increase.

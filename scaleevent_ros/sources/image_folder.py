@@ -118,7 +118,7 @@ def listed_pictures(
         The pictures, and their times in ns; None if there is no such file.
 
     Raises:
-        SourceError: Naming the line that is something else.
+        SourceError: A line is invalid; names it.
     """
     listing = images.parent / "images.txt"
     if listing.is_file():

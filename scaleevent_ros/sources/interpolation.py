@@ -30,7 +30,7 @@ _FASTEST_PERCENTILE = 99.5  # of displacements: single wild vectors do not count
 def frames_between(
     before: NDArray[np.uint8], after: NDArray[np.uint8], max_steps: int = 64
 ) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Make frames between two frames, so many that nothing moves by much more than a pixel.
+    """Interpolate so many frames that nothing moves by much more than a pixel.
 
     Args:
         before: Grey, uint8 [H, W].
@@ -107,7 +107,7 @@ def _blend(
     """Combine two frames as they look at a fraction of the way: each pixel from where it came.
 
     Args:
-        fraction: From 0 at the first frame to 1 at the second.
+        fraction: Position between the frames: 0 at the first, 1 at the second.
         before: The first frame's intensities times their weights, and the weights: [H, W, 2].
         after: The second frame, alike.
         forth: Flow [H, W, 2] from the first frame to the second.

@@ -53,7 +53,7 @@ class MovingObject:
         cutout: Picture of the object, red-green-blue-alpha, uint8 [h, w, 4].
         size: Width and height in the view, in pixels.
         start: Center at time 0, in pixels of the view, float64 [2].
-        velocity: In pixels per second, float64 [2].
+        velocity: Velocity in pixels per second, float64 [2].
         sway: Amplitude of a sine added to the path, in pixels, float64 [2].
         sway_hz: Frequency of the sine.
     """
@@ -128,7 +128,7 @@ def random_objects(
 
     Args:
         rng: Source of randomness.
-        cutouts: As `read_cutouts` returns them.
+        cutouts: Objects from `read_cutouts`.
         count: Number of objects.
         size: Width and height of the view, in pixels.
         length_s: Duration of the scene: each object's path passes through the view within it.

@@ -24,14 +24,14 @@ PACKET_EVENTS = 1 << 16
 
 
 class Packet(NamedTuple):
-    """One packet.
+    """Event packet.
 
     Attributes:
         stamp_ns: The time of its first event, or of its trigger if it holds none; cut to µs, as
             EVT3 cuts it too.
         last_ns: The time of its last.
-        events: How many events it holds.
-        payload: In EVT3.
+        events: Number of events.
+        payload: EVT3 payload.
     """
 
     stamp_ns: int
@@ -54,8 +54,8 @@ def encode_packets(
     """Encode a stream of events, with the triggers in their places.
 
     Args:
-        batches: In order.
-        triggers: In order.
+        batches: Batches in order of time.
+        triggers: Triggers in order of time.
         after_ns: The time of the last event or trigger that was encoded before, if the stream goes
             on from there: wire times then continue those.
     """

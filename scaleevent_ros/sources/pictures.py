@@ -135,7 +135,7 @@ def file_stream(
         topic: Topic of the pictures in a bag.
         files: Files in order.
         times: Time of each in ns, int64.
-        faults: Where pictures are counted that cannot be read, or whose times do not increase.
+        faults: Counter of faults: unreadable pictures, and times that do not increase.
         load: Makes the pixels of a `Picture` of a file; None reads photographs.
 
     Raises:

@@ -55,13 +55,13 @@ _DECODER_FAULTS = {
 
 
 class RawHeader(NamedTuple):
-    """What a RAW header says.
+    """Header of a RAW file.
 
     Attributes:
         encoding: ``evt2``, ``evt21`` or ``evt3``.
-        width: Of the sensor; None if the header does not tell.
-        height: Of the sensor; None if the header does not tell.
-        data_start: Where the words begin, in bytes.
+        width: Sensor width in pixels; None if the header lacks it.
+        height: Sensor height in pixels; None if the header lacks it.
+        data_start: Offset of the words in bytes.
         byte_order: ``little``, ``big``, or ``legacy``: EVT2.1 with the upper half of a word first.
     """
 

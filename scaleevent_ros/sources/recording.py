@@ -1,4 +1,4 @@
-"""One recording, whatever its format: what every reader returns and the converter takes.
+"""Common form of all recordings: the result of every reader and the input of the converter.
 
 All times are int64 nanoseconds on one clock, which `ClockStatement` names. Every stream starts
 from a time that is asked for, so that an interrupted conversion goes on where it stopped, and
@@ -52,13 +52,13 @@ ClockMethod = Literal["hardware_trigger", "sensor_time", "header_stamps", "estim
 
 @dataclass(frozen=True, slots=True)
 class ClockStatement:
-    """How frames and events came to share a clock.
+    """Common clock of frames and events.
 
     Attributes:
         method: ``sensor_time`` if one device stamped both, ``hardware_trigger`` if a signal joined
             two devices, ``header_stamps`` if each was stamped on arrival, else ``estimated``.
-        detail: One sentence, for a reader.
-        residual_ms: What is left between the two, where the data set's authors say it.
+        detail: Description in one sentence.
+        residual_ms: Residual between both in ms, if the data set's authors state it.
     """
 
     method: ClockMethod
@@ -71,7 +71,7 @@ class Picture:
     """A frame, a label map, a depth map or a flow field.
 
     Attributes:
-        t: When: the middle of a frame's exposure where that is known, in ns.
+        t: Time in ns; the middle of a frame's exposure where that is known.
         pixels: uint8 [H, W] grey or class ids, uint8 [H, W, 3] red-green-blue, uint16 [H, W],
             float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y). Float
             pixels that are not known are NaN; 255 is a class that is not known.
@@ -89,9 +89,9 @@ class PictureStream:
     """Pictures of one kind.
 
     Attributes:
-        topic: Where a bag holds them.
+        topic: Topic in a bag.
         place: The file or folder that they are read from, for errors.
-        read: From a time in ns on, in order.
+        read: Function that reads them in order from a time in ns.
         span_ns: The first and the last time, where that is cheap to know.
     """
 
@@ -103,7 +103,7 @@ class PictureStream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImuSample:
-    """One reading: acceleration [3] in m/s², turning rate [3] in rad/s, at ``t`` ns."""
+    """IMU sample: acceleration [3] in m/s², angular velocity [3] in rad/s, at ``t`` ns."""
 
     t: int
     acceleration: tuple[float, float, float]
@@ -112,15 +112,15 @@ class ImuSample:
 
 @dataclass(frozen=True, slots=True)
 class CameraCalibration:
-    """What `sensor_msgs/CameraInfo` says of one camera.
+    """Camera parameters as in `sensor_msgs/CameraInfo`.
 
     Attributes:
-        topic: Where a bag holds it.
-        width: In pixels.
-        height: In pixels.
+        topic: Topic in a bag.
+        width: Width in pixels.
+        height: Height in pixels.
         model: ``plumb_bob`` (4 or 5 coefficients) or ``equidistant`` (4).
         matrix: fx, fy, cx, cy, in pixels.
-        distortion: In the model's own order.
+        distortion: Distortion coefficients in the model's order.
     """
 
     topic: str
@@ -131,30 +131,30 @@ class CameraCalibration:
     distortion: tuple[float, ...]
 
     def camera(self) -> Camera:
-        """Give what a `Rig` takes."""
+        """Convert to the camera of a `Rig`."""
         return Camera((self.width, self.height), self.matrix, self.model, self.distortion)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recording:
-    """What one recording holds, and how to stream it.
+    """Content and streams of a recording.
 
     Attributes:
-        source: Its file or folder.
+        source: File or folder of the recording.
         format: The name of its format.
-        width: Of the event sensor, in pixels.
-        height: Of the event sensor, in pixels.
-        events: From a time in ns on, batches in order.
-        clock: How its frames and events share a clock.
+        width: Width of the event sensor in pixels.
+        height: Height of the event sensor in pixels.
+        events: Function that reads batches of events in order from a time in ns.
+        clock: Common clock of its frames and events.
         pictures: Frames, labels, depth, flow.
         cameras: Calibrations.
-        calibration: How frames map into the event image, where they come from another lens.
-        triggers: From a time in ns on; None where the format has none.
-        imu: From a time in ns on; None where the format has none.
+        calibration: Mapping of frames into the event image, if they come from another lens.
+        triggers: Function that reads triggers from a time in ns; None if the format has none.
+        imu: Function that reads IMU samples from a time in ns; None if the format has none.
         span_ns: First and last event, where that is cheap to know.
         one_sensor: Whether the pixels that make the events make the frames too, as in a DAVIS.
         labels: Class names by id, for pictures on `LABELS_TOPIC`.
-        faults: What its streams left out or repaired so far.
+        faults: Faults that its streams left out or repaired so far.
     """
 
     source: Path
@@ -176,13 +176,13 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """What a user says of a recording that does not say it itself.
+    """Options for what a recording itself lacks.
 
     Attributes:
-        width: Of the event sensor, where the file does not say it.
-        height: Of the event sensor, where the file does not say it.
+        width: Width of the event sensor, if the file lacks it.
+        height: Height of the event sensor, if the file lacks it.
         time_unit: A key of `TIME_UNITS`, where the file does not say it.
-        camera: Which of a stereo pair: ``left`` or ``right``.
+        camera: Camera of a stereo pair: ``left`` or ``right``.
         rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
         strict: Stop at the first fault instead of leaving it out and counting it.
     """
@@ -195,7 +195,7 @@ class ReadOptions:
     strict: bool = False
 
     def faults(self) -> Faults:
-        """Make the counters of one recording."""
+        """Create the fault counters of one recording."""
         return Faults(strict=self.strict)
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ class ReadOptions:
             raise SourceError(msg)
 
     def geometry(self, source: Path) -> tuple[int, int]:
-        """Give width and height, for a format that does not know them.
+        """Return width and height, for a format without them.
 
         Raises:
             SourceError: If the user has not said them either.
@@ -249,7 +249,7 @@ def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
     """Pass the times of pictures (ns) through, if they increase and are not before zero.
 
     Raises:
-        SourceError: Naming the place and the first time that is wrong.
+        SourceError: A time is wrong; names the place and the time.
     """
     wrong = (np.diff(times, prepend=times[:1] - 1) <= 0) | (times < 0)
     if wrong.any():
@@ -265,7 +265,7 @@ def unwrapped(ticks: NDArray[Any], bits: int, before: int = 0) -> NDArray[np.int
     """Undo the overflows of a counter: a step back by more than half its range is one.
 
     Args:
-        ticks: What it showed, [N].
+        ticks: Times shown by the counter, [N].
         bits: Bits of the counter.
         before: The last value that was returned.
     """
@@ -282,8 +282,8 @@ def rising(times: NDArray[np.int64], place: str, faults: Faults) -> NDArray[np.i
         Indices of the pictures, int64 [N].
 
     Raises:
-        SourceError: Naming the place and the first wrong time, in strict reading or if more than
-            1 % of the times, and more than one, are wrong.
+        SourceError: A time is wrong in strict reading, or more than 1 % of the times, and more than
+            one, are; names the place and the first one.
     """
     tails: list[int] = []  # the last time of the best sequence of each length
     lasts: list[int] = []  # and its picture

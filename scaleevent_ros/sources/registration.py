@@ -67,7 +67,7 @@ _SIMILARITY[2, 2] = _SIMILARITY[5, 3] = 1
 
 
 class Interval(NamedTuple):
-    """What both cameras saw change between two moments.
+    """Changes seen by both cameras between two moments.
 
     Attributes:
         frame: Change of the logarithm of brightness, float32 [H, W] of the frames.
@@ -80,12 +80,12 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Registration:
-    """Where frames lie in the event image.
+    """Homography of frames into the event image.
 
     Attributes:
         matrix: Homography from pixels of frames to those of the event image, float64 [3, 3].
-        residual_px: By how much the corners of the event image differ, as root mean square, when
-            quarters of the intervals are asked alone.
+        residual_px: Root mean square difference of the event image's corners between estimates from
+            quarters of the intervals.
         correlation: Between both changes where both cameras look; 1 at best.
     """
 
@@ -116,7 +116,7 @@ def register(
     """Find the homography that brings changes in frames onto changes in events.
 
     Args:
-        intervals: Of one recording, all of the same two sizes, in order of time.
+        intervals: Intervals of one recording in order of time, all of the same two sizes.
         start: A result of before that is nearly right, to save the search.
 
     Raises:
@@ -171,11 +171,11 @@ def register(
 
 
 def agreement(intervals: Sequence[Interval], matrix: NDArray[np.float64]) -> float:
-    """Say how well changes correlate under a homography, after a little least squares.
+    """Correlation of changes under a homography, after a few least-squares steps.
 
     Args:
-        intervals: As of `register`.
-        matrix: As of `Registration`.
+        intervals: Intervals of `register`.
+        matrix: Matrix of `Registration`.
     """
     side, signed = _MIDDLE_LEVELS[-1]
     return _fit(_Level(intervals, side, signed=signed), _inverse(matrix)).correlation
@@ -276,7 +276,7 @@ def _search(intervals: Sequence[Interval]) -> list[NDArray[np.float64]]:
 
 
 def _apart(one: _Candidate, other: _Candidate) -> bool:
-    """Say whether candidates are no neighbours; two shifts of one rotation and scale are none."""
+    """Return whether candidates differ by more than a shift and are not neighbours."""
     turn = abs((one.rotation - other.rotation + math.pi) % (2 * math.pi) - math.pi)
     ratio = abs(math.log2(one.scale / other.scale))
     return ratio > 0.2 or turn > math.radians(7) or (ratio, turn) == (0, 0)
@@ -371,9 +371,9 @@ def _fit(
 
     Args:
         level: The intervals.
-        matrix: Where to start.
+        matrix: Initial homography.
         part: Use this quarter of the intervals only.
-        similarity_first: Begin with rotation, scale and shift alone.
+        similarity_first: Estimate rotation, scale and shift before the full homography.
     """
     frames, events = level.frames, level.events
     if part is not None:
@@ -436,8 +436,8 @@ def _accumulate(
     Args:
         frames: D, [N, H, W].
         events: E, [N, h, w].
-        matrix: From the event image to the frame.
-        unit: From pixels of the frame to unit coordinates, a scale and a shift.
+        matrix: Homography from the event image to the frame.
+        unit: Scale and shift from pixels of the frame to unit coordinates.
         gains: [N].
         huber: Residual from which on weights fall.
         sums: Takes, for each interval [N, 76]: count, E², D², E·D, the upper triangle of the

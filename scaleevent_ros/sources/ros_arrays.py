@@ -174,8 +174,8 @@ def parse_event_array(data: bytes | memoryview, place: str, *, ros1: bool) -> Ev
 
     Args:
         data: The serialized message: CDR, or as ROS 1 has it.
-        place: Where it was read, for the error.
-        ros1: Which of the two.
+        place: Place in the file, for the error.
+        ros1: Whether it is a ROS 1 message.
 
     Raises:
         SourceError: If the bytes are no such message.
@@ -281,7 +281,7 @@ def _picture(bag: _Bag, topic: str, data: bytes | memoryview, depth: Callable[[]
 
 
 def _depth(bag: _Bag, topic: str) -> int:
-    """Tell how many bits the 16-bit images of a whole topic use."""
+    """Number of bits that the 16-bit images of a topic use."""
     bits = 8
     for data in _until_torn(bag, topic, Faults()):
         with suppress(BagError, SourceError):

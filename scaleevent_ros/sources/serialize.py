@@ -45,9 +45,9 @@ def image_message(pixels: NDArray[Any], stamp_ns: int, frame_id: str) -> bytes:
     """Serialize a `sensor_msgs/Image`.
 
     Args:
-        pixels: As `recording.Picture` has them.
-        stamp_ns: Of its header.
-        frame_id: Of its header.
+        pixels: Pixels as in `recording.Picture`.
+        stamp_ns: Header stamp in ns.
+        frame_id: Header frame id.
 
     Raises:
         SourceError: If no encoding fits the pixels' shape and dtype.

@@ -63,7 +63,7 @@ class Moment(NamedTuple):
 
     Attributes:
         events: Those since the piece before it.
-        pictures: By topic, what is seen at its end.
+        pictures: Images at its end, by topic.
     """
 
     events: EventBatch
@@ -72,17 +72,17 @@ class Moment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
-    """How a video is seen.
+    """Options of the simulation of a video.
 
     Attributes:
-        frame_rate: In Hz; None for the times of the video, see `open_video`.
+        frame_rate: Frame rate in Hz; None for the times of the video, see `open_video`.
         interpolate: Whether frames are interpolated where they move by more than a pixel.
         size: Width and height of the sensor; frames are scaled and cropped to cover it. None keeps
             theirs.
         pixels: The model of the sensor's pixels.
-        seed: Of its mismatch and noise.
+        seed: Seed of mismatch and noise.
         frame_scale: Pixels of a frame in the bag for each pixel of the sensor, in each direction.
-        keep_every: One in so many frames is kept in the bag; all make events.
+        keep_every: Write every Nth frame to the bag; all frames make events.
     """
 
     frame_rate: float | None = None
@@ -126,7 +126,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
 
     Args:
         source: See `open_video`.
-        options: How it is seen.
+        options: Options of the simulation.
 
     Raises:
         SourceError: If it cannot be opened, or its frames have no times. While it is read: if a
@@ -195,20 +195,20 @@ def _eight_bits(picture: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True, slots=True)
 class StillsOptions:
-    """How a collection of still pictures is filmed.
+    """Options of the simulation of still pictures.
 
     Attributes:
-        film: How each is.
+        film: Options of each picture.
         labels: A folder of class ids, uint8, by the names of the pictures without suffix; None for
             no labels.
-        class_names: By id.
+        class_names: Class names by id.
         flow: Whether the exact flow from frame to frame is kept: 8 bytes a pixel. Not with moving
             objects, whose flow is not that of the camera.
         cutouts: A folder of pictures with an alpha channel: the objects that move through the
             scenes if ``film.objects`` is above 0.
         gap: Time without events between the clips of two pictures, in s. Longer than what a
             student remembers, so that no clip is seen through the one before it.
-        jobs: How many pictures are simulated at a time; the result does not depend on it.
+        jobs: Number of pictures simulated in parallel; the result does not depend on it.
         seed: The same pictures, options and seed give the same recording.
     """
 
@@ -237,9 +237,9 @@ def write_bag(
     """Simulate a recording into a bag, or go on where an earlier call stopped.
 
     Args:
-        recording: Of `video_recording` or `stills_recording`.
+        recording: Recording of `video_recording` or `stills_recording`.
         out: The bag.
-        options: How it is written.
+        options: Options of the written bag.
         show_progress: Draw a bar.
 
     Raises:
@@ -260,7 +260,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
 
     Args:
         source: A picture or a folder of pictures.
-        options: How they are filmed.
+        options: Options of the simulation.
 
     Raises:
         SourceError: If there are no pictures, labels lack, or sizes differ and none is given. While

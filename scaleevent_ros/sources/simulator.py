@@ -52,7 +52,7 @@ _SLOTS = 256  # of the tables that give what depends on intensity
 
 @dataclass(frozen=True, slots=True)
 class PixelModel:
-    """What the pixels are like. The defaults are a recent sensor by daylight.
+    """Parameters of the pixels. The defaults describe a recent sensor in daylight.
 
     Attributes:
         threshold_on: Rise of log intensity that makes an ON event, in natural logarithms.
@@ -117,7 +117,7 @@ def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
     """Look up one of `PIXEL_MODELS`.
 
     Args:
-        name: Its name.
+        name: Name of the model.
         threshold: Replaces both its thresholds.
 
     Raises:
@@ -178,11 +178,11 @@ class EventSimulator:
     """An array of pixels that sees one frame after another and answers with events.
 
     Attributes:
-        width: Of the sensor, in pixels.
-        height: Of the sensor, in pixels.
-        model: What the pixels are like.
-        threshold_on: Of each pixel, float32 [H, W].
-        threshold_off: Of each pixel, float32 [H, W].
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
+        model: Pixel model.
+        threshold_on: Threshold of each pixel for brighter events, float32 [H, W].
+        threshold_off: Threshold of each pixel for darker events, float32 [H, W].
     """
 
     def __init__(
@@ -214,11 +214,11 @@ class EventSimulator:
         self._origin_us = self._time_us = 0
 
     def push(self, frame: Frame, t: int) -> EventBatch:
-        """See the next frame.
+        """Simulate the events up to the next frame.
 
         Args:
             frame: Intensities [H, W], from 0 to 255: uint8, or floating point.
-            t: Its time in ns, later than that of the frame before it by a µs at least.
+            t: Time in ns, at least a µs after the previous frame.
 
         Returns:
             The events from the frame before it, inclusive, to this one, exclusive, sorted in time;
@@ -236,7 +236,7 @@ class EventSimulator:
         return self.push_log(log_intensity(frame, self.model.toe), t)
 
     def push_log(self, log_frame: NDArray[np.float32], t: int) -> EventBatch:
-        """See the next frame as `log_intensity` gives it with the model's toe: float32 [H, W].
+        """Simulate up to the next frame, given as the model's `log_intensity`: float32 [H, W].
 
         The array is kept until the next call. See `push` for the rest.
         """
@@ -348,8 +348,8 @@ def _low_pass(
     interval of a given length in which x moves by dx, e becomes decay * e + hold * dx.
 
     Args:
-        brightness: By slot, 1 for white.
-        length: Of the interval, in s.
+        brightness: Brightness by slot, 1 for white.
+        length: Length of the interval in s.
         cutoff: 3 dB frequency at brightness 1, in Hz.
 
     Returns:
@@ -432,7 +432,7 @@ def _emit(
     level: NDArray[np.float32],
     ready: NDArray[np.float64],
 ) -> int:
-    """Make the events of every pixel that `_advance` has marked, by rows.
+    """Create the events of all pixels marked by `_advance`, by rows.
 
     Between two frames the signal is a straight line, so a pixel's events have one sign and equal
     distances: the time to cross a threshold, and the refractory period, at whose end the level is
@@ -440,15 +440,15 @@ def _emit(
 
     Args:
         events: Takes offset in µs << 32 | y << 17 | x << 1 | polarity.
-        start_us: Of the interval, since the first frame.
-        length_us: Of the interval.
+        start_us: Start of the interval since the first frame, in µs.
+        length_us: Length of the interval in µs.
         refractory: Dead time as a fraction of the interval.
         threshold_on: [H, W], as are the following.
-        threshold_off: See `EventSimulator`.
-        change: Of the signal over the interval.
+        threshold_off: Thresholds; see `EventSimulator`.
+        change: Change of the signal over the interval.
         count: The most events that a pixel may make; 0 skips it.
-        level: See `_advance`.
-        ready: When the pixel last left its reset, in µs since the first frame.
+        level: Memorized level; see `_advance`.
+        ready: End of the pixel's last reset, in µs since the first frame.
 
     Returns:
         How many there are.
@@ -491,7 +491,7 @@ def _emit(
 
 
 def _shot_noise_shade(brightness: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Say how much rarer shot noise is than in the dark: v2e's line from 1 to a quarter."""
+    """Factor of shot noise relative to the dark: v2e's line from 1 to a quarter."""
     return 1 - 0.75 * brightness
 
 
@@ -537,21 +537,21 @@ def _add_shot_noise(
     it. So noise events alternate in sign and do not add up, as observed by Graca and Delbruck.
 
     Args:
-        events: As in `_emit`; what does not fit is dropped.
-        number: Of events that are there already.
-        key: Of this frame's random numbers.
+        events: Buffers of `_emit`; events that do not fit are dropped.
+        number: Number of events in the buffers.
+        key: Key of this frame's random numbers.
         mean: Number of events of a black pixel.
-        start_us: Of the interval, since the first frame.
-        length_us: Of the interval.
+        start_us: Start of the interval since the first frame, in µs.
+        length_us: Length of the interval in µs.
         refractory_us: Dead time.
         log_frame: [H, W].
         lowest: Log intensity of the first slot.
-        slots_per_unit: Of log intensity.
+        slots_per_unit: Slots per unit of log intensity.
         shade: Rate relative to black, by slot of log intensity.
         threshold_on: [H, W], as are the following.
-        threshold_off: See `EventSimulator`.
-        level: See `_advance`.
-        ready: See `_emit`.
+        threshold_off: Thresholds; see `EventSimulator`.
+        level: Memorized level; see `_advance`.
+        ready: End of the last reset; see `_emit`.
 
     Returns:
         How many events there are now.

@@ -43,7 +43,7 @@ _STRAIGHT_US = 50_000  # camera and objects move straight for so long
 
 @dataclass(frozen=True, slots=True)
 class StillOptions:
-    """How a still picture is filmed.
+    """Options of the simulated motion over a still picture.
 
     Attributes:
         frames: Number of frames.
@@ -111,23 +111,23 @@ class StillOptions:
 
     @property
     def length_us(self) -> int:
-        """How long events last, in µs."""
+        """Duration of the events in µs."""
         return self.frames_us[-1] + round(self.margin * 1e6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StillSequence:
-    """What a camera with a frame sensor and an event sensor behind one lens saw of a picture.
+    """Frames and events of a simulated camera with both sensors behind one lens.
 
     Attributes:
         stamps: Times of the frames, int64 [N], in ns.
         frames: uint8 [N, H, W, 3] red-green-blue, or [N, H, W] if the picture is grey;
             ``frame_scale`` times as large as the sensor.
-        events: On the same clock, in the same pixels.
+        events: Events on the same clock, in the same pixels.
         labels: Class ids at the frames' times, uint8 [N, H, W], if the picture had labels;
             `UNLABELED` under moving objects.
-        homographies: From the view of the sensor at the time of each frame into the picture,
-            float64 [N, 3, 3].
+        homographies: Homographies from the sensor's view at the time of each frame into the
+            picture, float64 [N, 3, 3].
         camera_matrix: K of the camera, float64 [3, 3].
     """
 
@@ -142,7 +142,7 @@ class StillSequence:
         """Compute the exact flow from one frame to the next.
 
         Args:
-            index: Of the first of the two, 0 to N - 2.
+            index: Index of the first of the two frames, 0 to N - 2.
 
         Returns:
             float32 [H, W, 2], in pixels to the right and down.
@@ -167,9 +167,9 @@ def simulate_still(
     Args:
         picture: uint8 [H, W, 3] red-green-blue, or [H, W] grey.
         labels: Class ids, uint8 [H, W].
-        options: How it is filmed.
+        options: Options of the simulation.
         seed: The same inputs and seed give the same sequence.
-        start_ns: When events start.
+        start_ns: Start of the events in ns.
         cutouts: Pictures of objects to draw from, uint8 [h, w, 4]; see `read_cutouts`.
 
     Raises:

@@ -64,13 +64,13 @@ _QUEUE = Qos(depth=1000)
 
 
 class Message(NamedTuple):
-    """One message.
+    """Serialized message.
 
     Attributes:
-        stamp_ns: Of its header, and the time at which a bag holds it.
-        topic: Where it goes.
-        cdr: It, serialized.
-        events: How many events it holds.
+        stamp_ns: Header stamp, and record time in a bag.
+        topic: Topic of the message.
+        cdr: CDR bytes.
+        events: Number of events.
         last_ns: The time of the last event or trigger in it; 0 if it holds none.
     """
 
@@ -82,11 +82,11 @@ class Message(NamedTuple):
 
 
 class Position(NamedTuple):
-    """Where a stream goes on after an interruption.
+    """Point from which a stream continues after an interruption.
 
     Attributes:
         t: Messages before this time (ns) are done.
-        packets: How many of them held events.
+        packets: Number of packets with events.
         last_event_ns: The time of the last event among them; None if there is none.
     """
 
@@ -115,10 +115,10 @@ def messages(recording: Recording, image_codec: str | None, start: Position) -> 
     """Stream everything that a recording holds, from a position on.
 
     Args:
-        recording: What to stream.
+        recording: Recording to stream.
         image_codec: ``jpeg`` or ``png`` for photographs as compressed images, or None; those that
             the recording holds as JPEG or PNG files are passed through.
-        start: Where to go on.
+        start: Point to start from.
 
     Raises:
         SourceError: If its clocks do not overlap, most of a stream is wrong, or at the first fault

@@ -47,7 +47,7 @@ def open_video(source: Path, frame_rate: float | None = None) -> Video:
 
     Args:
         source: File that OpenCV or PyAV can play, or folder of pictures, ordered by name.
-        frame_rate: In Hz; None for the source's own times.
+        frame_rate: Frame rate in Hz; None for the source's own times.
 
     Raises:
         SourceError: If it cannot be opened, or its frames have no times. While frames are read: if

@@ -44,11 +44,11 @@ class VideoSimulator:
         self._before_us = 0
 
     def push(self, frame: NDArray[np.uint8], t_us: int) -> EventBatch:
-        """See the next frame.
+        """Simulate the events up to the next frame.
 
         Args:
             frame: Red-green-blue [H, W, 3] or grey [H, W], of the sensor's size.
-            t_us: Its time in µs, later than that of the frame before it.
+            t_us: Time in µs, later than the previous frame's.
 
         Returns:
             The events since the frame before it; none for the first frame.

@@ -1,4 +1,4 @@
-"""What a student is for: heads, losses and metrics of segmentation, depth and optical flow.
+"""Downstream tasks: heads, losses and metrics of segmentation, depth and optical flow.
 
 In: dense features of a `scaleevent_ros.models.Student`. Out: class logits, depth in metres and flow
 in pixels for each pixel of its input, and how right they are.

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassList:
-    """What the ids of a labelled picture mean.
+    """Classes of a labelled picture's ids.
 
     Attributes:
-        names: By id.
+        names: Names by id.
         colors: Red, green and blue by id.
         ignored: Ids of pixels that have no class.
     """
@@ -35,7 +35,7 @@ class ClassList:
         """Replace the ids that stand for no class by `IGNORED`.
 
         Args:
-            labels: As stored, uint8 of any shape.
+            labels: Labels as stored, uint8 of any shape.
 
         Raises:
             TaskError: If an id is neither of a class nor ignored.
@@ -55,9 +55,9 @@ def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray
     """Turn stored class ids into truth.
 
     Args:
-        labels: As stored.
-        classes: What they mean.
-        place: Where they were read, for the error.
+        labels: Labels as stored.
+        classes: Class list.
+        place: Place of the labels, for error messages.
 
     Raises:
         TaskError: If they are no class ids, or unknown ones.

@@ -26,8 +26,8 @@ class CorrelationFlow(nn.Module):
     Args:
         width: Channels D of the features.
         stride: Pixels per feature, even.
-        channels: Of the matched features and of the state that is refined.
-        radius: In cells, of the neighbourhood that is looked up at each scale.
+        channels: Channels of the matched features and of the recurrent state.
+        radius: Radius of the lookup at each scale, in cells.
         iterations: Steps of refinement.
     """
 
@@ -56,7 +56,7 @@ class CorrelationFlow(nn.Module):
 
         Args:
             previous: Features of the window before, ``[B, D, h, w]``.
-            features: Of this one.
+            features: Features of this frame.
             size: Height and width of the student's input.
 
         Returns:
@@ -75,7 +75,7 @@ class CorrelationFlow(nn.Module):
         ]
 
     def _refine(self, previous: Tensor, features: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Give flow in cells of the matching grid and state, after each step."""
+        """Return flow in cells of the matching grid, and the state, after each step."""
         scales = _correlate(self.match(previous), self.match(features))
         hidden, context = self.context(previous).chunk(2, dim=1)
         hidden, context = hidden.tanh(), context.relu()
@@ -123,8 +123,8 @@ def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
 
     Args:
         scales: ``[B, h * w, h, w]`` and, of each scale after it, half as high and wide.
-        flow: In cells of the first scale, float32 ``[B, 2, h, w]``, x before y.
-        radius: Of the square that is read at each scale, in its cells.
+        flow: Flow in cells of the first scale, float32 ``[B, 2, h, w]``, x before y.
+        radius: Radius of the lookup at each scale, in its cells.
 
     Returns:
         ``[B, S * (2 * radius + 1) ** 2, h, w]``: of scale after scale, row by row; 0 outside.
@@ -156,7 +156,7 @@ def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
 
 
 def upsample_convex(flow: Tensor, weights: Tensor, factor: int) -> Tensor:
-    """Make each fine value a weighted mean of the 3x3 coarse ones around it (RAFT, section 3.3).
+    """Upsample by a weighted mean of the 3x3 coarse neighbours (RAFT, section 3.3).
 
     Args:
         flow: ``[B, 2, h, w]``.

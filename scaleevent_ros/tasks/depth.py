@@ -36,7 +36,7 @@ class Depth(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Judge all pixels whose depth is known, and those with events; draw nothing."""
+        """Update the metrics of all pixels with known depth, and of those with events."""
         del pictures
         depth, truth = model(batch.events), self._known(batch.truth)
         known = truth.squeeze(1) > 0

@@ -27,8 +27,8 @@ class Downstream(nn.Module):
     """A student and a head, of any kind.
 
     Attributes:
-        student: Its backbone learns, unless frozen.
-        head: From `scaleevent_ros.tasks.build_head`.
+        student: Student, whose backbone is trained unless it is frozen.
+        head: Head from `scaleevent_ros.tasks.build_head`.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Downstream(nn.Module):
         """Join them.
 
         Args:
-            student: Its projection, which serves pretraining alone, no longer learns.
+            student: Student; its projection, which only pretraining needs, is frozen.
             head: Built for its width and stride.
             frozen: Leave the student as it is.
             on_teacher: The head takes features in the teacher's space; the student must be frozen.
@@ -68,7 +68,7 @@ class Downstream(nn.Module):
         return self
 
     def forward(self, events: Tensor) -> Any:
-        """Do the task.
+        """Return the head's output for events.
 
         Args:
             events: ``[B, bins, H, W]``; for flow ``[B, 2, bins, H, W]``, the window before and the
@@ -99,7 +99,7 @@ class PictureDownstream(nn.Module):
 
     Attributes:
         student: Student that the checkpoint will hold; it is not run.
-        head: From `scaleevent_ros.tasks.build_head`, for features of the teacher's width.
+        head: Head from `scaleevent_ros.tasks.build_head`, for features of the teacher's width.
     """
 
     def __init__(self, student: Student, head: nn.Module, teacher: FeatureSource) -> None:
@@ -115,7 +115,7 @@ class PictureDownstream(nn.Module):
         return self
 
     def forward(self, frames: Tensor) -> Any:
-        """Do the task on frames, uint8 ``[B, 3, scale * H, scale * W]``, as `Downstream` does."""
+        """Return the head's output for frames, uint8 ``[B, 3, scale * H, scale * W]``."""
         (teacher,) = self._teacher
         scale = self.student.header.teacher_options.get("scale", 1)
         size = (frames.shape[-2] // scale, frames.shape[-1] // scale)
@@ -125,10 +125,10 @@ class PictureDownstream(nn.Module):
 
 
 class TaskObjective:
-    """What objectives of all tasks share, for `scaleevent_ros.distill.trainer.Trainer`.
+    """Base of all tasks' objectives, for `scaleevent_ros.distill.trainer.Trainer`.
 
     Attributes:
-        task: Its name.
+        task: Name of the task.
         judged_by: Name of the metric that says which validation was the best.
         better: 1 where more of it is better, -1 where less is.
         model: A `Downstream`.
@@ -161,7 +161,7 @@ class TaskObjective:
         return ratios(sums)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Say how good metrics are."""
+        """Score by which checkpoints are compared."""
         return self.better * metrics[self.judged_by]
 
     def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:

@@ -67,7 +67,7 @@ class DptDecoder(nn.Module):
 
 
 class _Fusion(nn.Module):
-    """One resolution and what came of the coarser ones, brought to the next finer resolution."""
+    """Fusion block: a resolution and the coarser result, upsampled to the next finer one."""
 
     def __init__(self, channels: int, *, merges: bool) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ class DptSegmentation(nn.Module):
         width: Channels D of the features.
         stride: Pixels per feature.
         classes: C.
-        channels: Of the decoder.
+        channels: Channels of the decoder.
     """
 
     def __init__(self, width: int, stride: int, classes: int, channels: int = 128) -> None:
@@ -130,7 +130,7 @@ class DptDepth(nn.Module):
         width: Channels D of the features.
         stride: Pixels per feature.
         maximum: The largest depth that can be told, in metres.
-        channels: Of the decoder.
+        channels: Channels of the decoder.
     """
 
     def __init__(self, width: int, stride: int, maximum: float, channels: int = 128) -> None:

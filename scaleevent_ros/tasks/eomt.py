@@ -37,8 +37,8 @@ class EomtSegmentation(nn.Module):
 
     Attributes:
         blocks: L: through how many of the student's last blocks the queries go.
-        mask_share: In training, the share of queries that see only the patches of their mask, in
-            each of these blocks; see `anneal`.
+        mask_share: Share of queries that are masked in training, in each of these blocks; see
+            `anneal`.
 
     Args:
         width: Channels D of the student.
@@ -96,7 +96,7 @@ class EomtSegmentation(nn.Module):
     def predictions(
         self, late: LateBlocks, tokens: Tensor, size: tuple[int, int]
     ) -> list[MaskPrediction]:
-        """Tell masks before each of the last blocks and after them, to learn from all.
+        """Predict masks before each of the last blocks and after them, for training.
 
         Before each block, a query's mask is where it looks in that block, for the share of
         queries that `mask_share` says.
@@ -152,7 +152,7 @@ class EomtSegmentation(nn.Module):
     def _attention(
         self, late: LateBlocks, masks: Tensor, tokens: int, grid: tuple[int, int], number: int
     ) -> Tensor:
-        """Say which token may look at which, bool ``[B, 1, N, N]``: queries at their masks only."""
+        """Attention mask, bool ``[B, 1, N, N]``: queries attend to their masks only."""
         batch, queries = masks.shape[:2]
         inside = functional.interpolate(masks, grid, mode="bilinear", align_corners=False) > 0
         free = torch.rand(batch, queries, 1, device=masks.device) >= self.mask_share[number]

@@ -1,4 +1,4 @@
-"""Judge checkpoints, compare groups of them, and write what came of it.
+"""Evaluation of checkpoints, comparison of groups, and their files.
 
 One checkpoint gives a folder with ``evaluation.json``, ``evaluation.md`` and ``pictures``. Several
 give such a folder each, ``A1``, ``A2``, ..., ``B1``, ..., beside ``comparison.json`` and
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def evaluate(request: Request, draw: Draw) -> str:
-    """Do what is asked for.
+    """Run an evaluation.
 
     Args:
         request: Checkpoints, and how they are judged.
@@ -95,7 +95,7 @@ def _kind(path: Path, options: EvaluationOptions) -> Kind:
 def _evaluation(
     path: Path, folder: Path, options: EvaluationOptions, fabric: Fabric, draw: Draw
 ) -> Evaluation:
-    """Judge a checkpoint and write what comes of it into a folder, or read what came of it."""
+    """Evaluate a checkpoint into a folder, or read its evaluation."""
     if is_record(path):
         return read_evaluation(path)
     drawn: list[str] = []
@@ -114,7 +114,7 @@ def _evaluation(
 
 
 def _empty_folder(path: Path) -> Path:
-    """Make a folder, or take one that is there but empty."""
+    """Create a folder, or accept an existing empty one."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         used = next(path.iterdir(), None) is not None

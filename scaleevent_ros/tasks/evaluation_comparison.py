@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.evaluation_record import Evaluation
 
 A, B = "A", "B"
-"""How tables and folders name the group that is looked at, and the one it is compared with."""
+"""Names of both groups in tables and folders."""
 
 
 class Row(NamedTuple):
     """A score of both groups.
 
     Attributes:
-        name: As in `Evaluation.scores`.
-        first: Of A.
-        second: Of B; None where A is not compared.
+        name: Name of the score in `Evaluation.scores`.
+        first: Mean and deviation of A.
+        second: Mean and deviation of B; None without a comparison.
         difference: A less B; None likewise.
     """
 
@@ -41,13 +41,13 @@ class Row(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What came of comparing.
+    """Result of a comparison.
 
     Attributes:
         first: The group A.
         second: The group B; empty where A is not compared.
         paired: Scores of equal seeds were compared.
-        rows: Of each score that all of them have.
+        rows: Row of each score that all evaluations have.
     """
 
     first: tuple[Evaluation, ...]
@@ -69,8 +69,8 @@ def compare(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Compar
     is left out, and so is one that nothing is known of.
 
     Args:
-        first: One or more, of one kind: trained and fed alike, but for the seed.
-        second: Likewise, or none.
+        first: Evaluations of one kind: same training and input, except for the seed; at least one.
+        second: Evaluations of the second group; may be empty.
 
     Raises:
         TaskError: If they are not of one kind, or were not judged by the same truth.
@@ -124,7 +124,7 @@ def require_kinds(first: Sequence[Kind], second: Sequence[Kind]) -> None:
     """Refuse groups that are not each of one kind, and groups that do not do the same.
 
     Raises:
-        TaskError: Naming what differs.
+        TaskError: Evaluations differ; names the difference.
     """
     for name, group in ((A, first), (B, second)):
         for number, one in enumerate(group[1:], start=2):

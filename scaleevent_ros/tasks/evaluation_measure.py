@@ -1,4 +1,4 @@
-"""Judge one checkpoint: its student and head on windows with truth, batch after batch."""
+"""Evaluation of one checkpoint on batches of windows with ground truth."""
 
 from __future__ import annotations
 
@@ -53,20 +53,20 @@ AT_EVENTS = "events/"
 """Scores whose names start with this are of pixels with events alone."""
 
 SPLIT = "validation"
-"""Of the data, what checkpoints are judged by."""
+"""Part of the data on which checkpoints are evaluated."""
 
 
 class Example(NamedTuple):
     """A window, for a picture.
 
     Attributes:
-        events: What the student saw of the events.
+        events: Input of the student, for the picture.
         tensor: The event tensor, float32 [channels, H, W]; for flow that of the later window. Or
             the frame that the teacher saw, uint8 [3, H, W].
         prediction: Class ids, int64 [H, W]; depth in m, float32 [1, H, W]; or flow in px to the
             right and down, float32 [2, H, W].
-        truth: Likewise.
-        known: Where there is a truth, bool [H, W].
+        truth: Ground truth of the window.
+        known: Pixels with known ground truth, bool [H, W].
         classes: For segmentation.
     """
 
@@ -88,10 +88,10 @@ def judge(
     fabric: Fabric,
     keep: Callable[[int, Example], None],
 ) -> Evaluation:
-    """Judge a checkpoint by the validation part of the data; memory does not grow with their size.
+    """Evaluate a checkpoint on the validation part of the data, with constant memory.
 
     Args:
-        path: Of a checkpoint with a head for the data's task.
+        path: Path of a checkpoint with a head for the data's task.
         options: The data and how they are gone through.
         fabric: Device and precision, from `scaleevent_ros.distill.parallel.start_fabric`.
         keep: Takes the number of a window and what came of it, for a picture; is called for
@@ -154,7 +154,7 @@ def judge(
 
 
 def known_pixels(task: Task, truth: Tensor) -> Tensor:
-    """Say where the truth of a batch is known, bool ``[B, H, W]``."""
+    """Return where the ground truth of a batch is known, bool ``[B, H, W]``."""
     if task == "segmentation":
         return truth != IGNORED
     if task == "depth":
@@ -163,17 +163,17 @@ def known_pixels(task: Task, truth: Tensor) -> Tensor:
 
 
 def recorded_run(header: Header) -> Mapping[str, Any]:
-    """Give the configuration of the run that trained a checkpoint's head; empty if not known."""
+    """Return the configuration of the run that trained a checkpoint's head; empty if unknown."""
     run = header.extra.get("run")
     return run if isinstance(run, Mapping) and "head" in run else {}
 
 
 def events_of(path: Path, header: Header) -> EventOptions:
-    """Say what a checkpoint must be fed, as its header says.
+    """Return the event options of a checkpoint's header.
 
     Args:
-        path: Of the checkpoint, for errors.
-        header: Its own.
+        path: Path of the checkpoint, for error messages.
+        header: Header of the checkpoint.
 
     Raises:
         ScaleEventError: If the header does not say enough, or names what there is not.
@@ -189,7 +189,7 @@ def events_of(path: Path, header: Header) -> EventOptions:
 
 
 def kind_of(path: Path, data: LabelledData) -> Kind:
-    """Say what a checkpoint does and is fed, if that fits the data.
+    """Return task and input of a checkpoint, if they match the data.
 
     Raises:
         ScaleEventError: If it has no head for their task, tells other classes apart, or does not
@@ -223,7 +223,7 @@ def _classes(data: LabelledData) -> ClassList | None:
 
 
 def _load(path: Path, data: LabelledData, fabric: Fabric) -> Objective:
-    """Put student and head together, or for frames the student's teacher and the head."""
+    """Build the network of student and head, or, for frames, of teacher and head."""
     task = data.task
     student, head = load_student(path), load_heads(path)[task]
     on_teacher = student.header.space_of(task) == "teacher"
@@ -239,7 +239,7 @@ def _load(path: Path, data: LabelledData, fabric: Fabric) -> Objective:
 def _scores(
     objective: Objective, sums: Mapping[str, Tensor], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Give what a run's validation gives, and of segmentation each class at events too."""
+    """Compute the scores of a run's validation, and for segmentation the classes at events too."""
     scores = objective.summarize(sums)
     if classes:
         at_events = segmentation_scores(sums["events"], classes)
@@ -259,7 +259,7 @@ class _Watch:
         model.register_forward_hook(self._after)
 
     def ms_per_window(self) -> float:
-        """Give the median, without the first batch, which may warm up, where there are others."""
+        """Return the median, without the first batch (warm-up) if there are others."""
         return statistics.median(self._ms[1:] or self._ms)
 
     def _before(self, *_: Any) -> None:
@@ -304,7 +304,7 @@ def _spread_evenly(wanted: int, count: int) -> set[int]:
 def _on_device(
     loader: DataLoader[LabelledBatch], fabric: Fabric, path: Path
 ) -> Iterable[LabelledBatch]:
-    """Give batches on the device, with a bar of progress on a terminal."""
+    """Iterate over batches on the device, with a progress bar on a terminal."""
     batches = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     return cast(
         "Iterable[LabelledBatch]",

@@ -1,4 +1,4 @@
-"""What came of judging a checkpoint, and its file, ``evaluation.json``."""
+"""Result of evaluating a checkpoint, and its file, ``evaluation.json``."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ RECORD_VERSION = 1
 
 
 class Kind(NamedTuple):
-    """What checkpoints have in common that differ by their seed alone.
+    """Common properties of checkpoints that differ by their seed alone.
 
     Attributes:
-        task: What the head does.
+        task: Task of the head.
         architecture: timm's name of the student's network.
         head: Kind and options, as the header describes it.
         classes: Their names by id, for segmentation.
-        events: What the student sees of the events: `EventOptions` as plain values.
+        events: Event options of the student, `EventOptions` as plain values.
     """
 
     task: str
@@ -37,30 +37,30 @@ class Kind(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How good a checkpoint is, and all that is needed to judge it again.
+    """Scores of a checkpoint, and all that is needed to repeat the evaluation.
 
     Attributes:
-        checkpoint: Its path, as given.
-        sha256: Of the file.
-        seed: Of the run that trained it; None if the header does not say.
+        checkpoint: Path of the checkpoint as given.
+        sha256: SHA-256 of the file.
+        seed: Seed of the training run; None if the header lacks it.
         step: After how many steps of that run; None likewise.
-        task: See `Kind`.
-        architecture: See `Kind`.
-        head: See `Kind`.
-        classes: See `Kind`.
-        events: See `Kind`.
-        data: What it was judged by: `LabelledData` as plain values.
-        split: Of the data.
-        windows: How many windows there are.
+        task: Task; see `Kind`.
+        architecture: Architecture; see `Kind`.
+        head: Head; see `Kind`.
+        classes: Class names; see `Kind`.
+        events: Event options; see `Kind`.
+        data: Evaluation data, `LabelledData` as plain values.
+        split: Part of the data.
+        windows: Number of windows.
         truth: BLAKE2b digest (32 bytes) of the truth of all windows: equal where two checkpoints
             were judged by the same.
-        scores: By the names that a run's ``metrics.jsonl`` has for them; ``events/``: of pixels
-            with events alone. NaN where nothing is known that a score could be computed of.
-        device: Where it ran.
+        scores: Scores by their names in a run's ``metrics.jsonl``; those in ``events/`` are of
+            pixels with events. NaN without ground truth.
+        device: Device of the evaluation.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
         batch_size: Windows at a time.
         ms_per_window: Median time of student and head, without data and scores.
-        git_revision: Of the code that judged.
+        git_revision: Revision of the evaluation code.
     """
 
     checkpoint: str
@@ -85,7 +85,7 @@ class Evaluation:
 
     @property
     def kind(self) -> Kind:
-        """Say what it has in common with checkpoints of other seeds."""
+        """Properties in common with checkpoints of other seeds."""
         return Kind(self.task, self.architecture, self.head, self.classes, self.events)
 
 
@@ -128,7 +128,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def is_record(path: Path) -> bool:
-    """Tell a file of an evaluation from a checkpoint, by its name."""
+    """Return whether a path is an evaluation's file, by its name."""
     return path.suffix == ".json"
 
 

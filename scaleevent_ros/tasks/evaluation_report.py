@@ -123,7 +123,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Say what must be known to read the table, in sentences; nothing of one group."""
+    """Notes on a comparison's table; empty for one group."""
     if not comparison.second:
         return []
     a, b = comparison.first[0].kind, comparison.second[0].kind
@@ -138,14 +138,14 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def group_text(comparison: Comparison) -> str:
-    """Say which checkpoints the groups of a table are, for a terminal."""
+    """Checkpoints of the groups in a table, for the terminal."""
     return "".join(
         f"{name}  {one.checkpoint}  seed {one.seed}\n" for name, one in comparison.named()
     )
 
 
 def _formula(comparison: Comparison) -> str:
-    """Say how the standard errors of the differences were computed."""
+    """Description of how the standard errors of the differences were computed."""
     counts = len(comparison.first), len(comparison.second)
     if min(counts) == 1:
         return (
@@ -183,7 +183,7 @@ def _difference(difference: Difference) -> str:
 
 
 def _judged_by(evaluation: Evaluation) -> str:
-    """Say what the data were: what belongs to judging and is not as usual."""
+    """Description of the data: relevant fields that differ from the defaults."""
     usual: dict[str, Any] = {}
     for item in fields(LabelledData):
         made = item.default if item.default_factory is MISSING else item.default_factory()
@@ -197,7 +197,7 @@ def _judged_by(evaluation: Evaluation) -> str:
 
 
 def _said(value: Any) -> str:
-    """Say plain values on one line, but for those that say nothing."""
+    """Format plain values on one line, without empty ones."""
     if isinstance(value, dict):
         told = {key: _said(item) for key, item in value.items()}
         return ", ".join(f"{key} {item}" for key, item in told.items() if item)

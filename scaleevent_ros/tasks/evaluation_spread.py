@@ -1,4 +1,4 @@
-"""How far scores differ between two groups of checkpoints, and how sure that is: spread over seeds.
+"""Differences of scores between two groups of checkpoints, with standard errors over seeds.
 
 With n scores of a group, their mean m and their standard deviation s (of a sample: divided by
 n - 1), the difference of the groups A and B is ``m_A - m_B``. Its standard error is
@@ -29,9 +29,9 @@ class Spread(NamedTuple):
     """Scores of a group.
 
     Attributes:
-        mean: Of the scores.
+        mean: Mean of the scores.
         std: Their standard deviation; None of a single score.
-        seeds: How many there are.
+        seeds: Number of scores.
     """
 
     mean: float
@@ -40,12 +40,13 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """What one group has more than the other.
+    """Difference of two groups' scores.
 
     Attributes:
         mean: The difference of the means.
-        standard_error: Of the difference; None where a group has a single score.
-        degrees_of_freedom: Of the standard error; None where there is none, or no spread at all.
+        standard_error: Standard error of the difference; None if a group has a single score.
+        degrees_of_freedom: Degrees of freedom of the standard error; None without one or without
+            any spread.
         paired: Scores of equal seeds were compared.
     """
 
@@ -91,7 +92,7 @@ def difference(
     Args:
         first: Scores of the group that is looked at.
         second: Scores of the group that it is compared with.
-        pairs: From `pair_seeds`.
+        pairs: Pairs of scores from `pair_seeds`.
     """
     mean = fmean(first) - fmean(second)
     if pairs is not None:

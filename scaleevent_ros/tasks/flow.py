@@ -34,7 +34,7 @@ class Flow(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Judge all pixels whose flow is known, and those with events; draw nothing."""
+        """Update the metrics of all pixels with known flow, and of those with events."""
         del pictures
         flow, known = model(batch.events), _known(batch.truth)
         at_events = flow_sums(flow, batch.truth, known & batch.at_events)

@@ -1,4 +1,4 @@
-"""From the grid of a student's features to the pixels of its input."""
+"""Interpolation from the grid of a student's features to the pixels of its input."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class _Kind(NamedTuple):
     """A kind of head.
 
     Attributes:
-        task: What it does.
+        task: Task of the head.
         build: Makes one, of width, stride and options.
         required: Options that must be given.
         limits: Lowest and highest value of each option.
@@ -87,7 +87,7 @@ def build_head(kind: str, width: int, stride: int, **options: Any) -> nn.Module:
             (``channels``, ``radius``, ``iterations``).
         width: Channels D of the student's features.
         stride: Pixels per feature of the student.
-        options: Of the kind.
+        options: Options of the kind.
 
     Returns:
         A module: segmentation ``(features [B, D, h, w], (H, W)) -> logits [B, C, H, W]``, depth
@@ -126,14 +126,14 @@ def _check(kind: str, limits: dict[str, tuple[float, float]], options: dict[str,
 
 
 def describe_head(kind: str, width: int, stride: int, **options: Any) -> dict[str, Any]:
-    """Say what `load_heads` must know of a head, for ``student.header.heads[task]``.
+    """Describe a head for `load_heads`, as ``student.header.heads[task]``.
 
     Args:
-        kind: As to `build_head`.
-        width: Likewise.
-        stride: Likewise.
-        options: Likewise; and ``features="teacher"`` for a head that takes features in the
-            teacher's space.
+        kind: Kind as in `build_head`.
+        width: Width as in `build_head`.
+        stride: Stride as in `build_head`.
+        options: Options as in `build_head`; and ``features="teacher"`` for a head on features in
+            the teacher's space.
     """
     return {"kind": kind, "width": width, "stride": stride, **options}
 
@@ -142,7 +142,7 @@ def build_described(description: Mapping[str, Any]) -> nn.Module:
     """Build the head that `describe_head` describes.
 
     Raises:
-        TaskError: As `build_head`, or if the head takes features of another kind.
+        TaskError: Invalid as in `build_head`, or the head takes features of another kind.
     """
     options = dict(description)
     features = options.pop("features", "student")
@@ -172,7 +172,7 @@ def load_heads(path: str | Path) -> dict[str, nn.Module]:
     """Load the task heads of a checkpoint, on the CPU in eval mode.
 
     Args:
-        path: Of a checkpoint that `scaleevent_ros.models.save_student` wrote.
+        path: Path of a checkpoint of `scaleevent_ros.models.save_student`.
 
     Returns:
         Heads as `build_head` gives them, by task; none if the checkpoint has none.
@@ -197,7 +197,7 @@ def load_heads(path: str | Path) -> dict[str, nn.Module]:
 
 
 def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> list[str]:
-    """Put the heads of one checkpoint on the student of another, beside those that it has.
+    """Add the heads of one checkpoint to the student of another.
 
     A head that takes features in the teacher's space runs on every student of that teacher; any
     other only on the student that it was trained on, with the same weights.

@@ -37,11 +37,11 @@ Task = Literal["segmentation", "depth", "flow"]
 
 
 class LabelledWindow(NamedTuple):
-    """What a data set knows of a moment.
+    """Labelled window of a data set.
 
     Attributes:
-        events: Of the longest window at least; for flow, of the window and of one as long before
-            it. For leaky integrals also of what was before. They span the truth's pixels.
+        events: Events of the longest window at least; for flow, with an equally long window before
+            it. For leaky integrals, with their history. In pixels of the ground truth.
         t_end: The window's end, excluded, in ns: the moment of the truth.
         truth: Segmentation: class ids, uint8 [H, W], `IGNORED` where there is none. Depth: m,
             float32 [H, W], 0 or not finite where it is not known. Flow: how far each pixel goes
@@ -66,7 +66,7 @@ class LabelledSource(Protocol):
 
     @property
     def task(self) -> Task:
-        """Say what its truth is."""
+        """Task of the ground truth."""
 
     def __len__(self) -> int:
         """Count the windows."""
@@ -78,7 +78,7 @@ class LabelledSource(Protocol):
         """Read a window; called in workers, any number of times, in any order.
 
         Args:
-            index: Of the window.
+            index: Index of the window.
             take: Number of the epoch: what is simulated comes out new in each; what was recorded
                 stays what it is.
         """
@@ -103,7 +103,7 @@ class PartOfLabelled:
 
     @property
     def task(self) -> Task:
-        """Say what its truth is."""
+        """Task of the ground truth."""
         return self.source.task
 
     def __len__(self) -> int:
@@ -156,7 +156,7 @@ def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[La
 
 
 class LabelledSample(NamedTuple):
-    """What a worker makes of a window; `LabelledBatch` is many, with a first dimension B.
+    """Labelled sample; a `LabelledBatch` has an additional first dimension B.
 
     Attributes:
         events: The event tensor, float32 [channels, H, W]; for flow [2, channels, H, W], the window
@@ -182,16 +182,16 @@ class LabelledBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledOptions:
-    """How samples are made.
+    """Options of labelled samples.
 
     Attributes:
-        width: Of the event tensor.
-        height: Of the event tensor.
-        input: What the event tensor is made of.
+        width: Width of the event tensor.
+        height: Height of the event tensor.
+        input: Specification of the event tensor.
         window: Length of the window of events, where the truth does not set it.
-        history_ns: How long before the window events matter, for leaky integrals.
-        augmentation: What is drawn at random.
-        seed: Of what is drawn at random.
+        history_ns: Duration of history before the window in ns, for leaky integrals.
+        augmentation: Random augmentation.
+        seed: Seed of all random numbers.
     """
 
     width: int = 480
@@ -217,7 +217,7 @@ class LabelledDataset:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, draw: Draw) -> LabelledSample:
-        """Make the sample of a draw; one that pads has no truth.
+        """Build the sample of a draw; padding samples have no ground truth.
 
         Raises:
             ScaleEventError: If the window cannot be read, naming the sequence.
@@ -243,13 +243,13 @@ UNKNOWN: dict[Task, float] = {"segmentation": IGNORED, "depth": 0, "flow": float
 def make_sample(
     window: LabelledWindow, task: Task, options: LabelledOptions, draw: Draw
 ) -> LabelledSample:
-    """Make tensors of a window.
+    """Convert a window to tensors.
 
     Args:
-        window: From a sequence.
-        task: What its truth is.
-        options: See `LabelledOptions`.
-        draw: With the seed, all that random numbers depend on.
+        window: Window of a sequence.
+        task: Task of the ground truth.
+        options: Options of labelled samples.
+        draw: Draw that, with the seed, determines all random numbers.
     """
     rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
     events, t_end = window.events, window.t_end
@@ -286,7 +286,7 @@ def make_sample(
 
 
 def move_truth(truth: NDArray[Any], view: View) -> NDArray[Any]:
-    """See truth through a view: each pixel takes the nearest, none are mixed.
+    """Resample ground truth in a view; each pixel takes the nearest value.
 
     Args:
         truth: [H, W], or flow in px, [H, W, 2], which is scaled and mirrored with the view. Depth

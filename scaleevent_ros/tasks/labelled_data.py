@@ -213,10 +213,10 @@ def build_held_out(
     """Open what is judged by alone, the same whatever the seed of a run.
 
     Args:
-        data: Which.
-        events: What the student sees of the events.
-        classes: That ``data.classes`` names, for segmentation.
-        frame_scale: With ``data.source`` frames: how much finer they are than the truth.
+        data: Labelled data to load.
+        events: The student's event tensor.
+        classes: Class list for segmentation.
+        frame_scale: Resolution of ``data.source`` frames relative to the ground truth.
 
     Raises:
         ScaleEventError: If data are missing or invalid.

@@ -47,9 +47,9 @@ class LabelledPictures:
         Args:
             pictures: Files of pictures and their truth: class ids (uint8), or depth in mm (uint16;
                 0 and 65535 where it is not known).
-            classes: What class ids mean; None for depth.
+            classes: Class list; None for depth.
             options: Size and augmentation; nothing of events is used.
-            scale: How much finer frames are than the truth.
+            scale: Resolution of frames relative to the ground truth.
         """
         self._found = list(pictures)
         self._classes = classes
@@ -61,7 +61,7 @@ class LabelledPictures:
         return len(self._found)
 
     def __getitem__(self, draw: Draw) -> LabelledSample:
-        """Make the sample of a draw; one that pads has no truth.
+        """Build the sample of a draw; padding samples have no ground truth.
 
         Raises:
             ScaleEventError: If the picture or its truth cannot be read or do not fit.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LabelledPicture(NamedTuple):
-    """Where a picture and its labels are."""
+    """Files of a picture and its labels."""
 
     picture: Path
     labels: Path
@@ -33,15 +33,16 @@ class LabelledPicture(NamedTuple):
 
 @dataclass(frozen=True)
 class FilmOptions:
-    """How pictures are filmed.
+    """Options of simulated pictures.
 
     Attributes:
-        width: Of the event sensor.
-        height: Of the event sensor.
-        window: How long events last before the moment of the truth.
-        history_ns: How much longer they last before that, for leaky integrals.
-        strength: Of the camera's motion; see `scaleevent_ros.sources.camera_motion.random_motion`.
-        seed: Of the motion and of the events' noise.
+        width: Width of the event sensor in pixels.
+        height: Height of the event sensor in pixels.
+        window: Duration of events before the moment of the ground truth.
+        history_ns: Additional duration before that in ns, for leaky integrals.
+        strength: Strength of the camera's motion; see
+            `scaleevent_ros.sources.camera_motion.random_motion`.
+        seed: Seed of the motion and of the events' noise.
         fixed_motion: Film a picture the same way each time it comes, not another in each epoch.
     """
 

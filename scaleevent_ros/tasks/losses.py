@@ -1,4 +1,4 @@
-"""What heads are trained to minimize. Pixels without truth count nowhere.
+"""Losses of heads. Pixels without ground truth are ignored.
 
 A loss is the mean over images of a loss of each, one without truth counting as 0. So neither the
 number of processes nor of accumulated parts changes it.
@@ -92,8 +92,8 @@ def sequence_flow(steps: Sequence[Tensor], truth: Tensor, known: Tensor) -> Tens
 
     Args:
         steps: The flow after each step of refinement, ``[B, 2, H, W]`` in pixels.
-        truth: Likewise.
-        known: Where the truth is known, bool ``[B, H, W]``.
+        truth: Ground-truth flow, as the predictions.
+        known: Pixels with known ground truth, bool ``[B, H, W]``.
 
     Returns:
         A scalar.

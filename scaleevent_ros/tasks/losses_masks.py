@@ -1,4 +1,4 @@
-"""What a head that tells masks and their classes is trained to minimize.
+"""Loss of a head that predicts masks and their classes.
 
 Source: Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation"
 (Mask2Former), CVPR 2022, section 3.3, with the weights that Kerssies et al., "Your ViT is Secretly
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 MASK_WEIGHT, DICE_WEIGHT, CLASS_WEIGHT = 5.0, 5.0, 2.0
 NO_OBJECT_WEIGHT = 0.1
-"""Of a query that should tell no mask, in the cross-entropy of classes."""
+"""Weight of queries without a mask in the cross-entropy of classes."""
 
 POINTS = 112 * 112
-"""At which a mask is compared; all pixels of a known class if they are no more."""
+"""Number of points at which masks are compared; fewer known pixels are used completely."""
 _OVERSAMPLING, _UNCERTAIN = 3, 0.75  # PointRend's, as in Mask2Former
 
 
 class MaskPrediction(NamedTuple):
-    """What a head of queries says.
+    """Output of a mask head.
 
     Attributes:
         masks: Logits of each query's mask, ``[B, Q, h, w]``.
@@ -57,7 +57,7 @@ def mask_losses(prediction: MaskPrediction, truth: Tensor, covered: tuple[int, i
     """Match queries with the classes of each image, and compare masks and classes.
 
     Args:
-        prediction: Of a head.
+        prediction: Output of a mask head.
         truth: Class ids, int64 ``[B, H, W]``; `IGNORED` where there is none.
         covered: Height and width of the pixels that the masks span: H and W, and their padding.
 
@@ -119,14 +119,14 @@ def mask_dice(logits: Tensor, goals: Tensor) -> Tensor:
 def matching_cost(
     logits: Tensor, present_logits: Tensor, all_logits: Tensor, goals: Tensor
 ) -> Tensor:
-    """Say how ill each query fits each true mask: the loss that it would have there.
+    """Matching cost between queries and ground-truth masks.
 
     Its class costs the negative probability in place of the cross-entropy (Mask2Former; DETR).
 
     Args:
-        logits: Of the queries' masks at the points, ``[Q, P]``.
-        present_logits: Of the true masks' classes, ``[Q, M]``.
-        all_logits: Of all classes and none, ``[Q, C + 1]``.
+        logits: Logits of the queries' masks at the points, ``[Q, P]``.
+        present_logits: Logits of the ground-truth masks' classes, ``[Q, M]``.
+        all_logits: Logits of all classes and none, ``[Q, C + 1]``.
         goals: The true masks at the points, ``[M, P]``, 0 or 1.
 
     Returns:
@@ -142,7 +142,7 @@ def matching_cost(
 
 
 def match(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Give each true mask a query of its own so that all together cost least (Hungarian matching).
+    """Match each ground-truth mask to a query at the least total cost (Hungarian matching).
 
     Args:
         cost: ``[Q, M]``.
@@ -193,7 +193,7 @@ def _uncertain_points(masks: Tensor, known: Tensor, covered: tuple[int, int]) ->
     Args:
         masks: ``[M, h, w]``.
         known: Rows and columns to choose from, int64 ``[K, 2]``.
-        covered: As for `read_masks`.
+        covered: Covered pixels, as in `read_masks`.
 
     Returns:
         Numbers of ``known``, ``[M, P]``.

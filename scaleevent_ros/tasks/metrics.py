@@ -1,4 +1,4 @@
-"""How right heads are, as the benchmarks count it: sums that add up over batches and processes.
+"""Metrics of the benchmarks, as sums that can be added over batches and processes.
 
 Segmentation is judged by one confusion matrix over the whole set, as in ESS (uzh-rpg/ess,
 ``evaluation/metrics.py``). Depth and flow are judged in each image, and images are averaged, as
@@ -30,7 +30,7 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
     Args:
         predicted: Class ids, integers ``[B, H, W]``.
-        truth: Likewise; `IGNORED` where there is none.
+        truth: Ground truth as the prediction; `IGNORED` where unknown.
         classes: C.
 
     Returns:
@@ -43,10 +43,10 @@ def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def segmentation_scores(matrix: Tensor, classes: Sequence[str] = ()) -> dict[str, float]:
-    """Judge a segmentation by its confusion matrix.
+    """Compute segmentation metrics from a confusion matrix.
 
     Args:
-        matrix: From `confusion_matrix`, summed over the whole set.
+        matrix: Confusion matrix from `confusion_matrix`, summed over the whole set.
         classes: Their names, for the IoU of each.
 
     Returns:
@@ -67,11 +67,11 @@ def segmentation_scores(matrix: Tensor, classes: Sequence[str] = ()) -> dict[str
 
 
 def depth_sums(depth: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
-    """Judge depths.
+    """Compute depth metrics.
 
     Args:
         depth: ``[B, 1, H, W]`` in m, above 0.
-        truth: Likewise; 0, or not finite, where it is not known.
+        truth: Ground truth as the prediction; 0, or not finite, where unknown.
         at: Pixels that count, bool ``[B, H, W]``: those with events, or all.
 
     Returns:
@@ -99,11 +99,11 @@ def depth_sums(depth: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
 
 
 def flow_sums(flow: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
-    """Judge optical flow.
+    """Compute optical flow metrics.
 
     Args:
         flow: ``[B, 2, H, W]`` in pixels.
-        truth: Likewise.
+        truth: Ground truth as the prediction.
         at: Pixels that count, bool ``[B, H, W]``: those whose truth is known, or those of them that
             have events.
 

@@ -1,4 +1,4 @@
-"""What a head of each task is trained for and judged by."""
+"""Training objective of each task's head."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ from scaleevent_ros.tasks.flow import Flow
 from scaleevent_ros.tasks.segmentation import Segmentation
 
 OBJECTIVES = {kind.task: kind for kind in (Segmentation, Depth, Flow)}
-"""By task."""
+"""Objectives by task."""

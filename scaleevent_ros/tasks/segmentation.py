@@ -68,7 +68,7 @@ class Segmentation(TaskObjective):
         return sums, []
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Judge by one confusion matrix over the set; ``events/``: of pixels with events alone."""
+        """Update one confusion matrix over the set; ``events/`` is of pixels with events."""
         at_events = segmentation_scores(sums["events"])
         return {
             **segmentation_scores(sums["all"], self._header.classes),

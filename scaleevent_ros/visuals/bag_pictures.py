@@ -23,8 +23,8 @@ def write_pictures(reader: BagReader, folder: Path, window_ns: int = WINDOW_NS) 
     """Draw each event topic at three moments, in every representation.
 
     Args:
-        reader: Of the bag.
-        folder: Is made if missing; files are named TOPIC_MOMENT_PICTURE.png.
+        reader: Open bag.
+        folder: Output folder, created if missing; files are named TOPIC_MOMENT_PICTURE.png.
         window_ns: Length of the window of events.
 
     Returns:

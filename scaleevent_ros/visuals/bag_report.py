@@ -1,4 +1,4 @@
-"""What a bag's check found, as one page of HTML that needs no other file."""
+"""Report of a bag quality check as one self-contained page of HTML."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def render_report(quality: BagQuality, reasons: Mapping[str, str]) -> str:
     """Render a report.
 
     Args:
-        quality: What the check found.
-        reasons: What the names of reasons mean.
+        quality: Result of the check.
+        reasons: Descriptions of the reasons' names.
 
     Returns:
         HTML with plots and thumbnails inside.

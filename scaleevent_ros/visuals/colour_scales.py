@@ -31,12 +31,12 @@ _TICKS = 5
 
 @dataclass(frozen=True)
 class ColourScale:
-    """Which value has which colour.
+    """Colour scale of values.
 
     Attributes:
-        low: Has the first colour, and so has all below.
-        high: Has the last colour, and so has all above; more than ``low``.
-        colours: One of OpenCV's colour maps.
+        low: Value of the first colour; smaller values have it too.
+        high: Value of the last colour, above ``low``; larger values have it too.
+        colours: Colour map of OpenCV.
         logarithmic: Equal ratios of values are equally far apart, not equal differences.
     """
 
@@ -143,7 +143,7 @@ def _where_known(known: Mask, picture: Picture) -> Picture:
 
 
 def blank(height: int, width: int) -> Picture:
-    """Make an empty sheet of paper."""
+    """Return an empty white image."""
     return np.full((height, width, 3), 255, np.uint8)
 
 

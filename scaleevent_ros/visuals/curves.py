@@ -27,7 +27,7 @@ SCORES = (
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Make a figure, 10.5 inches wide, and its axes.
+    """Create a figure, 10.5 inches wide, and its axes.
 
     Raises:
         ScaleEventError: If matplotlib is not installed.
@@ -73,7 +73,7 @@ def training_curves(entries: list[dict[str, Any]]) -> str:
     """Draw the loss in training, and the scores of the validations, over steps, as SVG.
 
     Args:
-        entries: See `read_metrics`.
+        entries: Log entries from `read_metrics`.
 
     Raises:
         ScaleEventError: If matplotlib is not installed.

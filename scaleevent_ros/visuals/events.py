@@ -76,7 +76,7 @@ def event_picture(counts: Floats) -> Picture:
     """Draw where it became brighter (red) and darker (blue), on white.
 
     Args:
-        counts: From `histogram`, float32 [2, height, width].
+        counts: Counts of `histogram`, float32 [2, height, width].
 
     Returns:
         RGB, uint8 [height, width, 3].
@@ -113,7 +113,7 @@ def activity_picture(events: Picture, mask: NDArray[np.bool_], patch: int = 16) 
 
     Args:
         events: RGB, uint8 [height, width, 3].
-        mask: From `activity_mask`.
+        mask: Mask of `activity_mask`.
         patch: The side of its patches, in pixels.
 
     Returns:
@@ -129,7 +129,7 @@ def tile_pictures(pictures: list[Picture], columns: int) -> Picture:
 
     Args:
         pictures: RGB, uint8 [height, width, 3] each, one or more.
-        columns: How many stand in a row.
+        columns: Number of columns.
 
     Returns:
         RGB, uint8 [rows, columns, 3].

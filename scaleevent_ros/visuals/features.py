@@ -25,8 +25,8 @@ class PcaBasis:
     Attributes:
         mean: float32 [D].
         directions: Unit vectors, float32 [D, 3]: red, green and blue.
-        low: Of the projections, what becomes 0, float32 [3].
-        high: What becomes 255, float32 [3].
+        low: Projection values that map to 0, float32 [3].
+        high: Projection values that map to 255, float32 [3].
     """
 
     mean: Floats
@@ -105,8 +105,8 @@ def choose_anchors(features: Floats, mask: NDArray[np.bool_], count: int) -> lis
 
     Args:
         features: ``[D, h, w]``.
-        mask: Where anchors may be, bool [h, w]; anywhere if it is empty.
-        count: At most so many.
+        mask: Allowed positions of anchors, bool [h, w]; all if it is empty.
+        count: Maximum number of anchors.
 
     Returns:
         Rows and columns.
@@ -133,7 +133,7 @@ def overlay(picture: Picture, colours: Picture, opacity: float = 0.5) -> Picture
     Args:
         picture: uint8 [H, W, 3].
         colours: uint8 [h, w, 3].
-        opacity: Of the colours, 0 to 1.
+        opacity: Opacity of the colours, 0 to 1.
 
     Returns:
         uint8 [H, W, 3].

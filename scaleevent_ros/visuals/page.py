@@ -47,9 +47,9 @@ def render_page(title: str, place: str, parts: Iterable[str]) -> str:
     """Render a page.
 
     Args:
-        title: Of the page.
-        place: What it is about, in a line below the title.
-        parts: Its body, as HTML.
+        title: Title of the page.
+        place: Subject of the page, in a line below the title.
+        parts: Body of the page, as HTML.
     """
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -90,8 +90,8 @@ def render_picture(
 
     Args:
         picture: RGB, uint8 [H, W, 3].
-        title: What it shows.
-        width: To bring it to, in pixels; as it is if None.
+        title: Description of the picture.
+        width: Width of the picture in pixels; unchanged if None.
         codec: ``png`` or ``jpeg``.
     """
     shown = picture

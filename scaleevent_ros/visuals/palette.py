@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @cache
 def class_colours(count: int) -> NDArray[np.uint8]:
-    """Give each class id a colour of its own, uint8 [count, 3].
+    """Return a distinct colour for each class id, uint8 [count, 3].
 
     Those of the PASCAL VOC development kit: the bits of the id, three at a time, become the bits
     of red, green and blue from the highest down. Class 0 is black.

@@ -1,4 +1,4 @@
-"""One picture of a validation sample: what went in, and what teacher and student make of it."""
+"""Picture of a validation sample: input, and features of teacher and student."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def draw_panel(panel: Panel) -> Picture:
 
 
 def _row(tiles: list[Picture]) -> Picture:
-    """Put tiles side by side, with a gap at the right and below each."""
+    """Arrange tiles in a row, with a gap at the right and below each."""
     framed = [
         cv2.copyMakeBorder(tile, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255))
         for tile in tiles

@@ -1,4 +1,4 @@
-"""One picture of a judged window: events, prediction, truth and error, with a legend."""
+"""Picture of an evaluated window: events, prediction, ground truth and error, with a legend."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _PERCENT = 99  # of the values, that a scale of colours spans
 
 
 class _Drawn(NamedTuple):
-    """What is particular to a task: tiles at the size of the events, and what colours mean."""
+    """Task-specific part: tiles at the size of the events, and a legend."""
 
     prediction: Picture
     truth: Picture

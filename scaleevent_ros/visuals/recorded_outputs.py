@@ -1,4 +1,4 @@
-"""What the perception node published, out of the bag that recorded it, as parts of a page."""
+"""Outputs of the perception node in a recorded bag, as parts of a page."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _TITLES = ("events", "frame", *(name.replace("_", " ") for name in PICTURES))
 
 
 class Moment(NamedTuple):
-    """One window of the node.
+    """Window of the node.
 
     Attributes:
-        stamp_ns: Its end, in ROS time.
+        stamp_ns: End of the window in ROS time.
         pictures: RGB, uint8 [H, W, 3], by what they show.
     """
 
@@ -56,9 +56,9 @@ def recorded_strip(reader: BagReader, node: str, count: int = 6) -> str:
     """Render windows spread over a bag: events, frame, and what the node made of them.
 
     Args:
-        reader: Of a bag with events, and what the node published of them.
+        reader: Bag with events and outputs of the node.
         node: Name of the node, such as ``/scaleevent_perception``.
-        count: Of windows, at most.
+        count: Maximum number of windows.
 
     Raises:
         ScaleEventError: If the bag holds no picture of the node.

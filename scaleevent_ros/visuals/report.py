@@ -1,4 +1,4 @@
-"""What a student sees in a bag, as one page of HTML that needs no other file and no ROS."""
+"""Outputs of a student along a bag as one self-contained page of HTML, without ROS."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ _MARK = (0, 255, 0)
 
 
 class Still(NamedTuple):
-    """One window of the film strip.
+    """Window of the film strip.
 
     Attributes:
-        seconds: Its end, since the first event.
-        events: How many it holds.
+        seconds: End of the window since the first event, in s.
+        events: Number of events.
         pictures: RGB, uint8 [H, W, 3], by title.
-        build_ms: How long it took to build the tensor.
-        inference_ms: How long the network took.
+        build_ms: Duration of building the tensor in ms.
+        inference_ms: Duration of the inference in ms.
     """
 
     seconds: float
@@ -81,10 +81,10 @@ def write_film_strip(
         reader: Open bag.
         model: The checkpoint.
         path: The page.
-        windows: How many.
-        device: As `Engine` takes it.
+        windows: Number of windows.
+        device: Device of the `Engine`.
         topic: Event topic, where the bag has several.
-        features_space: As `Engine` takes it.
+        features_space: Feature space of the `Engine`.
 
     Raises:
         ScaleEventError: If the bag holds no events, the checkpoint cannot run, or the page cannot
@@ -213,5 +213,5 @@ def _row(still: Still) -> str:
 
 
 def _timing(ms: Sequence[float]) -> str:
-    """Say how long a step took; the first call may have been warming up."""
+    """Format the duration of a step; the first call may include warm-up."""
     return f"median {np.median(ms):.2f} ms, longest {max(ms):.2f} ms of {len(ms)} windows"

@@ -36,8 +36,8 @@ class StableBasis:
 
         Args:
             features: float32 [D, h, w], D at least 3.
-            mask: Where something happened, bool [h, w]: the basis follows these positions, or all
-                where they are fewer than four.
+            mask: Active positions, bool [h, w], that the basis follows; all positions if they are
+                fewer than four.
 
         Returns:
             uint8 [h, w, 3].

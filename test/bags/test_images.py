@@ -37,7 +37,7 @@ RGB = np.random.default_rng(2).integers(0, 256, (6, 8, 3)).astype(np.uint8)
 
 
 def image(pixels: np.ndarray[Any, Any], encoding: str, *, padding: int = 0) -> ImageView:
-    """Make a message whose rows end with padding."""
+    """Create a message whose rows end with padding."""
     rows = np.ascontiguousarray(pixels).view(np.uint8).reshape(len(pixels), -1)
     padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
     height, width = pixels.shape[:2]

@@ -1,4 +1,4 @@
-"""What `summarize` reads of bags that are large, or partly not understood."""
+"""Summaries of bags that are large, or partly not understood."""
 
 from __future__ import annotations
 

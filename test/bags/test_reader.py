@@ -322,7 +322,7 @@ def test_events_and_frames_are_parsed(tmp_path: Path) -> None:
 
 
 def test_memory_is_bounded_by_a_block(tmp_path: Path) -> None:
-    """No view of an earlier block may live on while later ones are read."""
+    """Views of an earlier block must be released while later ones are read."""
     messages = [
         Message(EVENT_TOPIC, START_NS + index, event_packet_cdr(index, bytes(500_000)))
         for index in range(100)

@@ -56,7 +56,7 @@ def test_a_shift_is_found_at_slow_frame_rates_and_with_drift(tmp_path: Path) -> 
 
 
 def test_frames_out_of_order_and_recorded_at_one_time_do_not_matter(tmp_path: Path) -> None:
-    """As after a pause of the recorder: a backlog comes at once, and stamps step back."""
+    """Deliver a backlog at once after a pause of the recorder; stamps step back."""
     write_scene(tmp_path / "bag", Rig(shift=30))
     reader = BagReader(tmp_path / "bag")
     timeline = read_timeline(reader)
@@ -227,7 +227,7 @@ DECLARED = ("clock_method", "hardware_trigger"), ("clock_detail", "a board trigg
 
 
 def test_a_declared_exact_clock_is_believed(tmp_path: Path) -> None:
-    """What motion shows instead is a warning, not a correction."""
+    """A different shift from motion is a warning, not a correction."""
     rig = Rig(shift=8, custom_data=DECLARED)
     result, errors = synchronized(tmp_path, rig)
     assert (result.mode, result.shift_ms) == ("hardware_trigger", 0.0)

@@ -1,4 +1,4 @@
-"""Where bags and shards are found."""
+"""Search for bags and shards."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ FRAMES = photographs(1, 48, 64, colour=True)
 
 
 def samples(folder: Path, first: int, count: int) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Make samples that their ``t_end`` tells apart; every third is aligned by a look-up."""
+    """Create samples with distinct ``t_end``; every third is aligned by a look-up."""
     grid = np.stack(np.meshgrid(np.arange(64.0), np.arange(48.0)), axis=-1).astype(np.float32)
     for number in range(first, first + count):
         alignment = MapAlignment(grid) if number % 3 == 0 else HomographyAlignment(np.eye(3))
@@ -114,7 +114,7 @@ class RangeServer(http.server.SimpleHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *arguments: object) -> None:
-        """Keep quiet."""
+        """Suppress the log."""
 
 
 def test_only_what_a_sample_needs_is_fetched(folder: Path) -> None:

@@ -23,7 +23,7 @@ BATCH, TOKENS = 3, 15
 def make(
     width: int = 7, tokens: int = TOKENS, seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Make students that resemble teachers, as after some training, and superpixels."""
+    """Create students that resemble teachers, as after some training, and superpixels."""
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(BATCH, tokens, width, generator=generator) + 0.4
     student = teacher + torch.randn(BATCH, tokens, width, generator=generator)
@@ -115,7 +115,7 @@ def test_patch_looks_at_covered_tokens_alone(active: str) -> None:
 
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_gradient_of_a_batch_is_the_mean_over_its_images(name: str) -> None:
-    """So that processes and accumulated steps agree with one process and one step."""
+    """Processes and accumulated steps must agree with one process and one step."""
     student, teacher, regions = make()
     mask = masks()["unequal"]
     terms, gradient = run(build(name), student, teacher, mask, regions=regions)

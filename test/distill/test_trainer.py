@@ -120,7 +120,7 @@ def fork_servers_and_theirs() -> set[int]:
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    """Where they come from a fork server, as the run of this test itself does."""
+    """Workers come from a fork server, as in the run of this test itself."""
     assert launch(TinyRun(tmp_path / "whole", {"epochs": 1})) == [0]
     before = fork_servers_and_theirs()
     assert launch(TinyRun(tmp_path / "killed", kill_at="step 2")) == [-9]

@@ -61,7 +61,7 @@ def fixed(length_ns: int) -> WindowOptions:
 
 
 def move_on(accumulator: WindowAccumulator, t: int) -> None:
-    """Let time go on by an event that no window ends after."""
+    """Advance time by an event after which no window ends."""
     t = t // accumulator.slice_ns * accumulator.slice_ns
     zero, one = np.zeros(1, np.uint16), np.ones(1, np.uint8)
     accumulator.push(
@@ -193,7 +193,7 @@ def test_windows_that_follow_motion_grow_until_they_hold_enough() -> None:
 
 
 def test_integrals_end_where_the_window_does() -> None:
-    """Also of a window that ended before the newest events, and after far more than are kept."""
+    """Windows that ended before the newest events, and after far more than are kept, count too."""
     spec = InputSpec(bins=3, leaky=(0.05, 2.0))
     batch = random_batch(np.random.default_rng(2), 60_000, 20, 10, 0, 300 * MS)
     accumulator = WindowAccumulator(10, 20, spec, fixed(20 * MS))
@@ -356,7 +356,7 @@ def test_one_thread_pushes_while_another_reads() -> None:
 def test_a_window_that_is_being_read_stays_what_it_was(
     start: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All that is kept is replaced, or time starts anew, between the choice and the reading."""
+    """All planes are replaced, or time restarts, between the choice and the reading."""
     rng = np.random.default_rng(9)
     batch = random_batch(rng, 5000, 20, 10, 0, 100 * MS)
     more = random_batch(rng, 50_000, 20, 10, start, start + 1000 * MS)

@@ -35,7 +35,7 @@ def pairs(
 
 
 def with_outliers(rng: np.random.Generator, late_ms: np.ndarray, reach_ms: float) -> np.ndarray:
-    """Put every twentieth stamp anywhere, early or late."""
+    """Move every twentieth stamp at random, early or late."""
     strays = rng.random(len(late_ms)) < 0.05
     return np.where(strays, late_ms + rng.uniform(-reach_ms, reach_ms, len(late_ms)), late_ms)
 
@@ -75,7 +75,7 @@ def test_offset_and_drift_are_recovered(shape: str, reach_ms: float, seed: int) 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_symmetric_jitter_has_its_line_in_the_middle(seed: int) -> None:
-    """As well as normal noise allows: the drift's standard error is 4.3 ppm here."""
+    """The error is within the normal noise: the drift's standard error is 4.3 ppm here."""
     rng = np.random.default_rng(seed)
     drift = rng.uniform(-100e-6, 100e-6)
     jitter = with_outliers(rng, rng.normal(0, 1.25, 10_000), 50)

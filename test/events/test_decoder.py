@@ -1,4 +1,4 @@
-"""What holds for every decoder: cuts do not matter, nothing is lost uncounted, nothing breaks."""
+"""Properties of all decoders: cuts do not matter, losses are counted, corrupt input is safe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decoding what was encoded gives the events back, packet by packet, over any silence."""
+"""Round trip: decoding encoded events returns them, packet by packet, over any silence."""
 
 from __future__ import annotations
 

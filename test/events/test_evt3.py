@@ -93,7 +93,7 @@ def test_triggers_and_words_without_events() -> None:
 
 
 def sensor_words(seed: int, count: int) -> bytes:
-    """Make what a sensor of 2048x2048 could send: a TIME_LOW behind every TIME_HIGH.
+    """Create the stream of a sensor of 2048x2048: a TIME_LOW behind every TIME_HIGH.
 
     Without long silences: decoders differ in how far a clock drops that rolls over.
     """

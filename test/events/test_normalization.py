@@ -70,7 +70,7 @@ def test_memory_that_was_used_before_leaves_no_trace(tensor: np.ndarray, how: st
 
 @pytest.mark.parametrize("kind", ["voxel", "counts", "sparse", "one value", "misleading sample"])
 def test_a_percentile_of_many_values_is_exact(kind: str) -> None:
-    """Where a sample of the values sets the bar for a first choice."""
+    """A sample of the values sets the threshold of a first selection."""
     rng = np.random.default_rng(0)
     values = rng.normal(0, 2, 200_000).astype(np.float32)
     if kind == "counts":

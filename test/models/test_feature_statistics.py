@@ -60,7 +60,7 @@ def test_parts_count_as_the_whole_does() -> None:
 def test_published_features_are_in_the_teachers_own_space(
     teacher: Teacher, statistics: FeatureStatistics, init: str, tmp_path: Path
 ) -> None:
-    """What was trained to be (Q - mean) / std is published as Q."""
+    """Features trained as (Q - mean) / std are published as Q."""
     options = VIT if init == "teacher" else {**VIT, "embed_dim": 48}
     student = build_student(NAME, 5, init, teacher=teacher, options=options)
     student.set_target(statistics, standardized=True)

@@ -216,7 +216,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 
 class _Payload:
-    """What an attacker pickles: a call that runs when the file is read."""
+    """Pickle of an attacker: a call that runs when the file is read."""
 
     def __init__(self, target: str) -> None:
         self.target = target

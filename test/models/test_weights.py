@@ -1,4 +1,4 @@
-"""Where the hub cannot be reached, or refuses: one clear error, at once."""
+"""One clear error at once if the hub cannot be reached, or refuses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class _Refusing(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Keep the test's output quiet."""
+        """Suppress the test's output."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What tests of nodes share: a ROS graph, or a skip where ROS is absent."""
+"""Common fixtures of tests of nodes: a ROS graph, or a skip without ROS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def graph() -> Iterator[Graph]:
-    """Give the test a ROS graph of its own."""
+    """Provide a separate ROS graph for the test."""
     pytest.importorskip("rclpy", reason="ROS 2 is not installed")
     from ros_processes import Graph
 

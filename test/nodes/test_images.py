@@ -69,7 +69,7 @@ def some_pixels(encoding: str, height: int = 5, width: int = 7) -> NDArray[Any]:
 
 
 def written(pixels: NDArray[Any], encoding: str, stamp_ns: int = 0, frame_id: str = "") -> Image:
-    """Let the middleware read what we write."""
+    """Read our messages with the middleware."""
     message: Image = deserialize_message(array_to_cdr(pixels, encoding, stamp_ns, frame_id), Image)
     return message
 

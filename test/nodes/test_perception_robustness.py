@@ -133,7 +133,7 @@ def test_a_defect_while_configuring_is_reported(
 
 
 def test_stamps_follow_a_recording_in_a_loop(graph: Graph, model: Path) -> None:
-    """With a clock that nobody publishes, on which no timer of the node may depend."""
+    """No timer of the node may depend on a clock that is not published."""
     node = start(graph, model, trigger="count", count=2000, use_sim_time=True)
     activity = graph.collect(Image, f"{NODE}/activity")
     diagnostics = graph.collect(DiagnosticArray, "/diagnostics")

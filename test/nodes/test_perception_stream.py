@@ -100,7 +100,7 @@ def test_a_sensor_whose_clock_is_set_anew_is_followed(step_s: int) -> None:
 
 @pytest.mark.parametrize("packets_before", [3, 100])
 def test_stamps_that_step_back_begin_an_epoch_at_once(packets_before: int) -> None:
-    """Also before the clock knows enough pairs of stamps to notice."""
+    """The epoch changes before the clock knows enough pairs of stamps too."""
     packets, said = stream()
     driver = Driver()
     for _ in range(packets_before):

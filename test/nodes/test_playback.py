@@ -1,4 +1,4 @@
-"""What is replayed, and how far its stamps are from when it was recorded."""
+"""Messages of a replay, and the shift of their stamps."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def all_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(all_tasks: Path) -> list[Outputs]:
-    """What the student and its heads say of three windows, called by hand in float32."""
+    """Outputs of the student and its heads for three windows in float32."""
     student, heads = load_student(all_tasks), load_heads(all_tasks)
     before: torch.Tensor | None = None
     outputs = []

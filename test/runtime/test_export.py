@@ -121,7 +121,7 @@ def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("normalization", ["percentile", "mean_std"])
 def test_leaky_integrals_are_normalized_by_themselves(normalization: str, tmp_path: Path) -> None:
-    """By ONNX Runtime, and by PyTorch, as training does."""
+    """Compute by ONNX Runtime, and by PyTorch, as training does."""
     leaky = (0.05, 2.0)
     student = write_student(
         tmp_path / "student.safetensors", normalization=normalization, leaky=leaky

@@ -22,7 +22,7 @@ EVENTS = (320, 240)
 
 
 def corner_errors(found: np.ndarray, truth: np.ndarray, frame_size: tuple[int, int]) -> float:
-    """Say how far, in pixels of the event image, corners land from where they belong.
+    """Return the error of the corners, in pixels of the event image.
 
     Both the frame's corners, brought into the event image, and the event image's own, brought into
     the frame by the truth and back by what was found.

@@ -24,7 +24,7 @@ Row = tuple[int, bytes, bytes]
 
 
 def packet(kind: int, size: int, count: int, data: bytes, host_us: int, overflow: int = 0) -> Row:
-    """Make a row of a recording: host's time, cAER header, data with one unused event behind."""
+    """Create a row of a recording: host's time, cAER header, data with one unused event behind."""
     header = struct.pack("<hhiiiiii", kind, 1, size, 4, overflow, count + 1, count, count)
     return host_us, header, data + bytes(size)
 

@@ -19,7 +19,7 @@ MS = 1_000_000
 
 
 def columns(count: int = 200, start_ms: int = 10) -> dict[str, NDArray[Any]]:
-    """Make good events, 1 ms apart, on a sensor of 8x6."""
+    """Create valid events, 1 ms apart, on a sensor of 8x6."""
     index = np.arange(count)
     t = (start_ms + index) * MS
     return {"x": index % 8, "y": index % 6, "t": t.astype(np.int64), "p": index % 2}

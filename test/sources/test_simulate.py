@@ -39,7 +39,7 @@ MS = 1_000_000
 
 
 def pan(number: int, step: float = 2.0) -> list[np.ndarray]:
-    """Make frames of 160x120 that slide over a photograph."""
+    """Create frames of 160x120 that slide over a photograph."""
     picture = photograph()
     shift = np.array([[1.0, 0, -100], [0, 1, -150]])
     frames = []

@@ -128,7 +128,7 @@ def test_thresholds_differ_as_asked() -> None:
 @pytest.mark.parametrize("period", [MS // 10, 3 * MS])
 @pytest.mark.parametrize("light", [255.0, 60.0])
 def test_low_pass_answers_a_step_as_a_first_order_filter(period: int, light: float) -> None:
-    """Whatever the frame rate; v2e's time constant is 275 / (light + 20) times that of white."""
+    """v2e's time constant is 275 / (light + 20) times that of white, at any frame rate."""
     cutoff = 20.0
     model = replace(IDEAL, threshold_on=0.01, threshold_off=0.01, cutoff=cutoff)
     simulator = EventSimulator(2, 2, model)

@@ -30,7 +30,7 @@ TYPESTORE.register(
 
 
 class Message(NamedTuple):
-    """What was written."""
+    """Messages that were written."""
 
     topic: str
     time_ns: int
@@ -80,7 +80,7 @@ def image_cdr(index: int, pixels: np.ndarray, encoding: str) -> bytes:
 
 
 def example_messages(count: int = 60) -> list[Message]:
-    """Make event packets, and an image with each third, in order of time."""
+    """Create event packets, and an image with each third, in order of time."""
     random = np.random.default_rng(4)
     messages = []
     for index in range(count):
@@ -121,7 +121,7 @@ def write_bag(
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """Let the kernel refuse to make a file larger than this, in the middle of a write."""
+    """Make the kernel refuse to grow a file beyond this size, in the middle of a write."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:

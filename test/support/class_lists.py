@@ -6,6 +6,6 @@ from scaleevent_ros.tasks.classes import ClassList
 
 
 def numbered_classes(count: int) -> ClassList:
-    """Make classes named after their ids; 255 is ignored."""
+    """Create classes named after their ids; 255 is ignored."""
     names = tuple(f"class {number}" for number in range(count))
     return ClassList(names, tuple((n, n, n) for n in range(count)), frozenset({255}))

@@ -23,7 +23,7 @@ def read(values: NDArray[np.float64], index: int) -> float:
 
 
 def is_checked() -> bool:
-    """Tell whether kernels check bounds at all."""
+    """Return whether kernels check bounds."""
     try:
         read(np.zeros(3), 3)
     except IndexError:

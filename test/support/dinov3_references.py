@@ -27,7 +27,7 @@ def random_vit(
     base: float = 100.0,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Make the tensors of a ViT under Meta's names, each of a size that matters to the features."""
+    """Create the tensors of a ViT under Meta's names, with sizes that matter to the features."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int, scale: float) -> Tensor:
@@ -141,7 +141,7 @@ def vit_features(tensors: dict[str, Tensor], image: Tensor) -> Tensor:
 def random_convnext(
     depths: tuple[int, ...] = (1, 2, 1, 1), dims: tuple[int, ...] = (8, 12, 16, 24)
 ) -> dict[str, Tensor]:
-    """Make the tensors of a ConvNeXt under Meta's names."""
+    """Create the tensors of a ConvNeXt under Meta's names."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:

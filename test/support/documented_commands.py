@@ -17,12 +17,12 @@ _VARIABLE = re.compile(r"\w+=\S*")
 
 
 class Command(NamedTuple):
-    """One command.
+    """Command in the documentation.
 
     Attributes:
-        page: Where it stands.
-        words: As a shell parts them, without settings of variables before it.
-        inline: It stands in a sentence, where arguments may be left out.
+        page: Page of the command.
+        words: Words of the command as split by a shell, without settings of variables before it.
+        inline: Whether it is inside a sentence, where arguments may be omitted.
     """
 
     page: Path

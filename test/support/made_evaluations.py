@@ -8,7 +8,7 @@ from scaleevent_ros.tasks.evaluation_record import Evaluation
 
 
 def made_evaluation(**changes: Any) -> Evaluation:
-    """Make the evaluation of a segmentation head, with these fields changed."""
+    """Create the evaluation of a segmentation head, with these fields changed."""
     usual: dict[str, Any] = {
         "checkpoint": "runs/a0/best.safetensors",
         "sha256": "ab" * 32,
@@ -34,7 +34,7 @@ def made_evaluation(**changes: Any) -> Evaluation:
 
 
 def made_group(name: str, scores: dict[int, float], **changes: Any) -> list[Evaluation]:
-    """Make evaluations that differ by seed and mean IoU."""
+    """Create evaluations that differ by seed and mean IoU."""
     return [
         made_evaluation(
             checkpoint=f"runs/{name}{seed}/best.safetensors",

@@ -33,24 +33,24 @@ IMAGE_TOPIC = "/camera/image"
 
 @dataclass(frozen=True)
 class Rig:
-    """How the scene is recorded; times in ms.
+    """Parameters of the recorded scene; times in ms.
 
     Attributes:
-        duration: Of the recording.
+        duration: Duration of the recording.
         frame_interval: Between frames.
-        shift: By which frames are really taken after their stamps.
+        shift: Delay of frames after their stamps.
         stamp_jitter: Standard deviation of the frames' stamps.
         packet_jitter: Packets reach the host this much later at most.
-        sensor_start: What the sensor's clock shows at the beginning.
-        drift: How much faster the host's clock runs.
+        sensor_start: Sensor time at the start.
+        drift: Rate of the host's clock relative to the sensor's, minus 1.
         triggers: Whether each frame leaves a rising edge on channel 1, at its true time.
         lost_triggers: Indices of frames whose edge is missing.
         extra_triggers: Edges without a frame, after the start.
         sensor_stamps: Whether frames are stamped by the sensor's clock.
-        stamp_rate: How fast the frames' stamps run, around the middle of the recording.
-        custom_data: What the metadata says beside.
-        speed: Of the texture, in pixels per second.
-        seed: Of texture and jitter.
+        stamp_rate: Rate of the frames' stamps around the middle of the recording.
+        custom_data: Custom data of the metadata.
+        speed: Speed of the texture, in pixels per second.
+        seed: Seed of texture and jitter.
         flicker: Standard deviation of the logarithm of the frames' exposure.
         frames_of_another_scene: Whether frames show something that events do not.
     """

@@ -29,7 +29,7 @@ class Packet(NamedTuple):
 
 
 def random_payload(encoding: str, seed: int, count: int) -> bytes:
-    """Make `count` words, mostly of known types, inside a sensor of 300x200, and in order of time.
+    """Create `count` words, mostly of known types, inside a sensor of 300x200, in order of time.
 
     The rest is padding, unknown types, addresses outside, and a clock that jumps.
     """

@@ -10,7 +10,7 @@ TOLERANCE = 40_960_000
 
 @dataclass
 class Reference:
-    """What a stream decodes to, and what the decoder remembers of it."""
+    """Decoded stream, and the state of the decoder."""
 
     width: int
     height: int

@@ -43,8 +43,8 @@ class NodeProcess:
     """A node that runs as a process of its own.
 
     Args:
-        command: What to run.
-        environment: Its environment variables.
+        command: Command to run.
+        environment: Environment variables of the process.
         log: File for its output, both streams.
     """
 
@@ -145,8 +145,8 @@ class Graph:
         """Start a node whose module runs as `python -m MODULE`.
 
         Args:
-            module: For example `scaleevent_ros.nodes.recorder`.
-            parameters: Its ROS parameters, handed over in a file, as launch files do.
+            module: Module of the node, for example `scaleevent_ros.nodes.recorder`.
+            parameters: ROS parameters, passed in a file, as launch files do.
             remaps: Names by the names that they replace.
             arguments: Further arguments after `--ros-args`.
             environment: Variables that differ from the graph's.
@@ -167,8 +167,8 @@ class Graph:
         """Start any command as a process of the graph.
 
         Args:
-            command: What to run.
-            environment: All of its environment variables.
+            command: Command to run.
+            environment: All environment variables of the process.
         """
         log = self.folder / f"{len(self._processes)}.log"
         process = NodeProcess(command, environment, log)
@@ -182,8 +182,8 @@ class Graph:
 
         Args:
             done: The condition.
-            what: It in words, for the failure.
-            timeout_s: How long to wait.
+            what: Description of the condition, for the failure.
+            timeout_s: Timeout in s.
         """
         deadline = time.monotonic() + timeout_s
         while not done():

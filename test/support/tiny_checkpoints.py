@@ -62,7 +62,7 @@ def write_student(
 
 
 def sparse_window(seed: int, size: tuple[int, int] = SIZE) -> NDArray[np.float32]:
-    """Make an event tensor of which most is zero, not normalized."""
+    """Create an event tensor that is mostly zero, not normalized."""
     random = np.random.default_rng(seed)
     values = random.normal(0, 3, (BINS, *size)) * (random.random((BINS, *size)) < 0.2)
     return values.astype(np.float32)

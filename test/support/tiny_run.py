@@ -40,12 +40,12 @@ ARCHITECTURE = "vit_tiny_patch16_224"
 
 @dataclass(frozen=True)
 class TinyRun:
-    """What to run.
+    """Parameters of a run.
 
     Attributes:
         output: Folder of the run.
-        options: Of `TrainerOptions`, besides the folder.
-        drop: Of the student's drop path, which draws random numbers in every step.
+        options: Options of `TrainerOptions`, besides the folder.
+        drop: Rate of the student's drop path, which draws random numbers in every step.
         kill_at: ``step N``: kill -9 when step N is about to begin; ``save N``: while the
             checkpoint of step N is written; never if empty. ``SIGINT N`` or ``SIGTERM N``: that
             signal to the first process before step N.
@@ -110,7 +110,7 @@ def run_here(run: TinyRun) -> None:
 
 
 def _break(trainer: Trainer, run: TinyRun) -> None:
-    """Let what `run` asks for happen."""
+    """Run with the given parameters."""
     if not run.kill_at and run.poison_at < 0:
         return
     what, _, number = run.kill_at.partition(" ")
@@ -155,7 +155,7 @@ def final_weights(output: Path) -> dict[str, Tensor]:
 
 
 def _sharded_weights(checkpoint: Path) -> dict[str, Tensor]:
-    """Put the rows that each process wrote together."""
+    """Join the rows of all processes."""
     whole: dict[str, Tensor] = {}
     for path in sorted(checkpoint.glob("process-*.safetensors")):
         with safe_open(path, "pt") as file:

@@ -34,8 +34,8 @@ def launch_processes(
 
     Args:
         target: A function of a module that processes can import.
-        run: Its argument, which is pickled.
-        world: How many processes.
+        run: Argument of the function, which is pickled.
+        world: Number of processes.
         preload: Modules that are imported once, before processes fork off.
     """
     # The fork server does not get our sys.path.

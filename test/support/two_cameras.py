@@ -60,13 +60,13 @@ def write_two_camera_bag(
 
     Args:
         folder: The bag.
-        matrix: From pixels of the frame camera to those of the event camera.
+        matrix: Homography from pixels of the frame camera to those of the event camera.
         frame_size: Width and height of the frames.
         event_size: Width and height of the event camera.
         frames: Their number, at 25 Hz.
-        strength: Of the motion.
-        seed: Of the motion.
-        picture: What is seen.
+        strength: Strength of the motion.
+        seed: Seed of the motion.
+        picture: Picture of the scene.
         frame_delay: Frames show what was there so many frames before, as if clocks were wrong.
     """
     options = StillOptions(frames=frames, frame_rate=25, size=event_size, strength=strength)

@@ -77,7 +77,7 @@ def runs(data: LabelledData, tmp_path_factory: pytest.TempPathFactory) -> list[P
 
 
 def asked(data: LabelledData, output: Path, *paths: Path, **options: Any) -> Request:
-    """Ask for an evaluation on the CPU."""
+    """Run an evaluation on the CPU."""
     given = {"device": "cpu", "batch_size": BATCH, "pictures": 2, **options}
     return Request(paths, (), EvaluationOptions(data, output=str(output), **given))
 

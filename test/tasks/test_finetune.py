@@ -134,7 +134,7 @@ def test_fine_tuning_moves_the_backbone_at_its_own_rate(data: LabelledData, tmp_
 def test_a_run_that_was_stopped_ends_like_one_that_was_not(
     data: LabelledData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
-    """Of queries, the share that is masked depends on the step: it too goes on as it was."""
+    """The share of masked queries depends on the step; it continues unchanged."""
 
     def run(name: str, **trainer: Any) -> Finetuning:
         return replace(configured(data, tmp_path / name, **trainer), head=HEADS[head])

@@ -36,7 +36,7 @@ OPTIONS = LabelledOptions(8, 6, InputSpec("histogram", 1, "none"), WindowOptions
 
 
 def events_at(*places: tuple[int, int, int]) -> EventBatch:
-    """Make events of an 8x6 sensor, brighter, at columns, rows and ms."""
+    """Create brighter events of an 8x6 sensor, at columns, rows and ms."""
     x, y, t = np.array(places).T
     p = np.ones(len(places), np.uint8)
     return EventBatch(x.astype(np.uint16), y.astype(np.uint16), t.astype(np.int64) * MS, p, 8, 6)

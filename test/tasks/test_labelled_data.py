@@ -1,4 +1,4 @@
-"""From the configuration of a data set to samples."""
+"""Samples from the configuration of a data set."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_sequence_flow_against_a_loop() -> None:
 
 
 def test_a_batch_in_parts_costs_the_mean_of_its_parts() -> None:
-    """Also where images know much or little: so processes and accumulation change nothing."""
+    """Images with different numbers of known pixels: processes and accumulation change nothing."""
     logits, truth = labelled(0)
     logits, truth = torch.cat([logits, logits.flip(0)]), torch.cat([truth, truth])
     truth[0] = IGNORED

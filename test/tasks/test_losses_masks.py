@@ -48,7 +48,7 @@ def log_softmax(logits: Sequence[float]) -> list[float]:
 def slow_losses(
     masks: torch.Tensor, classes: torch.Tensor, truth: torch.Tensor, covered: tuple[int, int]
 ) -> tuple[float, float, float]:
-    """One image: resize all masks, try every assignment."""
+    """Reference for one image: resize all masks, try every assignment."""
     fine = functional.interpolate(masks[None], covered, mode="bilinear", align_corners=False)[0]
     at = [(y, x) for y, x in (truth != IGNORED).nonzero().tolist()]
     present = sorted({int(truth[p]) for p in at})

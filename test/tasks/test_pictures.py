@@ -125,7 +125,7 @@ def test_the_head_learns_on_the_teacher_and_the_student_stays(run: tuple[Path, P
 def test_on_a_student_that_is_its_teacher_the_head_gives_what_it_gives_on_frames(
     run: tuple[Path, Path], data: LabelledData
 ) -> None:
-    """With three bins a student from its teacher's weights computes its features of a frame."""
+    """A student of three bins with its teacher's weights computes its features of a frame."""
     student = load_student(run[1])
     teacher = load_teacher(student.header)
     head = load_heads(run[1])["segmentation"]

@@ -18,7 +18,7 @@ from tools.demo.stages import REPOSITORY, perform
 
 
 def main() -> int:
-    """Do what is not done yet; the last line printed is the path of the report."""
+    """Run all stages that are not complete; the last line printed is the path of the report."""
     data = Path(os.environ.get("SCALEEVENT_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
     parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=REPOSITORY / "demo_output")

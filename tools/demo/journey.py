@@ -72,14 +72,14 @@ _PATIENCE_S = 300.0  # with a node that starts or ends on a machine that has muc
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is done.
+    """Amount of computation.
 
     Attributes:
-        photographs: Of `PHOTOGRAPHS`.
-        size: Of the simulated sensor, width and height.
-        frames: Of the clip of each photograph.
+        photographs: Names of `PHOTOGRAPHS`.
+        size: Size of the simulated sensor, width and height.
+        frames: Frames in the clip of each photograph.
         pretraining: Options of the run, besides those of its configuration.
-        finetuning: Likewise, of the head.
+        finetuning: Arguments of fine-tuning.
     """
 
     photographs: int
@@ -118,9 +118,9 @@ class Source(NamedTuple):
     """Something that can be published on topics.
 
     Attributes:
-        name: Of it.
+        name: Name of the bag.
         path: A bag, or a recording of another format.
-        teaches: It holds frames and events enough to learn from.
+        teaches: Whether it holds enough frames and events for pretraining.
     """
 
     name: str
@@ -130,12 +130,12 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Journey:
-    """What a run of the demo works with.
+    """Paths and settings of a run of the demo.
 
     Attributes:
-        output: Its folder.
+        output: Output folder.
         data: Folder of real recordings and labelled pictures; need not exist.
-        extent: How much is done.
+        extent: Amount of computation.
     """
 
     output: Path
@@ -144,7 +144,7 @@ class Journey:
 
     @property
     def simulated(self) -> list[tuple[str, Path, list[str]]]:
-        """What is simulated: name, what of, and the options."""
+        """Simulated sources: name, input, and options."""
         size = ["--size", "{}x{}".format(*self.extent.size)]
         stills = ["--still", "--frames", str(self.extent.frames), "--no-flow", *size]
         jobs = [("photographs", self.output / "1-photographs", stills)]
@@ -155,7 +155,7 @@ class Journey:
 
     @property
     def sources(self) -> list[Source]:
-        """What is published: the simulated bags, and the recordings of real cameras there are."""
+        """Published sources: the simulated bags, and the available recordings of real cameras."""
         bags = [
             Source(name, self.output / "2-simulated" / name, True) for name, *_ in self.simulated
         ]
@@ -163,37 +163,37 @@ class Journey:
         return bags + [Source(name, path, False) for name, path in real if path.exists()]
 
     def recorded(self, source: Source) -> Path:
-        """Give the bag that the recorder makes of a source."""
+        """Path of the recorded bag of a source."""
         return self.output / "3-recorded" / source.name
 
     @property
     def pretrained(self) -> Path:
-        """Give the folder of the pretraining run."""
+        """Folder of the pretraining run."""
         return self.output / "5-pretrained" / "run"
 
     @property
     def labelled(self) -> Path:
-        """Give the folder of labelled pictures, which need not exist."""
+        """Folder of labelled pictures, which need not exist."""
         return self.data / "camvid"
 
     @property
     def finetuned(self) -> Path:
-        """Give the folder of the run that fits a head, which is not there without labels."""
+        """Folder of the fine-tuning run, which does not exist without labels."""
         return self.output / "6-finetuned" / "run"
 
     @property
     def student(self) -> Path:
-        """Give the checkpoint that perceives: with a head, if there is one."""
+        """Checkpoint for perception, with a head if there is one."""
         best = self.finetuned / "best.safetensors"
         return best if best.is_file() else self.pretrained / "best.safetensors"
 
     def perceived(self, source: Source) -> Path:
-        """Give the bag of what the perception node published of a source."""
+        """Path of the bag of the perception node's outputs for a source."""
         return self.output / "7-perceived" / source.name
 
     @property
     def page(self) -> Path:
-        """Give the report."""
+        """Path of the report."""
         return self.output / "8-reported" / "report.html"
 
     def stages(self) -> list[Stage]:
@@ -260,7 +260,7 @@ class Journey:
         return f"{self.extent.photographs} pictures"
 
     def simulate(self, folder: Path) -> str:
-        """Make a bag of each source of pictures; an interrupted one is gone on with."""
+        """Simulate a bag of each source of pictures; interrupted ones are continued."""
         for name, source, options in self.simulated:
             if not (folder / name).exists():
                 run(
@@ -280,7 +280,7 @@ class Journey:
         return _counts(*(self.recorded(source) for source in self.sources))
 
     def check(self, folder: Path) -> str:
-        """Judge what is to be learned from; list what is in the others."""
+        """Check the bags for pretraining; list the content of the others."""
         for source in self.sources:
             command = "check" if source.teaches else "info"
             run(folder / f"{source.name}.log", "scaleevent", command, self.recorded(source))
@@ -350,8 +350,8 @@ def _publish(folder: Path, path: Path, name: str, node: tuple[str, ...] | None =
 
     Args:
         folder: For the bag and the logs.
-        path: Of the recording.
-        name: Of the bag.
+        path: Path of the recording.
+        name: Name of the bag.
         node: Executable and arguments of the other node, which says what it publishes when ready.
     """
     # The recorder leaves the outputs of perception nodes out unless they are named.
@@ -374,7 +374,7 @@ def _publish(folder: Path, path: Path, name: str, node: tuple[str, ...] | None =
 
 
 def _sensor(bag: Path) -> tuple[int, int]:
-    """Give width and height of a bag's event camera."""
+    """Return width and height of a bag's event camera."""
     from scaleevent_ros.bags import BagReader
 
     _, packet = next(BagReader(bag).events())
@@ -390,7 +390,7 @@ def _published(bag: Path, topic: str) -> int:
 
 
 def _counts(*bags: Path) -> str:
-    """Say how many messages are in some bags."""
+    """Count the messages in some bags."""
     from scaleevent_ros.bags import BagReader
 
     said = []

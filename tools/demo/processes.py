@@ -35,7 +35,7 @@ class Command:
 
     Args:
         log: The log's file; its name without suffix is the command's in messages.
-        words: What to run: an executable of the environment, and its arguments.
+        words: Executable of the environment, and its arguments.
     """
 
     def __init__(self, log: Path, *words: str | Path) -> None:
@@ -79,12 +79,12 @@ class Command:
             time.sleep(0.2)
 
     def interrupt(self) -> None:
-        """Do what Ctrl-C does; what has ended already is left alone."""
+        """Send SIGINT; finished processes are left alone."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
 
     def end(self) -> None:
-        """See to it that it does not outlive the stage."""
+        """Ensure that the process ends with the stage."""
         self.interrupt()
         try:
             self._process.wait(_GRACE_S)

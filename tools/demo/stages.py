@@ -32,10 +32,10 @@ class Stage:
     """A step of the journey.
 
     Attributes:
-        name: Of the stage and of its folder.
-        purpose: One line for the person who watches.
+        name: Name of the stage and of its folder.
+        purpose: Description in one line.
         made_from: Words whose change makes the results of this and of later stages stale.
-        action: Does it in the folder that it is given, and returns a line on what came of it.
+        action: Function that runs it in a folder, and returns a summary line.
         goes_on: Whether the action goes on with what an interrupted one left; otherwise it
             starts with an empty folder.
     """
@@ -48,7 +48,7 @@ class Stage:
 
 
 def perform(stages: Sequence[Stage], output: Path) -> int:
-    """Do the stages that are not done yet, each in a folder of its own.
+    """Run all stages that are not complete, each in its own folder.
 
     What a stage's result rests on, it and all before it, and the code, is condensed into a mark
     in its folder; a stage whose mark is the same and says that it was finished is not done again.

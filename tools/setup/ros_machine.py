@@ -78,8 +78,7 @@ def build(folder: Path, uv: Path) -> Path:
     """Build the stand-in in an empty folder.
 
     Args:
-        folder: Where to build; nothing but the standard library is shared with this machine's
-            Python.
+        folder: Folder to build in; only the standard library is shared with this machine's Python.
         uv: Installer.
 
     Returns:

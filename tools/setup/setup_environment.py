@@ -86,7 +86,7 @@ def run(*command: str | Path, env: dict[str, str] | None = None, log: Path | Non
 
 
 def apt(*packages: str) -> str:
-    """Word the mend for missing system packages."""
+    """Suggested fix for missing system packages."""
     return f"install it, for example with `sudo apt install {' '.join(packages)}`"
 
 
@@ -171,13 +171,13 @@ def digest(*parts: str | Path) -> str:
 
 
 def system_numpy_is_1() -> bool:
-    """Tell whether the system's numpy, for which its ROS was compiled, is of the first major."""
+    """Return whether the system's numpy, for which its ROS was compiled, has major version 1."""
     code = "import numpy, sys; sys.exit(numpy.__version__.split('.')[0] != '1')"
     return subprocess.run([BASE_PYTHON, "-c", code], check=False).returncode == 0
 
 
 def system_torch_for_jetson() -> bool:
-    """Tell whether this is a Jetson with NVIDIA's own PyTorch, which no wheel may replace.
+    """Return whether this is a Jetson with NVIDIA's own PyTorch, which no wheel may replace.
 
     Raises:
         SetupError: On a Jetson without it: the registry's wheels cannot use its GPU.
@@ -195,7 +195,7 @@ def system_torch_for_jetson() -> bool:
 
 
 def uv_environment() -> dict[str, str]:
-    """Hand pip's configured index and certificate on to uv, which reads neither."""
+    """Pass pip's configured index and certificate to uv, which reads neither."""
     environment = {}
     for option, variables in (
         ("index-url", ("UV_DEFAULT_INDEX", "UV_INDEX_URL")),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TOPICS: dict[Task, str] = {"segmentation": LABELS_TOPIC, "depth": DEPTH_TOPIC, "flow": FLOW_TOPIC}
-"""Where truth is if nobody says otherwise: as `scaleevent convert` writes it."""
+"""Default topics of ground truth, as written by `scaleevent convert`."""
 
 
 class LabelledBag:
@@ -42,7 +42,7 @@ class LabelledBag:
 
     Attributes:
         name: The bag's path.
-        task: What its truth is.
+        task: Task of the ground truth.
     """
 
     def __init__(
@@ -57,13 +57,14 @@ class LabelledBag:
         """Open a bag; the first time, all of it is read for its times.
 
         Args:
-            path: Of the bag.
-            task: Which truth to read.
-            options: How it is read; ``frames_topic`` is that of the truth.
+            path: Path of the bag.
+            task: Task whose ground truth is read.
+            options: Options for reading the bag; ``frames_topic`` is the topic of the ground truth.
             length_ns: The longest window of events before a moment; for flow, the interval over
                 which it goes.
             classes: For segmentation, what ids mean.
-            history_ns: How long before the window events are read too, as far as there are any.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If it is no bag, lacks events or truth, or their clocks do not meet.

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import Task
 
 LABELLED_ROWS = 200
-"""Of the 260."""
+"""Rows that are used, of 260."""
 
 _VALIDATION, _TEST, _FOLDERS_WITH_TEST = 1, 4, 7
 
@@ -68,7 +68,7 @@ class Ddd17Sequence:
     """A folder with its labels, a `LabelledSource`.
 
     Attributes:
-        name: Its path.
+        name: Name of the sequence: its path.
         task: ``segmentation``.
     """
 
@@ -82,8 +82,9 @@ class Ddd17Sequence:
         Args:
             folder: ``dir*``.
             window_ns: The longest window of events before a label.
-            classes: What ids mean.
-            history_ns: How long before the window events are read too, as far as there are any.
+            classes: Class list.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import Task
 
 LABELLED_ROWS = 440
-"""Of the 480: what is below shows the car's hood."""
+"""Rows that are used, of 480; below is the car's hood."""
 
 _FIRST_LABEL, _LABEL_STEP = 6, 2
 
@@ -96,8 +96,8 @@ class DsecSequence:
     """A sequence with its truth, a `LabelledSource`.
 
     Attributes:
-        name: Its folder.
-        task: What its truth is.
+        name: Name of the sequence's folder.
+        task: Task of the ground truth.
     """
 
     def __init__(
@@ -111,11 +111,12 @@ class DsecSequence:
         """Open a sequence.
 
         Args:
-            folder: Of the sequence.
-            task: Which truth to read.
+            folder: Folder of the sequence.
+            task: Task whose ground truth is read.
             window_ns: The longest window of events before a moment; flow says itself how long.
             classes: For segmentation: 11 or 19.
-            history_ns: How long before the window events are read too, as far as there are any.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.
@@ -144,7 +145,7 @@ class DsecSequence:
         self._starts = np.maximum(starts[chosen] - history_ns, self._events.span_ns[0])
 
     def _layout(self, folder: Path) -> tuple[Path, Path, Literal[1, 2]]:
-        """Say where pictures and their times are, and how many times each has."""
+        """Return the folders of pictures, their file of times, and the number of times of each."""
         if self.task == "depth":
             return folder / "disparity/event", folder / "disparity/timestamps.txt", 1
         if self.task == "flow":

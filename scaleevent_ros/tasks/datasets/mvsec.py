@@ -64,7 +64,7 @@ class MvsecSequence:
     """A sequence with its truth, a `LabelledSource`.
 
     Attributes:
-        name: Of its ``NAME_data.hdf5``.
+        name: Name in ``NAME_data.hdf5``.
         task: ``depth`` or ``flow``.
     """
 
@@ -75,11 +75,12 @@ class MvsecSequence:
 
         Args:
             path: ``NAME_data.hdf5``; ``NAME_gt.hdf5`` lies beside it.
-            task: Which truth to read.
+            task: Task whose ground truth is read.
             window_ns: The longest window of events before a depth map.
             frames: For flow: from a frame to the one that comes so many frames later (the usual
                 dt = 1 and dt = 4); 0: from a map of flow to the next, at 20 Hz.
-            history_ns: How long before the window events are read too, as far as there are any.
+            history_ns: Duration of events before the window to read too, in ns, as far as they
+                exist.
 
         Raises:
             ScaleEventError: If something is missing, or not laid out like that.
@@ -165,9 +166,9 @@ def follow(
     Args:
         maps: [K, 2, H, W]: px to the right and down, from the time of each to that of the next; no
             pixel that is known has exactly 0 in both.
-        times: Of the maps, int64 [K], ns.
-        t_start: Not before the first.
-        t_end: Not after the last.
+        times: Times of the maps, int64 [K], ns.
+        t_start: Start; not before the first time.
+        t_end: End; not after the last time.
 
     Returns:
         float32 [H, W, 2] in px; NaN where it is not known all the way, or leaves the picture before

@@ -1,4 +1,4 @@
-"""What the data sets share: sequences by name, times that events cover, cuts of the picture."""
+"""Common functions of the data sets: sequences by name, covered times, crops."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def find_sequences(
 
     Args:
         root: Folder of the data set; sequences lie in it at any depth.
-        names: Of the sequences.
-        find: Tells whether a path is one.
-        pattern: Of a sequence's file or folder, ``{}`` for the name.
+        names: Names of the sequences.
+        find: Function that returns whether a path is a sequence.
+        pattern: Pattern of a sequence's file or folder, with ``{}`` for the name.
 
     Returns:
         Their paths, in the order of the names.
@@ -69,7 +69,7 @@ def covered(
         starts: First ns of each that is needed.
         ends: End of each, excluded.
         span: Times of the first and the last event.
-        place: What was read, for the error.
+        place: Place of the times, for error messages.
 
     Raises:
         TaskError: If there is none.
