@@ -53,13 +53,15 @@ class ImageTokens:
     Attributes:
         student: ``[n, D]``, float32 at least.
         teacher: ``[n, D]``, the same dtype.
-        regions: Superpixel ids, int64 ``[n]``, negative where there is none; None if unknown.
+        regions: Superpixel ids, int64 ``[n]``, negative for no superpixel; None if unknown.
+        region_count: Number of superpixels, above every id.
         total: Tokens N of the image, of which n are here.
     """
 
     student: Tensor
     teacher: Tensor
     regions: Tensor | None
+    region_count: int
     total: int
 
 
@@ -95,8 +97,8 @@ class DistillLoss:
             teacher: ``[B, N, D]``; gets no gradient.
             mask: bool or 0/1 ``[B, N]``: active tokens. On the CPU, so that a GPU need not be
                 waited for; any device will do.
-            regions: Superpixel ids, int64 ``[B, N]``, negative for none; only ``superpixel`` looks
-                at them, and groups the teacher's tokens itself without them.
+            regions: Superpixel ids, int64 ``[B, N]``, negative for none, on the mask's device; only
+                ``superpixel`` uses them, and groups the teacher's tokens itself without them.
             covered: bool ``[B, N]``: tokens that a frame covers; only ``patch``, which looks at
                 inactive tokens too, needs it. All if None.
 
@@ -114,22 +116,25 @@ class DistillLoss:
         # For the whole batch at once. This waits for a GPU if the masks lie on it.
         counts = looked_at.sum(dim=1).tolist()
         indices = torch.split(to_device(looked_at.nonzero()[:, 1], student.device), counts)
+        numbered: list[tuple[Tensor | None, int]] = [(None, 0)] * len(student)
+        if regions is not None:
+            numbered = [_number(ids, student.device) for ids in regions[looked_at].split(counts)]
         dtype = torch.promote_types(student.dtype, torch.float32)
         # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
-        pairs = zip(student.unbind(), teacher.detach().unbind(), indices, strict=True)
+        images = zip(student.unbind(), teacher.detach().unbind(), indices, numbered, strict=True)
         with exact_products(student.device):
-            images = [
+            terms = [
                 self.image_terms(
                     ImageTokens(
                         of_student.index_select(0, index).to(dtype),
                         of_teacher.index_select(0, index).to(dtype),
-                        None if regions is None else regions[b].index_select(0, index),
+                        *superpixels,
                         student.shape[1],
                     )
                 )
-                for b, (of_student, of_teacher, index) in enumerate(pairs)
+                for of_student, of_teacher, index, superpixels in images
             ]
-            feature, intra, cross = (torch.stack(term).mean() for term in zip(*images, strict=True))
+            feature, intra, cross = (torch.stack(term).mean() for term in zip(*terms, strict=True))
             weights = self.weights
             total = weights[0] * feature + weights[1] * intra + weights[2] * cross
         return LossTerms(total, feature, intra, cross)
@@ -140,6 +145,13 @@ def to_device(index: Tensor, device: torch.device) -> Tensor:
     if index.device == device:
         return index
     return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
+
+
+def _number(ids: Tensor, device: torch.device) -> tuple[Tensor, int]:
+    """Number the superpixels of an image from 0 on; return the ids and their number."""
+    negative = int((ids < 0).any())
+    known, numbers = ids.clamp_min(-1).unique(return_inverse=True)
+    return to_device(numbers - negative, device), len(known) - negative
 
 
 def _check_shapes(
@@ -202,18 +214,17 @@ def _active_terms(tokens: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
 def _superpixel_terms(
     tokens: ImageTokens, *, objective: str, count: int, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    regions = tokens.regions
+    regions, number = tokens.regions, tokens.region_count
     if regions is None:
-        regions = cluster_tokens(tokens.teacher, count)
-    kept = regions >= 0
-    regions = torch.unique(regions[kept], return_inverse=True)[1]
-    student = pool_regions(tokens.student[kept], regions)
-    teacher = pool_regions(tokens.teacher[kept], regions)
+        number = min(count, len(tokens.teacher))
+        regions = cluster_tokens(tokens.teacher, number)
+    student, filled = pool_regions(tokens.student, regions, number)
+    teacher, _ = pool_regions(tokens.teacher, regions, number)
     zero = student.new_zeros(())
     if objective == "contrastive":
-        return contrast(student, teacher, temperature), zero, zero
-    pooled = ImageTokens(student, teacher, None, tokens.total)
-    return _mean_absolute(pooled), zero, zero
+        return contrast(student, teacher, filled, temperature), zero, zero
+    distances = (student - teacher).abs().mean(dim=1)  # empty regions are zero on both sides
+    return distances.sum() / filled.sum().clamp_min(1), zero, zero
 
 
 def _patch(*, feature: float = 1.0) -> DistillLoss:

@@ -17,29 +17,45 @@ from scaleevent_ros.distill.losses_affinity import product
 _ITERATIONS = 8
 
 
-def pool_regions(features: Tensor, regions: Tensor) -> Tensor:
-    """Average tokens over regions: ``[n, D]``, ids ``[n]`` from 0 to R - 1, to ``[R, D]``."""
-    count = int(regions.max()) + 1 if len(regions) else 0
-    sums = features.new_zeros(count, features.shape[1]).index_add(0, regions, features)
-    sizes = torch.bincount(regions, minlength=count).clamp_min(1)
-    return sums / sizes[:, None].to(features.dtype)
+def pool_regions(features: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Average tokens over regions, without waiting for a GPU.
+
+    Args:
+        features: ``[n, D]``.
+        regions: Region ids, int64 ``[n]``, below ``count``; negative for none.
+        count: Number of regions R, some of which may be empty.
+
+    Returns:
+        Averages ``[R, D]``, and which regions have tokens, bool ``[R]``.
+    """
+    slots = regions.where(regions >= 0, count)
+    sums = features.new_zeros(count + 1, features.shape[1]).index_add(0, slots, features)[:count]
+    sizes = _sizes(slots, count + 1, features)[:count]
+    return sums / sizes.clamp_min(1)[:, None], sizes > 0
 
 
-def contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def _sizes(groups: Tensor, count: int, like: Tensor) -> Tensor:
+    """Count the tokens of each group, ``[count]``; `torch.bincount` would wait for a GPU."""
+    return like.new_zeros(count).index_add_(0, groups, like.new_ones(len(groups)))
+
+
+def contrast(student: Tensor, teacher: Tensor, filled: Tensor, temperature: float) -> Tensor:
     """InfoNCE: match each region of the student to the teacher's.
 
     Args:
         student: Averages of regions, ``[R, D]``.
-        teacher: Teacher features of the same regions.
-        temperature: Temperature of the softmax over cosine similarities.
+        teacher: Averages of the same regions.
+        filled: Regions to compare, bool ``[R]``.
+        temperature: Divisor of the cosine similarities in the softmax.
 
     Returns:
-        The cross-entropy, a scalar, zero where there is no region.
+        The mean cross-entropy, a scalar; zero where there is no region.
     """
     logits = product(functional.normalize(student, dim=-1), functional.normalize(teacher, dim=-1).T)
+    logits = (logits / temperature).masked_fill(~filled, torch.finfo(logits.dtype).min)
     targets = torch.arange(len(student), device=student.device)
-    total = functional.cross_entropy(logits / temperature, targets, reduction="sum")
-    return total / max(1, len(student))
+    each = functional.cross_entropy(logits, targets, reduction="none")
+    return each.where(filled, 0).sum() / filled.sum().clamp_min(1)
 
 
 @torch.no_grad()
@@ -48,7 +64,7 @@ def cluster_tokens(teacher: Tensor, count: int) -> Tensor:
 
     Args:
         teacher: ``[n, D]``.
-        count: Maximum number of groups.
+        count: Number of groups, or n if there are fewer tokens; some may stay empty.
 
     Returns:
         Group ids, int64 ``[n]``, from 0 to ``count - 1``.
@@ -61,6 +77,6 @@ def cluster_tokens(teacher: Tensor, count: int) -> Tensor:
     for _ in range(_ITERATIONS if count else 0):
         groups = (unit @ centres.T).argmax(dim=1)
         sums = torch.zeros_like(centres).index_add_(0, groups, unit)
-        empty = torch.bincount(groups, minlength=count) == 0
+        empty = _sizes(groups, count, unit) == 0
         centres = torch.where(empty[:, None], centres, functional.normalize(sums, dim=-1))
     return groups

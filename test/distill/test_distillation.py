@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
+from device_waits import META, DeviceWaits
 
 from scaleevent_ros.data.dataset import Batch
 from scaleevent_ros.distill.distillation import Distillation, Panel, dilate_mask, draw_kept
-from scaleevent_ros.distill.losses import build_loss
+from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
 from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics
 
@@ -159,34 +159,30 @@ def test_kept_tokens_are_drawn_evenly() -> None:
     assert draw_kept(1, 4, 0.9).shape == (1, 1)
 
 
-class HostReads(TorchFunctionMode):
-    """Counts the calls through which Python waits for values of a device, but for masks."""
-
-    NAMES = frozenset({"item", "tolist", "__bool__", "__float__", "__int__", "nonzero", "cpu"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        tensors = [each for each in args if isinstance(each, torch.Tensor)]
-        indexed = name == "__getitem__" and any(
-            isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in args[1:]
+@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("patch_dropout", [0.0, 0.5])
+def test_no_loss_waits_for_the_device(
+    objective: Distillation, batch: Batch, name: str, patch_dropout: float
+) -> None:
+    """Masks stay on the CPU, so that their counts are known there; nothing else is read."""
+    student, teacher = objective._student, objective._teacher
+    losses = [build_loss(name)]
+    if name == "superpixel":
+        losses.append(build_loss(name, objective="l1"))
+    for loss in losses:
+        statistics = FeatureStatistics(torch.zeros(32), torch.ones(32))
+        moved = Distillation(
+            student, teacher, loss, dilation=1, patch_dropout=patch_dropout, statistics=statistics
         )
-        if (name in self.NAMES or indexed) and any(each.is_floating_point() for each in tensors):
-            self.found.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def test_the_loss_waits_for_no_device(objective: Distillation, batch: Batch) -> None:
-    """Masks stay on the CPU, so that their counts are known there; nothing else is asked for."""
-    moved = batch.to(torch.device("meta"))
-    assert {each.device.type for each in (moved.events, moved.frames)} == {"meta"}
-    assert {each.device.type for each in (moved.active, moved.covered)} == {"cpu"}
-    with HostReads() as reads:
-        objective.losses(objective.model, batch)["total"].backward()  # type: ignore[no-untyped-call]
-    assert reads.found == []
+        moved.model.to(META)
+        moved.to(META)
+        on_device = batch.to(META)
+        assert {each.device for each in (on_device.events, on_device.frames)} == {META}
+        assert {each.device.type for each in (on_device.active, on_device.covered)} == {"cpu"}
+        with DeviceWaits() as waits:
+            moved.start_step(0.5)
+            moved.losses(moved.model, on_device)["total"].backward()  # type: ignore[no-untyped-call]
+        assert waits.found == []
 
 
 def test_the_student_learns_and_the_teacher_stays(objective: Distillation, batch: Batch) -> None:

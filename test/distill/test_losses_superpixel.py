@@ -12,16 +12,35 @@ from scaleevent_ros.distill.losses_superpixel import cluster_tokens, contrast, p
 
 def test_pooling_averages_each_region() -> None:
     features = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 9.0]])
-    pooled = pool_regions(features, torch.tensor([1, 0, 1]))
-    assert pooled.tolist() == [[3.0, 4.0], [3.0, 5.5]]
+    pooled, filled = pool_regions(features, torch.tensor([2, 0, 2]), 3)
+    assert pooled.tolist() == [[3.0, 4.0], [0.0, 0.0], [3.0, 5.5]]
+    assert filled.tolist() == [True, False, True]
+    pooled, filled = pool_regions(features, torch.tensor([0, -1, 0]), 1)
+    assert pooled.tolist() == [[3.0, 5.5]]
+    assert filled.tolist() == [True]
 
 
 def test_contrast_is_least_where_regions_find_themselves() -> None:
-    teacher = torch.eye(4)
-    matched = contrast(teacher, teacher, 0.07)
-    shuffled = contrast(teacher.roll(1, 0), teacher, 0.07)
+    teacher, every = torch.eye(4), torch.ones(4) > 0
+    matched = contrast(teacher, teacher, every, 0.07)
+    shuffled = contrast(teacher.roll(1, 0), teacher, every, 0.07)
     assert matched < 1e-4
     assert float(shuffled) == pytest.approx(1 / 0.07, rel=1e-4)
+
+
+def test_empty_regions_change_neither_the_contrast_nor_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(5, 6, generator=generator).requires_grad_()
+    teacher = torch.randn(5, 6, generator=generator)
+    filled = torch.tensor([True, False, True, True, False])
+    found = contrast(student, teacher, filled, 0.07)
+    expected = contrast(student[filled], teacher[filled], torch.ones(3) > 0, 0.07)
+    gradients = [torch.autograd.grad(value, student)[0] for value in (found, expected)]
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(*gradients)
+    nothing = contrast(student, teacher, filled & False, 0.07)
+    assert nothing == 0
+    assert torch.autograd.grad(nothing, student)[0].abs().max() == 0
 
 
 def test_clusters_find_separate_groups() -> None:
