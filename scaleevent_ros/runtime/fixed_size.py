@@ -1,13 +1,15 @@
-"""What a network computes anew for each image from the image's size alone, made a constant.
+"""Constants in place of what a network computes for each image from the image's size alone.
 
 Position embeddings that follow the image cost time in every call, copy from the host, which a CUDA
-graph cannot capture, and export as branches that some runtimes get wrong.
+graph cannot capture, and export as branches that some runtimes get wrong. Padding that follows the
+image becomes an expression that grows with each layer, on which `torch.export` spends minutes.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 if TYPE_CHECKING:
@@ -52,3 +54,38 @@ def fix_size(backbone: Backbone, grid: tuple[int, int]) -> None:
         model.set_input_size(img_size=tuple(cells * backbone.stride for cells in grid))
         model.dynamic_img_size = False
         model.patch_embed.flatten = True  # tokens as a list, as timm wants them for a fixed size
+
+
+def fix_padding(backbone: Backbone) -> None:
+    """Make TensorFlow's "same" padding of convolutions a constant for every size, in place.
+
+    A `Backbone` pads images to multiples of its coarsest stride, so that the stride of each
+    convolution divides the map it is applied to, and the padding depends on the kernel alone.
+    """
+    for parent in list(backbone.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is Conv2dSame:
+                setattr(parent, name, _with_constant_padding(child))
+
+
+def _with_constant_padding(convolution: nn.Conv2d) -> nn.Module:
+    padding: list[int] = []  # left, right, top, bottom
+    for kernel, stride, dilation in zip(
+        reversed(convolution.kernel_size),
+        reversed(convolution.stride),
+        reversed(convolution.dilation),
+        strict=True,
+    ):
+        total = max(0, (kernel - 1) * dilation + 1 - stride)
+        padding += [total // 2, total - total // 2]
+    plain = nn.Conv2d(
+        convolution.in_channels,
+        convolution.out_channels,
+        convolution.kernel_size,  # type: ignore[arg-type] # torch types it as of any length
+        convolution.stride,  # type: ignore[arg-type]
+        dilation=convolution.dilation,  # type: ignore[arg-type]
+        groups=convolution.groups,
+        bias=convolution.bias is not None,
+    )
+    plain.weight, plain.bias = convolution.weight, convolution.bias
+    return nn.Sequential(nn.ZeroPad2d(tuple(padding)), plain)

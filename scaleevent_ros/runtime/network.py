@@ -11,7 +11,7 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import NetworkInfo
-from scaleevent_ros.runtime.fixed_size import fix_size
+from scaleevent_ros.runtime.fixed_size import fix_padding, fix_size
 from scaleevent_ros.runtime.options import FEATURE_SPACES
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Network(nn.Module):
         self.eval().requires_grad_(requires_grad=False)
         if fixed:
             fix_size(self.backbone, self.info.grid)
+        else:
+            fix_padding(self.backbone)
         self._late = _late_blocks(student, heads)
         self.encodes_features = self._late is None and features_space == "student"
 

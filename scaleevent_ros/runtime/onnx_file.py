@@ -103,9 +103,6 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     """
     info = network.info
     width_bytes = DTYPES[precision].itemsize
-    if dynamic and info.header.neck is not None:
-        msg = "a student with a neck is exported for a fixed size only"
-        raise EngineError(msg)
     if info.features_space == "teacher" and "flow" in info.outputs:
         msg = (
             "a head for flow takes the student's features of the window before: export with "
