@@ -118,7 +118,9 @@ class DistillLoss:
         indices = torch.split(to_device(looked_at.nonzero()[:, 1], student.device), counts)
         numbered: list[tuple[Tensor | None, int]] = [(None, 0)] * len(student)
         if regions is not None:
-            numbered = [_number(ids, student.device) for ids in regions[looked_at].split(counts)]
+            numbered = [
+                _number(ids, student.device) for ids in torch.split(regions[looked_at], counts)
+            ]
         dtype = torch.promote_types(student.dtype, torch.float32)
         # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
         images = zip(student.unbind(), teacher.detach().unbind(), indices, numbered, strict=True)
@@ -150,7 +152,7 @@ def to_device(index: Tensor, device: torch.device) -> Tensor:
 def _number(ids: Tensor, device: torch.device) -> tuple[Tensor, int]:
     """Number the superpixels of an image from 0 on; return the ids and their number."""
     negative = int((ids < 0).any())
-    known, numbers = ids.clamp_min(-1).unique(return_inverse=True)
+    known, numbers = torch.unique(ids.clamp_min(-1), return_inverse=True)
     return to_device(numbers - negative, device), len(known) - negative
 
 

@@ -69,23 +69,21 @@ def fix_padding(backbone: Backbone) -> None:
 
 
 def _with_constant_padding(convolution: nn.Conv2d) -> nn.Module:
-    padding: list[int] = []  # left, right, top, bottom
-    for kernel, stride, dilation in zip(
-        reversed(convolution.kernel_size),
-        reversed(convolution.stride),
-        reversed(convolution.dilation),
-        strict=True,
-    ):
-        total = max(0, (kernel - 1) * dilation + 1 - stride)
-        padding += [total // 2, total - total // 2]
+    rows, columns = (
+        max(0, (kernel - 1) * dilation + 1 - stride)
+        for kernel, stride, dilation in zip(
+            convolution.kernel_size, convolution.stride, convolution.dilation, strict=True
+        )
+    )
+    padding = nn.ZeroPad2d((columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
     plain = nn.Conv2d(
         convolution.in_channels,
         convolution.out_channels,
-        convolution.kernel_size,  # type: ignore[arg-type] # torch types it as of any length
-        convolution.stride,  # type: ignore[arg-type]
-        dilation=convolution.dilation,  # type: ignore[arg-type]
+        cast("Any", convolution.kernel_size),
+        cast("Any", convolution.stride),
+        dilation=cast("Any", convolution.dilation),
         groups=convolution.groups,
         bias=convolution.bias is not None,
     )
     plain.weight, plain.bias = convolution.weight, convolution.bias
-    return nn.Sequential(nn.ZeroPad2d(tuple(padding)), plain)
+    return nn.Sequential(padding, plain)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.amp.autocast_mode import autocast
 from torch.overrides import TorchFunctionMode
 
 META = torch.device("meta")
@@ -31,12 +32,12 @@ class DeviceWaits(TorchFunctionMode):
 
     def __enter__(self) -> DeviceWaits:
         torch.autocast = _autocast  # type: ignore[misc, assignment]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        torch.autocast = torch.amp.autocast  # type: ignore[misc, assignment]
-        super().__exit__(*error)
+        torch.autocast = autocast  # type: ignore[misc]
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -59,7 +60,7 @@ class DeviceWaits(TorchFunctionMode):
 
 def _autocast(kind: str, **options: Any) -> Any:
     """Autocast as on the CPU, since it refuses the `meta` device."""
-    return torch.amp.autocast("cpu" if kind == "meta" else kind, **options)
+    return autocast("cpu" if kind == "meta" else kind, **options)
 
 
 def _masks(args: Any) -> bool:
