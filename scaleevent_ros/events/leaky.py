@@ -13,20 +13,18 @@ that a student still sees the scene after the camera has stopped.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
 from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 from scaleevent_ros.events.representations import check_values
+from scaleevent_ros.events.vectors import LANES, add_row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -37,15 +35,14 @@ if TYPE_CHECKING:
 LEAKY_DECAYS = (0.1, 0.5, 2.0)
 """Decays in seconds that `benchmarks/leaky.py` found good, and that the presets use."""
 
-MAX_DECAYS = 4
-"""Sums of one pixel lie side by side in 16 bytes, which one vector instruction updates."""
+MAX_DECAYS = LANES
+"""Sums of one pixel lie side by side, and one vector instruction updates them."""
 
 SHORTEST_DECAY, LONGEST_DECAY = 0.01, 100.0
 
 # Sums are kept relative to an origin in time, so that nothing decays between events. The weight
 # of an event grows with its distance from the origin; at this exponent the origin moves on.
 _LARGEST_EXPONENT = 40.0
-_ROW = MAX_DECAYS
 TILE = 1024
 TINY = np.float32(1e-6)
 
@@ -125,9 +122,12 @@ class LeakyIntegrator:
         check_decays(decays)
         self.decays = tuple(decays)
         self._shape = (height, width)
-        self._rates = np.zeros(_ROW)
-        self._rates[: len(decays)] = [1e-9 / decay for decay in decays]
-        self._sums = np.zeros((height * width, _ROW), np.float32)
+        self._rates = np.array([1e-9 / decay for decay in decays])
+        # The sums of a pixel have no padding: less memory to read, and strides that are a power of
+        # two take twice as long. The last pixel's vector ends beyond its sums.
+        sums = height * width * len(decays)
+        self._memory = np.zeros(sums + LANES - len(decays), np.float32)
+        self._sums = self._memory[:sums].reshape(height * width, len(decays))
         self._origin: int | None = None
         shortest_ns = min(self.decays, default=1.0) * 1e9
         # Weights are exact at the start of a span this long, and quadratic in between: the
@@ -138,7 +138,7 @@ class LeakyIntegrator:
     @property
     def memory_bytes(self) -> int:
         """Memory of the sums."""
-        return self._sums.nbytes
+        return self._memory.nbytes
 
     def reset(self, t: int | None = None) -> None:
         """Forget all events, and continue around a time in ns, or wherever the next event is."""
@@ -158,9 +158,8 @@ class LeakyIntegrator:
         if state.t > t:
             msg = f"leaky integrals at {state.t} ns cannot be continued at {t} ns, before them"
             raise EventsError(msg)
-        factors = np.exp(-(t - state.t) * self._rates[: len(self.decays), None])
-        values = state.values.reshape(len(self.decays), -1)
-        self._sums[:, : len(self.decays)] = (values * factors).T
+        factors = np.exp(-(t - state.t) * self._rates[:, None])
+        self._sums[:] = (state.values.reshape(len(self.decays), -1) * factors).T
         self._origin = t
 
     def add(self, batch: EventBatch, sign: int = 1) -> None:
@@ -176,7 +175,7 @@ class LeakyIntegrator:
             end = int(np.searchsorted(batch.t, origin + 2 * self._reach))
             add_events(
                 batch.x[at:end], batch.y[at:end], batch.t[at:end], batch.p[at:end], batch.width,
-                origin, self._rates, self._span, np.float32(sign), self._sums,
+                origin, self._rates, self._span, np.float32(sign), self._memory,
             )  # fmt: skip
             at = end
 
@@ -207,43 +206,6 @@ class LeakyIntegrator:
         return self._origin
 
 
-def _add_row(
-    _typing_context: Any, rows: Any, index: Any, weights: Any, time: Any, sign: Any
-) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        single = ir.FloatType()
-        four = ir.VectorType(single, 4)
-
-        def place(argument: int, offset: Any) -> Any:
-            array = context.make_array(signature.args[argument])
-            data = array(context, builder, arguments[argument]).data
-            return builder.bitcast(builder.gep(data, [offset]), four.as_pointer())
-
-        def splat(value: Any) -> Any:
-            vector = ir.Constant(four, ir.Undefined)
-            for lane in range(4):
-                vector = builder.insert_element(vector, value, ir.IntType(32)(lane))
-            return vector
-
-        integer = arguments[1].type
-        base = builder.load(place(2, integer(0)), align=4)
-        slope = builder.load(place(2, integer(4)), align=4)
-        weight = builder.fadd(base, builder.fmul(slope, splat(arguments[3])))
-        row = place(0, arguments[1])
-        added = builder.fadd(builder.load(row, align=4), builder.fmul(weight, splat(arguments[4])))
-        builder.store(added, row, align=4)
-        return context.get_dummy_value()
-
-    return types.void(rows, index, weights, time, sign), generate
-
-
-add_row = cast("Callable[[Floats, int, Floats, np.float32, np.float32], None]", intrinsic(_add_row))
-"""Add ``sign * (weights[:4] + time * weights[4:])`` to the four values from an index on.
-
-For kernels only; numba leaves these four additions apart, which takes three times as long.
-"""
-
-
 @kernel
 def add_events(
     x: NDArray[np.uint16],
@@ -257,35 +219,35 @@ def add_events(
     sign: np.float32,
     sums: Floats,
 ) -> None:
-    """Add each event's weights at its time to the sums of its pixel."""
-    flat = sums.reshape(-1)
-    columns, count = np.uint64(width), np.uint64(x.shape[0])
-    weights = np.zeros(8, np.float32)  # at `start`, and their slopes
+    """Add each event's weights at its time to the sums of its pixel, ``len(rates)`` for each."""
+    columns, count, row = np.uint64(width), np.uint64(x.shape[0]), np.uint64(len(rates))
+    # At `start`, and their slopes; 0 in lanes that belong to the next pixel.
+    weights = np.zeros(8, np.float32)
     start = t[0] - span
     for i in range(count):
         ahead = min(i + np.uint64(DISTANCE), count - np.uint64(1))
-        prefetch(flat, (np.uint64(y[ahead]) * columns + np.uint64(x[ahead])) * np.uint64(4))
+        prefetch(sums, (np.uint64(y[ahead]) * columns + np.uint64(x[ahead])) * row)
         since = t[i] - start
         if since >= span or since < 0:
             start, since = t[i], 0
-            for k in range(4):
+            for k in range(len(rates)):
                 weights[k] = np.exp((start - origin) * rates[k])
                 weights[4 + k] = weights[k] * rates[k]
-        row = (np.uint64(y[i]) * columns + np.uint64(x[i])) * np.uint64(4)
-        add_row(flat, row, weights, np.float32(since), sign if p[i] else -sign)
+        first = (np.uint64(y[i]) * columns + np.uint64(x[i])) * row
+        add_row(sums, first, weights, np.float32(since), sign if p[i] else -sign)
 
 
 @kernel
 def read_sums(sums: Floats, factors: Floats, out: Floats) -> None:
     """Decay the sums, and write each decay's to a plane of its own, [decays, pixels]."""
-    flat, pixels = sums.reshape(-1), sums.shape[0]
+    flat, pixels, row = sums.reshape(-1), sums.shape[0], len(out)
     for start in range(0, pixels, TILE):
         end = min(start + TILE, pixels)
-        for k in range(len(out)):
+        for k in range(row):
             factor, plane = factors[k], out[k, start:end]
-            lane = flat[4 * start + k : 4 * end]
+            lane = flat[row * start + k : row * end]
             for i in range(np.uint64(end - start)):
-                value = lane[np.uint64(4) * i] * factor
+                value = lane[np.uint64(row) * i] * factor
                 plane[i] = value if abs(value) > TINY else np.float32(0)
 
 
@@ -293,6 +255,6 @@ def read_sums(sums: Floats, factors: Floats, out: Floats) -> None:
 def decay_sums(sums: Floats, factors: Floats) -> None:
     """Decay the sums in place; what is too small to matter becomes 0, not a subnormal."""
     for i in range(sums.shape[0]):
-        for k in range(4):
+        for k in range(len(factors)):
             value = sums[i, k] * factors[k]
             sums[i, k] = value if abs(value) > np.float32(1e-9) else np.float32(0)

@@ -9,6 +9,7 @@ import numpy as np
 
 from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
+from scaleevent_ros.events.vectors import BLOCK, compare_block, lowest_bit
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -28,7 +29,6 @@ SAMPLE = 4096
 LEAKY_FLOOR = np.float32(1 / 256)
 LEAKY_LIMIT = np.float32(4)
 """Bounds of leaky integrals: see `normalize_leaky_into`."""
-BLOCK = 32  # values that are compared with the bar at once, by vector instructions
 
 
 def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
@@ -161,34 +161,24 @@ def _divide_leaky(values: Floats, result: Floats) -> None:
 def _take_above(
     values: Floats, bar: np.float32, floor: np.float32, magnitudes: Floats
 ) -> tuple[int, int]:
-    """Gather the magnitudes above a bar; count active values, and those that were gathered.
-
-    Few values are above, so blocks of a fixed length are counted without a branch, and only those
-    with a hit are looked at one by one.
-    """
-    active = above = 0
+    """Gather the magnitudes above a bar; count active values, and those that were gathered."""
+    active = above = np.uint64(0)
     whole = len(values) // BLOCK * BLOCK
-    for start in range(0, whole, BLOCK):
-        # Counters as wide as the values, so that a vector holds as many of both.
-        some, hits = np.int32(0), np.int32(0)
-        for i in range(BLOCK):
-            magnitude = abs(values[start + i])
-            some = np.int32(some + np.int32(magnitude > floor))
-            hits = np.int32(hits + np.int32(magnitude > bar))
-        active += some
-        if hits:
-            for i in range(BLOCK):
-                magnitude = abs(values[start + i])
-                if magnitude > bar:
-                    magnitudes[above] = magnitude
-                    above += 1
+    for start in range(0, np.uint64(whole), BLOCK):
+        found = compare_block(values, np.uint64(start), floor, bar)
+        active += found >> np.uint64(32)
+        hits = found & np.uint64(0xFFFFFFFF)
+        while hits:
+            magnitudes[above] = abs(values[np.uint64(start) + lowest_bit(hits)])
+            above += np.uint64(1)
+            hits &= hits - np.uint64(1)
     for value in values[whole:]:
         magnitude = abs(value)
-        active += magnitude > floor
+        active += np.uint64(magnitude > floor)
         if magnitude > bar:
             magnitudes[above] = magnitude
-            above += 1
-    return active, above
+            above += np.uint64(1)
+    return np.int64(active), np.int64(above)
 
 
 @kernel
