@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -152,6 +153,8 @@ class Backbone(nn.Module):
         rope = getattr(self.model, "rope", None)
         if rope is not None and hasattr(rope, "periods"):
             rope.register_buffer("periods", rope.periods.float(), persistent=True)
+        if type(rope) is RotaryEmbeddingDinoV3:
+            rope.__class__ = _CachedRotaryEmbedding
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Backbone:
         """Move and cast as any module, but keep the RoPE periods in float32."""
@@ -163,6 +166,28 @@ class Backbone(nn.Module):
             if not (now.is_meta or periods.is_meta):
                 rope.register_buffer("periods", periods.to(now.device), persistent=True)
         return self
+
+
+class _CachedRotaryEmbedding(RotaryEmbeddingDinoV3):
+    """DINOv3's position embedding, kept for the last grid.
+
+    timm computes the grid's coordinates on the CPU in each forward pass, and copying them makes the
+    CPU wait for the GPU.
+    """
+
+    _last: tuple[tuple[object, ...], Tensor] | None = None
+
+    def _create_embed(self, feat_shape: Any, no_aug: bool = False) -> Tensor:
+        augmented = self.training and self.aug_active and not no_aug
+        if augmented or torch.compiler.is_compiling():
+            return cast("Tensor", super()._create_embed(feat_shape, no_aug))
+        periods = self.periods
+        version = None if periods.is_inference() else periods._version  # noqa: SLF001
+        key = (*feat_shape, periods.device, periods.dtype, version)
+        if self._last is None or self._last[0] != key:
+            with torch.inference_mode(mode=False):  # whose tensors cannot be trained with
+                self._last = key, super()._create_embed(feat_shape, no_aug=True)
+        return self._last[1]
 
 
 class _KeepTokens(nn.Module):

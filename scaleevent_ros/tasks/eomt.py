@@ -15,6 +15,7 @@ from timm.layers.norm import LayerNorm2d
 from torch import nn
 from torch.nn import functional
 
+from scaleevent_ros.distill.losses import to_device
 from scaleevent_ros.models import ModelError
 from scaleevent_ros.models.late_blocks import LateBlocks
 from scaleevent_ros.tasks.errors import TaskError
@@ -133,7 +134,7 @@ class EomtSegmentation(nn.Module):
         shares = [
             ((end - progress) / (end - start)).clamp(0, 1) ** 0.9 for start, end in pairwise(bounds)
         ]
-        self.mask_share.copy_(torch.stack(shares))
+        self.mask_share.copy_(to_device(torch.stack(shares), self.mask_share.device))
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         return -(-size[0] // self.stride), -(-size[1] // self.stride)

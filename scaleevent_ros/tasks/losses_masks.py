@@ -11,12 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn import functional
 
+from scaleevent_ros.distill.losses import to_device
 from scaleevent_ros.tasks.losses import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 MASK_WEIGHT, DICE_WEIGHT, CLASS_WEIGHT = 5.0, 5.0, 2.0
@@ -53,156 +57,248 @@ class MaskTerms(NamedTuple):
         return MASK_WEIGHT * self.mask + DICE_WEIGHT * self.dice + CLASS_WEIGHT * self.classes
 
 
-def mask_losses(prediction: MaskPrediction, truth: Tensor, covered: tuple[int, int]) -> MaskTerms:
+class _KnownPixels(NamedTuple):
+    """Pixels of a batch that have a class.
+
+    Attributes:
+        labels: Class ids, int64 ``[B, H * W]``.
+        order: Pixel numbers, those with a class first, int64 ``[B, H * W]``.
+        count: Number of those, int64 ``[B, 1, 1]``.
+        width: Width W of the images.
+    """
+
+    labels: Tensor
+    order: Tensor
+    count: Tensor
+    width: int
+
+
+class _Points(NamedTuple):
+    """Pixels at which masks are compared.
+
+    Attributes:
+        numbers: Pixel numbers, int64 ``[B, M, P]``.
+        weights: 1, or 0 for padding where an image has fewer known pixels, ``[B, 1, P]``.
+    """
+
+    numbers: Tensor
+    weights: Tensor
+
+
+def mask_losses(
+    predictions: Sequence[MaskPrediction], truth: Tensor, covered: tuple[int, int]
+) -> list[MaskTerms]:
     """Match queries with the classes of each image, and compare masks and classes.
 
+    The device is waited for once: the costs of all predictions and images are matched on the CPU.
+
     Args:
-        prediction: Output of a mask head.
+        predictions: Outputs of a mask head.
         truth: Class ids, int64 ``[B, H, W]``; `IGNORED` where there is none.
         covered: Height and width of the pixels that the masks span: H and W, and their padding.
 
     Returns:
-        Means over images; one without any class counts as 0.
+        Terms of each prediction: means over images, of which one without any class counts as 0.
     """
-    terms = [
-        _of_image(masks.float(), classes.float(), labels, covered)
-        for masks, classes, labels in zip(*prediction, truth, strict=True)
-    ]
-    return MaskTerms(*(torch.stack(values).mean() for values in zip(*terms, strict=True)))
-
-
-def _of_image(masks: Tensor, classes: Tensor, truth: Tensor, covered: tuple[int, int]) -> MaskTerms:
-    known = (truth != IGNORED).nonzero()
-    if not len(known):
-        nothing = 0 * (masks.sum() + classes.sum())
-        return MaskTerms(nothing, nothing, nothing)
-    labels = truth[known[:, 0], known[:, 1]]
-    present = torch.unique(labels)
+    known = _known_pixels(truth)
     with torch.no_grad():
-        chosen = _some(len(known), 1, POINTS, known.device)[0]
-        logits = read_masks(masks, known[chosen].expand(len(masks), -1, -1), covered)
-        goals = (labels[chosen] == present[:, None]).float()
-        queries, matched = match(matching_cost(logits, classes[:, present], classes, goals))
-        points = _uncertain_points(masks[queries], known, covered)
-    logits = read_masks(masks[queries], known[points], covered)
-    goals = (labels[points] == present[matched, None]).float()
-    wanted = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
-    wanted[queries] = present[matched]
-    weights = torch.ones(classes.shape[1], device=classes.device)
-    weights[-1] = NO_OBJECT_WEIGHT
+        classes = predictions[0].classes.shape[2] - 1
+        labels = known.labels.where(known.labels != IGNORED, classes)
+        present = truth.new_zeros(len(truth), classes + 1).scatter_(1, labels, 1)[:, :classes] > 0
+        points = _draw(known, 1, POINTS)
+        names = torch.arange(classes, device=truth.device)
+        goals = (_labels(known, points) == names[:, None]).float()
+        costs = [
+            matching_cost(
+                read_masks(one.masks.float(), _places(known, points)[:, 0], covered),
+                one.classes.float(),
+                goals,
+                points.weights,
+            )
+            for one in predictions
+        ]
+        queries, wanted = match(torch.stack(costs), present)
+    return [
+        _terms(*each, known, covered) for each in zip(predictions, queries, wanted, strict=True)
+    ]
+
+
+def _terms(
+    prediction: MaskPrediction,
+    queries: Tensor,
+    wanted: Tensor,
+    known: _KnownPixels,
+    covered: tuple[int, int],
+) -> MaskTerms:
+    """Compare the matched masks ``[B, M]`` of one prediction, and the classes of all queries."""
+    masks, classes = prediction.masks.float(), prediction.classes.float()
+    matched = queries >= 0
+    index = queries.clamp_min(0)[:, :, None, None].expand(-1, -1, *masks.shape[2:])
+    chosen = masks.gather(1, index)
+    with torch.no_grad():
+        points = _uncertain_points(chosen, known, covered)
+    logits = _read_each(chosen, _places(known, points), covered)
+    goals = (_labels(known, points) == wanted[:, :, None]).float()
+    weights = points.weights * matched[:, :, None]
+    entropy = functional.binary_cross_entropy_with_logits(logits, goals, reduction="none")
+    mask = (entropy * weights).sum((1, 2)) / weights.sum((1, 2)).clamp_min(1)
+    dice = (mask_dice(logits, goals, points.weights) * matched).sum(1)
+    # Queries without a mask write into a slot behind the last query.
+    count, none = classes.shape[1], classes.shape[2] - 1
+    goal = queries.new_full((len(queries), count + 1), none)
+    goal.scatter_(1, queries.where(matched, count), wanted.clamp_min(0))
+    goal = goal[:, :count]
+    weights = torch.where(goal == none, NO_OBJECT_WEIGHT, 1.0)
+    entropy = functional.cross_entropy(classes.mT, goal, reduction="none")
+    class_term = (entropy * weights).sum(1) / weights.sum(1)
     return MaskTerms(
-        functional.binary_cross_entropy_with_logits(logits, goals),
-        mask_dice(logits, goals).mean(),
-        functional.cross_entropy(classes, wanted, weights),
+        mask.mean(),
+        (dice / matched.sum(1).clamp_min(1)).mean(),
+        class_term.where(known.count[:, 0, 0] > 0, 0).mean(),
     )
 
 
-def mask_dice(logits: Tensor, goals: Tensor) -> Tensor:
+def mask_dice(logits: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
     """Compute one minus the Dice coefficient of each mask.
 
     With probabilities p and truth g at its points it is ``1 - (2 * sum(p * g) + 1) / (sum(p) +
     sum(g) + 1)``, the form of MaskFormer (Cheng, Schwing and Kirillov, NeurIPS 2021), whose ones
-    keep small masks from ruling.
+    limit the weight of small masks.
 
     Args:
-        logits: ``[M, P]``.
-        goals: ``[M, P]``, 0 or 1.
+        logits: ``[..., M, P]``.
+        goals: ``[..., M, P]``, 0 or 1.
+        weights: Weights of the points, ``[..., 1, P]``, 0 or 1.
 
     Returns:
-        ``[M]``.
+        ``[..., M]``.
     """
-    told = logits.sigmoid()
-    overlap = 2 * (told * goals).sum(1) + 1
-    return 1 - overlap / (told.sum(1) + goals.sum(1) + 1)
+    probable, goals = logits.sigmoid() * weights, goals * weights
+    overlap = 2 * (probable * goals).sum(-1) + 1
+    return 1 - overlap / (probable.sum(-1) + goals.sum(-1) + 1)
 
 
-def matching_cost(
-    logits: Tensor, present_logits: Tensor, all_logits: Tensor, goals: Tensor
-) -> Tensor:
-    """Matching cost between queries and ground-truth masks.
+def matching_cost(logits: Tensor, classes: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+    """Matching cost between queries and classes: the loss of each pair.
 
-    Its class costs the negative probability in place of the cross-entropy (Mask2Former; DETR).
+    The class costs the negative probability in place of the cross-entropy (Mask2Former; DETR).
 
     Args:
-        logits: Logits of the queries' masks at the points, ``[Q, P]``.
-        present_logits: Logits of the ground-truth masks' classes, ``[Q, M]``.
-        all_logits: Logits of all classes and none, ``[Q, C + 1]``.
-        goals: The true masks at the points, ``[M, P]``, 0 or 1.
+        logits: Logits of the queries' masks at the points, ``[B, Q, P]``.
+        classes: Logits of all classes and none, ``[B, Q, C + 1]``.
+        goals: True mask of each class at the points, ``[B, C, P]``, 0 or 1.
+        weights: Weights of the points, ``[B, 1, P]``, 0 or 1.
 
     Returns:
-        ``[Q, M]``.
+        ``[B, Q, C]``.
     """
-    likely = (present_logits - all_logits.logsumexp(dim=1, keepdim=True)).exp()
-    outside, inside = functional.softplus(logits), functional.softplus(-logits)
-    entropy = (inside @ goals.T + outside @ (1 - goals).T) / goals.shape[1]
-    told = logits.sigmoid()
-    overlap = 2 * told @ goals.T + 1
-    dice = 1 - overlap / (told.sum(1)[:, None] + goals.sum(1)[None] + 1)
+    likely = classes.softmax(dim=2)[..., :-1]
+    inside, outside = goals * weights, (1 - goals) * weights
+    entropy = functional.softplus(-logits) @ inside.mT + functional.softplus(logits) @ outside.mT
+    entropy = entropy / weights.sum(2, keepdim=True).clamp_min(1)
+    probable = logits.sigmoid() * weights
+    overlap = 2 * probable @ inside.mT + 1
+    dice = 1 - overlap / (probable.sum(2)[:, :, None] + inside.sum(2)[:, None] + 1)
     return MASK_WEIGHT * entropy + DICE_WEIGHT * dice - CLASS_WEIGHT * likely
 
 
-def match(cost: Tensor) -> tuple[Tensor, Tensor]:
-    """Match each ground-truth mask to a query at the least total cost (Hungarian matching).
+def match(costs: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """Assign a query of its own to each true mask at the least total cost (Hungarian algorithm).
 
     Args:
-        cost: ``[Q, M]``.
+        costs: Costs of L predictions, ``[L, B, Q, C]``.
+        present: Classes of each image, bool ``[B, C]``.
 
     Returns:
-        Queries and the masks that they get, int64 ``[min(Q, M)]``.
+        Queries and their classes, int64 ``[L, B, M]``, -1 for none; M is the most of any image.
     """
     from scipy.optimize import linear_sum_assignment
 
-    # Of a loss that is not finite the trainer tells, the assignment would stop before it.
-    rows, columns = linear_sum_assignment(cost.nan_to_num().cpu().numpy())
-    return (
-        torch.from_numpy(rows).to(cost.device),
-        torch.from_numpy(columns).to(cost.device),
-    )
+    # The trainer reports a loss that is not finite; the assignment would raise before it.
+    marked = costs.nan_to_num().where(present[:, None, :], torch.inf).cpu()  # the only wait
+    images = marked.flatten(0, 1).numpy()
+    pairs = []
+    for image in images:
+        columns = np.flatnonzero(np.isfinite(image[0]))
+        queries, numbers = linear_sum_assignment(image[:, columns])
+        pairs.append((queries, columns[numbers]))
+    most = max(1, *(len(queries) for queries, _ in pairs))
+    found = torch.full((2, len(pairs), most), -1)
+    for number, pair in enumerate(pairs):
+        found[:, number, : len(pair[0])] = torch.from_numpy(np.stack(pair))
+    queries, classes = to_device(found, costs.device).unflatten(1, costs.shape[:2])
+    return queries, classes
 
 
 def read_masks(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tensor:
     """Read masks bilinearly at the centres of pixels.
 
     Args:
-        masks: ``[M, h, w]``.
-        pixels: Row and column, int64 ``[M, P, 2]``.
+        masks: ``[N, M, h, w]``.
+        pixels: Rows and columns, int64 ``[N, P, 2]``.
         covered: Height and width of the pixels that a mask spans.
 
     Returns:
-        ``[M, P]``: what the masks, resized to ``covered``, hold there.
+        ``[N, M, P]``: values of the masks, resized to ``covered``, at these pixels.
     """
-    size = torch.tensor(covered, device=masks.device)
-    places = (2 * (pixels + 0.5) / size - 1).flip(-1).unsqueeze(1)
+    rows, columns = pixels.unbind(-1)
+    places = [2 * (columns + 0.5) / covered[1] - 1, 2 * (rows + 0.5) / covered[0] - 1]
     return functional.grid_sample(
-        masks.unsqueeze(1), places, padding_mode="border", align_corners=False
-    )[:, 0, 0]
+        masks, torch.stack(places, -1).unsqueeze(1), padding_mode="border", align_corners=False
+    )[:, :, 0]
 
 
-def _some(count: int, masks: int, points: int, device: torch.device) -> Tensor:
-    """Draw points for each mask, numbers below ``count``: all there are if they are no more."""
-    if count <= points:
-        return torch.arange(count, device=device).expand(masks, -1)
-    return torch.randint(count, (masks, points), device=device)
+def _read_each(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tensor:
+    """Read masks ``[B, M, h, w]``, each at pixels of its own, ``[B, M, P, 2]``."""
+    found = read_masks(masks.flatten(0, 1).unsqueeze(1), pixels.flatten(0, 1), covered)
+    return found.squeeze(1).unflatten(0, masks.shape[:2])
 
 
-def _uncertain_points(masks: Tensor, known: Tensor, covered: tuple[int, int]) -> Tensor:
-    """Draw points for each mask, most of them where it is least certain.
+def _known_pixels(truth: Tensor) -> _KnownPixels:
+    labels = truth.flatten(1)
+    known = labels != IGNORED
+    order = known.int().argsort(dim=1, descending=True, stable=True)
+    return _KnownPixels(labels, order, known.sum(1)[:, None, None], truth.shape[2])
+
+
+def _places(known: _KnownPixels, points: _Points) -> Tensor:
+    """Return rows and columns of points, int64 ``[B, M, P, 2]``."""
+    numbers, width = points.numbers, known.width
+    return torch.stack([numbers.div(width, rounding_mode="floor"), numbers % width], -1)
+
+
+def _labels(known: _KnownPixels, points: _Points) -> Tensor:
+    """Return the class ids of points, int64 ``[B, M, P]``."""
+    return known.labels.gather(1, points.numbers.flatten(1)).view_as(points.numbers)
+
+
+def _draw(known: _KnownPixels, masks: int, points: int) -> _Points:
+    """Draw known pixels for each of M masks: all of an image that has no more than the points."""
+    batch, pixels = known.order.shape
+    first = torch.arange(min(points, pixels), device=known.order.device)
+    ranks = first.expand(batch, masks, -1)
+    weights = (first < known.count).float()
+    if pixels > points:
+        drawn = torch.rand(batch, masks, points, device=first.device) * known.count
+        drawn = drawn.long().minimum(known.count - 1).clamp_min(0)  # rounding may reach the count
+        ranks = drawn.where(known.count > points, ranks)
+    return _Points(known.order.gather(1, ranks.flatten(1)).view_as(ranks), weights)
+
+
+def _uncertain_points(masks: Tensor, known: _KnownPixels, covered: tuple[int, int]) -> _Points:
+    """Draw points for each mask ``[B, M, h, w]``, most of them where it is least certain.
 
     Source: Kirillov et al., "PointRend", CVPR 2020, section 3.1.
-
-    Args:
-        masks: ``[M, h, w]``.
-        known: Rows and columns to choose from, int64 ``[K, 2]``.
-        covered: Covered pixels, as in `read_masks`.
-
-    Returns:
-        Numbers of ``known``, ``[M, P]``.
     """
-    if len(known) <= POINTS:
-        return _some(len(known), len(masks), POINTS, known.device)
-    drawn = _some(len(known), len(masks), _OVERSAMPLING * POINTS, known.device)
-    certainty = read_masks(masks, known[drawn], covered).abs()
+    points = _draw(known, masks.shape[1], POINTS)
+    if known.order.shape[1] <= POINTS:
+        return points
+    drawn = _draw(known, masks.shape[1], _OVERSAMPLING * POINTS)
+    certainty = _read_each(masks, _places(known, drawn), covered).abs()
+    certainty = certainty.where(drawn.weights > 0, torch.inf)
     uncertain = int(_UNCERTAIN * POINTS)
-    best = certainty.topk(min(uncertain, drawn.shape[1]), dim=1, largest=False).indices
-    others = torch.randint(len(known), (len(masks), POINTS - best.shape[1]), device=known.device)
-    return torch.cat([drawn.gather(1, best), others], dim=1)
+    best = certainty.topk(min(uncertain, certainty.shape[2]), dim=2, largest=False).indices
+    numbers = torch.cat(
+        [drawn.numbers.gather(2, best), points.numbers[..., best.shape[2] :]], dim=2
+    )
+    return points._replace(numbers=numbers.where(known.count > POINTS, points.numbers))

@@ -49,7 +49,7 @@ class Segmentation(TaskObjective):
         """Sum the total over predictions; tell the terms of the last one, which is what counts."""
         stride = self._header.heads[self.task]["stride"]
         height, width = (length + -length % stride for length in batch.truth.shape[-2:])
-        found = [mask_losses(one, batch.truth, (height, width)) for one in predictions]
+        found = mask_losses(predictions, batch.truth, (height, width))
         total = sum((terms.total for terms in found[1:]), found[0].total)
         return {"total": total, **found[-1]._asdict()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import pytest
@@ -196,3 +197,28 @@ def test_dropped_tokens_are_as_if_nobody_attended_to_them(name: str) -> None:
 def test_networks_that_are_no_plain_vit_drop_no_tokens(name: str) -> None:
     options = SMALL | {"global_attn_indexes": (1,)} if name.startswith("sam") else {}
     assert not Backbone(build_network(name, options, num_classes=0)).can_drop_tokens
+
+
+def test_kept_positions_are_those_that_timm_computes() -> None:
+    """For grids in turns, with other periods, in copies, and in training after inference."""
+    torch.manual_seed(0)
+    options = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    network = build_network("vit_tiny_patch16_dinov3_qkvb", options)
+    backbone = Backbone(copy.deepcopy(network)).eval()
+
+    def expected(image: torch.Tensor) -> torch.Tensor:
+        (features,) = network.eval().forward_intermediates(
+            image, indices=[1], norm=True, intermediates_only=True
+        )
+        return features
+
+    wide, high = torch.randn(1, 3, 32, 64), torch.randn(1, 3, 64, 32)
+    with torch.inference_mode():
+        for image in (wide, wide, high, wide):
+            torch.testing.assert_close(backbone(image), expected(image))
+    backbone(wide).sum().backward()
+    for rope in (network.rope, backbone.model.rope):  # type: ignore[union-attr]
+        rope.periods.mul_(1.5)  # type: ignore[union-attr, operator]
+    copied = copy.deepcopy(backbone)
+    for one in (backbone, copied, copied.double().float()):
+        torch.testing.assert_close(one(wide), expected(wide))

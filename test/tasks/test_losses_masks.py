@@ -90,7 +90,7 @@ def test_against_loops_and_every_assignment(seed: int) -> None:
     truth[torch.rand(truth.shape, generator=generator) < 0.3] = IGNORED
     covered = (12, 16)  # the truth is of the first 10 rows and 15 columns
     slow = [slow_losses(masks[i], classes[i], truth[i], covered) for i in range(2)]
-    found = mask_losses(MaskPrediction(masks, classes), truth, covered)
+    (found,) = mask_losses([MaskPrediction(masks, classes)], truth, covered)
     for value, one, other in zip(found, *slow, strict=True):
         assert float(value) == pytest.approx((one + other) / 2, rel=1e-5)
     weighed = 5 * found.mask + 5 * found.dice + 2 * found.classes
@@ -101,7 +101,7 @@ def test_the_assignment_is_the_cheapest_whichever_are_more() -> None:
     generator = torch.Generator().manual_seed(0)
     for queries, masks in ((5, 3), (3, 5), (4, 4)):
         cost = torch.randn(queries, masks, generator=generator)
-        rows, columns = match(cost)
+        (((rows,),), ((columns,),)) = match(cost[None, None], torch.ones(1, masks) > 0)
         assert len(rows) == min(queries, masks)
         square = cost if queries >= masks else cost.T
         cheapest = min(
@@ -116,7 +116,12 @@ def test_costs_of_matching_against_loops() -> None:
     logits = 3 * torch.randn(3, 7, generator=generator)
     classes = torch.randn(3, 5, generator=generator)
     goals = (torch.rand(2, 7, generator=generator) < 0.4).float()
-    found = matching_cost(logits, classes[:, [1, 3]], classes, goals)
+    # Of four classes, the masks of two; and two points more that have no weight.
+    padded = functional.pad(logits, (0, 2), value=9.0)
+    every = torch.zeros(4, 9)
+    every[[1, 3], :7], every[1, 7] = goals, 1
+    weights = torch.tensor([7 * [1.0] + 2 * [0.0]])
+    found = matching_cost(*(each[None] for each in (padded, classes, every, weights)))[0, :, [1, 3]]
     for query, number in itertools.product(range(3), range(2)):
         row, goal = logits[query].tolist(), [int(g) for g in goals[number].tolist()]
         likely = math.exp(log_softmax(classes[query].tolist())[(1, 3)[number]])
@@ -128,7 +133,8 @@ def test_masks_are_read_as_a_resized_map_is() -> None:
     masks = torch.randn(2, 3, 5)
     fine = functional.interpolate(masks[None], (12, 20), mode="bilinear", align_corners=False)[0]
     pixels = torch.cartesian_prod(torch.arange(12), torch.arange(20)).expand(2, -1, -1)
-    torch.testing.assert_close(read_masks(masks, pixels, (12, 20)), fine.flatten(1))
+    found = read_masks(masks.unsqueeze(1), pixels, (12, 20)).squeeze(1)
+    torch.testing.assert_close(found, fine.flatten(1))
 
 
 def test_pixels_without_a_class_have_no_say() -> None:
@@ -136,7 +142,7 @@ def test_pixels_without_a_class_have_no_say() -> None:
     classes = torch.randn(1, 4, 3, requires_grad=True)
     truth = torch.randint(0, 2, (1, 6, 8))
     truth[:, :, 5:] = IGNORED
-    total = mask_losses(MaskPrediction(masks, classes), truth, (6, 8)).total
+    total = mask_losses([MaskPrediction(masks, classes)], truth, (6, 8))[0].total
     total.backward()  # type: ignore[no-untyped-call] # torch's own has no types
     assert masks.grad is not None
     assert masks.grad[..., 5:].abs().max() == 0
@@ -146,10 +152,36 @@ def test_pixels_without_a_class_have_no_say() -> None:
 def test_an_image_without_any_class_adds_nothing() -> None:
     prediction = MaskPrediction(torch.randn(2, 4, 3, 4), torch.randn(2, 4, 3))
     truth = torch.randint(0, 2, (2, 12, 16))
-    alone = mask_losses(MaskPrediction(*(value[:1] for value in prediction)), truth[:1], (12, 16))
+    first = MaskPrediction(*(value[:1] for value in prediction))
+    (alone,) = mask_losses([first], truth[:1], (12, 16))
     truth[1] = IGNORED
-    both = mask_losses(prediction, truth, (12, 16))
+    (both,) = mask_losses([prediction], truth, (12, 16))
     torch.testing.assert_close(torch.stack(both), torch.stack(alone) / 2)
+    (neither,) = mask_losses([prediction], torch.full_like(truth, IGNORED), (12, 16))
+    assert neither == (0, 0, 0)
+
+
+def test_predictions_and_images_together_are_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses_masks, "POINTS", 60)  # of 192 pixels; an image has fewer known
+    torch.manual_seed(0)
+    predictions = [MaskPrediction(torch.randn(2, 5, 3, 4), torch.randn(2, 5, 4)) for _ in range(3)]
+    truth = torch.randint(0, 3, (2, 12, 16))
+    truth[0, 3:] = IGNORED  # 48 pixels are known
+    truth[1] = torch.where(truth[0] == IGNORED, IGNORED, 2)
+    together = mask_losses(predictions, truth, (12, 16))
+    for number, terms in enumerate(together):
+        alone = [
+            mask_losses(
+                [MaskPrediction(*(value[one : one + 1] for value in predictions[number]))],
+                truth[one : one + 1],
+                (12, 16),
+            )[0]
+            for one in range(2)
+        ]
+        torch.testing.assert_close(torch.stack(terms), torch.tensor(alone).mean(0))
+    monkeypatch.setattr(losses_masks, "POINTS", 192)
+    exact = mask_losses(predictions, truth, (12, 16))
+    torch.testing.assert_close(torch.tensor(together), torch.tensor(exact))
 
 
 def test_of_many_pixels_uncertain_ones_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +189,13 @@ def test_of_many_pixels_uncertain_ones_are_drawn(monkeypatch: pytest.MonkeyPatch
     masks = torch.full((2, 64, 64), 9.0)
     masks[0, :, 30:34] = 0.1  # a sixteenth of the image
     masks[1, 30:34] = 0.1
-    known = (torch.ones(64, 64) > 0).nonzero()
-    known = known[known[:, 0] != 31]
+    named = torch.zeros(1, 64, 64, dtype=torch.int64)
+    named[:, 31] = IGNORED
+    known = losses_masks._known_pixels(named)
     torch.manual_seed(0)
-    drawn = known[losses_masks._uncertain_points(masks, known, (64, 64))]
+    points = losses_masks._uncertain_points(masks[None], known, (64, 64))
+    assert bool((points.weights == 1).all())
+    (drawn,) = losses_masks._places(known, points)
     assert drawn.shape == (2, 400, 2)
     assert not (drawn[..., 0] == 31).any()
     # Of 1,200 drawn, 75 lie there on average: all are kept, besides a sixteenth of 100 others.
@@ -171,8 +206,8 @@ def test_of_many_pixels_uncertain_ones_are_drawn(monkeypatch: pytest.MonkeyPatch
     near = torch.stack([2.0 * (truth[0] == 0) - 1, 2.0 * (truth[0] == 1) - 1, torch.zeros(64, 64)])
     near = functional.avg_pool2d(near, 4) + 0.3 * torch.randn(3, 16, 16)
     prediction = MaskPrediction(near[None], torch.randn(1, 3, 4))
-    terms = mask_losses(prediction, truth, (64, 64))
+    (terms,) = mask_losses([prediction], truth, (64, 64))
     monkeypatch.setattr(losses_masks, "POINTS", 64 * 64)
-    exact = mask_losses(prediction, truth, (64, 64))
+    (exact,) = mask_losses([prediction], truth, (64, 64))
     assert 1.05 * float(exact.mask) < float(terms.mask) < 2 * float(exact.mask)
     assert float(terms.classes) == pytest.approx(float(exact.classes))
