@@ -1,4 +1,4 @@
-"""Rates of writing, reading, recovering and checking bags.
+"""Rates of writing, reading, recovering and checking bags; with --large, of what is long.
 
 The bag holds what a recorder gets: event packets of about 100 kB (EVT3, 640x480) at 200 Hz and
 frames of 0.92 MB (rgb8, 640x480) at 40 Hz, 57 MB in a second.
@@ -7,11 +7,15 @@ frames of 0.92 MB (rgb8, 640x480) at 40 Hz, 57 MB in a second.
 from __future__ import annotations
 
 import argparse
+import json
+import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +30,7 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
     serialize_image,
 )
+from scaleevent_ros.bags.timeline import read_timeline
 from scaleevent_ros.events import EventBatch, make_encoder
 from scaleevent_ros.visuals.bag_report import write_report
 
@@ -115,8 +120,74 @@ def timed_check(path: Path, megabytes: float) -> None:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     row("check, with its report", megabytes, wall, cpu)
     print(f"\nThe check found {quality.usable} usable pairs among {quality.events.events:,} events")
+    print(f"It needed {peak_mb():.0f} MB of memory")
+
+
+def large_bags(folder: Path) -> None:
+    """Time `scaleevent info` on a bag of 10 GB, and the timeline of an hour at 1 kHz."""
+    messages = make_messages(1)
+    bag = folder / "ten_gigabytes"
+    written, turn = 0, 0
+    with BagWriter(bag, compression="") as writer:
+        writer.add_topic("/events", EVENT_PACKET)
+        writer.add_topic("/image", IMAGE)
+        while written < 10_000_000_000:
+            for record_ns, topic, cdr in messages:
+                writer.write(topic, record_ns + turn * 1_000_000_000, cdr)
+                written += len(cdr)
+            turn += 1
+    count = turn * len(messages)
+    print(f"{written / 1e9:.1f} GB in {count:,} messages, {turn} s\n")
+    for attempt in ("first", "second", "third"):
+        start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "scaleevent"), "info", str(bag), "--json"],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - start
+        assert json.loads(done.stdout)["messages"] == count
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"`scaleevent info`, {attempt} time: {seconds:.2f} s, {cpu:.2f} s of a core")
+    shutil.rmtree(bag)
+
+    bag = folder / "an_hour"
+    random = np.random.default_rng(0)
+    encoder = make_encoder("evt3")
+    with BagWriter(bag, compression="") as writer:
+        writer.add_topic("/events", EVENT_PACKET)
+        for index in range(3_600_000):
+            t = np.sort(random.integers(0, 1_000_000, 4)) + index * 1_000_000
+            few = [np.asarray([1, 2, 3, 4], np.uint16)] * 2
+            batch = EventBatch(*few, t, np.asarray([0, 1, 0, 1], np.uint8), WIDTH, HEIGHT)
+            stamp = EPOCH_NS + (index + 1) * 1_000_000
+            packet = EventPacketView(
+                stamp, "camera", HEIGHT, WIDTH, index, 0, "evt3", False, encoder.encode(batch)
+            )
+            writer.write("/events", stamp, serialize_event_packet(packet))
+    command = [sys.executable, __file__, "--timeline", str(bag)]
+    subprocess.run(command, check=True)
+
+
+def peak_mb() -> float:
+    """Read how much memory this process had at most."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
-    print(next(line for line in status.splitlines() if line.startswith("VmHWM")))
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e6
+
+
+def timed_timeline(path: Path) -> None:
+    """Build the timeline of a bag of packets alone."""
+    reader = BagReader(path)
+    list(islice(reader.events(), 100))  # what is imported and compiled is in memory
+    before, start = peak_mb(), time.perf_counter()
+    timeline = read_timeline(reader, with_frames=False)
+    seconds, after = time.perf_counter() - start, peak_mb()
+    held = sum(array.nbytes for array in timeline.to_arrays().values()) / 1e6
+    print(
+        f"\nTimeline of {reader.topics['/events'].count:,} packets over "
+        f"{(timeline.end_ns - timeline.start_ns) / 1e9:.0f} s: {held:.0f} MB held, "
+        f"{after - before:.0f} MB more than before at most, {seconds:.0f} s"
+    )
 
 
 def main() -> None:
@@ -125,7 +196,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=18.0, help="of recording: 57 MB each")
     parser.add_argument("--folder", type=Path, default=None, help="where bags are written")
     parser.add_argument("--check", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--large", action="store_true", help="11 GB: info, and a long timeline")
+    parser.add_argument("--timeline", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.timeline:
+        timed_timeline(options.timeline)
+        return
+    if options.large:
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="bags_") as name:
+            large_bags(Path(name))
+        return
     if options.check:
         timed_check(Path(options.check[0]), float(options.check[1]))
         return

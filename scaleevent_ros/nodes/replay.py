@@ -32,6 +32,7 @@ NAME = "scaleevent_replay"
 
 _NS = 1_000_000_000
 _QUEUE = 100
+_MOST_DELAYS = 5
 
 
 class Replay(Node):
@@ -118,7 +119,7 @@ class Replay(Node):
         """Publish everything, until the end or until stopped."""
         try:
             start_ns = self._playback.start_ns + int(self._settings.start_offset * _NS)
-            self._pace.begin(start_ns, self._settings.delay)
+            self._await_subscribers(start_ns)
             while self._play_once(start_ns):
                 if not self._settings.loop:
                     for output in self._outputs.values():
@@ -127,6 +128,18 @@ class Replay(Node):
                 self._pace.begin(start_ns)
         except Exception as error:  # raised in the main thread
             self._error = error
+
+    def _await_subscribers(self, start_ns: int) -> None:
+        """Begin once no topic finds another subscriber: they are discovered one after the other."""
+        found = 0
+        for _ in range(_MOST_DELAYS):
+            self._pace.begin(start_ns, self._settings.delay)
+            if not self._pace.wait(start_ns):
+                return
+            before = found
+            found = sum(output.get_subscription_count() for output in self._outputs.values())
+            if found == before > 0:
+                return
 
     def _play_once(self, start_ns: int) -> bool:
         """Play from a time to the end; False where it was stopped before."""

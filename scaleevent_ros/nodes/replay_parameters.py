@@ -17,7 +17,9 @@ class ReplayParameters:
     loop: bool = parameter(False, "Repeat from the start at the end.")
     start_offset: float = parameter(0.0, "Seconds of the recording to skip.", minimum=0)
     delay: float = parameter(
-        1.0, "Seconds before the first message, for subscribers to find the topics.", minimum=0
+        1.0,
+        "Seconds without another subscriber before the first message; at most five times as long.",
+        minimum=0,
     )
     paused: bool = parameter(False, "Start paused, until the service ~/resume is called.")
     restamp: bool = parameter(

@@ -78,6 +78,17 @@ def start_once_found(
     return replay
 
 
+def test_a_subscriber_that_is_found_late_gets_the_first_message(graph: Graph, bag: Path) -> None:
+    best_effort = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)
+    events = graph.collect(EventPacket, "/events", best_effort, raw=True)
+    replay = start(graph, bag, delay=2)
+    graph.spin_until(lambda: graph.node.count_publishers("/image"), "the publisher")
+    graph.spin_for(2.5)
+    images: list[bytes] = graph.collect(Image, "/image", raw=True)
+    assert replay.wait() == 0
+    graph.spin_until(lambda: len(images) == 10 and len(events) == 50, "60 messages")
+
+
 def test_plays_all_in_order_with_fresh_stamps(graph: Graph, bag: Path) -> None:
     events: list[bytes] = graph.collect(
         EventPacket, "/events", QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT),

@@ -66,7 +66,7 @@ _TYPES = (
     "std_msgs/msg/Float64",
     "diagnostic_msgs/msg/DiagnosticArray",
 )
-_REPLAY_DELAY_S = 4.0  # for nodes to find each other
+_REPLAY_DELAY_S = 2.0  # without another subscriber
 _PATIENCE_S = 300.0  # with a node that starts or ends on a machine that has much else to do
 
 
