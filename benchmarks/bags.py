@@ -152,14 +152,13 @@ def large_bags(folder: Path) -> None:
     shutil.rmtree(bag)
 
     bag = folder / "an_hour"
-    random = np.random.default_rng(0)
-    encoder = make_encoder("evt3")
+    random, encoder = np.random.default_rng(0), make_encoder("evt3")
+    x, p = np.asarray([1, 2, 3, 4], np.uint16), np.asarray([0, 1, 0, 1], np.uint8)
     with BagWriter(bag, compression="") as writer:
         writer.add_topic("/events", EVENT_PACKET)
         for index in range(3_600_000):
             t = np.sort(random.integers(0, 1_000_000, 4)) + index * 1_000_000
-            few = [np.asarray([1, 2, 3, 4], np.uint16)] * 2
-            batch = EventBatch(*few, t, np.asarray([0, 1, 0, 1], np.uint8), WIDTH, HEIGHT)
+            batch = EventBatch(x, x, t, p, WIDTH, HEIGHT)
             stamp = EPOCH_NS + (index + 1) * 1_000_000
             packet = EventPacketView(
                 stamp, "camera", HEIGHT, WIDTH, index, 0, "evt3", False, encoder.encode(batch)

@@ -175,12 +175,13 @@ class _CachedRotaryEmbedding(RotaryEmbeddingDinoV3):
     CPU wait for the GPU.
     """
 
+    periods: Tensor
     _last: tuple[tuple[object, ...], Tensor] | None = None
 
     def _create_embed(self, feat_shape: Any, no_aug: bool = False) -> Tensor:
         augmented = self.training and self.aug_active and not no_aug
         if augmented or torch.compiler.is_compiling():
-            return cast("Tensor", super()._create_embed(feat_shape, no_aug))
+            return super()._create_embed(feat_shape, no_aug)
         periods = self.periods
         version = None if periods.is_inference() else periods._version  # noqa: SLF001
         key = (*feat_shape, periods.device, periods.dtype, version)

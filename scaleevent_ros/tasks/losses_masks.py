@@ -63,13 +63,13 @@ class _KnownPixels(NamedTuple):
     Attributes:
         labels: Class ids, int64 ``[B, H * W]``.
         order: Pixel numbers, those with a class first, int64 ``[B, H * W]``.
-        count: Number of those, int64 ``[B, 1, 1]``.
+        number: Number of those, int64 ``[B, 1, 1]``.
         width: Width W of the images.
     """
 
     labels: Tensor
     order: Tensor
-    count: Tensor
+    number: Tensor
     width: int
 
 
@@ -154,7 +154,7 @@ def _terms(
     return MaskTerms(
         mask.mean(),
         (dice / matched.sum(1).clamp_min(1)).mean(),
-        class_term.where(known.count[:, 0, 0] > 0, 0).mean(),
+        class_term.where(known.number[:, 0, 0] > 0, 0).mean(),
     )
 
 
@@ -226,7 +226,7 @@ def match(costs: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     found = torch.full((2, len(pairs), most), -1)
     for number, pair in enumerate(pairs):
         found[:, number, : len(pair[0])] = torch.from_numpy(np.stack(pair))
-    queries, classes = to_device(found, costs.device).unflatten(1, costs.shape[:2])
+    queries, classes = to_device(found, costs.device).view(2, *costs.shape[:2], most)
     return queries, classes
 
 
@@ -251,7 +251,7 @@ def read_masks(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tenso
 def _read_each(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tensor:
     """Read masks ``[B, M, h, w]``, each at pixels of its own, ``[B, M, P, 2]``."""
     found = read_masks(masks.flatten(0, 1).unsqueeze(1), pixels.flatten(0, 1), covered)
-    return found.squeeze(1).unflatten(0, masks.shape[:2])
+    return found.view(*masks.shape[:2], -1)
 
 
 def _known_pixels(truth: Tensor) -> _KnownPixels:
@@ -277,11 +277,11 @@ def _draw(known: _KnownPixels, masks: int, points: int) -> _Points:
     batch, pixels = known.order.shape
     first = torch.arange(min(points, pixels), device=known.order.device)
     ranks = first.expand(batch, masks, -1)
-    weights = (first < known.count).float()
+    weights = (first < known.number).float()
     if pixels > points:
-        drawn = torch.rand(batch, masks, points, device=first.device) * known.count
-        drawn = drawn.long().minimum(known.count - 1).clamp_min(0)  # rounding may reach the count
-        ranks = drawn.where(known.count > points, ranks)
+        drawn = torch.rand(batch, masks, points, device=first.device) * known.number
+        drawn = drawn.long().minimum(known.number - 1).clamp_min(0)  # rounding may reach the count
+        ranks = drawn.where(known.number > points, ranks)
     return _Points(known.order.gather(1, ranks.flatten(1)).view_as(ranks), weights)
 
 
@@ -301,4 +301,4 @@ def _uncertain_points(masks: Tensor, known: _KnownPixels, covered: tuple[int, in
     numbers = torch.cat(
         [drawn.numbers.gather(2, best), points.numbers[..., best.shape[2] :]], dim=2
     )
-    return points._replace(numbers=numbers.where(known.count > POINTS, points.numbers))
+    return points._replace(numbers=numbers.where(known.number > POINTS, points.numbers))

@@ -207,18 +207,18 @@ def test_kept_positions_are_those_that_timm_computes() -> None:
     backbone = Backbone(copy.deepcopy(network)).eval()
 
     def expected(image: torch.Tensor) -> torch.Tensor:
-        (features,) = network.eval().forward_intermediates(
+        (features,) = cast("Any", network.eval()).forward_intermediates(
             image, indices=[1], norm=True, intermediates_only=True
         )
-        return features
+        return cast("torch.Tensor", features)
 
     wide, high = torch.randn(1, 3, 32, 64), torch.randn(1, 3, 64, 32)
     with torch.inference_mode():
         for image in (wide, wide, high, wide):
             torch.testing.assert_close(backbone(image), expected(image))
     backbone(wide).sum().backward()
-    for rope in (network.rope, backbone.model.rope):  # type: ignore[union-attr]
-        rope.periods.mul_(1.5)  # type: ignore[union-attr, operator]
+    for model in (network, backbone.model):
+        cast("Any", model).rope.periods.mul_(1.5)
     copied = copy.deepcopy(backbone)
     for one in (backbone, copied, copied.double().float()):
         torch.testing.assert_close(one(wide), expected(wide))

@@ -158,7 +158,7 @@ def test_an_image_without_any_class_adds_nothing() -> None:
     (both,) = mask_losses([prediction], truth, (12, 16))
     torch.testing.assert_close(torch.stack(both), torch.stack(alone) / 2)
     (neither,) = mask_losses([prediction], torch.full_like(truth, IGNORED), (12, 16))
-    assert neither == (0, 0, 0)
+    assert torch.stack(neither).tolist() == [0, 0, 0]
 
 
 def test_predictions_and_images_together_are_each_alone(monkeypatch: pytest.MonkeyPatch) -> None:
