@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -26,6 +28,8 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "test" / "support")]
 import torch  # noqa: E402 - found through the path above
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from event_camera_msgs.msg import EventPacket  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.srv import GetParameters, SetParameters  # noqa: E402
 from rclpy.qos import QoSProfile, ReliabilityPolicy  # noqa: E402
 from ros_processes import Graph  # noqa: E402
 from sensor_msgs.msg import Image  # noqa: E402
@@ -36,11 +40,13 @@ from scaleevent_ros.bags.messages import (  # noqa: E402
     parse_header_stamp,
     serialize_event_packet,
 )
+from scaleevent_ros.cache import user_cache  # noqa: E402
+from scaleevent_ros.events import warm_up  # noqa: E402
 from scaleevent_ros.events.windows import WindowOptions  # noqa: E402
 from scaleevent_ros.models import build_student, save_student  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 NODE = "/scaleevent_perception"
 WIDTH, HEIGHT = 640, 480
@@ -149,6 +155,73 @@ def percentiles(ms: Sequence[float]) -> str:
     return "-" if not len(ms) else "{:.1f} / {:.1f}".format(*np.percentile(ms, (50, 99)))
 
 
+def write_model(name: str, folder: Path) -> Path:
+    """Write a random student."""
+    architecture, options = MODELS[name]
+    torch.manual_seed(0)
+    student = build_student(architecture, 5, "random", options=options)
+    student.header = replace(student.header, normalization="mean_std", window=WindowOptions())
+    path = folder / "student.safetensors"
+    save_student(path, student)
+    return path
+
+
+def time_calls(
+    graph: Graph, calls: dict[str, Any], done: Callable[[], bool]
+) -> list[tuple[float, str]]:
+    """Call services in turns until a condition holds; return the seconds of each, and its name."""
+    clients = {
+        name: graph.node.create_client(kind, f"{NODE}/{name}") for name, kind in calls.items()
+    }
+    for name, client in clients.items():
+        graph.spin_until(client.service_is_ready, f"service {name}")
+    seconds: list[tuple[float, str]] = []
+    while not done():
+        for name, kind in calls.items():
+            start = time.perf_counter()
+            future = clients[name].call_async(kind.Request())
+            graph.spin_until(future.done, f"response of {name}")
+            seconds.append((time.perf_counter() - start, name))
+            graph.spin_for(0.02)
+    return seconds
+
+
+def measure_answers(model: Path, backend: str) -> None:
+    """Print how fast the node answers while it exports and loads a model, and after it."""
+    calls = {
+        "get_state": GetState,
+        "set_parameters": SetParameters,
+        "get_parameters": GetParameters,
+        "change_state": ChangeState,  # of no transition: refused
+    }
+    with Graph() as graph, tempfile.TemporaryDirectory() as cache:
+        warm_up()  # or the node would compile its kernels first
+        kernels = "scaleevent_ros"
+        shutil.copytree(user_cache() / kernels, Path(cache) / kernels)
+        start = time.perf_counter()
+        node = graph.start(
+            "scaleevent_ros.nodes.perception",
+            parameters={
+                "model": str(model), "device": "cpu", "backend": backend,
+                "width": WIDTH, "height": HEIGHT,
+            },
+            remaps={"~/events": "/events"},
+            environment={"XDG_CACHE_HOME": cache},
+        )  # fmt: skip
+        building = time_calls(graph, calls, lambda: ": features" in node.output)
+        built = time.perf_counter() - start
+        end = time.perf_counter() + 10
+        after = time_calls(graph, calls, lambda: time.perf_counter() > end)
+    for name, calls_made in (("building", building), ("built", after)):
+        seconds = [each for each, _ in calls_made]
+        worst = ", ".join(f"{1e3 * each:.0f} {what}" for each, what in sorted(calls_made)[-3:])
+        late = sum(each > 0.5 for each in seconds)
+        print(
+            f"| {backend} | {name} | {built:.0f} s | {len(seconds)} | "
+            f"{1e3 * statistics.median(seconds):.0f} | {worst} | {late} |"
+        )
+
+
 def main() -> None:
     """Measure each model, with nobody who listens and with one who does."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -156,18 +229,24 @@ def main() -> None:
     parser.add_argument("--mev", type=float, default=10.0, help="million events a second")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=30.0, help="windows a second, at most")
+    parser.add_argument(
+        "--building", metavar="BACKEND", help="time services while the engine is built, instead"
+    )
     arguments = parser.parse_args()
+    if arguments.building:
+        print(f"load {os.getloadavg()[0]:.1f}\n")
+        print("| backend | engine | built after | calls | p50, ms | worst, ms | above 0.5 s |")
+        print("|---|---|---|---|---|---|---|")
+        with tempfile.TemporaryDirectory() as folder:
+            for name in arguments.models:
+                measure_answers(write_model(name, Path(folder)), arguments.building)
+        return
     head = ("model", "listener", "windows", "arrived", "build", "inference", "publish", "DDS",
             "age at arrival", "decode p50", "of a core", "decoding", "packets lost")  # fmt: skip
     print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     for name in arguments.models:
-        architecture, options = MODELS[name]
-        torch.manual_seed(0)
-        student = build_student(architecture, 5, "random", options=options)
-        student.header = replace(student.header, normalization="mean_std", window=WindowOptions())
         with tempfile.TemporaryDirectory() as folder:
-            model = Path(folder) / "student.safetensors"
-            save_student(model, student)
+            model = write_model(name, Path(folder))
             for listen in (False, True):
                 found = run(model, arguments.mev, arguments.seconds, arguments.rate, listen=listen)
                 row = (

@@ -278,8 +278,7 @@ class Trainer:
         else:
             mine = torch.stack(flags)
             of_any = cast("Tensor", self.fabric.all_reduce(mine.clone(), reduce_op="max"))
-            *wrong, _ = mine.tolist()
-            *wrong_anywhere, signal_of_any = of_any.tolist()
+            (*wrong, _), (*wrong_anywhere, signal_of_any) = torch.stack([mine, of_any]).tolist()
         if any(wrong_anywhere[:-1]):
             if not any(wrong[:-1]):
                 msg = f"step {self._step + 1}: the loss of another process is not finite"
