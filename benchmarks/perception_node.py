@@ -170,7 +170,7 @@ def time_calls(
     graph: Graph, calls: dict[str, Any], done: Callable[[], bool]
 ) -> list[tuple[float, str]]:
     """Call services in turns until a condition holds; return the seconds of each, and its name."""
-    clients = {
+    clients: dict[str, Any] = {
         name: graph.node.create_client(kind, f"{NODE}/{name}") for name, kind in calls.items()
     }
     for name, client in clients.items():
