@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime import Engine, Outputs
     from scaleevent_ros.runtime.arrays import Array
 
-ALWAYS = ("features", "features_pca", "overlay", "similarity", "activity")
+ALWAYS = ("features", "features_pca", "overlay", "similarity", "activity", "age")
 """Topics of every checkpoint; the others need a head."""
 OF_HEADS = {
     "segmentation": ("segmentation", "segmentation_color"),
@@ -34,6 +34,7 @@ OF_HEADS = {
 _SEED = 0  # of the fixed projection
 _POINT = (0, 255, 0)
 _OPACITY = 0.35  # of colours over events
+_NEVER = -(1 << 62)  # ns, before all windows
 
 
 class Product(NamedTuple):
@@ -71,6 +72,38 @@ class Scene(NamedTuple):
     point: tuple[int, int]
 
 
+class PatchAges:
+    """Time since each patch was last active, over the windows of one stream."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all windows: the stream begins anew."""
+        self._active_ns: Array | None = None  # end of the last window in which each was active
+
+    def add(self, window: BuiltWindow, threshold: int) -> None:
+        """Take the stream's next window; on a GPU nothing is copied.
+
+        Args:
+            window: The window.
+            threshold: Events from which a patch is active.
+        """
+        active = window.patch_counts >= threshold
+        before = _NEVER if self._active_ns is None else self._active_ns
+        self._active_ns = active * window.t_end + ~active * before
+
+    def seconds(self, t_end: int) -> NDArray[np.float32]:
+        """Compute the ages at the end of the last window, ns, in seconds.
+
+        Returns:
+            float32 [h, w]; infinite where a patch has not been active yet.
+        """
+        active_ns = _host(self._active_ns)
+        ages = (t_end - active_ns) * 1e-9
+        return np.where(active_ns == _NEVER, np.inf, ages.clip(0)).astype(np.float32)
+
+
 class Products:
     """Makes images of windows and of what an engine computed of them.
 
@@ -83,17 +116,23 @@ class Products:
         self._classes = max(len(engine.header.classes), 256)
         self._segments = "segmentation" in engine.outputs
         self._basis = StableBasis()
+        self._ages = PatchAges()
         self._makers: dict[str, Callable[[Scene], tuple[str, NDArray[Any]]]] = {
             "features": self._features,
             "features_pca": lambda scene: ("rgb8", self._colours(scene)),
             "overlay": self._overlay,
             "similarity": self._similarity,
             "activity": _activity,
+            "age": lambda scene: ("32FC1", self._ages.seconds(scene.window.t_end)),
             "segmentation": _segmentation,
             "segmentation_color": lambda scene: ("rgb8", self._class_colours(scene)),
             "depth": lambda scene: ("32FC1", _host(scene.outputs.depth)),
             "flow": _flow,
         }
+
+    def reset(self) -> None:
+        """Forget the windows before: the stream begins anew."""
+        self._ages.reset()
 
     def needed(self, wanted: Collection[str]) -> set[str]:
         """Name the engine's outputs that these topics are made of."""
@@ -103,12 +142,14 @@ class Products:
                 names.add("features")
             elif topic == "overlay":
                 names.add("segmentation" if self._segments else "features")
-            elif topic != "activity":
+            elif topic not in {"activity", "age"}:
                 names.add(topic.removesuffix("_color"))
         return names
 
     def make(self, wanted: Collection[str], scene: Scene) -> Iterator[Product]:
         """Make the images of these topics, one after the other."""
+        # Also for windows of which nobody wants ages, so that they are right once somebody does.
+        self._ages.add(scene.window, scene.settings.activity_threshold)
         self._pca: NDArray[np.uint8] | None = None  # of this scene
         self._copied: NDArray[np.float32] | None = None  # of this scene
         for topic in wanted:
@@ -148,7 +189,19 @@ class Products:
 
     def _overlay(self, scene: Scene) -> tuple[str, NDArray[Any]]:
         colours = self._class_colours(scene) if self._segments else self._colours(scene)
-        return "rgb8", overlay(events_picture(to_host(scene.window.tensor)), colours, _OPACITY)
+        return "rgb8", overlay(
+            events_picture(to_host(scene.window.tensor)), colours, self._opacity(scene)
+        )
+
+    def _opacity(self, scene: Scene) -> NDArray[np.float32] | float:
+        """Compute the opacity of the overlay's colours, which fade with the age of their patch."""
+        fade_s = scene.settings.overlay_fade
+        if fade_s == 0:
+            return _OPACITY
+        ages = self._ages.seconds(scene.window.t_end)
+        by_patch = (_OPACITY * (1 - ages / np.float32(fade_s)).clip(0)).astype(np.float32)
+        by_pixel: NDArray[np.float32] = by_patch.repeat(self._stride, 0).repeat(self._stride, 1)
+        return by_pixel[: self._size[0], : self._size[1]]
 
     def _similarity(self, scene: Scene) -> tuple[str, NDArray[Any]]:
         column, row = scene.point

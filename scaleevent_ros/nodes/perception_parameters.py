@@ -23,7 +23,7 @@ LIVE = frozenset(
     {
         "rate", "count", "window", "window_ms", "shortest_ms", "events_per_pixel",
         "slices_per_bin", "activity_threshold", "features_channels", "features_resolution",
-        "silence",
+        "overlay_fade", "silence",
     }
 )  # fmt: skip
 """Parameters that may change while the node is configured or active."""
@@ -93,6 +93,13 @@ class PerceptionParameters:
     )
     activity_threshold: int = parameter(
         64, "Number of events from which a patch is active.", minimum=1, maximum=1_000_000
+    )
+    overlay_fade: float = parameter(
+        0.0,
+        "Seconds in which the colours of ~/overlay fade once their patch is no longer active. "
+        "0: they stay.",
+        minimum=0,
+        maximum=3600,
     )
     features_space: str = parameter(
         "student",

@@ -291,6 +291,7 @@ class PerceptionLoop:
             if live.epoch != epoch:
                 epoch, t_end = live.epoch, 0
                 self.pipeline.engine.reset()
+                self.pipeline.products.reset()
             due_ns = self._trigger.due_ns
             wanted = self._sink.subscribed()
             newest = live.windows.t_end

@@ -127,16 +127,20 @@ def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
 
 
-def overlay(picture: Picture, colours: Picture, opacity: float = 0.5) -> Picture:
+def overlay(
+    picture: Picture, colours: Picture, opacity: float | NDArray[np.float32] = 0.5
+) -> Picture:
     """Lay a coarse picture over a fine one.
 
     Args:
         picture: uint8 [H, W, 3].
         colours: uint8 [h, w, 3].
-        opacity: Opacity of the colours, 0 to 1.
+        opacity: Opacity of the colours, 0 to 1; or of each pixel's, float32 [H, W].
 
     Returns:
         uint8 [H, W, 3].
     """
     fine = enlarge(colours, (picture.shape[1], picture.shape[0]))
+    if not isinstance(opacity, float):
+        return np.asarray(cv2.blendLinear(fine, picture, opacity, 1 - opacity))
     return np.asarray(cv2.addWeighted(fine, opacity, picture, 1 - opacity, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ LATCHED = QoSProfile(
 )
 IMAGES = {
     "features": "32FC32", "features_pca": "rgb8", "overlay": "rgb8", "similarity": "rgb8",
-    "activity": "mono8", "segmentation": "mono8", "segmentation_color": "rgb8",
+    "activity": "mono8", "age": "32FC1", "segmentation": "mono8", "segmentation_color": "rgb8",
     "depth": "32FC1", "flow": "32FC2",
 }  # fmt: skip
 DEBUG = [
@@ -235,7 +236,7 @@ def test_every_topic_of_a_checkpoint_with_heads(with_heads: tuple[Graph, NodePro
     assert [item.class_name for item in labels[0].class_map] == list(CLASSES)
     for topic, encoding in IMAGES.items():
         message = images[topic][-1]
-        patches = topic in {"features", "activity"}
+        patches = topic in {"features", "activity", "age"}
         assert message.encoding == encoding
         assert (message.height, message.width) == ((8, 10) if patches else (HEIGHT, WIDTH))
         assert message.header.frame_id == "camera"
@@ -255,6 +256,37 @@ def test_every_topic_of_a_checkpoint_with_heads(with_heads: tuple[Graph, NodePro
         at = message.point if isinstance(message, PointStamped) else message
         assert (heat[int(at.y), int(at.x)] == (0, 255, 0)).all()
         assert (heat[row, column] == (252, 255, 164)).all()  # the brightest colour of the map
+
+
+def test_patches_age_until_events_come_again(graph: Graph, model: Path) -> None:
+    # A machine with much else to do makes pauses, which would begin new epochs.
+    node = start(graph, model, trigger="packet", activity_threshold=5, silence=600.0)
+    received = {topic: graph.collect(Image, f"{NODE}/{topic}") for topic in ("activity", "age")}
+    camera = camera_for(graph)
+    camera.play_until(lambda: len(received["age"]) > 10, "ages of the whole sensor")
+    still = len(received["age"])
+    camera.play_until(
+        lambda: len(received["age"]) > still + 40, "ages of a lower half without events",
+        rows=HEIGHT // 2,
+    )  # fmt: skip
+    quiet = image_pixels(received["age"][-1])[5:]
+    camera.play_until(lambda: len(received["age"]) > still + 60, "ages of the whole sensor again")
+    assert node.interrupt() == 0
+    activity, ages = (
+        {stamp_ns(message): image_pixels(message) for message in messages}
+        for messages in received.values()
+    )
+    stamps = sorted(activity.keys() & ages.keys())
+    assert len(stamps) > 60
+    for stamp in stamps:
+        np.testing.assert_array_equal(ages[stamp] == 0, activity[stamp] == 255)
+    assert quiet.min() > 0.02
+    assert ages[stamps[-1]].max() < quiet.max()
+    for earlier, later in pairwise(stamps):
+        silent = (activity[later] < 255) & np.isfinite(ages[earlier])
+        grown = (ages[later] - ages[earlier])[silent]
+        # Stamps follow a clock whose fit moves by less than this.
+        np.testing.assert_allclose(grown, (later - earlier) * 1e-9, atol=2e-3)
 
 
 def test_nothing_is_computed_for_nobody(graph: Graph, model: Path) -> None:

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
+from tiny_student import tiny_checkpoint
 from torch.nn import functional
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from scaleevent_ros.nodes.perception_outputs import events_picture, resize_channels
+from scaleevent_ros.nodes.perception_outputs import (
+    PatchAges,
+    Products,
+    Scene,
+    events_picture,
+    resize_channels,
+)
+from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+from scaleevent_ros.nodes.perception_windows import BuiltWindow
+from scaleevent_ros.runtime import Engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+S = 1_000_000_000
 
 
 @pytest.mark.parametrize("channels", [1, 3, 7, 600])
@@ -30,3 +47,54 @@ def test_events_are_red_above_zero_and_blue_below(scale: float) -> None:
     above, below = share.clamp(min=0), (-share).clamp(min=0)
     truth = torch.stack([1 - below, 1 - above - below, 1 - above], -1) * 255
     assert np.abs(events_picture(window) - truth.numpy()).max() <= 1
+
+
+DEVICES = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_ages_are_the_time_since_a_patch_was_active(device: str) -> None:
+    """Wherever the counts are; events below the threshold inform of nothing."""
+    inf, ages = np.inf, PatchAges()
+    for t_end, counts, expected in (
+        (5 * S, [[5, 4, 0]], [[0, inf, inf]]),
+        (6 * S, [[4, 9, 0]], [[1, 0, inf]]),
+        (8 * S, [[0, 0, 0]], [[3, 2, inf]]),
+        (8 * S - 1000, [[0, 0, 0]], [[3 - 1e-6, 2 - 1e-6, inf]]),  # asked for a time gone by
+        (9 * S, [[5, 0, 5]], [[0, 3, 0]]),
+    ):
+        array = np.array(counts)
+        held = array if device == "numpy" else torch.tensor(array, device=device)
+        ages.add(BuiltWindow(np.zeros((1, 16, 48), np.float32), held, t_end), 5)
+        found = ages.seconds(t_end)
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+    ages.reset()
+    ages.add(BuiltWindow(np.zeros((1, 16, 48), np.float32), np.array([[0, 5, 0]]), 10 * S), 5)
+    np.testing.assert_array_equal(ages.seconds(10 * S), [[inf, 0, inf]])
+
+
+def test_colours_of_the_overlay_fade_with_the_age_of_their_patch(tmp_path: Path) -> None:
+    """Fully at once, halfway through the time that is set, and gone after it."""
+    engine = Engine(
+        tiny_checkpoint(tmp_path / "tiny.safetensors"), "cpu", "fp32", "eager", size=(60, 90)
+    )
+    tensor = np.random.default_rng(0).standard_normal((5, 60, 90), np.float32)
+    outputs = engine(tensor)
+    drawn = []
+    for fade in (0.0, 2.0):
+        settings = PerceptionParameters(overlay_fade=fade, activity_threshold=5)
+        products = Products(engine)
+        for t_end, active in ((0, [2]), (S, [1]), (2 * S, [0])):
+            counts = np.zeros((4, 6), np.int64)
+            counts[:, active] = 5
+            scene = Scene(BuiltWindow(tensor, counts, t_end), outputs, settings, (0, 0))
+            (product,) = products.make(["overlay"], scene)
+        drawn.append(product.pixels.astype(int))
+    plain, faded = drawn
+    events = events_picture(tensor).astype(int)
+    np.testing.assert_allclose(faded[:, :16], plain[:, :16], atol=1)
+    halfway = (plain + events) / 2
+    np.testing.assert_allclose(faded[:, 16:32], halfway[:, 16:32], atol=2)
+    np.testing.assert_allclose(faded[:, 32:], events[:, 32:], atol=1)
+    assert np.abs(plain - events).max() > 50

@@ -54,10 +54,11 @@ class Camera:
         self.start_ns = time.time_ns()
         self.seq = 0
 
-    def packet(self, *, height: int = HEIGHT, width: int = WIDTH) -> bytes:
+    def packet(self, *, height: int = HEIGHT, width: int = WIDTH, rows: int = 0) -> bytes:
+        """Make the next packet, its events in the upper ``rows`` only if there are any."""
         t = self.seq * PACKET_NS + np.arange(400) * (PACKET_NS // 400) // 1000 * 1000
         x = (np.arange(400) * 7 + self.seq) % width
-        y = np.arange(400) * 3 % height
+        y = np.arange(400) * 3 % (rows or height)
         p = np.arange(400) % 2
         batch = EventBatch(
             x.astype("u2"), y.astype("u2"), t.astype("i8"), p.astype("u1"), width, height

@@ -53,6 +53,7 @@ _PERCEIVED = (
             "overlay",
             "similarity",
             "activity",
+            "age",
             *(f"debug/{name}_ms" for name in ("decode", "transfer", "inference", "publish")),
             "debug/window_age_ms",
         )
