@@ -229,8 +229,7 @@ def read_timeline(
     stream = stream or EventStream(reader, event_topic)
     images = reader.image_topic(image_topic) if with_frames else ""
     sensor, host = array("q"), array("q")
-    rows: list[tuple[int, int, int, int, bytes]] = []
-    states: list[Times] = []
+    entries, encodings = array("q"), list[bytes]()
     edges = array("q"), array("B"), array("B")
     frame_ids: set[str] = set()
     end_ns = latest_ns = next_entry_ns = count = 0
@@ -248,26 +247,26 @@ def read_timeline(
         sensor.append(first)
         host.append(packet.stamp_ns)
         # Messages recorded at the same time cannot be told apart by where reading starts.
-        if not rows or (packet.record_ns > latest_ns and packet.record_ns >= next_entry_ns):
-            record_ns, encoding, state = packet.entry if rows else opening
-            rows.append((record_ns, packet.stamp_ns, first, count, encoding.encode()))
-            states.append(state)
+        if not entries or (packet.record_ns > latest_ns and packet.record_ns >= next_entry_ns):
+            record_ns, encoding, state = packet.entry if entries else opening
+            entries.extend((record_ns, packet.stamp_ns, first, count, *state.tolist()))
+            encodings.append(encoding.encode())
             next_entry_ns = packet.record_ns + _ENTRY_NS
         count += len(packet.events)
         end_ns = int(packet.events.t[-1])
         latest_ns = max(latest_ns, packet.record_ns)
         frame_ids.add(packet.frame_id)
-    if not rows:
+    if not entries:
         msg = f"no event could be decoded from {stream.topic} of {reader.path}"
         raise BagError(msg)
     frames, image_frame_ids = _read_frame_times(reader, [images] if with_frames else [])
     sensor_ns = np.frombuffer(sensor, np.int64)
-    *times, encodings = zip(*rows, strict=True)
-    record, stamp, first_ns, before = np.array(times, np.int64)
+    table = np.frombuffer(entries, np.int64).reshape(len(encodings), -1)
+    record, stamp, first_ns, before = table[:, :4].T.copy()
     return Timeline(
         stream.topic,
         images,
-        PacketTimes(record, stamp, first_ns, before, np.array(encodings), np.array(states)),
+        PacketTimes(record, stamp, first_ns, before, np.array(encodings), table[:, 4:]),
         int(sensor_ns[0]),
         end_ns,
         frames,
