@@ -26,7 +26,7 @@ from scaleevent_ros.events.representations import (
     COUNT_BITS,
     MAX_TIME,
     add_signed_moments,
-    part_moments,
+    split_moments,
     time_scale,
 )
 from scaleevent_ros.events.tensors import InputSpec
@@ -505,7 +505,7 @@ def _read_moments(
             step = steps[interval]
             fraction = np.float32(fractions[interval])
             for i in range(len(low)):
-                count, time = part_moments(new[i] - old[i])
+                count, time = split_moments(new[i] - old[i])
                 # Wrapped to the bits that a cell has for it.
                 since = ((time - count * step) << COUNT_BITS) >> COUNT_BITS
                 late = np.float32(since) * factor - np.float32(count) * fraction

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Floats: TypeAlias = NDArray[np.float64]
     Times: TypeAlias = NDArray[np.int64]
-
-Jitter = Literal["delay", "symmetric"]
 
 MEMORY = 16384  # pairs: 65 s at 250 packets a second
 WARM_UP = 32  # pairs before any can be told to disagree
@@ -52,8 +50,8 @@ class ClockFit:
         drift: Rate of ROS time relative to sensor time, minus 1.
         pairs: Number of pairs of stamps that were used.
         jitter_ns: The standard deviation of those stamps about the line, outliers left out.
-        residual_ns: Residual of the line in ns: the root mean square of its deviations from the
-            pairs' edge (or mean, for symmetric jitter) in each of up to 16 parts.
+        residual_ns: Residual of the line in ns: the median deviation from it of the pairs' edge in
+            each of up to 16 parts.
     """
 
     sensor_ns: int
@@ -103,26 +101,14 @@ class SensorClock:
     segment starts with them.
 
     Not for use from two threads at once.
-
-    Args:
-        jitter: Distribution of the stamps' error. ``delay``: stamps are late by varying amounts,
-            never early, as in every transport; the line is their lower edge (Moon, Skelly and
-            Towsley, "Estimation and Removal of Clock Skew from Network Delay Measurements", INFOCOM
-            1999), and includes the least delay. ``symmetric``: early as often as late; the line is
-            the least-squares fit.
     """
 
-    def __init__(self, jitter: Jitter = "delay") -> None:
-        if jitter not in ("delay", "symmetric"):
-            msg = f"unknown jitter {jitter!r}; known: delay, symmetric"
-            raise EventsError(msg)
+    def __init__(self) -> None:
         _edge_line(np.arange(9.0), np.arange(9.0), 1.0)  # compiled now, not at a packet
-        self._jitter: Jitter = jitter
         self._sensor = np.empty(2 * MEMORY, np.int64)
         self._host = np.empty(2 * MEMORY, np.int64)
         self._seen = 0
         self._segment_starts = 0
-        self._outliers = 0
         self._stamp = -(1 << 63)
         self._start_segment(())
 
@@ -147,11 +133,6 @@ class SensorClock:
     def segment_start(self) -> int:
         """The index, among all pairs added, of the first of the current segment."""
         return self._first
-
-    @property
-    def outliers(self) -> int:
-        """Number of pairs that were rejected because they disagree with the line."""
-        return self._outliers
 
     def add(self, sensor_ns: int, host_ns: int) -> None:
         """Take the next packet's pair: its first event's sensor time and its stamp, ns."""
@@ -189,7 +170,6 @@ class SensorClock:
 
     def _set_aside(self, index: int, sensor_ns: int, host_ns: int) -> None:
         """Store a pair that disagrees, and start a segment once a run of them agrees."""
-        self._outliers += 1
         run = self._disagreeing
         if run and 0 <= sensor_ns - run[-1][1] < APART_NS:
             return  # a busy host's stamps come in bunches; they count as one
@@ -202,7 +182,6 @@ class SensorClock:
             and (np.diff(sensor) > 0).all()
             and spread < max(EARLY_NS, 4 * self.fit.jitter_ns)
         ):
-            self._outliers -= self._seen - int(run[0][0])
             self._start_segment(run)
 
     def _start_segment(self, run: Iterable[tuple[int, int, int]]) -> None:
@@ -229,19 +208,16 @@ class SensorClock:
         if self._count >= self._next_fit:
             start = max(self._count - MEMORY, 0)
             sensor, host = self._sensor[start : self._count], self._host[start : self._count]
-            self._fit = fit_line(sensor, host, self._jitter)
+            self._fit = fit_line(sensor, host)
             self._next_fit = self._count + max(len(sensor) // 16, 1)
 
 
-def fit_clock(
-    sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay"
-) -> tuple[ClockSegment, ...]:
+def fit_clock(sensor_ns: Times, host_ns: Times) -> tuple[ClockSegment, ...]:
     """Find the segments of a whole recording, and fit each one with all its pairs.
 
     Args:
         sensor_ns: The sensor time of each packet's first event, int64 [N], in order of arrival.
         host_ns: The packets' stamps, int64 [N].
-        jitter: Distribution of the stamps' error, as for `SensorClock`.
 
     Returns:
         One segment or more, in order; together they cover all pairs.
@@ -252,7 +228,7 @@ def fit_clock(
     if not len(sensor_ns) or len(sensor_ns) != len(host_ns):
         msg = f"a clock needs pairs: {len(sensor_ns)} sensor times, {len(host_ns)} stamps"
         raise EventsError(msg)
-    clock = SensorClock(jitter)
+    clock = SensorClock()
     starts: list[int] = []
     for first in range(0, len(sensor_ns), MOST_PAIRS):
         part = slice(first, first + MOST_PAIRS)
@@ -264,18 +240,17 @@ def fit_clock(
     segments = []
     for start, end in zip(starts, ends, strict=True):
         some = slice(start, end, -(-(end - start) // MOST_PAIRS))
-        fit = fit_line(sensor_ns[some], host_ns[some], jitter)
+        fit = fit_line(sensor_ns[some], host_ns[some])
         segments.append(ClockSegment(start, end, replace(fit, pairs=end - start)))
     return tuple(segments)
 
 
-def fit_line(sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay") -> ClockFit:
+def fit_line(sensor_ns: Times, host_ns: Times) -> ClockFit:
     """Fit one line to pairs without a step.
 
     Args:
         sensor_ns: Sensor times, int64 [N], N at least 1; in order but for a few.
         host_ns: Their stamps, int64 [N].
-        jitter: Distribution of the stamps' error, as for `SensorClock`.
     """
     sensor_zero, host_zero = int(sensor_ns[-1]), int(host_ns[-1])
     since = (sensor_ns - sensor_zero).astype(np.float64)
@@ -288,18 +263,13 @@ def fit_line(sensor_ns: Times, host_ns: Times, jitter: Jitter = "delay") -> Cloc
     scale = max(float(np.median(np.abs(deviation - middle))), 1.0)
     inliers = np.abs(deviation - middle) <= 6 * scale
     seconds, offset, deviation = seconds[inliers], offset[inliers], deviation[inliers]
-    if jitter == "symmetric":
-        line = _middle_line(seconds, offset)
-    else:
-        order = np.argsort(seconds, kind="stable")
-        seconds, offset, deviation = seconds[order], offset[order], deviation[order]
-        edge = deviation >= _dense_edge(deviation, scale)
-        seconds, offset, deviation = seconds[edge], offset[edge], deviation[edge]
-        line = _lower_line(seconds, offset, deviation, 4 * scale / pairs)
-    slope, intercept = line
+    order = np.argsort(seconds, kind="stable")
+    seconds, offset, deviation = seconds[order], offset[order], deviation[order]
+    edge = deviation >= _dense_edge(deviation, scale)
+    seconds, offset, deviation = seconds[edge], offset[edge], deviation[edge]
+    slope, intercept = _lower_line(seconds, offset, deviation, 4 * scale / pairs)
     deviation = offset - slope * seconds - intercept
-    reduce = np.mean if jitter == "symmetric" else np.min
-    parts = [reduce(part) for part in np.array_split(deviation, BLOCKS) if len(part)]
+    parts = [np.min(part) for part in np.array_split(deviation, BLOCKS) if len(part)]
     return ClockFit(
         sensor_zero,
         host_zero + round(intercept),
@@ -330,16 +300,6 @@ def _coarse_slope(seconds: Floats, offset: Floats) -> float:
 def _possible(slope: float) -> float:
     """Hold a drift (ns a second) to what clocks do."""
     return min(max(slope, -MAX_DRIFT * 1e9), MAX_DRIFT * 1e9)
-
-
-def _middle_line(seconds: Floats, offset: Floats) -> tuple[float, float]:
-    """Fit slope and intercept by least squares."""
-    if np.ptp(seconds) < MIN_SPAN_S or len(seconds) < WARM_UP:
-        return 0.0, float(np.mean(offset))
-    mean = float(np.mean(seconds))
-    centred = seconds - mean
-    slope = _possible(float(centred @ offset / (centred @ centred)))
-    return slope, float(np.mean(offset)) - slope * mean
 
 
 def _dense_edge(deviation: Floats, scale: float) -> float:

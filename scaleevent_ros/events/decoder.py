@@ -12,8 +12,7 @@ from scaleevent_ros.events.batch import EventBatch, Triggers
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
 from scaleevent_ros.events.evt2 import decode_evt2, decode_evt21
 from scaleevent_ros.events.evt3 import decode_evt3
-from scaleevent_ros.events.libcaer import decode_libcaer, decode_libcaer_cmp
-from scaleevent_ros.events.mono import decode_mono
+from scaleevent_ros.events.libcaer import decode_libcaer, decode_libcaer_cmp, decode_mono
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

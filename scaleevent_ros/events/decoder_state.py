@@ -86,7 +86,7 @@ def make_arrays(size: int, slack: int) -> Arrays:
 
 
 @kernel
-def settle(clock: int, last: int, state: NDArray[np.int64]) -> int:
+def unwrap_time(clock: int, last: int, state: NDArray[np.int64]) -> int:
     """Turn the stream's own time (ns) into one that never runs backwards.
 
     While the clock is a little behind, time stands at `last` (counted in ``BACKWARD``). A clock
@@ -104,7 +104,7 @@ def settle(clock: int, last: int, state: NDArray[np.int64]) -> int:
 
 
 @kernel
-def hold_back(t: NDArray[np.int64], state: NDArray[np.int64]) -> None:
+def clamp_monotonic(t: NDArray[np.int64], state: NDArray[np.int64]) -> None:
     """Hold times that are earlier than one before at that one (counted in ``BACKWARD``)."""
     if not t.size:
         return

@@ -35,7 +35,7 @@ from scaleevent_ros.events.decoder_state import (
     count_bits,
     make_arrays,
     push_trigger,
-    settle,
+    unwrap_time,
 )
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def take_trigger(
         state[BEFORE_TIME] += 1
         return
     now = (state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000
-    t = settle(now, max(state[LAST], state[LAST_TRIGGER]), state)
+    t = unwrap_time(now, max(state[LAST], state[LAST_TRIGGER]), state)
     push_trigger(t, (word >> 8 & 0x1F) << 1 | word & 1, state, trigger_t, trigger_code)
 
 
@@ -113,7 +113,7 @@ def decode_evt2(
             if not state[HAS_TIME]:
                 state[BEFORE_TIME] += 1
             elif column < state[WIDTH] and row < state[HEIGHT]:
-                last = settle((state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000, last, state)
+                last = unwrap_time((state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000, last, state)
                 x[n], y[n], t[n], p[n] = column, row, last, kind
                 n += 1
             else:
@@ -193,7 +193,7 @@ def decode_evt21(
             state[OUT_OF_RANGE] += count - count_bits(inside)
             now = (state[HIGH] << 6 | (word >> 22 & 0x3F)) * 1000
             while inside:
-                last = settle(now, last, state)
+                last = unwrap_time(now, last, state)
                 lowest = inside & -inside
                 x[n], y[n], t[n], p[n] = column + count_bits(lowest - 1), row, last, kind
                 n += 1

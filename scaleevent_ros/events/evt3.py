@@ -29,8 +29,8 @@ from scaleevent_ros.events.decoder_state import (
     WIDTH,
     WORDS,
     Arrays,
+    clamp_monotonic,
     count_bits,
-    hold_back,
     make_arrays,
     push_trigger,
 )
@@ -282,7 +282,7 @@ def decode_evt3(
     n = read_words(words, arrays, state, trigger_t, trigger_code)
     n = drop_outside(arrays, n, state[WIDTH], state[HEIGHT])
     x, y, t, p = arrays
-    hold_back(t[:n], state)
+    clamp_monotonic(t[:n], state)
     state[EVENTS] += n
     state[OUT_OF_RANGE] += bound - n
     return x[:n], y[:n], t[:n], p[:n]

@@ -1,6 +1,6 @@
-"""The encodings of libcaer cameras (DAVIS, DVXplorer) in ROS: `libcaer` and `libcaer_cmp`.
+"""Encodings of libcaer cameras (DAVIS, DVXplorer), `libcaer` and `libcaer_cmp`, and `mono`.
 
-Packets carry a ``time_base`` (ns) of their own, to which the times inside (µs) are added.
+Packets carry a ``time_base`` (ns), to which the times inside (µs; ns in `mono`) are added.
 Source: ros-event-camera/event_camera_msgs, README, and its codecs.
 """
 
@@ -28,7 +28,7 @@ from scaleevent_ros.events.decoder_state import (
     Arrays,
     count_bits,
     make_arrays,
-    settle,
+    unwrap_time,
 )
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def decode_libcaer_cmp(
                 valid ^= lowest
                 if column < width and row < height:
                     now = time_base + (state[HIGH] << 12 | state[LOW]) * 1000
-                    last = settle(now, last, state)
+                    last = unwrap_time(now, last, state)
                     x[n], y[n], t[n], p[n] = column, row, last, brighter
                     n += 1
                 else:
@@ -128,8 +128,36 @@ def decode_libcaer(
         state[LOW] = low
         column, row = address >> 17 & 0x7FFF, address >> 2 & 0x7FFF
         if column < state[WIDTH] and row < state[HEIGHT]:
-            last = settle(time_base + state[HIGH] * EPOCH + low * 1000, last, state)
+            last = unwrap_time(time_base + state[HIGH] * EPOCH + low * 1000, last, state)
             x[n], y[n], t[n], p[n] = column, row, last, address >> 1 & 1
+            n += 1
+        else:
+            state[OUT_OF_RANGE] += 1
+    state[LAST] = last
+    state[EVENTS] += n
+    return x[:n], y[:n], t[:n], p[:n]
+
+
+@kernel
+def decode_mono(
+    halves: NDArray[np.uint32],
+    time_base: int,
+    state: NDArray[np.int64],
+    trigger_t: NDArray[np.int64],  # noqa: ARG001 - one signature for all codecs
+    trigger_code: NDArray[np.uint16],  # noqa: ARG001
+) -> Arrays:
+    """Decode whole events of the deprecated encoding `mono`: halves of time (ns) and address."""
+    size = halves.size // 2
+    state[WORDS] += size
+    x, y, t, p = make_arrays(size, 0)
+    last = state[LAST]
+    n = 0
+    for i in range(size):
+        address = np.int64(halves[2 * i + 1])
+        column, row = address & 0xFFFF, address >> 16 & 0x7FFF
+        if column < state[WIDTH] and row < state[HEIGHT]:
+            last = unwrap_time(time_base + np.int64(halves[2 * i]), last, state)
+            x[n], y[n], t[n], p[n] = column, row, last, address >> 31
             n += 1
         else:
             state[OUT_OF_RANGE] += 1

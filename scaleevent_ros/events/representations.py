@@ -245,7 +245,7 @@ def signed_moment(time: int, polarity: int) -> int:
 
 
 @kernel
-def part_moments(cell: int) -> tuple[int, int]:
+def split_moments(cell: int) -> tuple[int, int]:
     """Part a cell's sums: of signs, and of signs times times."""
     count = (cell << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
     return count, (cell - count) >> COUNT_BITS
@@ -285,7 +285,7 @@ def spread_moments(cells: NDArray[np.int64], scale: float, low: Floats, high: Fl
     for i in range(np.uint64(cells.shape[0])):
         cell = cells[i]
         cells[i] = 0
-        count, time = part_moments(cell)
+        count, time = split_moments(cell)
         late = np.float32(time) * factor
         low[i] += np.float32(count) - late
         high[i] += late

@@ -73,18 +73,6 @@ def test_offset_and_drift_are_recovered(shape: str, reach_ms: float, seed: int) 
         assert 0.9 * MS < fit.jitter_ns < 1.6 * MS
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_symmetric_jitter_has_its_line_in_the_middle(seed: int) -> None:
-    """The error is within the normal noise: the drift's standard error is 4.3 ppm here."""
-    rng = np.random.default_rng(seed)
-    drift = rng.uniform(-100e-6, 100e-6)
-    jitter = with_outliers(rng, rng.normal(0, 1.25, 10_000), 50)
-    sensor, host = pairs(rng, jitter, drift=drift)
-    fit = follow(sensor, host, SensorClock("symmetric")).fit
-    assert worst_error_ms(fit, drift) < 0.1
-    assert fit.drift == pytest.approx(drift, abs=13e-6)
-
-
 @pytest.mark.parametrize("sensor_start", [0, SENSOR_START + 3 * SECOND, 99 * SECOND])
 def test_a_clock_set_anew_starts_a_segment(sensor_start: int) -> None:
     """The sensor is restarted after 2 s and counts from 0, or goes on from where it was."""
@@ -96,7 +84,7 @@ def test_a_clock_set_anew_starts_a_segment(sensor_start: int) -> None:
     clock = follow(*old)
     assert clock.segments == 1
     follow(*new, clock)
-    assert (clock.segments, clock.segment_start, clock.outliers) == (2, 500, 0)
+    assert (clock.segments, clock.segment_start) == (2, 500)
     truth = HOST_START + 3 * SECOND + 200 * MS
     assert abs(clock.to_ros(sensor_start) - truth) < 0.1 * MS
     first, second = fit_clock(sensor, host)
@@ -123,7 +111,6 @@ def test_a_busy_host_does_not() -> None:
     sensor[[2000, 2001]], host[[2000, 2001]] = sensor[[2001, 2000]], host[[2001, 2000]]
     clock = follow(sensor, host)
     assert clock.segments == 1
-    assert clock.outliers > 100
     assert worst_error_ms(clock, 0) < 0.1
 
 
@@ -167,8 +154,6 @@ def test_pairs_all_at_one_time_are_survived() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(EventsError, match="no packet has come yet"):
         SensorClock().to_ros(0)
-    with pytest.raises(EventsError, match="'gaussian'; known: delay, symmetric"):
-        SensorClock("gaussian")  # type: ignore[arg-type]
     with pytest.raises(EventsError, match="0 sensor times, 0 stamps"):
         fit_clock(np.empty(0, np.int64), np.empty(0, np.int64))
     with pytest.raises(EventsError, match="2 sensor times, 1 stamps"):

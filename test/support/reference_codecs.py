@@ -31,16 +31,16 @@ class Reference:
             self.out_of_range += 1
             return
         last = self.events[-1][2] if self.events else None
-        self.events.append((x, y, self.settle(clock, last, resets=resets), p))
+        self.events.append((x, y, self.unwrap_time(clock, last, resets=resets), p))
 
     def trigger(self, clock: int, number: int, edge: int, *, resets: bool = True) -> None:
         times = [self.triggers[-1][0]] if self.triggers else []
         if resets and self.events:
             times.append(self.events[-1][2])
-        t = self.settle(clock, max(times, default=None), resets=resets)
+        t = self.unwrap_time(clock, max(times, default=None), resets=resets)
         self.triggers.append((t, number, edge))
 
-    def settle(self, clock: int, last: int | None, *, resets: bool) -> int:
+    def unwrap_time(self, clock: int, last: int | None, *, resets: bool) -> int:
         t = clock + self.offset
         if last is None or t >= last:
             return t
