@@ -1,4 +1,4 @@
-"""A bag is read, and judged."""
+"""Bag quality check."""
 
 from __future__ import annotations
 
@@ -71,19 +71,19 @@ def check_bag(
 
     Args:
         reader: Open bag.
-        event_topic: May be left out where there is one.
-        image_topic: May be left out where there is one, or none.
+        event_topic: Event topic; may be omitted if there is only one.
+        image_topic: Image topic; may be omitted if there is at most one.
         mode: Clock mode; see `synchronize`.
         before_ns: Length of the window of events that ends with each frame.
 
     Raises:
-        BagError: If there is no event topic, a topic is not clear, or no event can be decoded.
+        BagError: If there is no event topic, a topic is ambiguous, or no event can be decoded.
     """
     stream = EventStream(reader, event_topic)
-    watch = _Watch(reader, stream)
+    counter = _PacketCounter(reader, stream)
     has_frames = image_topic is not None or reader.has_images
     timeline = read_timeline(
-        reader, image_topic=image_topic, stream=stream, watch=watch.add, with_frames=has_frames
+        reader, image_topic=image_topic, stream=stream, watch=counter.add, with_frames=has_frames
     )
     synchronization = clock = None
     problems = []
@@ -98,11 +98,11 @@ def check_bag(
     thumbnails: list[Thumbnail] = []
     warnings = [f"{name}: {what}" for name, what in reader.damage.items()]
     if synchronization:
-        examination = _Examination(reader, timeline, synchronization, watch.tally, before_ns)
-        pairs, thumbnails = examination.run(), examination.thumbnails
-        warnings += [examination.error] if examination.error else []
+        checker = _PairChecker(reader, timeline, synchronization, counter.tally, before_ns)
+        pairs, thumbnails = checker.run(), checker.thumbnails
+        warnings += [checker.error] if checker.error else []
         clock = _summarize_clock(reader, timeline, synchronization)
-    events = watch.tally.summary()
+    events = counter.tally.summary()
     frames = _summarize_frames(timeline) if has_frames else None
     return BagQuality(
         bag=str(reader.path),
@@ -118,13 +118,13 @@ def check_bag(
         frames=frames,
         clock=clock,
         pairs=pairs,
-        series=_series(reader, timeline, watch, pairs),
+        series=_series(reader, timeline, counter, pairs),
         thumbnails=thumbnails,
     )
 
 
-class _Watch:
-    """Counts the packets of the first reading, in all and by time."""
+class _PacketCounter:
+    """Counters of the packets, in total and over time."""
 
     def __init__(self, reader: BagReader, stream: EventStream) -> None:
         duration_ns = max(reader.end_ns - reader.start_ns, 1)
@@ -134,20 +134,20 @@ class _Watch:
         self._start_ns = reader.start_ns
 
     def add(self, packet: DecodedPacket) -> None:
-        """Take the next packet."""
+        """Count a packet."""
         self.tally.add(packet)
         self.events[(packet.record_ns - self._start_ns) // self.bin_ns] += len(packet.events)
 
 
-class _Look(NamedTuple):
+class _FrameAnalysis(NamedTuple):
     """Measures of one frame, unset if it is unreadable."""
 
     quality: FrameQuality | None
     grey: NDArray[np.uint8] | None
 
 
-class _Examination:
-    """Goes through the frames and the events of their windows.
+class _PairChecker:
+    """Check of all frames and the events of their windows.
 
     Attributes:
         thumbnails: Pictures of the selected pairs.
@@ -176,16 +176,16 @@ class _Examination:
         timeline, synchronization = self._timeline, self._synchronization
         pairs: dict[int, PairQuality] = {}
         with ThreadPoolExecutor(1) as pool:
-            waiting: deque[tuple[FrameWindow, Future[_Look]]] = deque()
+            waiting: deque[tuple[FrameWindow, Future[_FrameAnalysis]]] = deque()
             picked = self._pick()
             for window in frame_windows(self._reader, timeline, synchronization, self._before_ns):
                 waiting.append((window, pool.submit(self._look, window.message)))
                 if window.index in picked:
                     self._keep(window)
                 if len(waiting) >= _IN_FLIGHT:
-                    self._judge(pairs, *waiting.popleft())
+                    self._check(pairs, *waiting.popleft())
             while waiting:
-                self._judge(pairs, *waiting.popleft())
+                self._check(pairs, *waiting.popleft())
         seen = [pair for pair in pairs.values() if pair.frame]
         for pair, is_blurred in zip(seen, blurred([p.frame for p in seen if p.frame]), strict=True):
             if is_blurred:
@@ -207,16 +207,16 @@ class _Examination:
         chosen = np.linspace(0, len(covered) - 1, THUMBNAILS + 2)[1:-1].round().astype(int)
         return set(covered[chosen].tolist())
 
-    def _look(self, message: RawMessage) -> _Look:
+    def _look(self, message: RawMessage) -> _FrameAnalysis:
         try:
             grey = image_grey(self._reader.parse_image(message))
         except (MessageError, ImageError) as error:
             self.error = self.error or str(error)
-            return _Look(None, None)
-        return _Look(measure_frame(grey), grey)
+            return _FrameAnalysis(None, None)
+        return _FrameAnalysis(measure_frame(grey), grey)
 
-    def _judge(
-        self, pairs: dict[int, PairQuality], window: FrameWindow, future: Future[_Look]
+    def _check(
+        self, pairs: dict[int, PairQuality], window: FrameWindow, future: Future[_FrameAnalysis]
     ) -> None:
         look = future.result()
         events = window.events
@@ -302,15 +302,15 @@ def _summarize_clock(
 
 
 def _series(
-    reader: BagReader, timeline: Timeline, watch: _Watch, pairs: list[PairQuality]
+    reader: BagReader, timeline: Timeline, counter: _PacketCounter, pairs: list[PairQuality]
 ) -> dict[str, Series]:
     """Gather what the report plots; of packets and pairs, not more than can be seen."""
-    seconds = watch.bin_ns / 1e9
-    bins = len(watch.events)
+    seconds = counter.bin_ns / 1e9
+    bins = len(counter.events)
     middles = ((np.arange(bins) + 0.5) * seconds).tolist()
     lengths = np.full(bins, seconds)
     lengths[-1] = (reader.end_ns - reader.start_ns) / 1e9 - (bins - 1) * seconds or seconds
-    frame_bins = (timeline.frames.record - reader.start_ns) // watch.bin_ns
+    frame_bins = (timeline.frames.record - reader.start_ns) // counter.bin_ns
     frames = np.bincount(frame_bins, minlength=bins)
     packets = timeline.packets
     every = max(len(packets.record) // 2000, 1)
@@ -318,7 +318,7 @@ def _series(
     since = (packets.record - reader.start_ns) / 1e9
     times = (timeline.frames.record - reader.start_ns) / 1e9
     return {
-        "events": Series(middles, (watch.events / lengths).tolist()),
+        "events": Series(middles, (counter.events / lengths).tolist()),
         "frames": Series(middles, (frames / lengths).tolist()),
         "stamp_jitter_ms": Series(since[::every].tolist(), (jitter[::every] / _MS).tolist()),
         "active": Series(

@@ -1,4 +1,4 @@
-"""`sensor_msgs/Image` messages to pictures, and arrays to messages, without walking over pixels."""
+"""Conversion of `sensor_msgs/Image` messages to pictures, and of arrays to messages."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.u
     """Convert a message to a picture; `cv_bridge` converts the encodings that we do not know.
 
     Args:
-        message: Image of any encoding that says its colors.
+        message: Image of an encoding with defined colours.
         depth: Bit depth of the topic's 16-bit images; None for all 16 bits.
 
     Returns:
         uint8 [H, W, 3], red first: a view of the message's data where they are that already.
 
     Raises:
-        ImageError: If the encoding is unknown to `cv_bridge` as well or says no colors, or size,
-            step and data do not fit.
+        ImageError: If the encoding is unknown to `cv_bridge` as well or defines no colours, or
+            size, step and data do not fit.
     """
     bridge = None if is_known(message.encoding) else _cv_bridge()
     if bridge is not None:
@@ -56,7 +56,13 @@ def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.u
         except Exception as error:  # its versions differ in what they raise
             msg = f"cv_bridge cannot read an image of encoding {message.encoding!r}: {error!r}"
             raise ImageError(msg) from None
-    view = ImageView(
+    view = image_view(message)
+    return image_rgb(depth.apply(view) if depth else view)
+
+
+def image_view(message: Image) -> ImageView:
+    """View a message, without its stamp, as an image of a bag."""
+    return ImageView(
         stamp_ns=0,
         frame_id=message.header.frame_id,
         height=message.height,
@@ -66,7 +72,6 @@ def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.u
         step=message.step,
         data=message.data,
     )
-    return image_rgb(depth.apply(view) if depth else view)
 
 
 def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> bytes:
@@ -75,13 +80,13 @@ def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: s
     rclpy publishes the bytes as they are; a message object would be copied twice more.
 
     Args:
-        pixels: [H, W] or [H, W, C], of the type and number of channels that the encoding says.
+        pixels: [H, W] or [H, W, C], of the type and number of channels of the encoding.
         encoding: Image encoding, for example `rgb8`, `mono16`, `32FC384`.
-        stamp_ns: For the header.
-        frame_id: For the header.
+        stamp_ns: Header stamp in ns.
+        frame_id: Header frame id.
 
     Raises:
-        ImageError: If the array is not what the encoding says.
+        ImageError: If the array does not match the encoding.
     """
     dtype, channels = encoding_type(encoding)
     has = pixels.shape[2] if pixels.ndim == 3 else 1

@@ -85,6 +85,19 @@ def event_picture(counts: Floats) -> Picture:
     return _rgb(1 - off, 1 - np.maximum(off, on), 1 - on)
 
 
+def polarity_picture(tensor: Floats) -> Picture:
+    """Draw the sum over an event tensor's channels: red above zero, white at zero, blue below.
+
+    Args:
+        tensor: float32 [channels, height, width].
+
+    Returns:
+        RGB, uint8 [height, width, 3].
+    """
+    total = tensor.sum(axis=0)
+    return _signed(total / _limit(total))
+
+
 def tensor_picture(name: str, tensor: Floats) -> Picture:
     """Draw each channel of a representation as a tile, all on one scale.
 

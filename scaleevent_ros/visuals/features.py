@@ -1,9 +1,9 @@
-"""Features made visible: principal components as colours, similarity to a point as heat."""
+"""Pictures of features: principal components as colours, similarity to a point as heat."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -36,21 +36,34 @@ class PcaBasis:
 
 
 def pca_basis(features: Floats, mask: NDArray[np.bool_] | None = None) -> PcaBasis:
-    """Find the three directions in which features differ most.
+    """Compute the first three principal components of features.
 
     Args:
         features: ``[D, h, w]``, D at least 3.
-        mask: Positions to look at, bool [h, w]; all if None, or if it holds fewer than four.
+        mask: Positions to use, bool [h, w]; all if None, or if it holds fewer than four.
 
     Returns:
         A basis in which features of any network of this width can be shown, so that equal
-        colours mean equal features. Directions point so that their largest component is positive.
+        colours mean equal features.
     """
     tokens = features.reshape(len(features), -1).T.astype(np.float64)
     if mask is not None and mask.sum() >= 4:
         tokens = tokens[mask.ravel()]
     mean = tokens.mean(axis=0)
     centred = tokens - mean
+    directions = principal_directions(centred)
+    low, high = np.percentile(centred @ directions, _PERCENTILES, axis=0)
+    return PcaBasis(
+        *(np.asarray(each, np.float32) for each in (mean, directions, low, np.maximum(high, low)))
+    )
+
+
+def principal_directions(centred: NDArray[Any]) -> NDArray[Any]:
+    """Compute the first three principal components of centred tokens [N, D].
+
+    Returns:
+        Unit vectors [D, 3], whose largest component is positive.
+    """
     # The smaller of the two Gram matrices has the same leading directions.
     if len(centred) < centred.shape[1]:
         _, vectors = np.linalg.eigh(centred @ centred.T)
@@ -62,11 +75,7 @@ def pca_basis(features: Floats, mask: NDArray[np.bool_] | None = None) -> PcaBas
     directions = directions / np.where(lengths > 0, lengths, 1)
     strongest = np.abs(directions).argmax(axis=0)
     signs = np.sign(directions[strongest, np.arange(directions.shape[1])])
-    directions = directions * np.where(signs == 0, 1, signs)
-    low, high = np.percentile(centred @ directions, _PERCENTILES, axis=0)
-    return PcaBasis(
-        *(np.asarray(each, np.float32) for each in (mean, directions, low, np.maximum(high, low)))
-    )
+    return np.asarray(directions * np.where(signs == 0, 1, signs))
 
 
 def pca_picture(features: Floats, basis: PcaBasis) -> Picture:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from scaleevent_ros.visuals.events import polarity_picture
 from scaleevent_ros.visuals.features import (
     choose_anchors,
     enlarge,
@@ -46,7 +47,7 @@ def draw_panel(panel: Panel) -> Picture:
     active = panel.active.numpy()
     picture = panel.frame.permute(1, 2, 0).numpy()
     frame = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-    events = enlarge(tensor_picture(panel.events.numpy()), size)
+    events = enlarge(polarity_picture(panel.events.numpy()), size)
     basis = pca_basis(teacher)
     colours = [enlarge(pca_picture(features, basis), size) for features in (teacher, student)]
     tiles: list[Picture] = [events, frame, *colours]
@@ -83,17 +84,3 @@ def _titled(tile: Picture, title: str) -> Picture:
     for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
         cv2.putText(titled, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness)
     return np.asarray(titled)
-
-
-def tensor_picture(tensor: NDArray[np.float32]) -> Picture:
-    """Show an event tensor ``[channels, H, W]``: the sum over channels, red above 0, blue below."""
-    total = tensor.sum(axis=0)
-    active = np.abs(total[total != 0])
-    scale = np.percentile(active, 95) if len(active) else 1.0
-    strength = np.clip(total / max(float(scale), 1e-12), -1, 1)
-    picture = np.full((*total.shape, 3), 255.0)
-    fade = 255 * np.abs(strength)
-    picture[..., 0] -= np.where(strength < 0, fade, 0)
-    picture[..., 1] -= fade
-    picture[..., 2] -= np.where(strength > 0, fade, 0)
-    return np.asarray(np.rint(picture).astype(np.uint8))

@@ -17,7 +17,7 @@ from scaleevent_ros.visuals.colour_scales import (
     flow_picture,
     write,
 )
-from scaleevent_ros.visuals.panels import tensor_picture
+from scaleevent_ros.visuals.events import polarity_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -144,7 +144,7 @@ def _event_picture(example: Example) -> Picture:
     if events.representation != "voxel":  # its first half of channels is of darker events
         darker, brighter = np.split(tensor, 2)
         tensor = brighter - darker
-    return tensor_picture(tensor)
+    return polarity_picture(tensor)
 
 
 def _titled(title: str, tile: Picture, interpolation: int) -> Picture:

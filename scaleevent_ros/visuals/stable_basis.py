@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scaleevent_ros.visuals.features import principal_directions
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -17,7 +19,7 @@ _LEAST = 4  # tokens that say something about directions
 
 
 class StableBasis:
-    """The three directions in which features differ most, tracked from window to window.
+    """First three principal components of features, tracked from window to window.
 
     The first window sets them by its principal components. Each later one turns them by a step of
     power iteration on the running covariance, started from the directions before (Oja, "A
@@ -32,7 +34,7 @@ class StableBasis:
         )
 
     def picture(self, features: Floats, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-        """Take a window's features into account, and colour them.
+        """Update the basis by a window's features, and colour them.
 
         Args:
             features: float32 [D, h, w], D at least 3.
@@ -57,8 +59,7 @@ class StableBasis:
         self._mean = _blend(self._mean, tokens.mean(0), speed)
         centred = tokens - self._mean
         if first:
-            _, vectors = np.linalg.eigh(centred.T @ centred)
-            self._directions = np.ascontiguousarray(vectors[:, :-4:-1])
+            self._directions = principal_directions(centred)
         image = centred.T @ (centred @ self._directions) / len(centred)
         self._spread = _blend(self._spread, image, speed)
         turned, triangle = np.linalg.qr(self._spread)

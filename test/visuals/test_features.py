@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from scaleevent_ros.distill.distillation import Panel
+from scaleevent_ros.visuals.events import polarity_picture
 from scaleevent_ros.visuals.features import (
     choose_anchors,
     overlay,
@@ -13,7 +14,7 @@ from scaleevent_ros.visuals.features import (
     similarity_map,
     similarity_picture,
 )
-from scaleevent_ros.visuals.panels import draw_panel, tensor_picture
+from scaleevent_ros.visuals.panels import draw_panel
 
 
 @pytest.mark.parametrize(("depth", "side"), [(8, 12), (200, 5)], ids=["wide", "deep"])
@@ -85,7 +86,7 @@ def test_an_overlay_mixes_at_its_opacity() -> None:
 def test_event_tensors_are_red_where_it_became_brighter() -> None:
     tensor = np.zeros((2, 4, 4), np.float32)
     tensor[:, 0, 0], tensor[:, 1, 1] = 1, -1
-    picture = tensor_picture(tensor)
+    picture = polarity_picture(tensor)
     assert picture[0, 0].tolist() == [255, 0, 0]
     assert picture[1, 1].tolist() == [0, 0, 255]
     assert picture[2, 2].tolist() == [255, 255, 255]

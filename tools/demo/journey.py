@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tools.demo.processes import run, started
-from tools.demo.stages import REPOSITORY, Stage, StageError
+from tools.demo.stages import NODE, REPOSITORY, Stage, StageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NODE = "/scaleevent_perception"
 PHOTOGRAPHS = (
     "astronaut",
     "brick",

@@ -17,6 +17,7 @@ from tools.demo.processes import CommandError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+NODE = "/scaleevent_perception"
 REPOSITORY = Path(__file__).resolve().parents[2]
 MARK = "stage.json"
 # All that a stage's result can depend on, besides what it is told.

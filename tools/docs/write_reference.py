@@ -23,7 +23,7 @@ from scaleevent_ros.nodes.perception_parameters import INPUTS, LIVE, PerceptionP
 from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
 from scaleevent_ros.nodes.replay_parameters import ReplayParameters
 from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
-from scaleevent_ros.tasks.evaluation_options import EvaluationOptions
+from scaleevent_ros.tasks.evaluation import EvaluationOptions
 from scaleevent_ros.tasks.finetune import Finetuning
 
 if typing.TYPE_CHECKING:
