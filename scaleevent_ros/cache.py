@@ -29,7 +29,7 @@ def user_cache() -> Path:
 def writable(folder: Path) -> Path | None:
     """Create a folder, or a private one in the temporary folder if it cannot be written.
 
-    The second one belongs to this user, and nobody else may write to it: what lies in a cache is
+    The second one belongs to this user, and is not writable by others: files in a cache are
     loaded and run.
 
     Args:

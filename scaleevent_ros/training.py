@@ -65,7 +65,7 @@ def finetune(arguments: Sequence[str]) -> None:
     arguments = resolve_presets("finetune", arguments)
     configuration = parse_configuration(Finetuning, arguments, str(finetune.__doc__))
     outcome = run(configuration)
-    metric = OBJECTIVES[configuration.data.task].judged_by
+    metric = OBJECTIVES[configuration.data.task].metric
     logger.info(
         "done after step %d with %s %.4f; best after step %d",
         outcome.step,
@@ -78,7 +78,7 @@ def finetune(arguments: Sequence[str]) -> None:
 def evaluate(arguments: Sequence[str]) -> None:
     """Measure checkpoints of students and heads, and compare groups of them."""
     from scaleevent_ros.tasks.evaluation import evaluate as run
-    from scaleevent_ros.tasks.evaluation_options import parse_request
+    from scaleevent_ros.tasks.evaluation import parse_request
     from scaleevent_ros.visuals.predictions import draw_example
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
 from scaleevent_ros.events import encode_evt3
-from scaleevent_ros.tasks.evaluation_options import request_parser
+from scaleevent_ros.tasks.evaluation import request_parser
 from scaleevent_ros.tasks.finetune import Finetuning
 from scaleevent_ros.training import resolve_presets
 

@@ -330,7 +330,7 @@ def _series(
 def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[str]:
     """List the problems that prevent pretraining."""
     if events.malformed > MAX_LOST_SHARE * events.packets:
-        yield f"{events.malformed} messages of {events.topic} are no event packets"
+        yield f"{events.malformed} messages of {events.topic} are not valid event packets"
     if events.lost_packets > MAX_LOST_SHARE * events.packets:
         yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
     if events.off_sensor > MAX_LOST_SHARE * events.events:
@@ -347,7 +347,7 @@ def _find_warnings(
 ) -> Iterator[str]:
     """List the warnings."""
     if clock and clock.estimated_shift_ms is not None and clock.estimated_residual_ms is not None:
-        # Frames are exact where a trigger or the sensor times them, whatever stamps scatter.
+        # Times from a trigger or the sensor are exact, independent of the stamps' scatter.
         stamps_ms = clock.residual_ms if clock.mode == "header_stamps" else 0.0
         explained_ms = SIGMAS * math.hypot(clock.estimated_residual_ms, stamps_ms)
         if abs(clock.estimated_shift_ms) > max(explained_ms, MIN_SHIFT_MS):
@@ -356,13 +356,13 @@ def _find_warnings(
                 f"{clock.mode} has them, more than the residuals explain ({explained_ms:.1f} ms)"
             )
     if 0 < events.malformed <= MAX_LOST_SHARE * events.packets:
-        yield f"{events.malformed} messages of {events.topic} are no event packets"
+        yield f"{events.malformed} messages of {events.topic} are not valid event packets"
     if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:
         yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
     if 0 < events.off_sensor <= MAX_LOST_SHARE * events.events:
         yield _off_sensor(events)
     if events.restarts:
-        yield f"the packets of {events.topic} started counting anew {events.restarts} times"
+        yield f"the sequence numbers of {events.topic} restarted {events.restarts} times"
     if frames and frames.missing:
         yield f"{frames.missing} frames are missing beside {frames.count} of {frames.topic}"
     if frames and frames.unstamped:

@@ -18,7 +18,7 @@ class DiskFullError(BagError):
 
 
 class MessageError(BagError):
-    """The bytes of one message are not what its type says."""
+    """The bytes of a message do not match its type."""
 
 
 class ImageError(BagError):

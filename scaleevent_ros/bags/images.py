@@ -104,7 +104,7 @@ def encoding_type(encoding: str) -> tuple[np.dtype[Any], int]:
 
 
 def image_array(image: ImageView) -> NDArray[Any]:
-    """View an image's pixels as they are, whatever its row step.
+    """View an image's pixels without copying, for any row step.
 
     Args:
         image: The message.
@@ -149,7 +149,7 @@ def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         uint8 [H, W, 3], red first; a view of the message's bytes where they are that already.
 
     Raises:
-        ImageError: If it cannot be read, or its encoding does not say how to see it (`32FC1`).
+        ImageError: If it cannot be read, or its encoding has no defined colours (`32FC1`).
     """
     if isinstance(image, ImageView):
         return _to_rgb(image_array(image), image.encoding, image.bits)
@@ -198,7 +198,7 @@ class LiveDepth:
         self._bits = 8
 
     def apply(self, image: _View) -> _View:
-        """Return an image that is told so; the bits only grow, at most four times.
+        """Return the image with the bit depth set; the depth only grows, at most four times.
 
         Raises:
             ImageError: If a 16-bit image cannot be read.
@@ -222,12 +222,12 @@ def _to_rgb(array: NDArray[Any], encoding: str, bits: int) -> NDArray[np.uint8]:
         return array
     if color in _TO_RGB:
         return cast("NDArray[np.uint8]", cv2.cvtColor(array, _TO_RGB[color]))
-    msg = f"an image of encoding {encoding!r} is no picture: it does not say its colors"
+    msg = f"an image of encoding {encoding!r} is not a picture: the encoding defines no colours"
     raise ImageError(msg)
 
 
 def _compressed_encoding(image: CompressedImageView) -> str:
-    """Return the encoding of a compressed image before it was compressed; empty if not told.
+    """Return the encoding of a compressed image before compression; empty if unknown.
 
     Raises:
         ImageError: If it holds depth.

@@ -47,7 +47,7 @@ class _Block(NamedTuple):
         end_ns: Record time of the latest message.
         is_chunk: Whether these are the header and the records of one chunk.
         is_cut: Whether the end is missing.
-        channels: Channels of its messages; none where the file does not say.
+        channels: Channels of its messages; None if the file lacks them.
     """
 
     offset: int

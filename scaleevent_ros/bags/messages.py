@@ -1,6 +1,6 @@
 """Messages as views of their CDR bytes: nothing is copied to read one, one copy to write one.
 
-CDR (OMG DDS-XTypes 1.3, section 7.4, plain CDR version 1): four bytes say the byte order, then
+CDR (OMG DDS-XTypes 1.3, section 7.4, plain CDR version 1): four bytes with the byte order, then
 each field follows at a multiple of its size, counted from the end of those four bytes.
 """
 
@@ -151,7 +151,7 @@ def type_definition(msgtype: str) -> TypeDefinition:
         msgtype: Message type, for example `sensor_msgs/msg/Image`.
 
     Returns:
-        Its definition; empty where the type is unknown, which bags may say too.
+        Definition of the type; empty if it is unknown, which is allowed in bags.
     """
     store = _typestore()
     if msgtype not in store.fielddefs:

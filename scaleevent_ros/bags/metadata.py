@@ -89,7 +89,7 @@ def dump_qos(qos: Qos, version: int) -> str:
 
 
 def parse_qos(profiles: object) -> Qos | None:
-    """Read the first of a topic's QoS profiles, written by whatever version of rosbag2.
+    """Read the first of a topic's QoS profiles, written by any version of rosbag2.
 
     Args:
         profiles: A list of dictionaries, or the YAML of one.

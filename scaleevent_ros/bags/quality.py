@@ -31,11 +31,11 @@ REASONS = {
 
 @dataclass(frozen=True)
 class Series:
-    """Something over time.
+    """Values over time.
 
     Attributes:
-        seconds: Since the start of the bag, [N].
-        values: Counts or shares, one for each range.
+        seconds: Times since the start of the bag in s, [N].
+        values: Values, [N].
     """
 
     seconds: list[float]
@@ -114,7 +114,7 @@ class ClockSummary:
         estimated_residual_ms: Residual of the estimate in ms.
         jitter_ms: Scatter of the packets' stamps about the sensor's clock, in ms.
         drift_ppm: Rate of the host's clock relative to the sensor's, in ppm.
-        segments: 1, and 1 more for each time that a clock was set anew.
+        segments: Number of segments: 1, plus 1 for each time that a clock was set.
     """
 
     mode: str

@@ -1,4 +1,4 @@
-"""Bags in: whatever `ros2 bag record`, a crash, or our own recorder left."""
+"""Reader of bags of `ros2 bag record` or this package's recorder, also after a crash."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ CAMERA_IMAGE = re.compile(r"/image_raw(/compressed)?$")
 _LATEST = 2**63 - 1
 _LONGEST_NS = 366 * 24 * 3600 * 10**9  # of a recording
 _MOST_EARLY = 100
-_DEPTH_SAMPLES = 16  # images of a topic whose largest value tells how many bits it uses
+_DEPTH_SAMPLES = 16  # images of a topic that determine how many bits it uses
 _DIGITS = re.compile(r"(\d+)")
 _NUMBER = re.compile(r"_\d+(?=\.\w+$)")
 _COMPRESSED_SUFFIX = ".zstd"
@@ -111,7 +111,7 @@ class Frame(NamedTuple):
 class BagReader:
     """Reads any rosbag2: MCAP or sqlite3, split, compressed, without metadata, or torn.
 
-    What the files themselves say counts; `metadata.yaml` only names them. No more than a block of
+    `metadata.yaml` is only used for the names of the files. No more than a block of
     a file (some MB, or what the file's writer made of it) is in memory. Files that are compressed
     as a whole are decompressed once; see `SharedCopy`.
 
@@ -240,8 +240,8 @@ class BagReader:
     def parse_image(self, message: RawMessage) -> ImageView | CompressedImageView:
         """Read one message of an image topic.
 
-        A 16-bit image is told how many bits its topic uses (see `depth_of`), by images spread over
-        the whole recording, so that all of them are scaled alike.
+        A 16-bit image has the bit depth of its topic (see `depth_of`), determined by images spread
+        over the whole recording, so that all of them are scaled alike.
 
         Raises:
             MessageError: If the message is no image.
@@ -403,7 +403,7 @@ class BagReader:
         return [present[name] for name in sorted(names, key=_natural_order)]
 
     def _open_file(self, path: Path) -> McapFile | SqliteFile | None:
-        """Open a file of whatever format its first bytes say; none if it is empty."""
+        """Open a file of the format of its first bytes; None if it is empty."""
         try:
             with path.open("rb") as stream:
                 head = stream.read(16)

@@ -110,7 +110,7 @@ def _lock(folder: Path, operation: int) -> int:
 
 
 def _delete_oldest(cache: Path) -> None:
-    """Delete copies that nobody uses, the oldest first, until they fit."""
+    """Delete unused copies, the oldest first, until the limit is met."""
     try:
         copies = sorted(
             (path for path in cache.iterdir() if path.is_dir()),

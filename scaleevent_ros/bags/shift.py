@@ -80,7 +80,7 @@ class Shift:
 
     @property
     def is_clear(self) -> bool:
-        """Whether motion tells the shift."""
+        """Whether the estimate is reliable."""
         return (
             self.correlation >= MIN_CORRELATION
             and self.scatter_ms <= MAX_SCATTER_MS
@@ -101,7 +101,7 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
         frame_ns: Times of the frames by their stamps, int64 [F], on the sensor's clock.
 
     Raises:
-        SynchronizationError: If there are too few frames, or too little motion to tell.
+        SynchronizationError: If there are too few frames, or too little motion.
     """
     first, last = _liveliest(timeline, frame_ns)
     if last - first < MIN_INTERVALS:
@@ -121,7 +121,7 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     best = replace(best, lag_ms=lag_ms, residual_ms=math.hypot(best.scatter_ms, LAG_SHARE * lag_ms))
     if not best.is_clear:
         msg = (
-            f"motion does not tell the shift: {best.shift_ms:.0f} ms explains frames by events "
+            f"motion does not show the shift: {best.shift_ms:.0f} ms explains frames by events "
             f"best, but with a correlation of {best.correlation:.2f} only, next to "
             f"{best.rival:.2f} elsewhere, and an error of {best.residual_ms:.1f} ms"
         )

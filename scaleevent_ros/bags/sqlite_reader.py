@@ -146,7 +146,7 @@ class SqliteFile:
 
 
 def _read_topics(database: sqlite3.Connection) -> dict[int, StoredTopic]:
-    """Read the topics, whatever the version of the database's layout."""
+    """Read the topics, of any version of the database's schema."""
     definitions = {}
     if _columns(database, "message_definitions"):
         definitions = dict(

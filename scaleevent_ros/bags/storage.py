@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.messages import BytesLike, TypeDefinition
     from scaleevent_ros.bags.metadata import Qos
 
-# A block of messages that are read at once, where the file does not say how large its own are.
+# Size of blocks that are read at once, if the file does not define blocks.
 BLOCK_BYTES = 4 * 2**20
 
 

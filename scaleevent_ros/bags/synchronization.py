@@ -53,7 +53,7 @@ class Synchronization:
         residual_ms: Scatter of the stamps about this delay, in ms.
         reason: Why this mode, in words.
         estimate: The shift from motion, relative to the stamps; none where it was not estimated or
-            motion does not tell it.
+            motion is not sufficient.
     """
 
     mode: str
@@ -76,7 +76,7 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
             by one host. `estimated`: by their stamps and the shift that best explains frames by
             events. `auto`: the exact clock that the bag's metadata declares (`clock_method`); else
             the first of hardware trigger and sensor time that the bag supports; else stamps,
-            corrected by the estimated shift where that can be told and exceeds its uncertainty.
+            corrected by the estimated shift if that is reliable and exceeds its uncertainty.
 
     Raises:
         SynchronizationError: If the bag does not support the mode, or clocks run at different
@@ -137,7 +137,7 @@ class _Rate(NamedTuple):
 
 
 def _rate(times: Times, arrival: Times, parts: int) -> _Rate | None:
-    """Compare two clocks over parts of a recording; none where it is too short to tell."""
+    """Compare two clocks over parts of a recording; None if it is too short."""
     apart = len(times) // parts
     if apart < 2 or arrival[-1] - arrival[0] < _MIN_RATE_SPAN_NS:
         return None

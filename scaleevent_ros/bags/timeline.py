@@ -310,7 +310,7 @@ def _read_frame_times(reader: BagReader, topics: list[str]) -> tuple[FrameTimes,
         try:
             stamp_ns, frame_id = parse_header(message.data)
         except MessageError:
-            # Whoever decodes the frames says so; the row keeps rows and frames in step.
+            # Decoding reports the error later; the row keeps rows and frames aligned.
             stamp_ns, frame_id = 0, ""
         record.append(message.record_time_ns)
         stamp.append(stamp_ns)

@@ -34,7 +34,7 @@ _IDL_START = "=" * 80 + "\nIDL: "
 class BagWriter:
     """Writes one new bag; for one thread at a time, and a context manager that closes it.
 
-    The bag is complete up to the last message at every moment, whatever ends the process; only
+    The bag is complete up to the last message at every moment, also after a crash; only
     with compression the last `flush_interval_s` of messages are in memory. A bag that was not
     closed lacks its index: `BagReader` reads it all the same, and `scaleevent recover` restores it
     for `ros2 bag`.

@@ -244,7 +244,7 @@ def perturb_events(
     rng: np.random.Generator,
     state: LeakyState | None = None,
 ) -> tuple[EventBatch, LeakyState | None]:
-    """Leave events out, swap polarities and add noise events, each as the options say.
+    """Drop events, swap polarities and add noise events, by the options.
 
     Leaving out at random is the first of the three ways of EventDrop (Gu et al., IJCAI 2021).
 

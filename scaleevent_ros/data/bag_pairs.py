@@ -70,7 +70,7 @@ class IndexedBag:
 
     The first time a bag is opened, all of it is read for its times, which are then kept under
     ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``), or in the temporary folder where that
-    cannot be written, until the bag changes. Files are opened anew in each worker.
+    cannot be written, until the bag changes. Each worker opens the files itself.
 
     Attributes:
         path: Path of the bag.
@@ -296,7 +296,7 @@ class _LeakyReader:
             if following is None:
                 break
             if len(following):
-                if following.t[0] < self._last:  # the sensor's clock was set anew
+                if following.t[0] < self._last:  # the sensor's clock was reset
                     self._integrator.reset()
                 self._last = int(following.t[-1])
             self._next = following
@@ -334,7 +334,7 @@ def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        logger.warning("%s is damaged and made anew: %s", kept, error)
+        logger.warning("%s is damaged and is rebuilt: %s", kept, error)
     logger.info("%s: reading its times", path)
     reader = BagReader(path, skip_damaged=True)
     timeline = read_timeline(reader, options.events_topic, options.frames_topic)
@@ -360,7 +360,7 @@ def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError) as error:
-        logger.warning("%s is damaged and made anew: %s", kept, error)
+        logger.warning("%s is damaged and is rebuilt: %s", kept, error)
     logger.info("%s: checking its pairs", path)
     quality = check_bag(
         BagReader(path),

@@ -484,7 +484,7 @@ def _start_worker(number: int) -> None:
     """Limit a worker to one thread, and end it with its parent.
 
     Ctrl-C, and a batch system at a job's end, send signals to all processes, while the parent may
-    want to finish its step. It tells workers by their queue to end, and they do when it is gone.
+    want to finish its step. It ends workers by their queue, and they end when it is gone.
     """
     del number
     signal.signal(signal.SIGINT, signal.SIG_IGN)

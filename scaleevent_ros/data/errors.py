@@ -6,4 +6,4 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class DataError(ScaleEventError):
-    """Training samples cannot be had as asked: the message names the place and the mend."""
+    """Training samples cannot be loaded; the message gives the place and a suggested fix."""

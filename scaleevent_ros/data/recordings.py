@@ -77,7 +77,7 @@ def _is_shards(path: Path) -> bool:
 def _matches(place: str) -> list[Path]:
     """List the paths that fit a pattern; a path without one fits itself."""
     path = Path(place)
-    if path.exists():  # whatever signs its name has
+    if path.exists():  # with any special characters in its name
         return [path]
     fixed = Path(path.anchor)
     parts = path.parts[1:] if path.anchor else path.parts
@@ -89,7 +89,7 @@ def _matches(place: str) -> list[Path]:
 
 
 def _recordings(path: Path, visited: set[Path]) -> Iterator[Path]:
-    """Find recordings at a path or below it; each folder is searched once, whatever links say."""
+    """Find recordings at a path or below it; each folder is searched once."""
     if path.is_file():
         if path.suffix in _BAG_SUFFIXES:
             yield path

@@ -112,7 +112,7 @@ class Schedule:
 
 
 class BatchSampler:
-    """Lists of draws for one process, endless unless told: what a `DataLoader` takes.
+    """Batches of draws for one process, endless by default, for a `DataLoader`.
 
     A batch of the schedule is dealt to the processes in turns, and each process cuts its hand into
     ``accumulate`` equal parts. All processes and parts together see the batch that one would see.

@@ -1,6 +1,6 @@
 """Bags become shards: by one process, by many, or by the workers of a cluster.
 
-The job is a plain function of a part of one bag, so whatever is a `concurrent.futures.Executor` can
+The job is a plain function of a part of one bag, so that any `concurrent.futures.Executor` can
 run it: a process pool here, ``dask.distributed.Client.get_executor()`` on a cluster. What a shard
 holds depends on its bag alone; shards that are whole are not written again.
 """
@@ -155,7 +155,7 @@ def write_shards(
         show_progress: Draw bars.
 
     Returns:
-        What the folder says of itself: the same whatever did the work.
+        Manifest of the folder, independent of the executor.
 
     Raises:
         DataError: If there are no bags, or `out` holds something else.

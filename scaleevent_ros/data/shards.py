@@ -3,7 +3,7 @@
 The layout is WebDataset's (github.com/webdataset/webdataset): files with one name up to the first
 dot are one sample, and stand together. Beside each ``NAME.tar`` lies ``NAME.json`` with the place
 of every file in it, so that samples can be read in any order too; it is written last, so that a
-shard is whole if it is there. ``shards.json`` lists the shards of a folder and says how they were
+shard is whole if it is there. ``shards.json`` lists the shards of a folder and how they were
 made; look-ups of alignments, which many samples share, lie beside as ``map-*.npy``.
 
 Folders are paths, or URLs of any storage that fsspec knows (``s3://``, ``gs://``, ``https://``).
@@ -65,17 +65,17 @@ class Manifest(NamedTuple):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write what a folder of shards says of itself, so that the old or the new one is there."""
+    """Write the manifest of a folder of shards, atomically."""
     said = manifest._asdict()
     said["shards"] = [shard._asdict() for shard in manifest.shards]
     _write_file(folder / MANIFEST_NAME, json.dumps(said, indent=1).encode())
 
 
 def read_manifest(folder: str | Path) -> Manifest:
-    """Read what a folder or URL of shards says of itself.
+    """Read the manifest of a folder or URL of shards.
 
     Raises:
-        DataError: If it says nothing, or that cannot be read.
+        DataError: If it is missing or cannot be read.
     """
     url = f"{folder}/{MANIFEST_NAME}"
     try:
@@ -168,7 +168,7 @@ def _read_places(folder: str, name: str) -> dict[str, dict[str, tuple[int, int]]
     try:
         return dict(json.loads(_read_file(url))["samples"])
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{url}: does not say where samples are: {error!r}"
+        msg = f"{url}: invalid index of samples: {error!r}"
         raise DataError(msg) from error
 
 

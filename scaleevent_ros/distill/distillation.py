@@ -60,7 +60,7 @@ class Compared(NamedTuple):
 
     Attributes:
         student: Projected student features, ``[B, D, h, w]``, with a gradient; standardized if the
-            student's header says so.
+            student's header.
         teacher: Teacher features, ``[B, D, h, w]``, not standardized.
         terms: Terms of the loss.
     """
@@ -107,7 +107,7 @@ def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
     """Take the teacher's features of a batch from its samples, or else from their source.
 
     Returns:
-        ``[B, D, h, w]``, float32, moved as the batch says.
+        ``[B, D, h, w]``, float32, moved by the batch's moves.
     """
     features = batch.features.float()
     if not len(features):

@@ -19,7 +19,7 @@ class TrainingError(DistillError):
     """A run cannot start, go on or be resumed; its checkpoints stay as they are."""
 
 
-class RunStopped(TrainingError):  # noqa: N818 - it ends as it was told to
+class RunStopped(TrainingError):  # noqa: N818 - a requested end, not an error
     """A run was asked to stop, and is saved.
 
     Args:
@@ -30,6 +30,6 @@ class RunStopped(TrainingError):  # noqa: N818 - it ends as it was told to
     def __init__(self, number: int, step: int) -> None:
         name = signal.Signals(number).name
         super().__init__(
-            f"stopped by {name} after step {step}, which is saved: --trainer.resume true goes on"
+            f"stopped by {name} after step {step}, which is saved; --trainer.resume true continues"
         )
         self.exit_code = 128 + number  # as of a process that the signal ended

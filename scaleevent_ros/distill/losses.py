@@ -48,7 +48,7 @@ class LossTerms(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """The tokens of one image that a loss looks at.
+    """Tokens of one image that a loss uses.
 
     Attributes:
         student: ``[n, D]``, float32 at least.
@@ -90,7 +90,7 @@ class DistillLoss:
         regions: Tensor | None = None,
         covered: Tensor | None = None,
     ) -> LossTerms:
-        """Compute the loss, in float32 whatever the autocast, and never in TF32.
+        """Compute the loss in float32, independent of autocast, and never in TF32.
 
         Args:
             student: ``[B, N, D]``, any floating dtype.

@@ -31,7 +31,7 @@ _RELEASED_THRESHOLD = 0.1
 
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Compute products of float32 matrices in float32, whatever the autocast and the TF32 switch.
+    """Compute products of float32 matrices in float32, independent of autocast and TF32.
 
     A backward pass needs it of its own: it runs after the forward pass's context has ended.
     """

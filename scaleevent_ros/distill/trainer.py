@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A loss scale that was halved below this many times over meets gradients that no scale mends.
+# A loss scale below this has been halved so often that the gradients themselves are not finite.
 _SMALLEST_LOSS_SCALE = 1.0
 
 

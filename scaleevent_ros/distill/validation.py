@@ -35,7 +35,7 @@ def affinity_correlation_sums(student: Tensor, teacher: Tensor, mask: Tensor) ->
 
     The affinity of two tokens is their cosine; the correlation is Pearson's over all pairs of
     different tokens in the mask. It asks whether the student finds alike what the teacher finds
-    alike, whatever the directions of their features.
+    similar, independent of the directions of their features.
 
     Args:
         student: ``[B, N, D]``.

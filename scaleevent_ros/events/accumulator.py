@@ -405,7 +405,7 @@ class WindowAccumulator:
             self._integrate()
 
     def _snapshot(self) -> _Boundary:
-        """Copy the sums as they are to planes that nobody reads."""
+        """Copy the current sums to unused planes."""
         with self._lock:
             taken = {boundary.slot for boundary in self._boundaries} | self._reading
         slot = next(slot for slot in range(len(self._planes)) if slot not in taken)

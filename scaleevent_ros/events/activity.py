@@ -36,7 +36,7 @@ def activity_mask(
 
     The activation mask of ScaleEvent (arXiv 2603.03969): ``M = (D >= tau)`` with ``D`` the number
     of a patch's events in the window, ``tau`` = 64 for 16x16 patches. It counts events and never
-    reads a picture, in which one event cannot be told from ten.
+    reads a picture, in which one event and ten look the same.
 
     Args:
         events: The window's events, or their counts by pixel (see `patch_counts`).

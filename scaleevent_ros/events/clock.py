@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Times: TypeAlias = NDArray[np.int64]
 
 MEMORY = 16384  # pairs: 65 s at 250 packets a second
-WARM_UP = 32  # pairs before any can be told to disagree
+WARM_UP = 32  # pairs before any can be an outlier
 RUN = 8  # pairs that disagree alike make a new segment, ...
 APART_NS = 30_000_000  # ... as many times that apart on the sensor's clock
 EARLY_NS = 5_000_000  # before the line by more than this: no delay explains it
@@ -94,10 +94,10 @@ class SensorClock:
 
     Each pair is the sensor time of a packet's first event and the ROS time of the packet's stamp.
     The last 16384 pairs are kept; the line is fitted again after each sixteenth part more, so
-    that a pair costs some microseconds, whatever has been before.
+    that a pair costs some microseconds, independent of their number.
 
     Pairs far from the line are outliers, unless for a quarter of a second none other comes and
-    they agree with each other: then the sensor's or the host's clock was set anew, and a new
+    they agree with each other: then the sensor's or the host's clock was reset, and a new
     segment starts with them.
 
     Not for use from two threads at once.
@@ -163,7 +163,7 @@ class SensorClock:
         """Map one sensor time like `to_ros`, but never to before what was returned last.
 
         For the stamps of a node's messages, which must not step back when the line is fitted
-        again or the sensor starts anew.
+        again or the sensor restarts.
         """
         self._stamp = max(self._stamp, self.to_ros(sensor_ns))
         return self._stamp

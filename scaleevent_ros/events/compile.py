@@ -50,7 +50,7 @@ def kernel(function: Function) -> Function:
 def kernel_cache(configured: str, module: str) -> Path | None:
     """Choose the folder of a module's compiled kernels: one for each state of its sources.
 
-    numba compiles a kernel anew when its own file changes, but not when a kernel or a constant
+    numba recompiles a kernel when its own file changes, but not when a kernel or a constant
     that it takes from another file does: the folder's name holds the state of the module's file
     and of all files of its package that it imports. Folders of earlier states are removed.
 
@@ -76,7 +76,7 @@ def kernel_cache(configured: str, module: str) -> Path | None:
         for old in root.glob(f"{name}-*"):
             shutil.rmtree(old, ignore_errors=True)
         remove_unused(root, KEPT_DAYS)
-    with contextlib.suppress(OSError):  # else numba says that it cannot use it
+    with contextlib.suppress(OSError):  # numba reports it if it cannot use it
         folder.mkdir(exist_ok=True)
         mark_used(folder)
     return folder

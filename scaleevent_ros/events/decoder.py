@@ -34,7 +34,7 @@ class Codec:
         decode: The kernel (see `decoder_state`).
         dtype: Data type of the words.
         word_bytes: Bytes of one word.
-        in_packets: Whether time starts anew with each packet's ``time_base``.
+        in_packets: Whether time restarts with each packet's ``time_base``.
     """
 
     decode: Callable[..., state_of.Arrays]
@@ -69,9 +69,9 @@ class DecoderStats:
         roll_overs: Times that the stream's clock started again from zero.
         backward: Events and edges that kept the time of the one before, because the clock had
             stepped back a little.
-        resets: Times that the clock stepped back so far that it must have been set anew; time
+        resets: Times that the clock stepped back so far that it must have been reset; time
             went on from where it was.
-        triggers_lost: Edges dropped, oldest first, because nobody drained them.
+        triggers_lost: Edges dropped, oldest first, because they were not drained.
         truncated_bytes: Bytes of words that never became whole.
     """
 
@@ -206,7 +206,7 @@ class Decoder:
 
     def _start_packet(self, time_base: int) -> int:
         """Start from a packet's time base, unless it continues the one before."""
-        # As int64: a base beyond that range wraps, and is then a clock that was set anew.
+        # As int64: a base beyond that range wraps, and is then a clock that was reset.
         time_base = (time_base + (1 << 63)) % (1 << 64) - (1 << 63)
         state = self._state
         if time_base != state[state_of.TIME_BASE]:

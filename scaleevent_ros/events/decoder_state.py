@@ -60,7 +60,7 @@ NEVER = np.iinfo(np.int64).min
 """Before any time: where the clock starts."""
 
 BACKWARD_TOLERANCE = 40_960_000
-"""A clock that steps back by no more (ns) is noise; by more, it was set anew.
+"""A clock that steps back by no more (ns) is noise; by more, it was reset.
 
 Ten units of EVT3's TIME_HIGH, as in the ROS drivers' codecs.
 """
@@ -87,10 +87,10 @@ def make_arrays(size: int, slack: int) -> Arrays:
 
 @kernel
 def unwrap_time(clock: int, last: int, state: NDArray[np.int64]) -> int:
-    """Turn the stream's own time (ns) into one that never runs backwards.
+    """Unwrap the stream's own time (ns) to one that never runs backwards.
 
     While the clock is a little behind, time stands at `last` (counted in ``BACKWARD``). A clock
-    that is far behind was set anew, and goes on from `last` (counted in ``RESETS``).
+    that is far behind was reset, and continues from `last` (counted in ``RESETS``).
     """
     t = clock + state[OFFSET]
     if t >= last:
@@ -105,7 +105,7 @@ def unwrap_time(clock: int, last: int, state: NDArray[np.int64]) -> int:
 
 @kernel
 def clamp_monotonic(t: NDArray[np.int64], state: NDArray[np.int64]) -> None:
-    """Hold times that are earlier than one before at that one (counted in ``BACKWARD``)."""
+    """Clamp times to their running maximum, in place (counted in ``BACKWARD``)."""
     if not t.size:
         return
     last = state[LAST]

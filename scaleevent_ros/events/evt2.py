@@ -132,7 +132,7 @@ def decode_evt2(
 
 @kernel
 def find_word_order(halves: NDArray[np.uint32], state: NDArray[np.int64]) -> int:
-    """Skip 64-bit words up to the first TIME_HIGH, which tells the order of the halves.
+    """Skip 64-bit words up to the first TIME_HIGH, which determines the order of the halves.
 
     One of its halves is all zeros, the other starts with the type.
 
@@ -161,7 +161,7 @@ def decode_evt21(
 ) -> Arrays:
     """Decode whole words, given as pairs of halves (see `decoder_state` for the arguments).
 
-    Words before the one that tells their order are counted in ``BEFORE_TIME``.
+    Words before the first TIME_HIGH are counted in ``BEFORE_TIME``.
     """
     state[WORDS] += halves.size // 2
     if not state[WORD_ORDER]:

@@ -104,7 +104,7 @@ class BagThread:
             self._try(job.run)
             if job.topic:
                 self._account(job)
-        # Closing makes what was written readable, whatever happened before.
+        # Closing makes the written messages readable, also after an error.
         self._try(self._writer.close, even_after_error=True)
 
     def _account(self, job: _Job) -> None:

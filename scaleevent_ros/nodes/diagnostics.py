@@ -23,7 +23,7 @@ OK: bytes = DiagnosticStatus.OK
 WARN: bytes = DiagnosticStatus.WARN
 ERROR: bytes = DiagnosticStatus.ERROR
 
-_KEPT = 2000  # durations of each name, which bounds the memory of a report that nobody takes
+_KEPT = 2000  # durations of each name, which bounds the memory if no report is taken
 
 
 def status(

@@ -185,7 +185,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
         return str(self._state_machine.current_state[1])
 
     def configure(self) -> None:
-        """Prepare the work; `settings` has been read anew."""
+        """Prepare the work, with new `settings`."""
         raise NotImplementedError
 
     def activate(self) -> None:

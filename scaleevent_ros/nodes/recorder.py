@@ -49,9 +49,9 @@ _WATCH_PERIOD_S = 0.25
 class Recorder(ManagedNode[RecorderParameters]):
     """The recorder node.
 
-    Active, it is subscribed and records until told to stop. Its services `~/start`, `~/stop` and
-    `~/split` (`std_srvs/Trigger`) open a bag (after configuring and activating the node where that
-    is still to do), close it, and go on in another file of it.
+    While active, it is subscribed and records until it is stopped. Its services `~/start`, `~/stop`
+    and `~/split` (`std_srvs/Trigger`) open a bag (after configuring and activating the node where
+    that is still to do), close it, and go on in another file of it.
 
     Messages come on the receiver's thread; whoever changes the bag holds the receiver's lock.
 
@@ -160,7 +160,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             msg = "nothing is being recorded"
             raise NodeError(msg)
         self._bag.split()
-        return f"{self._bag.path} goes on in another file"
+        return f"{self._bag.path} continues in another file"
 
     def _open_bag(self) -> None:
         settings, inputs = self.settings, self._inputs

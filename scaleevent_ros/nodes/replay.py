@@ -192,7 +192,7 @@ def _starts_with_header(msgtype: type) -> bool:
 
 
 def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:
-    """Offer what the recorded publisher offered; what a bag does not say is reliable."""
+    """Return the recorded publisher's QoS, reliable by default."""
     if reliability == "auto":
         reliability = topic.qos.reliability
     lasting = topic.qos.durability == "transient_local"

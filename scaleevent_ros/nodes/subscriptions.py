@@ -318,7 +318,7 @@ class TopicFollower:
         return self._anonymous[name] < _LOOKS_FOR_NAMES
 
     def _is_own_output(self, publishers: Sequence[TopicEndpointInfo]) -> bool:
-        """Return whether all publishers of a topic are perception nodes, whatever their names."""
+        """Return whether all publishers of a topic are perception nodes of any name."""
         return all(self._is_perception(info.node_name, info.node_namespace) for info in publishers)
 
     def _is_perception(self, name: str, namespace: str) -> bool:
@@ -351,10 +351,10 @@ class TopicFollower:
             self._found(topic)
 
     def _adapt(self, topic: Topic, offers: Sequence[QoSProfile]) -> None:
-        """Subscribe anew where a publisher offers less than before, or all came back with more.
+        """Resubscribe where a publisher offers less than before, or all came back with more.
 
         While publishers stay, a subscription that could ask for more is left alone: subscribing
-        anew would lose what is under way.
+        again would lose messages in flight.
         """
         were_gone = topic.publishers == 0
         topic.publishers = len(offers)

@@ -49,7 +49,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open an AEDAT 2.0 file.
 
     Raises:
-        SourceError: If nothing tells which camera it is from, or how large its sensor is.
+        SourceError: If the camera or the sensor's size is unknown.
     """
     chip, start = _read_header(path)
     known = next((size for name, size in SENSOR_SIZES.items() if name in chip), None)

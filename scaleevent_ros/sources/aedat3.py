@@ -45,7 +45,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open an AEDAT 3.1 file.
 
     Raises:
-        SourceError: If it is compressed or of another version, or nothing tells the sensor's size.
+        SourceError: If it is compressed or of another version, or the sensor's size is unknown.
     """
     fields, start = _read_header(path)
     if fields.get("Format", "RAW") != "RAW" or "3.1" not in fields["version"]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
 
 # dv-processing's `TriggerType`: rising edge, falling edge and pulse on the external input. The
-# other types mark frames and exposures, which frames say themselves.
+# other types mark frames and exposures, which frames contain themselves.
 _EXTERNAL_TYPES = (1, 2, 3)
 _FALLING = 2
 _METRES_PER_S2_IN_G = 9.80665

@@ -59,7 +59,7 @@ def align_bag(
         mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
 
     Raises:
-        AlignmentError: If it cannot be told; the message says why.
+        AlignmentError: If it cannot be estimated; the message gives the reason.
         BagError: If the bag or the mode is wrong.
     """
     reader = BagReader(path)

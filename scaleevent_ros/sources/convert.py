@@ -2,13 +2,13 @@
 
 A recording is converted in stretches of 30 s. Each becomes one file of the bag, and is noted in
 ``OUT.partial/conversion.json`` when it is whole. A conversion that was interrupted, or that met an
-error, leaves ``OUT.partial``; the next one with the same arguments goes on behind the last whole
-stretch. ``OUT`` appears at the end, complete.
+error, leaves ``OUT.partial``; the next one with the same arguments continues after the last
+complete stretch. ``OUT`` appears at the end, complete.
 
 Event packets hold at most 5 ms and carry the time of their first event; times are those of the
 recording's own clock, cut to µs. ``OUT/conversion.json``, and ``custom_data`` in ``metadata.yaml``,
-say how frames and events share that clock; where frames come from another lens, and the recording
-says how it is mounted, ``OUT/calibration.yaml`` says how they map into the event image.
+describe how frames and events share that clock; if frames come from another lens, and the recording
+has its calibration, ``OUT/calibration.yaml`` defines how they map into the event image.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class ConvertOptions:
     duration_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Check what nobody else checks."""
+        """Check ranges."""
         if self.image_codec not in {None, "jpeg", "png"}:
             msg = f"frames cannot be stored as {self.image_codec!r}: known are jpeg and png"
             raise ConversionError(msg)
@@ -220,7 +220,7 @@ def convert_recording(
     Raises:
         SourceError: If the recording is wrong, or has a fault and is read strictly; `BAG.partial`
             holds the reason, and keeps what was whole.
-        ConversionError: If there is something else at `bag` or at `BAG.partial`.
+        ConversionError: If another file is at `bag` or at `BAG.partial`.
         BagError: If the bag cannot be written.
     """
     arguments = {
@@ -267,7 +267,7 @@ def _load(folder: Path, arguments: dict[str, Any]) -> State:
     if state.arguments != arguments:
         msg = (
             f"{folder} was converted from another recording, or with other options; see {path}, "
-            "and remove the folder to convert anew"
+            "and remove the folder to restart"
         )
         raise ConversionError(msg)
     return state

@@ -7,7 +7,7 @@ the host's time, a packet header of 28 bytes and the packet's events, as libcaer
 to 16, x bits 17 to 31, then µs), frames with 36 bytes of header and 16-bit pixels, special events.
 Rows beyond the end of the recording are empty. ``dvs/timestamp`` holds the host's µs since 1970.
 
-The sensor's 31-bit clock is joined with the header's overflow count. It starts anew at a reset;
+The sensor's 31-bit clock is joined with the header's overflow count. It restarts at a reset;
 every stretch is then put where the host saw it begin.
 """
 
@@ -117,7 +117,7 @@ class _Reader:
                     yield Picture(stamp, flipped if self._flip else pixels)
 
     def _find_stretches(self) -> list[_Stretch]:
-        """Find where the sensor's clock starts anew, reading little but headers."""
+        """Find where the sensor's clock restarts, reading little but headers."""
         stretches: list[_Stretch] = []
         start: int | None = 0
         last: tuple[int, caer.PacketHeader] | None = None

@@ -171,7 +171,7 @@ def rectified_addresses(path: Path) -> NDArray[np.int32]:
 
 
 def rectify(batch: EventBatch, rectified: NDArray[np.int32]) -> EventBatch:
-    """Move events where `rectified_addresses` says; those that leave the picture are dropped."""
+    """Move events by `rectified_addresses`; those that leave the picture are dropped."""
     address = rectified[batch.y, batch.x]
     inside = address >= 0
     y, x = np.divmod(address[inside], WIDTH)

@@ -14,7 +14,7 @@ class UnknownFormatError(SourceError):
 
 
 class ConversionError(SourceError):
-    """A conversion, or a shard, cannot go where it was told to go."""
+    """The output of a conversion or a shard cannot be written."""
 
 
 class SimulationError(SourceError):

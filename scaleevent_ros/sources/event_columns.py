@@ -114,7 +114,7 @@ def _select(
         stray = _strays(t[kept], after)
         if stray.any():
             i = int(kept[int(stray.argmax())])
-            back = "the clock may have been set anew, or the file is not in order of time"
+            back = "the clock may have been reset, or the file is not in order of time"
             bad = np.zeros(len(t), np.bool_)
             bad[kept[stray]] = True
             drop(bad, "events far out of order", f"t = {t[i]} ns is out of order; {back}")

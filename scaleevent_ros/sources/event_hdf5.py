@@ -54,8 +54,8 @@ class Layout(NamedTuple):
         columns: x, y, t and p: paths of datasets, names of a table's fields, or indices of its
             columns.
         table: Path of the table; None if each column is a dataset.
-        unit: Unit of t, a key of `TIME_UNITS`; None if the file does not tell.
-        size: Width and height of the sensor; None if the file does not tell.
+        unit: Unit of t, a key of `TIME_UNITS`; None if unknown.
+        size: Width and height of the sensor; None if unknown.
         offset: Added to every time, in that unit.
     """
 
@@ -151,7 +151,7 @@ def event_source(
         path: Path of the file.
         options: Their size and unit take precedence over the file's.
         faults: Counter of faults.
-        likely_size: Sensor size, if neither options nor file tell it.
+        likely_size: Sensor size, if neither options nor file have it.
 
     Returns:
         The columns, and the sensor's width and height.

@@ -32,7 +32,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a ``.npy`` file.
 
     Raises:
-        SourceError: If it holds no events, or the options do not tell how large the sensor is.
+        SourceError: If it holds no events, or the options lack the sensor's size.
     """
     try:
         rows = np.load(path, mmap_mode="r", allow_pickle=False)

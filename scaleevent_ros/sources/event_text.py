@@ -2,7 +2,7 @@
 
 Source: https://rpg.ifi.uzh.ch/davis_data.html ("timestamp x y polarity", timestamps in seconds).
 Times with a decimal point are seconds, whole numbers microseconds (nanoseconds, if they would be
-later than the year 5000), unless the options tell otherwise. Blanks, tabs and commas separate.
+later than the year 5000), unless the options differ. Blanks, tabs and commas separate.
 Lines that start with ``#``, and before the first event with a letter, are comments.
 """
 
@@ -131,7 +131,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a text file of events on its own.
 
     Raises:
-        SourceError: If the options do not tell how large the sensor is.
+        SourceError: If the options lack the sensor's size.
     """
     width, height = options.geometry(path)
     faults = options.faults()

@@ -121,7 +121,7 @@ def _event_arrays(bag: Path, top: Path) -> Iterator[Found]:
 
 
 def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
-    """Yield the recordings that a folder as a whole is; each format's own module tells."""
+    """Yield the recordings that consist of a folder as a whole, by each format's module."""
     if any((folder / f"events/{side}/events.h5").is_file() for side in ("left", "right")):
         yield Found(_name(folder, top), "dsec", partial(_module("dsec").open_recording, folder))
     elif (folder / "frame_event").is_dir():

@@ -4,9 +4,9 @@ Layout: github.com/AHupuJR/NTIRE2025_EventDeblur_challenge (``basicsr/data/npz_i
 Sun et al., "Event-based Frame Interpolation with Ad-hoc Deblurring", CVPR 2023.
 ``sharp/SEQ_%5d.png``, ``blur/SEQ_%5d.png`` and ``event/SEQ_%5d_%2d.npz``, whose arrays
 ``timestamp``, ``x``, ``y`` and ``polarity`` [N, 1] hold the events during one exposure, in steps;
-the last file lies behind its end. ``x`` holds rows and ``y`` columns. Nothing says when a frame
+the last file lies behind its end. ``x`` holds rows and ``y`` columns. No file contains when a frame
 was taken but its events: a sharp frame is put at the middle of its exposure. Times are
-microseconds unless the options say otherwise.
+microseconds unless the options differ.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ HDF5_NAMES = ("events.h5", "events.hdf5")
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a folder: events, and of pictures, calibration and IMU what is there.
 
-    The sensor is as large as the pictures, unless the options or the file of events say otherwise.
+    The sensor is as large as the pictures, unless the options or the file of events differ.
 
     Raises:
         SourceError: If something is not laid out like that, or pictures have no times.
@@ -95,9 +95,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
 def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStream:
     listed = listed_pictures(images, options.time_unit)
     if listed is None:
-        msg = (
-            f"{images}: nothing says when its pictures were taken: no images.txt, no timestamps.txt"
-        )
+        msg = f"{images}: its pictures have no times: neither images.txt nor timestamps.txt"
         raise SourceError(msg)
     return file_stream(images, FRAMES_TOPIC, *listed, faults)
 
@@ -136,7 +134,7 @@ def listed_pictures(
 
 
 def _times(path: Path, texts: list[str], unit: str | None) -> NDArray[np.int64]:
-    """Read times: with a decimal point seconds, without one microseconds, unless options say."""
+    """Read times: with a decimal point seconds, without one microseconds, by default."""
     decimal = any("." in text for text in texts)
     try:
         times = np.array([float(t) if decimal else int(t) for t in texts])

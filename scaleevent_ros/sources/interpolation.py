@@ -41,7 +41,7 @@ def frames_between(
         Where each lies, as a fraction of the way, between 0 and 1, and its intensities, float32
         [H, W]. None where nothing moves by more than a pixel.
     """
-    # Made anew for each pair: it would start from the last flow's state otherwise.
+    # A new one for each pair: it would start from the last flow's state otherwise.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     forth = np.asarray(dis.calc(before, after, np.empty(0, np.float32)), np.float32)
     back = np.asarray(dis.calc(after, before, np.empty(0, np.float32)), np.float32)
@@ -104,7 +104,7 @@ def _blend(
     forth: NDArray[np.float32],
     back: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Combine two frames as they look at a fraction of the way: each pixel from where it came.
+    """Interpolate two frames by backward warping.
 
     Args:
         fraction: Position between the frames: 0 at the first, 1 at the second.

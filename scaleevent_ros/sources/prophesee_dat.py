@@ -36,7 +36,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a DAT file of CD events.
 
     Raises:
-        SourceError: If the header is not understood, or nothing tells how large the sensor is.
+        SourceError: If the header is not understood, or the sensor's size is unknown.
     """
     with path.open("rb") as file:
         head = file.read(1 << 16)

@@ -1,8 +1,8 @@
 """Prophesee RAW: an ASCII header, then the sensor's own words (EVT2, EVT2.1 or EVT3).
 
 Header and keywords: https://docs.prophesee.ai/stable/data/file_formats/raw.html (lines that start
-with "% ", a keyword, a value; an optional "% end"; ``format`` says encoding and size, older files
-say ``evt`` and ``geometry`` or nothing but the plugin's name). Words: the "EVT 2.0", "EVT 2.1" and
+with "% ", a keyword, a value; an optional "% end"; ``format`` has encoding and size, older files
+have ``evt`` and ``geometry`` or only the plugin's name). Words: the "EVT 2.0", "EVT 2.1" and
 "EVT 3.0" pages of the same manual.
 """
 
@@ -152,9 +152,9 @@ def _geometry(fields: dict[str, str], said: dict[str, str]) -> tuple[int | None,
     height = said.get("height") or fields.get("height") or height
     if width.isdigit() and height.isdigit():
         return int(width), int(height)
-    told = " ".join(fields.get(key, "") for key in _SENSOR_FIELDS).lower()
+    names = " ".join(fields.get(key, "") for key in _SENSOR_FIELDS).lower()
     for name, size in _SENSOR_SIZES.items():
-        if name in told:
+        if name in names:
             return size
     return None, None
 
@@ -163,7 +163,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a RAW file. It holds events and trigger edges, no frames.
 
     Raises:
-        SourceError: If the header is not understood, or nobody says how large the sensor is.
+        SourceError: If the header is not understood, or the sensor's size is unknown.
     """
     header = read_header(path)
     if header.width is not None and header.height is not None and options.width is None:

@@ -1,7 +1,7 @@
 """Common form of all recordings: the result of every reader and the input of the converter.
 
 All times are int64 nanoseconds on one clock, which `ClockStatement` names. Every stream starts
-from a time that is asked for, so that an interrupted conversion goes on where it stopped, and
+from a given time, so that an interrupted conversion continues where it stopped, and
 yields one thing after another, so that a recording of any size fits.
 """
 
@@ -181,7 +181,7 @@ class ReadOptions:
     Attributes:
         width: Width of the event sensor, if the file lacks it.
         height: Height of the event sensor, if the file lacks it.
-        time_unit: A key of `TIME_UNITS`, where the file does not say it.
+        time_unit: Unit of times, a key of `TIME_UNITS`, if the file lacks it.
         camera: Camera of a stereo pair: ``left`` or ``right``.
         rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
         strict: Stop at the first fault instead of leaving it out and counting it.
@@ -211,7 +211,7 @@ class ReadOptions:
             SourceError: If the user has not said them either.
         """
         if self.width is None or self.height is None:
-            msg = f"{source}: does not say how large its sensor is; give --width and --height"
+            msg = f"{source}: the sensor's size is unknown; give --width and --height"
             raise SourceError(msg)
         return self.width, self.height
 
@@ -232,7 +232,7 @@ def nanoseconds(times: NDArray[Any], unit: str) -> NDArray[np.int64]:
 
 
 def likely_unit(times: NDArray[Any]) -> str:
-    """Return the unit of times that nothing tells, a key of `TIME_UNITS`.
+    """Guess the unit of times, a key of `TIME_UNITS`.
 
     Integers are µs and floating-point numbers seconds, unless they would then be later than the
     year 5000.

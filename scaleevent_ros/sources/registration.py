@@ -11,7 +11,7 @@ That homography is sought over many intervals at once, from coarse to fine:
    "Masked Object Registration in the Fourier Domain", IEEE TIP 2012.
 2. From the best few, least squares over the homography: Baker and Matthews, "Lucas-Kanade 20 Years
    On: A Unifying Framework", IJCV 2004; a gain for each interval; residuals weighed as by Huber.
-3. The same with parts of the intervals, which says how far the result can be trusted.
+3. The same with parts of the intervals, for the error of the result.
 
 Inside, homographies go from pixels of the event image to those of the frame.
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_INTERVALS = 8
-"""Fewer say nothing of how far an alignment can be trusted."""
+"""Minimum number of intervals to estimate the error of an alignment."""
 
 _LEAST_CORRELATION = 0.2
 _MOST_RESIDUAL_PX = 3.0
@@ -120,7 +120,7 @@ def register(
         start: A result of before that is nearly right, to save the search.
 
     Raises:
-        AlignmentError: If it cannot be told: too few intervals, nothing in common, several answers
+        AlignmentError: If it is not reliable: too few intervals, nothing in common, several answers
             that are as good, or parts of the recording that disagree.
     """
     if len(intervals) < LEAST_INTERVALS:

@@ -1,4 +1,4 @@
-"""Bags of the ROS 1 years: ``.bag`` files, and rosbag2, with arrays of single events.
+"""Bags with arrays of single events: ``.bag`` files of ROS 1, and rosbag2.
 
 Messages: `dvs_msgs/EventArray` (github.com/uzh-rpg/rpg_dvs_ros) and
 `prophesee_event_msgs/EventArray` (github.com/prophesee-ai/prophesee_ros_wrapper), which have the
@@ -136,7 +136,7 @@ def open_recording(path: Path, topic: str, options: ReadOptions) -> Recording:
     """Open one topic of event arrays, with the images and IMU samples of its namespace.
 
     Raises:
-        SourceError: If the bag cannot be read, or nothing tells how large the sensor is.
+        SourceError: If the bag cannot be read, or the sensor's size is unknown.
     """
     bag = _Bag(path)
     faults = options.faults()

@@ -70,7 +70,7 @@ def compressed_image_message(picture: Picture, frame_id: str, codec: str) -> byt
 
     Args:
         picture: Pixels uint8 [H, W] or [H, W, 3], or for PNG uint16 [H, W]. A stored file is passed
-            through, whatever the codec.
+            through with any codec.
         frame_id: Frame of its header.
         codec: Codec of pixels that no stored file holds: ``jpeg`` (quality 95) or ``png``.
     """

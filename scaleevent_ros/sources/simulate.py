@@ -143,7 +143,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
     size = options.size or video.size
 
     def moments(_: int) -> Iterator[Moment]:
-        # Pixels remember: whatever the start, the simulation runs from the first frame.
+        # Pixels have memory, so the simulation always runs from the first frame.
         timed = zip(video.frames(), times_us.tolist(), strict=False)
         return _see_video(source, timed, size, options)
 
@@ -159,7 +159,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
 
 
 def _format(kind: str, options: VideoOptions | StillsOptions) -> str:
-    """Name a recording's format so that a bag says how it was made, and another is told from it."""
+    """Describe how a recording was simulated, to be stored in the bag."""
     return f"simulated from {kind}: {json.dumps(asdict(options), default=str)}"
 
 

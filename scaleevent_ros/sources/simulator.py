@@ -396,7 +396,7 @@ def _advance(
     level: NDArray[np.float32],
     count: NDArray[np.int32],
 ) -> int:
-    """Move every pixel's level on, and say where it may have crossed a threshold.
+    """Update every pixel's level, and mark where it may have crossed a threshold.
 
     Arrays are flat, by pixel. `level` is the signal relative to what the pixel memorized, NaN while
     it is held in reset. Where no threshold is reached, it is brought up to date; the rest is left
@@ -436,7 +436,7 @@ def _emit(
 
     Between two frames the signal is a straight line, so a pixel's events have one sign and equal
     distances: the time to cross a threshold, and the refractory period, at whose end the level is
-    memorized anew. Times here are fractions of the interval.
+    memorized again. Times here are fractions of the interval.
 
     Args:
         events: Takes offset in µs << 32 | y << 17 | x << 1 | polarity.

@@ -61,7 +61,7 @@ class StillOptions:
         frame_scale: Pixels of a frame for each pixel of the event sensor, in each direction. Frames
             finer than the sensor let a teacher see what is finer.
         vary: Draw contrast thresholds, bandwidth and noise of the pixels, and the brightness of
-            the scene, anew for each clip: from fine sensors by daylight to noisy ones in the dark.
+            the scene for each clip, from fine sensors by daylight to noisy ones in the dark.
             Frames stay as bright as the picture.
     """
 

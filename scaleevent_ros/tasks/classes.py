@@ -81,7 +81,7 @@ def read_classes(path: str | Path) -> ClassList:
             ``ignored``, a list of ids.
 
     Raises:
-        TaskError: If it cannot be read, or says something else.
+        TaskError: If it cannot be read, or is not a class list.
     """
     try:
         said = yaml.safe_load(_class_file(path).read_text())

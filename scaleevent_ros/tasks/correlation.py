@@ -119,7 +119,7 @@ def _correlate(first: Tensor, second: Tensor) -> list[Tensor]:
 
 
 def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
-    """Read correlations around where the flow says that each cell went.
+    """Look up correlations around each cell's position displaced by the flow.
 
     Args:
         scales: ``[B, h * w, h, w]`` and, of each scale after it, half as high and wide.

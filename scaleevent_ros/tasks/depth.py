@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Depth(TaskObjective):
-    """Learns metric depth by the scale-invariant logarithm, and is judged by its RMSE.
+    """Objective of metric depth: scale-invariant logarithmic loss, and RMSE as the metric.
 
-    What lies at the head's maximum or beyond is neither learned nor judged, as in the evaluation of
-    E2Depth, which clips at 80 m: a head cannot tell it.
+    Depth at the head's maximum or beyond is ignored in loss and metrics, as in the evaluation of
+    E2Depth, which clips at 80 m: a head cannot predict it.
     """
 
     task = "depth"
-    judged_by = "rmse"
+    metric = "rmse"
     better = -1
 
     def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:

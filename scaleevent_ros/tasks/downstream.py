@@ -75,7 +75,7 @@ class Downstream(nn.Module):
                 window.
 
         Returns:
-            What `scaleevent_ros.tasks.build_head` says of the task. In training, heads that learn
+            Output as in `scaleevent_ros.tasks.build_head`. In training, heads that learn
             from their steps give these instead: `CorrelationFlow.iterates` and
             `EomtSegmentation.predictions`.
         """
@@ -129,13 +129,13 @@ class TaskObjective:
 
     Attributes:
         task: Name of the task.
-        judged_by: Name of the metric that says which validation was the best.
+        metric: Name of the metric by which checkpoints are compared.
         better: 1 where more of it is better, -1 where less is.
         model: A `Downstream`.
     """
 
     task: ClassVar[str]
-    judged_by: ClassVar[str]
+    metric: ClassVar[str]
     better: ClassVar[int]
 
     def __init__(self, model: Downstream | PictureDownstream) -> None:
@@ -162,7 +162,7 @@ class TaskObjective:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Score by which checkpoints are compared."""
-        return self.better * metrics[self.judged_by]
+        return self.better * metrics[self.metric]
 
     def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
         """Write student and head as one checkpoint, which the runtime loads."""

@@ -129,7 +129,7 @@ class DptDepth(nn.Module):
     Args:
         width: Channels D of the features.
         stride: Pixels per feature.
-        maximum: The largest depth that can be told, in metres.
+        maximum: Largest depth that can be predicted, in metres.
         channels: Channels of the decoder.
     """
 
@@ -148,7 +148,7 @@ class DptDepth(nn.Module):
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Compute depth ``[B, 1, H, W]`` in m of features ``[B, D, h, w]`` of an input of a size.
 
-        It is float32, whatever the features are: at 80 m a bfloat16 would tell only 0.25 m apart.
+        It is float32 for any features: at 80 m, bfloat16 has a resolution of only 0.25 m.
         """
         grid = (features.shape[-2], features.shape[-1])
         whole = (grid[0] * self.stride, grid[1] * self.stride)

@@ -2,7 +2,7 @@
 
 Source: Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, section 3.
 There is no decoder: learned queries join the tokens of a plain ViT before its last L blocks. After
-them, each query tells a class, and by its product with the upscaled patches a mask.
+them, each query predicts a class, and by its product with the upscaled patches a mask.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class EomtSegmentation(nn.Module):
         """Predict masks before each of the last blocks and after them, for training.
 
         Before each block, a query's mask is where it looks in that block, for the share of
-        queries that `mask_share` says.
+        queries of `mask_share`.
 
         Args:
             late: The student's last blocks.

@@ -24,7 +24,7 @@ from scaleevent_ros.models.checkpoints import git_revision
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.downstream import Downstream, PictureDownstream
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.evaluation_record import Evaluation, Kind
+from scaleevent_ros.tasks.evaluation_results import Evaluation, Kind
 from scaleevent_ros.tasks.heads import load_heads
 from scaleevent_ros.tasks.labelled import stack
 from scaleevent_ros.tasks.labelled_data import build_held_out
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.distill.objective import Objective
     from scaleevent_ros.models import Header
     from scaleevent_ros.tasks.classes import ClassList
-    from scaleevent_ros.tasks.evaluation_options import EvaluationOptions
+    from scaleevent_ros.tasks.evaluation import EvaluationOptions
     from scaleevent_ros.tasks.labelled import LabelledBatch, Task
     from scaleevent_ros.tasks.labelled_data import LabelledData
 
@@ -57,17 +57,17 @@ SPLIT = "validation"
 
 
 class Example(NamedTuple):
-    """A window, for a picture.
+    """Window and prediction, for a picture.
 
     Attributes:
         events: Input of the student, for the picture.
-        tensor: The event tensor, float32 [channels, H, W]; for flow that of the later window. Or
-            the frame that the teacher saw, uint8 [3, H, W].
-        prediction: Class ids, int64 [H, W]; depth in m, float32 [1, H, W]; or flow in px to the
-            right and down, float32 [2, H, W].
+        tensor: Event tensor, float32 [channels, H, W]; for flow of the later window. Or the frame
+            of the teacher, uint8 [3, H, W].
+        prediction: Class ids, int64 [H, W]; depth in m, float32 [1, H, W]; or flow in px, right and
+            down, float32 [2, H, W].
         truth: Ground truth of the window.
         known: Pixels with known ground truth, bool [H, W].
-        classes: For segmentation.
+        classes: Class list for segmentation; None for other tasks.
     """
 
     events: EventOptions
@@ -79,10 +79,10 @@ class Example(NamedTuple):
 
 
 Draw = Callable[[Example], "NDArray[np.uint8]"]
-"""Draws an example: RGB, uint8 [H, W, 3]."""
+"""Function that draws an example: RGB, uint8 [H, W, 3]."""
 
 
-def judge(
+def evaluate_checkpoint(
     path: Path,
     options: EvaluationOptions,
     fabric: Fabric,
@@ -92,13 +92,13 @@ def judge(
 
     Args:
         path: Path of a checkpoint with a head for the data's task.
-        options: The data and how they are gone through.
+        options: Options of the evaluation.
         fabric: Device and precision, from `scaleevent_ros.distill.parallel.start_fabric`.
-        keep: Takes the number of a window and what came of it, for a picture; is called for
-            ``options.pictures`` windows, spread evenly over the data.
+        keep: Callback with a window's index and example, for ``options.pictures`` windows, spread
+            evenly over the data.
 
     Raises:
-        ScaleEventError: If the checkpoint does not fit the data, or either is not as it should be.
+        ScaleEventError: If the checkpoint does not fit the data, or either is invalid.
     """
     data, header = options.data, read_header(path)
     kind, classes, events = kind_of(path, data), _classes(data), events_of(path, header)
@@ -115,7 +115,7 @@ def judge(
         stack=stack,
     )
     model = cast("nn.Module", fabric.setup_module(objective.model)).eval()
-    watch = _Watch(model, fabric.device)
+    hook = _ForwardHook(model, fabric.device)
     wanted = _spread_evenly(options.pictures, len(samples))
     truth, any_known = hashlib.blake2b(digest_size=32), False
     sums: dict[str, Tensor] = {}
@@ -129,7 +129,7 @@ def judge(
         any_known = any_known or bool(known.any())
         for place, draw in enumerate(draws):
             if draw.pair in wanted:
-                keep(draw.pair, _example(events, classes, batch, known, watch.output, place))
+                keep(draw.pair, _example(events, classes, batch, known, hook.output, place))
     if not any_known:
         msg = f"the {SPLIT} part of the data ({len(samples)} windows) has no pixel with a truth"
         raise TaskError(msg)
@@ -148,7 +148,7 @@ def judge(
         device=_name(fabric.device),
         precision=precision_of(fabric),
         batch_size=options.batch_size,
-        ms_per_window=watch.ms_per_window(),
+        ms_per_window=hook.ms_per_window(),
         git_revision=git_revision(),
     )
 
@@ -176,14 +176,14 @@ def events_of(path: Path, header: Header) -> EventOptions:
         header: Header of the checkpoint.
 
     Raises:
-        ScaleEventError: If the header does not say enough, or names what there is not.
+        ScaleEventError: If the header is incomplete or invalid.
     """
     window = recorded_run(header).get("events", {}).get("window")
     if header.window is None and window is not None:  # of a release whose headers lacked it
         header = replace(header, window=WindowOptions(**window))
     if header.normalization is None or header.window is None:
-        missing = "how events are normalized" if header.window else "how long a window is"
-        msg = f"{path}: the header does not say {missing}; a run of finetune.py writes it"
+        missing = "the normalization of events" if header.window else "the length of a window"
+        msg = f"{path}: the header lacks {missing}; `scaleevent finetune` writes it"
         raise TaskError(msg)
     return EventOptions.of(header)
 
@@ -192,12 +192,11 @@ def kind_of(path: Path, data: LabelledData) -> Kind:
     """Return task and input of a checkpoint, if they match the data.
 
     Raises:
-        ScaleEventError: If it has no head for their task, tells other classes apart, or does not
-            say on what events it was trained.
+        ScaleEventError: If it has no head for the data's task, other classes, or no event options.
     """
     header = read_header(path)
     if not header.heads:
-        msg = f"{path} has no head: training/finetune.py puts one on a student"
+        msg = f"{path} has no head: `scaleevent finetune` trains one"
         raise TaskError(msg)
     if data.task not in header.heads:
         msg = f"{path} has a head for {', '.join(header.heads)}, the data are for {data.task}"
@@ -205,7 +204,7 @@ def kind_of(path: Path, data: LabelledData) -> Kind:
     classes = _classes(data)
     if classes is not None and tuple(header.classes) != classes.names:
         msg = (
-            f"{path} tells {', '.join(header.classes) or 'unnamed classes'} apart, the list "
+            f"{path} has the classes {', '.join(header.classes) or 'without names'}, the list "
             f"{data.classes} has {', '.join(classes.names)}"
         )
         raise TaskError(msg)
@@ -247,8 +246,8 @@ def _scores(
     return scores
 
 
-class _Watch:
-    """Sees what a model gives out, and how long it takes."""
+class _ForwardHook:
+    """Hook that stores a model's latest output and its timing."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         self.output = torch.empty(0)
@@ -284,11 +283,11 @@ def _example(
     output: Tensor,
     place: int,
 ) -> Example:
-    tensor, told = batch.events[place], output[place].float()
+    tensor, predicted = batch.events[place], output[place].float()
     return Example(
         events,
         (tensor[-1] if tensor.ndim == 4 else tensor).cpu().numpy(),  # of flow, the later window
-        (told if classes is None else told.argmax(dim=0)).cpu().numpy(),
+        (predicted if classes is None else predicted.argmax(dim=0)).cpu().numpy(),
         batch.truth[place].cpu().numpy(),
         known[place].cpu().numpy(),
         classes,
@@ -296,7 +295,7 @@ def _example(
 
 
 def _spread_evenly(wanted: int, count: int) -> set[int]:
-    """Choose some of ``count`` windows: the first, the last, and others between."""
+    """Choose evenly spaced indices below ``count``, with the first and the last."""
     steps = max(min(wanted, count) - 1, 1)
     return {place * (count - 1) // steps for place in range(min(wanted, count))}
 
@@ -310,7 +309,7 @@ def _on_device(
         "Iterable[LabelledBatch]",
         track(
             batches,
-            f"judging {path}",
+            f"evaluating {path}",
             len(loader),
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),

@@ -1,4 +1,4 @@
-"""Evaluations and comparisons as text: aligned for a terminal, and as Markdown."""
+"""Text of evaluations and comparisons, for terminals and as Markdown."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.distill.configuration import plain
-from scaleevent_ros.tasks.evaluation_comparison import A, B
 from scaleevent_ros.tasks.evaluation_measure import AT_EVENTS
-from scaleevent_ros.tasks.evaluation_record import Kind
+from scaleevent_ros.tasks.evaluation_results import A, B, Kind
 from scaleevent_ros.tasks.labelled_data import LabelledData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import TypeAlias
 
-    from scaleevent_ros.tasks.evaluation_comparison import Comparison
-    from scaleevent_ros.tasks.evaluation_record import Evaluation
-    from scaleevent_ros.tasks.evaluation_spread import Difference, Spread
+    from scaleevent_ros.tasks.evaluation_results import Comparison, Difference, Evaluation, Spread
 
     Table: TypeAlias = Sequence[Sequence[str]]
 
@@ -26,7 +23,7 @@ _NONE = "-"
 _UNITS = {
     "rmse": "m", "mean_10m": "m", "mean_20m": "m", "mean_30m": "m", "epe": "px", "angular": "°",
 }  # fmt: skip
-_FOR_TRAINING = {
+_TRAINING_FIELDS = {
     "train", "pictures", "labels", "fraction", "augmentation", "workers", "prefetch",
 }  # fmt: skip
 _MORE_IS_BETTER = ("miou", "accuracy", "iou/", "delta")
@@ -45,7 +42,7 @@ def score_table(evaluation: Evaluation) -> Table:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """Tabulate mean and standard deviation of groups, and what A has more than B."""
+    """Tabulate mean and standard deviation of groups, and the difference A - B."""
     heading = ["score", f"{A}: mean ± std"]
     if comparison.second:
         heading += [f"{B}: mean ± std", f"{A} - {B} ± standard error"]
@@ -86,10 +83,10 @@ def evaluation_markdown(evaluation: Evaluation, pictures: Sequence[str]) -> str:
     facts = {
         "checkpoint": f"`{evaluation.checkpoint}`, sha256 `{evaluation.sha256}`",
         "student": evaluation.architecture,
-        "head": _said(evaluation.head),
+        "head": _text(evaluation.head),
         "seed": str(evaluation.seed),
-        "events": _said(evaluation.events),
-        "data": _judged_by(evaluation),
+        "events": _text(evaluation.events),
+        "data": _data_text(evaluation),
         "truth": f"`{evaluation.truth}`",
         "ran on": f"{evaluation.device}, {evaluation.precision}",
         "student and head": (
@@ -117,7 +114,7 @@ def comparison_markdown(comparison: Comparison) -> str:
         markdown_table(comparison_table(comparison)),
         *notes(comparison),
         markdown_table(files),
-        f"Judged by {_judged_by(comparison.first[0])}.",
+        f"Evaluated on {_data_text(comparison.first[0])}.",
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 
@@ -130,7 +127,7 @@ def notes(comparison: Comparison) -> list[str]:
     return [
         _formula(comparison),
         *(
-            f"Other {name}: A has {_said(own)}; B has {_said(other)}."
+            f"Other {name}: A has {_text(own)}; B has {_text(other)}."
             for name, own, other in zip(Kind._fields, a, b, strict=True)
             if own != other
         ),
@@ -158,7 +155,7 @@ def _formula(comparison: Comparison) -> str:
         )
     return (
         "Standard error: sqrt(s_A^2 / n_A + s_B^2 / n_B) with n_A = "
-        f"{counts[0]}, n_B = {counts[1]} (Welch), for A and B do not have the same seeds."
+        f"{counts[0]}, n_B = {counts[1]} (Welch), as A and B have different seeds."
     )
 
 
@@ -182,25 +179,25 @@ def _difference(difference: Difference) -> str:
     return f"{difference.mean:+.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _judged_by(evaluation: Evaluation) -> str:
+def _data_text(evaluation: Evaluation) -> str:
     """Description of the data: relevant fields that differ from the defaults."""
     usual: dict[str, Any] = {}
     for item in fields(LabelledData):
         made = item.default if item.default_factory is MISSING else item.default_factory()
         usual[item.name] = plain(made) if is_dataclass(made) else made
-    told = {
+    changed = {
         name: value
         for name, value in evaluation.data.items()
-        if name not in _FOR_TRAINING and (value != usual.get(name) or name == "kind")
+        if name not in _TRAINING_FIELDS and (value != usual.get(name) or name == "kind")
     }
-    return f"{evaluation.windows} windows of the {evaluation.split} part of {_said(told)}"
+    return f"{evaluation.windows} windows of the {evaluation.split} part of {_text(changed)}"
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     """Format plain values on one line, without empty ones."""
     if isinstance(value, dict):
-        told = {key: _said(item) for key, item in value.items()}
-        return ", ".join(f"{key} {item}" for key, item in told.items() if item)
+        texts = {key: _text(item) for key, item in value.items()}
+        return ", ".join(f"{key} {text}" for key, text in texts.items() if text)
     if isinstance(value, list):
-        return " ".join(map(_said, value))
+        return " ".join(map(_text, value))
     return "" if value is None else str(value)

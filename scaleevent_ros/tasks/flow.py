@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 class Flow(TaskObjective):
-    """Learns flow by the L1 distance of each step of refinement, and is judged by its EPE."""
+    """Objective of flow: L1 loss of each refinement step, and EPE as the metric."""
 
     task = "flow"
-    judged_by = "epe"
+    metric = "epe"
     better = -1
 
     def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:

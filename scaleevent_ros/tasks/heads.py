@@ -46,7 +46,7 @@ class _Kind(NamedTuple):
     limits: dict[str, tuple[float, float]]
 
 
-_CLASSES = (2, 65535)  # class ids are told in 16 bits at most
+_CLASSES = (2, 65535)  # class ids have at most 16 bits
 _CHANNELS = (2, 4096)
 _KINDS = {
     "segmentation_linear": _Kind(

@@ -1,4 +1,4 @@
-"""Windows of events with their truth, from any data set, become samples to learn and judge by."""
+"""Samples of labelled windows of events, from any data set."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class LabelledWindow(NamedTuple):
             float32 [H, W], 0 or not finite where it is not known. Flow: how far each pixel goes
             from ``t_start`` to ``t_end``, px to the right and down, float32 [H, W, 2], NaN where it
             is not known.
-        t_start: The window's first ns, where the truth says it, as for flow; if None, the options
-            choose.
+        t_start: Start of the window in ns, if the ground truth has it, as for flow; if None, the
+            options choose.
     """
 
     events: EventBatch

@@ -203,14 +203,14 @@ def build_loaders(
     schedule = Schedule(
         (len(learned),), (1.0,), trainer.batch_size, trainer.seed, trainer.pairs_per_epoch
     )
-    judged = build_held_out(data, events, classes, frame_scale)
-    return PairLoaders(learned, judged, schedule, data.workers, data.prefetch, stack)
+    held_out = build_held_out(data, events, classes, frame_scale)
+    return PairLoaders(learned, held_out, schedule, data.workers, data.prefetch, stack)
 
 
 def build_held_out(
     data: LabelledData, events: EventOptions, classes: ClassList | None, frame_scale: int = 1
 ) -> LabelledDataset | LabelledPictures:
-    """Open what is judged by alone, the same whatever the seed of a run.
+    """Open the validation data alone, independent of the seed of a run.
 
     Args:
         data: Labelled data to load.
@@ -237,7 +237,7 @@ def _open_pictures(
     *,
     learning: bool,
 ) -> LabelledPictures:
-    """Open the pictures to learn from, or those to judge by, themselves."""
+    """Open the training or validation pictures themselves."""
     pictures, labels, fraction = (
         (data.pictures, data.labels, data.fraction)
         if learning
@@ -279,7 +279,7 @@ def _open(
     *,
     learning: bool,
 ) -> Sequence[LabelledSource]:
-    """Open the sequences to learn from, or those to judge by, whole."""
+    """Open the training or validation sequences completely."""
     pictures = Path(data.pictures if learning else data.validation_pictures)
     if data.kind == "stills_flow":
         return [FlowStills(pictures, film)]

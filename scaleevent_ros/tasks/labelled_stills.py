@@ -105,7 +105,7 @@ class LabelledStills:
         return self._found[index].picture.stem
 
     def read(self, index: int, take: int) -> LabelledWindow:
-        """Film a picture, anew in each take unless the motion is fixed.
+        """Simulate a picture, with new motion in each take unless it is fixed.
 
         Raises:
             ScaleEventError: If the picture or its labels cannot be read or do not fit.
@@ -146,7 +146,7 @@ class FlowStills:
         return self._found[index].stem
 
     def read(self, index: int, take: int) -> LabelledWindow:
-        """Film a picture, anew in each take unless the motion is fixed.
+        """Simulate a picture, with new motion in each take unless it is fixed.
 
         Raises:
             ScaleEventError: If the picture cannot be read.

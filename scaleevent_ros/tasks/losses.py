@@ -39,7 +39,7 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
 
     Of a class with probabilities p and truth g over the pixels of the image it is
     ``2 * sum(p * g) / (sum(p * p) + sum(g))``: Milletari, Navab and Ahmadi, "V-Net", 3DV 2016,
-    equation 3 (g * g = g). A class of which no pixel is in the image has no say.
+    equation 3 (g * g = g). Classes without a pixel in the image are ignored.
 
     Args:
         logits: ``[B, C, H, W]``.

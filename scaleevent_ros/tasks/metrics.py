@@ -1,7 +1,7 @@
 """Metrics of the benchmarks, as sums that can be added over batches and processes.
 
-Segmentation is judged by one confusion matrix over the whole set, as in ESS (uzh-rpg/ess,
-``evaluation/metrics.py``). Depth and flow are judged in each image, and images are averaged, as
+Segmentation has one confusion matrix over the whole set, as in ESS (uzh-rpg/ess,
+``evaluation/metrics.py``). Depth and flow are computed in each image, and images are averaged, as
 E2Depth (uzh-rpg/rpg_e2depth, ``evaluation.py``) and EV-FlowNet (daniilidis-group/EV-FlowNet,
 ``src/eval_utils.py`` and ``test.py``) do, and DSEC-Flow's authors in their own code (uzh-rpg/bflow,
 ``utils/metrics.py``); an image of which nothing is known does not count.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DEPTH_LIMITS = (10, 20, 30)
-"""Mean errors of depth are told below so many metres of true depth."""
+"""Limits of true depth in m below which mean errors are computed."""
 
 
 def confusion_matrix(predicted: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -82,11 +82,11 @@ def depth_sums(depth: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
         is below that (Zhu et al., CVPR 2019, on MVSEC; E2Depth). E2Depth's code moreover leaves
         out pixels whose prediction is beyond the farthest truth; here none escapes by its error.
     """
-    told, true = depth.double().squeeze(1), truth.double().squeeze(1)
+    predicted, true = depth.double().squeeze(1), truth.double().squeeze(1)
     known = torch.isfinite(true) & (true > 0) & at
     true = true.where(known, 1)
-    error = (told - true).abs()
-    ratio = torch.maximum(told / true, true / told.clamp(min=1e-9))
+    error = (predicted - true).abs()
+    ratio = torch.maximum(predicted / true, true / predicted.clamp(min=1e-9))
     sums = {
         "rmse": _over_images(error.square(), known, root=True),
         "abs_rel": _over_images(error / true, known),
@@ -115,11 +115,11 @@ def flow_sums(flow: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
         after KITTI 2015); ``angular``: angle between (u, v, 1) and the true one, in degrees
         (Barron, Fleet and Beauchemin, IJCV 1994).
     """
-    told = flow.double()
+    predicted = flow.double()
     true = truth.double().where(at.unsqueeze(1), 0)
-    error = (told - true).norm(dim=1)
-    one = torch.ones_like(told[:, :1])
-    a, b = torch.cat([told, one], dim=1), torch.cat([true, one], dim=1)
+    error = (predicted - true).norm(dim=1)
+    one = torch.ones_like(predicted[:, :1])
+    a, b = torch.cat([predicted, one], dim=1), torch.cat([true, one], dim=1)
     # Of sine and cosine: the arc cosine alone is blind to small angles.
     angle = torch.atan2(torch.linalg.cross(a, b, dim=1).norm(dim=1), (a * b).sum(dim=1)).rad2deg()
     outlier = (error > 3) & (error > 0.05 * true.norm(dim=1))

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 class Segmentation(TaskObjective):
-    """Learns classes, and is judged by the mean IoU of those that the student's header names.
+    """Objective of segmentation, with the mean IoU of the header's classes as the metric.
 
     The loss is cross-entropy plus dice, as in Sun et al., "ESS", ECCV 2022; for a head of queries
     and masks, `mask_losses` of each of its predictions.
     """
 
     task = "segmentation"
-    judged_by = "miou"
+    metric = "miou"
     better = 1
 
     def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:
@@ -46,7 +46,7 @@ class Segmentation(TaskObjective):
     def _mask_terms(
         self, predictions: Sequence[MaskPrediction], batch: LabelledBatch
     ) -> Mapping[str, Tensor]:
-        """Sum the total over predictions; tell the terms of the last one, which is what counts."""
+        """Sum the total over predictions; return the terms of the last one, which is used."""
         stride = self._header.heads[self.task]["stride"]
         height, width = (length + -length % stride for length in batch.truth.shape[-2:])
         found = mask_losses(predictions, batch.truth, (height, width))

@@ -51,7 +51,7 @@ def render_report(quality: BagQuality, reasons: Mapping[str, str]) -> str:
 
 
 def report_parts(quality: BagQuality, reasons: Mapping[str, str]) -> list[str]:
-    """Render what a report says, to be part of a page; arguments as of `render_report`."""
+    """Render a report as part of a page; arguments as for `render_report`."""
     parts = [
         _verdict(quality),
         "<h2>What is in it</h2><div class='columns'>",

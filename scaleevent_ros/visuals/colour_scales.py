@@ -102,7 +102,7 @@ def flow_picture(flow: Floats, longest: float, known: Mask) -> Picture:
 
 
 def flow_legend(longest: float, width: int) -> Picture:
-    """Draw the wheel of `flow_picture`, and say how long its rim is.
+    """Draw the wheel of `flow_picture`, and the flow at its rim.
 
     Returns:
         RGB, uint8 [4 * LINE, width, 3].

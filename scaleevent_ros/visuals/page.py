@@ -74,7 +74,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def render_table(rows: Iterable[Iterable[str]], titles: Iterable[str] = ()) -> str:
-    """Render a table of texts; the first column names what the others say."""
+    """Render a table of texts; the first column has the names."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = ""
     for name, *values in rows:

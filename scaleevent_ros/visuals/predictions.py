@@ -45,9 +45,9 @@ class _Drawn(NamedTuple):
 
 
 def draw_example(example: Example) -> Picture:
-    """Draw what a student saw, what its head made of it, what is true, and how wrong it is.
+    """Draw a student's input, its head's prediction, the ground truth, and the error.
 
-    - Segmentation in the colours of the classes; the error tells right from wrong.
+    - Segmentation in the colours of the classes; the error shows right and wrong pixels.
     - Depth from near (dark) to far (bright), logarithmically over the range of the truth; the
       error is its amount in m.
     - Flow in the colours of `flow_picture`, up to the length that 99 % of the truth has; the error
@@ -89,16 +89,16 @@ def _segmentation(example: Example, width: int) -> _Drawn:
 
 
 def _depth(example: Example, width: int) -> _Drawn:
-    told, true, known = example.prediction[0], example.truth[0], example.known
-    of_range = true[known] if known.any() else np.maximum(told, 1e-3)
+    predicted, true, known = example.prediction[0], example.truth[0], example.known
+    of_range = true[known] if known.any() else np.maximum(predicted, 1e-3)
     low, high = np.percentile(of_range, [100 - _PERCENT, _PERCENT])
     scale = ColourScale(low, max(high, 1.01 * low), cv2.COLORMAP_VIRIDIS, logarithmic=True)
-    error = np.where(known, np.abs(told - true), 0)
+    error = np.where(known, np.abs(predicted - true), 0)
     errors = _error_scale(error, known)
     half = width // 2
     legends = [scale.legend("depth [m]", half), errors.legend("error [m]", width - half)]
     return _Drawn(
-        scale.picture(told, np.ones_like(known)),
+        scale.picture(predicted, np.ones_like(known)),
         scale.picture(true, known),
         errors.picture(error, known),
         np.hstack(legends),
@@ -106,16 +106,16 @@ def _depth(example: Example, width: int) -> _Drawn:
 
 
 def _flow(example: Example, width: int) -> _Drawn:
-    told, true, known = example.prediction, example.truth, example.known
-    lengths = np.hypot(*(true[:, known] if known.any() else told.reshape(2, -1)))
+    predicted, true, known = example.prediction, example.truth, example.known
+    lengths = np.hypot(*(true[:, known] if known.any() else predicted.reshape(2, -1)))
     longest = max(float(np.percentile(lengths, _PERCENT)), 1e-3)
-    error = np.where(known, np.hypot(*np.where(known, told - true, 0)), 0)
+    error = np.where(known, np.hypot(*np.where(known, predicted - true, 0)), 0)
     errors = _error_scale(error, known)
     wheel = flow_legend(longest, width // 2)
     bar = errors.legend("error [px]", width - width // 2)
     below = blank(len(wheel) - len(bar), bar.shape[1])
     return _Drawn(
-        flow_picture(told, longest, np.ones_like(known)),
+        flow_picture(predicted, longest, np.ones_like(known)),
         flow_picture(true, longest, known),
         errors.picture(error, known),
         np.hstack([wheel, np.vstack([bar, below])]),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Picture = NDArray[np.uint8]
 
 PICTURES = ("features_pca", "similarity", "overlay", "segmentation_color", "activity")
-"""Topics of the node that people can look at, in the order of a page's columns."""
+"""Picture topics of the node, in the order of a page's columns."""
 
 TIMES = ("decode", "transfer", "inference", "publish", "window_age")
 DROPS = (
@@ -98,7 +98,7 @@ def recorded_times(reader: BagReader, node: str) -> str:
 
 
 def recorded_drops(reader: BagReader) -> str:
-    """Render what nodes say that they dropped, from the last diagnostics of each."""
+    """Render the nodes' counters of dropped data, from the last diagnostics of each."""
     said: dict[str, dict[str, str]] = {}
     for message in _messages(reader, "/diagnostics"):
         for status in message.status:
@@ -190,7 +190,7 @@ def _seen(image: ImageView | CompressedImageView) -> Picture:
 
 
 def _classes(reader: BagReader, node: str) -> str:
-    """Name the colours of the classes, where the node told them."""
+    """Render a legend of the classes, if the node published them."""
     infos = list(_messages(reader, f"{node}/label_info"))
     if not infos:
         return ""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SPEED = 0.02  # the weight of a new window, once there have been as many as its inverse
 _PERCENTILES = (0.02, 0.98)  # of the projections: what becomes 0 and full colour
-_LEAST = 4  # tokens that say something about directions
+_LEAST = 4  # tokens from which directions can be computed
 
 
 class StableBasis:

@@ -97,15 +97,15 @@ def test_no_shift_is_made_up_where_frames_and_events_have_nothing_in_common(
     tmp_path: Path,
 ) -> None:
     rig = Rig(frames_of_another_scene=True)
-    with pytest.raises(SynchronizationError, match="motion does not tell the shift"):
+    with pytest.raises(SynchronizationError, match="motion does not show the shift"):
         synchronized(tmp_path, rig, "estimated")
     result = synchronized(tmp_path / "again", rig)[0]
     assert result.mode == "header_stamps"
-    assert "motion does not tell the shift" in result.reason
+    assert "motion does not show the shift" in result.reason
 
 
 def test_a_shift_beyond_the_search_is_not_mistaken_for_its_limit(tmp_path: Path) -> None:
-    with pytest.raises(SynchronizationError, match="motion does not tell the shift"):
+    with pytest.raises(SynchronizationError, match="motion does not show the shift"):
         synchronized(tmp_path, Rig(shift=130), "estimated")
 
 

@@ -132,7 +132,7 @@ def stop_clock(folder: Path) -> None:
     [
         (damage_picture, r"frame_00000001\.png: cannot be read as a picture"),
         (shrink_picture, r"images: the picture at 1200000000 ns is 240x90, not 240x180"),
-        (forget_times, r"nothing says when its pictures were taken"),
+        (forget_times, r"its pictures have no times"),
         (reverse_times, r"time 0 is 1300000000 ns: times must increase"),
         (forget_a_name, r"images\.txt: entry 2 is '1\.2'"),
         (forget_events, r"events\.txt: holds no events"),

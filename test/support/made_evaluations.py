@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from scaleevent_ros.tasks.evaluation_record import Evaluation
+from scaleevent_ros.tasks.evaluation_results import Evaluation
 
 
 def made_evaluation(**changes: Any) -> Evaluation:

@@ -31,10 +31,9 @@ from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.tasks import build_head, describe_head, load_heads
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.evaluation import evaluate
+from scaleevent_ros.tasks.evaluation import EvaluationOptions, Request, evaluate, parse_request
 from scaleevent_ros.tasks.evaluation_measure import Example, events_of, known_pixels
-from scaleevent_ros.tasks.evaluation_options import EvaluationOptions, Request, parse_request
-from scaleevent_ros.tasks.evaluation_record import read_evaluation, write_evaluation
+from scaleevent_ros.tasks.evaluation_results import read_evaluation, write_evaluation
 from scaleevent_ros.tasks.finetune import Finetuning, finetune
 from scaleevent_ros.tasks.labelled_data import LabelledData
 from scaleevent_ros.visuals.predictions import draw_example
@@ -291,7 +290,7 @@ def test_checkpoints_that_do_not_fit_the_data_are_refused(
     assert "has a head for segmentation, the data are for flow" in refusal(
         asked(flowing, out, best)
     )
-    assert "full.safetensors tells road, car, tree apart" in refusal(asked(data, out, full))
+    assert "full.safetensors has the classes road, car, tree" in refusal(asked(data, out, full))
     assert "no checkpoint at" in refusal(asked(data, out, tmp_path / "none.safetensors"))
     student, heads = load_student(best), load_heads(best)
     student.header = replace(student.header, normalization="mean_std", extra={})
@@ -300,10 +299,10 @@ def test_checkpoints_that_do_not_fit_the_data_are_refused(
     assert "A2 is of another kind than A1, its events is" in refusal(asked(data, out, best, other))
     student.header = replace(student.header, window=None)
     save_student(other, student, heads)
-    assert "does not say how long a window is" in refusal(asked(data, out, other))
+    assert "the header lacks the length of a window" in refusal(asked(data, out, other))
     student.header = replace(student.header, window=WindowOptions(), normalization=None)
     save_student(other, student, heads)
-    assert "does not say how events are normalized" in refusal(asked(data, out, other))
+    assert "the header lacks the normalization of events" in refusal(asked(data, out, other))
     assert not out.exists()
 
 
@@ -323,7 +322,7 @@ def test_data_and_folders_that_are_not_right_are_refused(
     full.mkdir()
     (full / "notes.txt").write_text("mine")
     assert "full is not empty: name another folder" in refusal(asked(data, full, best))
-    assert "cannot be made" in refusal(asked(data, full / "notes.txt" / "below", best))
+    assert "cannot be created" in refusal(asked(data, full / "notes.txt" / "below", best))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

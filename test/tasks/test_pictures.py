@@ -29,9 +29,8 @@ from scaleevent_ros.tasks import load_heads
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.downstream import Downstream
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.evaluation import evaluate
-from scaleevent_ros.tasks.evaluation_options import parse_request
-from scaleevent_ros.tasks.evaluation_record import read_evaluation
+from scaleevent_ros.tasks.evaluation import evaluate, parse_request
+from scaleevent_ros.tasks.evaluation_results import read_evaluation
 from scaleevent_ros.tasks.finetune import Finetuning, HeadOptions, finetune
 from scaleevent_ros.tasks.heads import attach_heads
 from scaleevent_ros.tasks.labelled_data import LabelledData, build_held_out

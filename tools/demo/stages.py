@@ -37,7 +37,7 @@ class Stage:
         purpose: Description in one line.
         made_from: Words whose change makes the results of this and of later stages stale.
         action: Function that runs it in a folder, and returns a summary line.
-        goes_on: Whether the action goes on with what an interrupted one left; otherwise it
+        goes_on: Whether the action continues an interrupted one; otherwise it
             starts with an empty folder.
     """
 
@@ -86,12 +86,12 @@ def perform(stages: Sequence[Stage], output: Path) -> int:
         except (StageError, CommandError, ScaleEventError, OSError) as error:
             sys.stderr.write(
                 f"demo: stage {stage.name} failed: {error}\n"
-                "Mend that, and run the same command again: it goes on with this stage.\n"
+                "Fix that, and run the same command again: it continues with this stage.\n"
             )
             return 1
         except KeyboardInterrupt:
             sys.stderr.write(
-                f"\ndemo: interrupted in stage {stage.name}; the same command goes on with it.\n"
+                f"\ndemo: interrupted in stage {stage.name}; the same command continues with it.\n"
             )
             return 130
         print(f"    took {seconds:.0f} s: {said}", flush=True)

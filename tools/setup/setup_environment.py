@@ -6,7 +6,7 @@ ROS packages and installs none of them.
 
 Standard library only, and careful with old syntax: it must start on any Python to say which one
 is needed. Each stage records the fingerprint of what it was made from when it has finished, so
-that an interrupted run goes on where it stopped and a finished one has nothing to do.
+that an interrupted run continues where it stopped and a finished one has nothing to do.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Truth is in the view of the event sensor and of its size. Class ids: ``mono8``, ``mono16`` or the
 like. Depth: ``32FC1`` in m, or ``16UC1`` in mm (REP 118, https://ros.org/reps/rep-0118.html); 0 and
 what is not finite are not known. Flow: ``32FC2``, px to the right and down, from the stamp on over
-an interval that the configuration says; NaN is not known. `scaleevent convert` writes such topics.
+the interval of the configuration; NaN is unknown. `scaleevent convert` writes such topics.
 Stamps meet the sensor's clock as frames of pretraining do.
 """
 
@@ -136,6 +136,6 @@ class LabelledBag:
         if self.task == "depth" and pixels.ndim == 2 and pixels.dtype == np.uint16:
             return np.asarray(pixels / 1000, np.float32)
         if pixels.dtype != np.float32 or pixels.shape[2:] != ((2,) if self.task == "flow" else ()):
-            msg = f"{self.name}: {self.task} is not told by images of encoding {image.encoding}"
+            msg = f"{self.name}: images of encoding {image.encoding} do not hold {self.task}"
             raise TaskError(msg)
         return np.array(pixels)  # the message's bytes are not ours

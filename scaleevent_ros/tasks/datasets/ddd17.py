@@ -9,7 +9,7 @@ the frame of that number, counted from 1, 346x200: of the sensor's 260 rows the 
 out, as the hood hides them.
 
 Split: as the code of ESS trains and validates, whose figures are what is published. Of the folders
-in order of name the second is what is judged by, the others are learned from; where there are
+in order of name the second is for validation, the others for training; where there are
 seven, the fifth is its test set, and neither.
 """
 
@@ -45,7 +45,7 @@ _VALIDATION, _TEST, _FOLDERS_WITH_TEST = 1, 4, 7
 
 
 def split(root: Path) -> Split:
-    """Name the folders to learn from and to judge by.
+    """Return the names of the training and validation folders.
 
     Raises:
         TaskError: If there are fewer than two.

@@ -84,7 +84,7 @@ SPLITS: dict[Task, Split] = {
         _named("thun", "00_a") + _named("zurich_city", "01_a 02_a 07_a"),
     ),
 }
-"""The sequences to learn from and to judge by; see above."""
+"""Training and validation sequences; see above."""
 
 
 def find(root: Path, names: tuple[str, ...]) -> list[Path]:
@@ -113,7 +113,7 @@ class DsecSequence:
         Args:
             folder: Folder of the sequence.
             task: Task whose ground truth is read.
-            window_ns: The longest window of events before a moment; flow says itself how long.
+            window_ns: Longest window of events before a moment; flow has its own interval.
             classes: For segmentation: 11 or 19.
             history_ns: Duration of events before the window to read too, in ns, as far as they
                 exist.

@@ -6,7 +6,7 @@ does: ``NAME_data.hdf5`` with ``davis/left/events``, and ``NAME_gt.hdf5`` beside
 
 Depth, as Hidalgo-Carrió et al., "Learning Monocular Dense Depth from Events", 3DV 2020,
 https://github.com/uzh-rpg/rpg_e2depth (evaluation.py): the whole picture, up to 80 m. They learn
-from outdoor_day2; day 1 and the three nights are what is judged by, one by one.
+from outdoor_day2; day 1 and the three nights are for validation, one by one.
 
 Flow, as Zhu et al., "EV-FlowNet", RSS 2018, https://github.com/daniilidis-group/EV-FlowNet
 (src/eval_utils.py, data/extract_all_bags.sh), and Gehrig et al., "E-RAFT", 3DV 2021,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import Task
 
 SPLIT = Split(("outdoor_day2",), ("outdoor_day1",))
-"""The sequences to learn from and to judge by, for both tasks; see above."""
+"""Training and validation sequences of both tasks; see above."""
 
 MAXIMUM_DEPTH = 80.0
 FLOW_SIZE = 256
@@ -51,7 +51,7 @@ _STARTS = {
     "indoor_flying1": 4.0, "indoor_flying2": 9.0, "indoor_flying3": 7.0, "indoor_flying4": 6.0,
     "outdoor_day1": 3.0, "outdoor_day2": 45.0,
 }  # fmt: skip
-# Of outdoor_day1 E-RAFT judges by these maps of flow, and these frames.
+# E-RAFT evaluates on these maps of flow, and these frames, of outdoor_day1.
 _JUDGED_MAPS, _JUDGED_FRAMES = range(4356, 4706), range(10167, 10954)
 
 
@@ -107,7 +107,7 @@ class MvsecSequence:
     def _intervals(
         self, path: Path, frames: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """List starts and ends of what flow is judged over, and the numbers of the first frames."""
+        """List starts and ends of the intervals of flow, and the indices of the first frames."""
         times = self._truth_times
         if frames:
             with open_hdf5(path) as file:

@@ -23,7 +23,7 @@ _SILENCE_NS = 10_000_000
 
 
 class Split(NamedTuple):
-    """Names of the sequences to learn from and to judge by."""
+    """Names of the training and validation sequences."""
 
     train: tuple[str, ...]
     validation: tuple[str, ...]

@@ -114,8 +114,8 @@ WRONG: list[tuple[Task, np.ndarray, str]] = [
     ("segmentation", image(3, np.uint8), "labels hold the id 3"),
     ("segmentation", image(300, np.uint16), "labels hold the id 300; at most 255"),
     ("segmentation", image(0, np.float32), "labels are float32"),
-    ("depth", image(0, np.uint8), "depth is not told by images of encoding mono8"),
-    ("flow", image(0, np.float32), "flow is not told by images of encoding 32FC1"),
+    ("depth", image(0, np.uint8), "images of encoding mono8 do not hold depth"),
+    ("flow", image(0, np.float32), "images of encoding 32FC1 do not hold flow"),
 ]
 
 
