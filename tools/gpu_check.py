@@ -58,7 +58,7 @@ class Step:
 
 @dataclass
 class Result:
-    """Outcome of a step.
+    """Result of a step.
 
     Attributes:
         name: Title of the step.
@@ -161,7 +161,7 @@ def read_tables(output: str) -> list[list[dict[str, str]]]:
 
 
 def machine() -> dict[str, str]:
-    """Name the hardware and the releases that figures depend on."""
+    """Describe the hardware and the releases that figures depend on."""
     found = {
         "python": platform.python_version(),
         "processor": platform.machine(),

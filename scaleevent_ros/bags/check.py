@@ -304,7 +304,7 @@ def _summarize_clock(
 def _series(
     reader: BagReader, timeline: Timeline, counter: _PacketCounter, pairs: list[PairQuality]
 ) -> dict[str, Series]:
-    """Gather what the report plots; of packets and pairs, not more than can be seen."""
+    """Build the report's curves, of at most as many points as are visible."""
     seconds = counter.bin_ns / 1e9
     bins = len(counter.events)
     middles = ((np.arange(bins) + 0.5) * seconds).tolist()

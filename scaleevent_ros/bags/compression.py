@@ -28,7 +28,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def compress(data: BytesLike, compression: str) -> BytesLike:
-    """Compress a chunk, at the fastest level; `""` leaves it as it is."""
+    """Compress a chunk at the fastest level; unchanged for `""`."""
     if compression == "zstd":
         return zstd.compress(data, level=1)
     if compression == "lz4":
@@ -37,7 +37,7 @@ def compress(data: BytesLike, compression: str) -> BytesLike:
 
 
 def decompress(data: BytesLike, compression: str) -> BytesLike:
-    """Undo `compress`.
+    """Decompress data of `compress`.
 
     Raises:
         BagError: If the compression is unknown or the data are damaged.
@@ -73,7 +73,7 @@ def decompress_prefix(data: BytesLike, compression: str) -> BytesLike:
 
 
 def decompress_file(source: Path, target: Path) -> None:
-    """Undo the zstd compression of a whole file, piece by piece, as far as the file goes.
+    """Decompress a whole zstd file, piece by piece, as far as the file goes.
 
     Raises:
         BagError: If the data are damaged.

@@ -6,7 +6,7 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class BagError(ScaleEventError):
-    """A bag, or what was asked of it, cannot be right."""
+    """Error of a bag, or of a request for one."""
 
 
 class BagExistsError(BagError):

@@ -72,7 +72,7 @@ class EventStream:
 
     Args:
         reader: Open bag.
-        topic: May be left out where there is one event topic.
+        topic: Event topic; may be omitted if there is only one.
 
     Raises:
         BagError: If the topic is not in the bag or not clear.
@@ -151,7 +151,7 @@ class EventWindow:
         self.end_ns = -(2**63)
 
     def push(self, batch: EventBatch) -> None:
-        """Take the next batch; another geometry, or a clock that jumps back, drops those before."""
+        """Add the next batch; another geometry, or a clock that jumps back, drops those before."""
         if not len(batch):
             return
         last = self._batches[-1] if self._batches else None
@@ -163,7 +163,7 @@ class EventWindow:
         self.end_ns = int(batch.t[-1])
 
     def drop_before(self, time_ns: int) -> None:
-        """Forget batches that end before a time."""
+        """Drop batches that end before a time."""
         while self._batches and self._batches[0].t[-1] < time_ns:
             self._batches.popleft()
 

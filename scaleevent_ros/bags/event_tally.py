@@ -22,7 +22,7 @@ class EventSummary:
         width: Sensor width in pixels, of the latest packet.
         height: Sensor height in pixels, of the latest packet.
         packets: Messages with packets.
-        malformed: Messages that are no event packets.
+        malformed: Messages that are not valid event packets.
         lost_packets: Packets that are missing by `seq`.
         restarts: Number of times that `seq` did not increase.
         events: Events of both polarities.
@@ -60,7 +60,7 @@ class EventTally:
         losses: For each gap of `seq`, the sensor times of the events around it, in ns.
 
     Args:
-        stream: Stream of the packets, which counts what it drops.
+        stream: Stream of the packets, with its counters.
     """
 
     def __init__(self, stream: EventStream) -> None:
@@ -102,7 +102,7 @@ class EventTally:
                 self._first_ns = int(events.t[0])
 
     def summary(self) -> EventSummary:
-        """Sum up what was counted so far."""
+        """Return a summary of the counts so far."""
         span_s = ((self._last_ns or 0) - (self._first_ns or 0)) / 1e9
         stats = self._stream.stats
         return EventSummary(

@@ -137,9 +137,9 @@ def image_array(image: ImageView) -> NDArray[Any]:
 
 
 def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
-    """Turn an image into what teachers see.
+    """Convert an image to RGB, the teachers' input.
 
-    Of 16-bit images the upper 8 of the used `bits` are taken, and what is brighter is white; grey
+    For 16-bit images the upper 8 of the used `bits` are taken, and larger values are white; grey
     becomes three equal channels.
 
     Args:
@@ -174,7 +174,8 @@ def depth_of(image: ImageView | CompressedImageView) -> int:
     """Number of bits that the pixels of an image use.
 
     Returns:
-        Of 16-bit encodings the least of 8, 10, 12, 14 and 16 that holds the largest value; else 8.
+        The smallest of 8, 10, 12, 14 and 16 bits that holds the largest value of a 16-bit encoding,
+        8 for others.
 
     Raises:
         ImageError: If a 16-bit image cannot be read.
@@ -208,7 +209,7 @@ class LiveDepth:
 
 
 def to_8_bits(array: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Bring pixels of 16 bits, of which the lower ones are used, to 8; others stay as they are."""
+    """Scale 16-bit pixels whose lower bits are used to 8 bits; others are returned unchanged."""
     if array.dtype != np.uint16:
         return array
     seen: NDArray[np.uint8] = np.minimum(array >> (bits - 8), 255).astype(np.uint8)
@@ -252,7 +253,7 @@ def picture_file(image: CompressedImageView) -> bytes | None:
 
 
 def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
-    """Turn an image into a grey one of half its size, for measuring it at speed.
+    """Convert an image to grey values at half its size, for fast measurements.
 
     Args:
         image: The message.

@@ -85,10 +85,10 @@ class BagInfo:
 
 
 def summarize(reader: BagReader, *, count: bool = False) -> BagInfo:
-    """List what is in a bag.
+    """Summarize the content of a bag.
 
     Args:
-        reader: Open bag, which should skip what is damaged.
+        reader: Open bag, which should skip damaged parts.
         count: Decode all events and count them; else only the bag's index and the first packets
             are read.
     """

@@ -163,7 +163,7 @@ def chunk_header(
     compression: str,
     records_size: int,
 ) -> bytes:
-    """Encode what comes before the records of a chunk, the header of its record included.
+    """Encode the part of a chunk before its records, including the header of its record.
 
     The checksum is that of the uncompressed records.
     """
@@ -268,7 +268,7 @@ def parse_channel(content: memoryview) -> Channel:
 
 
 def parse_chunk_header(content: memoryview) -> ChunkHeader:
-    """Decode what stands before the records of a chunk."""
+    """Decode the part of a chunk before its records."""
     _, _, _, crc = CHUNK_TIMES.unpack_from(content)
     compression, position = _parse_string(content, CHUNK_TIMES.size)
     (records_size,) = struct.unpack_from("<Q", content, position)

@@ -72,7 +72,7 @@ class _Contents:
         self.damage: dict[int, str] = {}
 
     def take(self, op: int, content: memoryview) -> None:
-        """Note a schema or a channel."""
+        """Store a schema or a channel."""
         if op == Op.SCHEMA:
             schema = mcap.parse_schema(content)
             self.schemas[schema.id] = schema
@@ -323,7 +323,7 @@ class _Walk:
         return contents
 
     def _step_or_skip(self, position: int) -> int:
-        """Take a step; from damage, go on behind the chunk or end."""
+        """Read the next step; after damage, continue behind the chunk or end."""
         try:
             return self._step(position)
         except (BagError, struct.error, UnicodeDecodeError) as error:
@@ -332,7 +332,7 @@ class _Walk:
             return self._chunk_end if position < self._chunk_end <= self._size else self._size
 
     def _step(self, position: int) -> int:
-        """Take the record at a position and return the position of the next."""
+        """Read the record at a position and return the position of the next."""
         op, length = mcap.RECORD_HEADER.unpack(self._read(position, _HEADER_LENGTH))
         content = position + _HEADER_LENGTH
         end = content + length

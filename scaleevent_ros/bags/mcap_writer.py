@@ -78,7 +78,7 @@ class McapWriter:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no message yet."""
+        """Whether the file has no message yet."""
         return self._start is None
 
     @property

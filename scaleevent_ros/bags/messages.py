@@ -145,7 +145,7 @@ def _typestore() -> Typestore:
 
 @cache
 def type_definition(msgtype: str) -> TypeDefinition:
-    """Look up the definition of a message type of ROS 2's common packages or of this project.
+    """Return the definition of a message type of ROS 2's common packages or of this project.
 
     Args:
         msgtype: Message type, for example `sensor_msgs/msg/Image`.
@@ -291,8 +291,8 @@ def parse_event_packet(cdr: BytesLike) -> EventPacketView:
         cdr: The serialized message, as bags hold it and raw subscriptions deliver it.
 
     Raises:
-        MessageError: If the bytes are no such message, or shorter than they claim, or of a sensor
-            without pixels or with more than 65,536 a side.
+        MessageError: If the bytes are not such a message, or truncated, or of a sensor without
+            pixels or with more than 65,536 a side.
     """
     reader = _CdrReader(cdr)
     packet = EventPacketView(
@@ -331,7 +331,7 @@ def parse_image(cdr: BytesLike) -> ImageView:
     """Read an image without copying its pixels.
 
     Raises:
-        MessageError: If the bytes are no such message, or shorter than they claim.
+        MessageError: If the bytes are not such a message, or truncated.
     """
     reader = _CdrReader(cdr)
     return ImageView(
@@ -364,7 +364,7 @@ def parse_compressed_image(cdr: BytesLike) -> CompressedImageView:
     """Read a compressed image without copying its data.
 
     Raises:
-        MessageError: If the bytes are no such message, or shorter than they claim.
+        MessageError: If the bytes are not such a message, or truncated.
     """
     reader = _CdrReader(cdr)
     return CompressedImageView(

@@ -69,7 +69,7 @@ class FileSpan:
         name: Name of the file in the bag's folder.
         start_ns: Record time of the earliest message.
         end_ns: Record time of the latest message.
-        counts: Messages by topic; where there is none, the times mean nothing.
+        counts: Messages by topic; without messages the times are meaningless.
     """
 
     name: str
@@ -113,7 +113,7 @@ def parse_qos(profiles: object) -> Qos | None:
 
 
 def _policy_name(policy: str, value: object) -> str:
-    """Translate the number or the name of a policy into its name."""
+    """Convert the number or the name of a policy to its name."""
     for name, number in _RMW_NUMBERS[policy].items():
         if value in (name, number):
             return name
@@ -186,7 +186,7 @@ def build_metadata(
 
 
 def dump_metadata(information: Mapping[str, Any]) -> str:
-    """Write what `build_metadata` returned as YAML."""
+    """Write the result of `build_metadata` as YAML."""
     return yaml.safe_dump(dict(information), sort_keys=False)
 
 

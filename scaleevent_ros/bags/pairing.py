@@ -83,8 +83,8 @@ def pairs(
 
     Args:
         reader: Open bag.
-        event_topic: May be left out where there is one.
-        image_topic: May be left out where there is one.
+        event_topic: Event topic; may be omitted if there is only one.
+        image_topic: Image topic; may be omitted if there is only one.
         mode: Clock mode; see `synchronize`.
         before_ns: Start of the window before the frame, in ns.
         after_ns: End of the window after the frame, in ns.
@@ -105,8 +105,8 @@ def make_pair(
     """Decode the frame of a window, and move its events to the clock of the stamps.
 
     Raises:
-        MessageError: If the message is no image.
-        ImageError: If the image is no picture.
+        MessageError: If the message is not an image.
+        ImageError: If the image is not a picture.
     """
     image = reader.parse_image(window.message)
     stamp_ns = image.stamp_ns
@@ -152,7 +152,7 @@ def frame_windows(
         before_ns: Start of the window before the frame, in ns.
         after_ns: End of the window after the frame, in ns.
         history_ns: Duration of events before the window to read too, in ns, as far as they exist.
-        first: Index of the first frame; what lies before is not read.
+        first: Index of the first frame; earlier data are not read.
         last: Index of the frame before which to stop; all if not given.
     """
     covered = is_covered(timeline, synchronization, before_ns, after_ns)

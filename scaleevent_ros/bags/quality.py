@@ -142,7 +142,7 @@ class BagQuality:
         topics: Type and count of messages by topic.
         events: Quality of the event topic.
         frames: Quality of the image topic; None without one.
-        clock: None where there are no frames, or they could not be put on one clock.
+        clock: Quality of the common clock; None without frames or without a common clock.
         pairs: Quality of each frame.
         series: `events` and `frames` per second, `stamp_jitter_ms` of packets, `active`.
         thumbnails: Some pairs, spread evenly.

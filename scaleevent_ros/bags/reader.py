@@ -125,8 +125,8 @@ class BagReader:
 
     Args:
         path: A bag's folder, or one file of it.
-        skip_damaged: Whether what is damaged within a file is left out, and named in `damage` once
-            it was come upon, rather than an error.
+        skip_damaged: Skip damaged parts of a file and list them in `damage` once encountered,
+            instead of raising an error.
 
     Raises:
         BagError: If there is no bag, or one that cannot be read at all.
@@ -174,7 +174,7 @@ class BagReader:
 
         Args:
             topics: Their names; all if not given.
-            start_ns: Earliest record time; what lies before is not read from the disk.
+            start_ns: Earliest record time; earlier data are not read from the disk.
             end_ns: Record time before which to stop.
 
         Raises:
@@ -196,7 +196,7 @@ class BagReader:
         """Read event packets, in order of record time.
 
         Args:
-            topic: May be left out where there is one event topic.
+            topic: Event topic; may be omitted if there is only one.
             start_ns: Earliest record time.
             end_ns: Record time before which to stop.
 
@@ -205,7 +205,7 @@ class BagReader:
 
         Raises:
             BagError: If the topic is not in the bag, is not one of events, or is not clear.
-            MessageError: If a message is no event packet.
+            MessageError: If a message is not an event packet.
         """
         name = self.event_topic(topic)
         for message in self.messages([name], start_ns=start_ns, end_ns=end_ns):
@@ -221,7 +221,7 @@ class BagReader:
         """Read images without decoding them, in order of record time.
 
         Args:
-            topic: May be left out where there is one topic of (compressed) images.
+            topic: Image topic; may be omitted if there is only one topic of (compressed) images.
             start_ns: Earliest record time.
             end_ns: Record time before which to stop.
 
@@ -230,7 +230,7 @@ class BagReader:
 
         Raises:
             BagError: If the topic is not in the bag, is not one of images, or is not clear.
-            MessageError: If a message is no image.
+            MessageError: If a message is not an image.
         """
         name = self.image_topic(topic)
         for message in self.messages([name], start_ns=start_ns, end_ns=end_ns):
@@ -244,7 +244,7 @@ class BagReader:
         over the whole recording, so that all of them are scaled alike.
 
         Raises:
-            MessageError: If the message is no image.
+            MessageError: If the message is not an image.
         """
         image = self._parse_image(message)
         return image._replace(bits=self._depth(message.topic)) if is_deep(image) else image
@@ -308,7 +308,7 @@ class BagReader:
         return any(info.msgtype in IMAGE_TYPES for info in self.topics.values())
 
     def _set_early_messages_aside(self) -> None:
-        """Leave out a few messages recorded years before all others, as with a log time of 0."""
+        """Drop a few messages recorded years before all others, as with a log time of 0."""
         latest_start = self.end_ns - _LONGEST_NS
         if self.start_ns >= latest_start:
             return
@@ -484,5 +484,5 @@ def _natural_order(name: str) -> list[tuple[int, str]]:
 
 
 def _series(name: str) -> str:
-    """Return what the files of one recording have in common: the name without its number."""
+    """Return the common part of the file names of a recording: the name without its number."""
     return _NUMBER.sub("", name)

@@ -1,4 +1,4 @@
-"""A torn bag becomes a whole one, beside the original."""
+"""Recovery of a damaged bag to a new one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def recover(
 
     Args:
         path: Path of the bag, in any storage and state that `BagReader` reads.
-        output: Path of the new one, an MCAP bag; `NAME_recovered` beside the original by default.
+        output: Path of the new bag, in MCAP; `NAME_recovered` beside the original by default.
         metadata_version: 9 for Jazzy and later, 8 for Humble and Iron; that of the original if not
             given, and 9 where it is not known.
 
@@ -84,7 +84,7 @@ def recover(
 
 
 def _copy_other_files(bag: Path, target: Path) -> None:
-    """Copy what a bag's folder holds beside messages and metadata."""
+    """Copy the files of a bag's folder other than messages and metadata."""
     for path in bag.iterdir() if bag.is_dir() else ():
         if path.is_dir():
             if path.resolve() != target.resolve():

@@ -1,4 +1,4 @@
-"""The shift between frames and events, from what both saw.
+"""Estimation of the time shift between frames and events from motion.
 
 Between two frames, the logarithm of a pixel's brightness changes by the contrast threshold times
 its ON events less its OFF events (Gallego et al., "Event-based Vision: A Survey", TPAMI 2022,
@@ -63,8 +63,8 @@ class Shift:
 
     Attributes:
         shift_ms: Delay to add to the stamps, in ms; negative where stamps are late.
-        residual_ms: Standard error, from parts of the recording taken alone, and what the lag of
-            the events adds.
+        residual_ms: Standard error from parts of the recording, plus the uncertainty of the events'
+            lag.
         scatter_ms: Standard error from parts alone.
         lag_ms: Correction, in ms, for the delay of events after the changes that they complete.
         correlation: Correlation of brightness changes and event sums at that shift.
@@ -304,7 +304,7 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
 
 
 def _without_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Take away what is the same everywhere (exposure), and what is the same always (bias)."""
+    """Subtract means over pixels (exposure) and over time (bias)."""
     centred: NDArray[np.float32] = values - values.mean(axis=1, keepdims=True)
     centred -= centred.mean(axis=0)
     return centred

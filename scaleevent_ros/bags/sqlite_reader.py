@@ -60,7 +60,7 @@ class SqliteFile:
     ) -> Iterator[StoredMessage]:
         """Read messages with `start_ns <= time < end_ns` in order of record time.
 
-        Of a file that is cut, they come in the order of recording, up to the cut.
+        For a truncated file, they come in the order of recording, up to the truncation.
         """
         ids = ",".join(str(topic_id) for topic_id in topic_ids)
         table = "messages NOT INDEXED" if self._is_cut else "messages"
@@ -136,7 +136,7 @@ class SqliteFile:
             self.end_ns = max(self.end_ns, end_ns)
 
     def _rows(self, database: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-        """Yield what a query finds; of a file that is cut, up to the cut."""
+        """Yield the rows of a query; for a truncated file, up to the truncation."""
         try:
             yield from database.execute(query)
         except sqlite3.DatabaseError as error:

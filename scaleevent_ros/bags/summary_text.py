@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def info_text(info: BagInfo) -> str:
-    """Write what is in a bag."""
+    """Format the summary of a bag."""
     lines = [f"{info.bag}: {info.messages:,} messages in {info.duration_s:.3f} s"]
     rows = [
         (name, topic.type, f"{topic.count:,}", f"{topic.rate:.1f} Hz")
@@ -39,7 +39,7 @@ def info_text(info: BagInfo) -> str:
 
 
 def quality_text(quality: BagQuality) -> str:
-    """Write what a check found."""
+    """Format the result of a check."""
     events, frames, clock = quality.events, quality.frames, quality.clock
     rows = [
         ("events", f"{events.events:,} in {quality.duration_s:.2f} s, {events.topic}"),

@@ -123,7 +123,7 @@ class Timeline:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Timeline:
-        """Undo `to_arrays`.
+        """Restore from arrays of `to_arrays`.
 
         Raises:
             KeyError: If an array is missing.
@@ -217,8 +217,8 @@ def read_timeline(
 
     Args:
         reader: Open bag.
-        event_topic: May be left out where there is one.
-        image_topic: May be left out where there is one.
+        event_topic: Event topic; may be omitted if there is only one.
+        image_topic: Image topic; may be omitted if there is only one.
         stream: Stream to read instead of the event topic, for callers that need its counters.
         watch: Callback for each decoded packet.
         with_frames: Whether frames are wanted; without, there need be no image topic.

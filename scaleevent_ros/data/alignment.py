@@ -22,7 +22,7 @@ _LEAST_BILINEAR = 0.75
 
 
 def filling_homography(frame: tuple[int, int], sensor: tuple[int, int]) -> Matrix:
-    """Map a frame that shows just what the sensor sees to the sensor's pixels.
+    """Alignment of frames with the same view as the sensor.
 
     Args:
         frame: Width and height.

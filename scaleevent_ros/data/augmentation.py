@@ -213,7 +213,7 @@ def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
 
 
 def move_state(state: LeakyState | None, view: View) -> LeakyState | None:
-    """Show leaky integrals through a view: what `move_events` makes of their events on average.
+    """Resample leaky integrals in a view, as the mean effect of `move_events` on their events.
 
     The value of a pixel is shared out among the pixels of the output that it overlaps, by area.
 
@@ -254,8 +254,8 @@ def perturb_events(
         t_end: End of the window in ns, excluded: noise falls before it.
         options: Options of the augmentation.
         rng: Random numbers of this sample.
-        state: Leaky integrals of what was before the batch. They are scaled by the share of events
-            that is kept, and change sign with the polarity.
+        state: Leaky integrals before the batch. They are scaled by the share of events that is
+            kept, and change sign with the polarity.
 
     Returns:
         Events in order of time, and the state; both unchanged where nothing was drawn.

@@ -1,4 +1,4 @@
-"""Pairs straight from a bag: its times are read once, then any pair is read by itself."""
+"""Training pairs of a bag: its times are read once, then pairs are read individually."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class IndexedBag:
         return self._reader
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open files behind."""
+        """Return the state without open files."""
         return {**self.__dict__, "_reader": None}
 
 
@@ -187,7 +187,7 @@ class BagPairs:
         )
 
     def _usable(self, path: Path, options: BagOptions) -> NDArray[np.int64]:
-        """Leave out frames that a check of the bag rejects, and log how many and why."""
+        """Drop frames that a check of the bag rejects, and log how many and why."""
         verdicts = _verdicts(path, options, self._length_ns)
         usable = [frame for frame in self._frames.tolist() if not verdicts[frame]]
         reasons = Counter(reason for frame in self._frames.tolist() for reason in verdicts[frame])
@@ -380,7 +380,7 @@ def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]
 
 
 def _index_path(path: Path, options: BagOptions) -> Path:
-    """Name the place of a bag's index by all that it depends on."""
+    """Path of a bag's cached index, by all that it depends on."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     content = [
         (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)

@@ -80,7 +80,7 @@ class PairSource(Protocol):
 
     @property
     def name(self) -> str:
-        """Name the recording, for errors."""
+        """Name of the recording, for errors."""
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -91,14 +91,14 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class PartOfSource:
-    """Some pairs of a recording that follow one another."""
+    """Subset of consecutive pairs of a recording."""
 
     source: PairSource
     part: range
 
     @property
     def name(self) -> str:
-        """Name the recording."""
+        """Name of the recording."""
         return self.source.name
 
     def __len__(self) -> int:
@@ -115,8 +115,8 @@ class Sample(NamedTuple):
 
     Attributes:
         events: The event tensor, float32 [channels, H, W].
-        frame: uint8 [3, scale * H, scale * W], RGB, aligned with the events; as it is before it is
-            moved, where features are stored.
+        frame: Frame, uint8 [3, scale * H, scale * W], RGB, aligned with the events; with stored
+            features, before it is moved.
         active: Cells with enough events, bool [h, w] on the student's grid.
         covered: Cells covered completely by the frame, bool [h, w].
         features: The teacher's features of ``frame``, float16 [D, h, w], if they are stored; else
@@ -206,7 +206,7 @@ class PairDataset(Dataset[Sample]):
         *,
         strict: bool = False,
     ) -> None:
-        """Take recordings.
+        """Create a dataset of recordings.
 
         Args:
             sources: The recordings.
@@ -369,7 +369,7 @@ class Samples(Protocol):
     """Samples by draw, such as a `PairDataset`."""
 
     def __len__(self) -> int:
-        """Count what can be drawn."""
+        """Number of pairs that can be drawn."""
 
     def __getitem__(self, draw: Draw) -> Any:
         """Build the sample of a draw; called in workers."""
@@ -445,7 +445,7 @@ def load_batches(
 
 
 def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSource]:
-    """Part a recording into what is learned from and its last part, which is held out.
+    """Split a recording into a training part and its last part, which is held out.
 
     Args:
         source: The recording.

@@ -126,7 +126,7 @@ class BatchSampler:
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
-        """Deal the steps in ``steps``.
+        """Return the batches of the steps in ``steps``.
 
         Raises:
             DataError: If the batch does not divide evenly.
@@ -164,7 +164,7 @@ class BatchSampler:
 
 
 def validation_batches(count: int, batch_size: int, rank: int, world: int) -> list[list[Draw]]:
-    """Deal every pair once, in order, to the processes in turns; the last lists may be shorter.
+    """Distribute all pairs once, in order, over the processes; the last lists may be shorter.
 
     All processes get equally many, because some strategies need them to call the model equally
     often: `PADDING` draws make up for what is missing.
@@ -177,7 +177,7 @@ def validation_batches(count: int, batch_size: int, rank: int, world: int) -> li
 
 
 def _walk(count: int, first: int, last: int, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """Take places ``first`` to ``last`` of an endless row of permutations of ``count``."""
+    """Return elements ``first`` to ``last`` of an endless row of permutations of ``count``."""
     laps = range(first // count, (last - 1) // count + 1)
     row = np.concatenate([_permutation(count, (*seed, lap)) for lap in laps])
     skip = laps.start * count

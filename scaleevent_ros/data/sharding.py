@@ -196,7 +196,7 @@ def _local_executor(workers: int) -> Executor:
 
 
 def _run(futures: Sequence[Future[Result]], advance: Callable[[], None]) -> list[Result]:
-    """Wait for all; after an error, drop what has not begun."""
+    """Wait for all tasks; after an error, cancel those that have not started."""
     try:
         for future in as_completed(futures):
             future.result()
@@ -209,7 +209,7 @@ def _run(futures: Sequence[Future[Result]], advance: Callable[[], None]) -> list
 
 
 def _names(bags: Sequence[Path]) -> list[str]:
-    """Name bags by their paths below what they share, in characters that keys may hold.
+    """Name bags by their relative paths, in characters that are allowed in keys.
 
     Raises:
         DataError: If two names come out alike.
@@ -233,7 +233,7 @@ def _file_name(name: str) -> str:
 
 
 def _describe(bags: Sequence[Path], names: Sequence[str], options: ShardOptions) -> dict[str, Any]:
-    """Describe what shards are made of, in JSON values: a later call must describe the same."""
+    """Describe the inputs of shards in JSON values, which must be the same in later calls."""
     made_of = [
         {"name": name, "files": {file.name: _fingerprint(file) for file in _files(bag)}}
         for name, bag in zip(names, bags, strict=True)

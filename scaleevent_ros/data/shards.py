@@ -115,7 +115,7 @@ def write_shard(
 
 
 def whole_shard(folder: Path, name: str) -> Shard | None:
-    """Look for a shard that was written as a whole."""
+    """Find a shard that was written completely."""
     if not (folder / f"{name}.json").is_file():
         return None
     return Shard(name, len(_read_places(str(folder), name)))

@@ -35,7 +35,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs the packages of the extra ``train`` when it is first used."""
+    """Import names that need the extra ``train`` when they are first used."""
     if name == "pretrain":
         from scaleevent_ros.distill.pretraining import pretrain
 

@@ -29,7 +29,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the weights of a model as they are now into the average."""
+        """Update the average by the current weights of a model."""
         self._update(list(self.module.parameters()), list(model.parameters()), 0)
         buffers = list(self.module.buffers())
         if buffers:

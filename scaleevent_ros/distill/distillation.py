@@ -44,7 +44,7 @@ class Panel(NamedTuple):
         events: The event tensor, float32 [bins, H, W].
         frame: uint8 [3, H', W'], RGB.
         teacher: Features, float32 [D, h, w], without their mean over the training set.
-        student: Features in the teacher's space, likewise, float32 [D, h, w].
+        student: Student features in the teacher's space, float32 [D, h, w].
         active: bool [h, w].
     """
 
@@ -104,7 +104,7 @@ def draw_kept(count: int, patches: int, dropout: float) -> Tensor:
 
 
 def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
-    """Take the teacher's features of a batch from its samples, or else from their source.
+    """Return the teacher's features of a batch, stored in its samples or else computed.
 
     Returns:
         ``[B, D, h, w]``, float32, moved by the batch's moves.
@@ -210,7 +210,7 @@ class Distillation:
         return Compared(of_student, of_teacher, terms)
 
     def _centered(self, compared: Compared) -> tuple[Tensor, Tensor]:
-        """Bring both features to the teacher's space with its mean removed, ``[B, D, h, w]``."""
+        """Transform both features to the teacher's space, without its mean, ``[B, D, h, w]``."""
         statistics, student, teacher = self._statistics, compared.student, compared.teacher
         if statistics is None:
             return student, teacher

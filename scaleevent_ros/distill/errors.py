@@ -12,11 +12,11 @@ class DistillError(ScaleEventError):
 
 
 class ConfigurationError(DistillError):
-    """A configuration names what does not exist, or asks for what cannot be."""
+    """A configuration has an unknown name or an impossible value."""
 
 
 class TrainingError(DistillError):
-    """A run cannot start, go on or be resumed; its checkpoints stay as they are."""
+    """A run cannot start, continue or be resumed; its checkpoints are unchanged."""
 
 
 class RunStopped(TrainingError):  # noqa: N818 - a requested end, not an error

@@ -34,7 +34,7 @@ class LossTerms(NamedTuple):
     """Terms of a loss: scalars in float32.
 
     Attributes:
-        total: The weighted sum: what is minimized.
+        total: Weighted sum, which is minimized.
         feature: Distance between features, unweighted.
         intra: Distance between the student's affinities and the teacher's, unweighted.
         cross: Distance between student-teacher affinities and the teacher's, unweighted.

@@ -1,4 +1,4 @@
-"""Interfaces between the trainer and what it trains."""
+"""Interfaces between the trainer and its objectives."""
 
 from __future__ import annotations
 

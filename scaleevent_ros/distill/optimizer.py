@@ -39,8 +39,7 @@ def build_optimizer(
     Each of its groups holds its highest learning rate under ``base_lr`` (see `set_rate`).
 
     Args:
-        model: Holds one timm network, anywhere; what lies outside it counts as closest to the
-            output.
+        model: Model with one timm network; other parameters count as closest to the output.
         options: Options of the optimizer.
         batch_size: Global batch size, for ``options.reference_batch_size``.
         fused: Use PyTorch's fused implementation.

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATISTICS_PAIRS = 256
-"""Enough for a mean within 7 % of the deviation even if all tokens of a frame were alike."""
+"""Number of pairs for a mean within 7 % of the deviation, even with equal tokens in a frame."""
 
 
 def pretrain(

@@ -58,12 +58,12 @@ def restore_state(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
 ) -> None:
-    """Load what `gather_state` gathered; an average that it lacks starts from the weights.
+    """Load the state from `gather_state`; a missing average starts from the weights.
 
     Raises:
         RuntimeError: If the state is of another model.
-        KeyError: Likewise.
-        ValueError: Likewise.
+        KeyError: If the state does not fit.
+        ValueError: If the state does not fit.
     """
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=whole)
@@ -101,7 +101,7 @@ def read_shards(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
 ) -> None:
-    """Load what `write_shards` wrote, into a model that is sharded in any way or not at all.
+    """Load the result of `write_shards` into a model, sharded in any way or not at all.
 
     An average that the checkpoint lacks starts from the weights.
 

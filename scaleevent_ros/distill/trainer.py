@@ -201,7 +201,7 @@ class Trainer:
     def _train_step(
         self, batches: Iterator[Any], log: _StepLog, stop: Callable[[], int]
     ) -> tuple[dict[str, Tensor], int]:
-        """Take one step of the optimizer, over all parts of its batch.
+        """Run one optimizer step, over all parts of its batch.
 
         The only wait for the device is in `_check_step`.
 
@@ -305,7 +305,7 @@ class Trainer:
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _summarize(self, log: _StepLog) -> dict[str, float]:
-        """Average what was logged since the last entry, over steps and processes."""
+        """Average the logged values since the last entry, over steps and processes."""
         seconds, waited = log.seconds_per_step()
         names, means = log.means()
         means = cast("Tensor", self.fabric.all_reduce(means, reduce_op="mean"))
@@ -470,7 +470,7 @@ class Trainer:
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name the values of nested sections by their dotted path."""
+    """Flatten nested sections; keys become dotted paths."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         section = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
@@ -500,7 +500,7 @@ class _StepLog:
         self._clock = now
 
     def restart_clock(self) -> None:
-        """Leave out the time between steps."""
+        """Restart the clock, to exclude the time between steps."""
         self._clock = time.perf_counter()
 
     def means(self) -> tuple[list[str], Tensor]:

@@ -66,5 +66,5 @@ def _affinities(tokens: Tensor) -> Tensor:
 
 
 def ratios(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Turn sums and weights, [2] by name, into means; 0 where nothing was weighed."""
+    """Divide sums by weights, [2] by name; 0 where the weight is 0."""
     return {name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()}

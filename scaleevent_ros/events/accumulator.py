@@ -213,7 +213,7 @@ class WindowAccumulator:
             return self._closed * self.slice_ns if self._boundaries else None
 
     def push(self, batch: EventBatch) -> None:
-        """Take the stream's next events.
+        """Add the stream's next events.
 
         Raises:
             EventsError: If they are from a sensor of another size, or their times cannot be.
@@ -488,7 +488,7 @@ def _read_moments(
         slots: Indices of the planes in order, int64 [intervals + 1].
         steps: The time of each interval's start since the origin, in the planes' unit, rounded
             down, int64 [intervals] ...
-        fractions: ... and what it was rounded by, as a share of the interval.
+        fractions: Rounding errors of these, as a share of the interval.
         scale: The unit, as a share of the interval.
         grid: Output, float32 [bins, pixels].
     """

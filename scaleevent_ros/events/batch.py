@@ -1,4 +1,4 @@
-"""Events and triggers as arrays: what decoders return and everything else takes."""
+"""Events and triggers as arrays, returned by decoders."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class EventBatch:
         return len(self.t)
 
     def __getitem__(self, index: slice) -> EventBatch:
-        """Take a range of events, as views."""
+        """Slice a range of events, as views."""
         return EventBatch(
             self.x[index], self.y[index], self.t[index], self.p[index], self.width, self.height
         )
 
     def between(self, t_start: int, t_end: int) -> EventBatch:
-        """Take the events with ``t_start <= t < t_end`` (ns), as views. O(log N)."""
+        """Return the events with ``t_start <= t < t_end`` (ns), as views. O(log N)."""
         start, end = np.searchsorted(self.t, (t_start, t_end))
         return self[int(start) : int(end)]
 

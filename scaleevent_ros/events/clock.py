@@ -114,7 +114,7 @@ class SensorClock:
 
     @property
     def fit(self) -> ClockFit:
-        """The line as it is known now.
+        """The current line.
 
         Raises:
             EventsError: If no pair has been added yet.
@@ -135,7 +135,7 @@ class SensorClock:
         return self._first
 
     def add(self, sensor_ns: int, host_ns: int) -> None:
-        """Take the next packet's pair: its first event's sensor time and its stamp, ns."""
+        """Add the next packet's pair: its first event's sensor time and its stamp, ns."""
         index, self._seen = self._seen, self._seen + 1
         if self._count:
             # A packet from before the newest overtook another, or the clock was set back.
@@ -152,7 +152,7 @@ class SensorClock:
     @overload
     def to_ros(self, sensor_ns: Times) -> Times: ...
     def to_ros(self, sensor_ns: int | Times) -> int | Times:
-        """Map sensor time to ROS time by the line as it is known now, ns.
+        """Map sensor time to ROS time by the current line, ns.
 
         Raises:
             EventsError: If no pair has been added yet.
@@ -160,7 +160,7 @@ class SensorClock:
         return self.fit.to_ros(sensor_ns)
 
     def stamp(self, sensor_ns: int) -> int:
-        """Map one sensor time like `to_ros`, but never to before what was returned last.
+        """Map one sensor time like `to_ros`, but never to before the last result.
 
         For the stamps of a node's messages, which must not step back when the line is fitted
         again or the sensor restarts.
@@ -298,7 +298,7 @@ def _coarse_slope(seconds: Floats, offset: Floats) -> float:
 
 
 def _possible(slope: float) -> float:
-    """Hold a drift (ns a second) to what clocks do."""
+    """Clamp a drift (ns a second) to the range of real clocks."""
     return min(max(slope, -MAX_DRIFT * 1e9), MAX_DRIFT * 1e9)
 
 
@@ -334,7 +334,7 @@ def _lower_line(
 
 
 def _lowest_of_parts(deviation: Floats) -> NDArray[np.int64]:
-    """Take the four lowest of each of 128 parts: no edge rests on others, and they are few."""
+    """Select the four lowest of each of 128 parts: no edge rests on others, and they are few."""
     part = np.arange(len(deviation)) * 128 // len(deviation)
     order = np.lexsort((deviation, part))
     starts = np.searchsorted(part, part)

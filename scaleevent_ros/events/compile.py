@@ -97,7 +97,7 @@ def _sources(module: str) -> set[Path]:
 
 @functools.cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Name what a file may import when it is itself imported: modules, and names in them."""
+    """Return the names of modules, and names in them, that a file may import."""
     return tuple(_imported(ast.parse(path.read_bytes())))
 
 

@@ -118,7 +118,7 @@ class Decoder:
         return self._height
 
     def resize(self, width: int, height: int) -> None:
-        """Take events from a sensor of another size from here on; clock and counters go on.
+        """Set the sensor size of the following events; clock and counters continue.
 
         Args:
             width: Sensor width in pixels.
@@ -134,7 +134,7 @@ class Decoder:
         self._state[state_of.WIDTH], self._state[state_of.HEIGHT] = width, height
 
     def reset(self) -> None:
-        """Forget everything: clock, addresses, waiting triggers, counters."""
+        """Reset clock, addresses, waiting triggers and counters."""
         width, height = self._state[state_of.WIDTH], self._state[state_of.HEIGHT]
         self._state[:] = state_of.new_state(width, height)
         self._state[state_of.WORD_ORDER] = self._word_order
@@ -156,7 +156,7 @@ class Decoder:
         self._partial = b""
 
     def flush(self) -> None:
-        """Forget a word of which only the beginning has come (counted in `stats`).
+        """Drop an incomplete word (counted in `stats`).
 
         For streams whose messages hold whole words: called between messages, it keeps a truncated
         one from shifting all that follow.

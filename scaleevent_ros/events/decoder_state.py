@@ -57,7 +57,7 @@ LITTLE = 1
 LEGACY = 2
 
 NEVER = np.iinfo(np.int64).min
-"""Before any time: where the clock starts."""
+"""Initial value of the clock, before any time."""
 
 BACKWARD_TOLERANCE = 40_960_000
 """A clock that steps back by no more (ns) is noise; by more, it was reset.

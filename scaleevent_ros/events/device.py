@@ -296,7 +296,7 @@ def _pixel(events: DeviceEvents) -> torch.Tensor:
 
 
 def _parts(memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Lay times, columns, rows and polarities out in bytes, the widest first for alignment."""
+    """Serialize times, columns, rows and polarities to bytes, the widest first for alignment."""
     events = len(memory) // EVENT_BYTES
     t, x, y, p = (memory[a * events : b * events] for a, b in ((0, 8), (8, 10), (10, 12), (12, 13)))
     return t.view(torch.int64), x.view(torch.int16), y.view(torch.int16), p

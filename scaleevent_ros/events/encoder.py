@@ -77,9 +77,9 @@ class Encoder:
             Whole words; none for no events.
 
         Raises:
-            EventsError: If the batch is not valid (see `EventBatch.validate`), starts before the
-                end of the one before, or holds what the encoding cannot: a sensor of more than
-                2048 pixels a side, a silence of more than a year.
+            EventsError: If the batch is invalid (see `EventBatch.validate`), starts before the end
+                of the previous one, or exceeds the encoding: a sensor of more than 2048 pixels a
+                side, a silence of more than a year.
         """
         form = self._format
         self._check(batch)

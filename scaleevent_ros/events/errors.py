@@ -6,7 +6,7 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class EventsError(ScaleEventError):
-    """Events, or what was asked of them, cannot be right."""
+    """Error of events, or of a request for them."""
 
 
 class UnknownEncodingError(EventsError):

@@ -55,7 +55,7 @@ EPOCH = (1 << 34) * 1000
 
 @kernel
 def take_time_high(word: int, state: NDArray[np.int64]) -> None:
-    """Take the upper 28 bits of the clock from a TIME_HIGH word."""
+    """Read the upper 28 bits of the clock from a TIME_HIGH word."""
     high = word & 0xFFFFFFF
     if state[HIGH] - high >= 1 << 27:
         state[OFFSET] += EPOCH

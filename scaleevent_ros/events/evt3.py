@@ -3,7 +3,7 @@
 Words of 16 bits, little-endian, the type in the top 4 bits; an address or a time holds until the
 next word that changes it. Source: "EVT 3.0 Format", docs.prophesee.ai, Metavision SDK 5. As in
 Prophesee's own decoder, a TIME_HIGH that differs from the one before sets the low part to zero.
-As in the ROS drivers' decoder, a roll-over is a TIME_HIGH that drops by more than 10.
+A roll-over is a TIME_HIGH that drops by more than 10, like in the ROS drivers' decoder.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ SIMPLE = 1 << ADDR_Y | 1 << ADDR_X | 1 << VECT_BASE_X | 1 << TIME_LOW
 
 
 def _fields() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Tabulate by type what a word keeps of the context and where its 12 bits go: [16] each."""
+    """Tabulate by type which context a word keeps and where its 12 bits go: [16] each."""
     keep = np.full(16, (1 << 64) - 1, np.uint64)
     shift = np.zeros(16, np.uint64)
     for kind, start, end in (
@@ -165,7 +165,7 @@ def take_other(
     trigger_t: NDArray[np.int64],
     trigger_code: NDArray[np.uint16],
 ) -> None:
-    """Take a word that carries neither time, address nor event."""
+    """Handle a word that carries neither time, address nor event."""
     kind = word >> 12
     if word == PADDING_WORD:
         state[PADDING] += 1

@@ -74,7 +74,7 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
 
 
 def normalize_leaky_into(tensor: Floats, result: Floats) -> None:
-    """Normalize leaky integrals, each channel by itself.
+    """Normalize leaky integrals, each channel separately.
 
     A channel is divided by the 99th percentile of its magnitudes above `LEAKY_FLOOR`, and cut at
     `LEAKY_LIMIT` either way. The percentile keeps hot pixels from setting the scale. Division

@@ -318,7 +318,7 @@ def _count(
 
 @kernel
 def _drain(cells: NDArray[np.uint8], counts: Floats) -> None:
-    """Add what the bytes hold to the counts, and clear them."""
+    """Add the byte counters to the counts, and clear them."""
     for i in range(np.uint64(cells.shape[0])):
         counts[i] += np.float32(cells[i])
         cells[i] = 0

@@ -1,4 +1,4 @@
-"""Event tensors on any device, and what the input of a student is made of."""
+"""Event tensors on any device, and the specification of a student's input."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ class InputSpec:
         return torch.cat([tensor, device.leaky_integrals(batch, t_end, self.leaky, on_device)])
 
     def normalize(self, tensor: Tensor) -> Tensor:
-        """Normalize what `build` returns, as `normalize_into` does.
+        """Normalize the result of `build`, as `normalize_into` does.
 
         Returns:
             float32 of the same shape, kind and device; the tensor itself where nothing changes.
@@ -226,7 +226,7 @@ class InputSpec:
         return torch.cat([first, device.normalize_leaky(tensor[self.represented :])])
 
     def normalize_into(self, tensor: Floats, result: Floats) -> None:
-        """Normalize what `build` returns into other memory.
+        """Normalize the result of `build` into other memory.
 
         Args:
             tensor: float32 [`channels`, height, width]. It is not changed.
@@ -237,7 +237,7 @@ class InputSpec:
         normalize_leaky_into(tensor[count:], result[count:])
 
     def scales(self, tensor: Tensor) -> Tensor:
-        """Find what normalization ``percentile`` divides by.
+        """Compute the divisor of the normalization ``percentile``.
 
         Args:
             tensor: Tensor of `build`.

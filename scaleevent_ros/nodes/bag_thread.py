@@ -1,4 +1,4 @@
-"""Bag writer on a thread of its own, with a queue that is bounded in bytes."""
+"""Bag writer in a separate thread, with a queue that is bounded in bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLUSH_INTERVAL_S = 0.5
 
 
 class _Job(NamedTuple):
-    """Job of the thread; one that writes a message has a topic and a size."""
+    """Task of the thread; messages have a topic and a size."""
 
     run: Callable[[], None]
     topic: str = ""
@@ -79,7 +79,7 @@ class BagThread:
         self._put(_Job(self._writer.split))
 
     def close(self) -> None:
-        """Write what is queued and close the bag; `error` then holds the first error, if any."""
+        """Write the queued messages and close the bag; `error` then holds the first error."""
         with self._changed:
             self._closing = True
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""Messages of `/diagnostics`, and what collects their contents.
+"""Messages of `/diagnostics` and their contents.
 
 `diagnostic_updater` has no Python package everywhere this one runs.
 """
@@ -48,7 +48,7 @@ def status(
 
 
 def array(stamp: Time, statuses: Sequence[DiagnosticStatus]) -> DiagnosticArray:
-    """Gather statuses in the message of `/diagnostics`."""
+    """Build the message of `/diagnostics` from statuses."""
     message = DiagnosticArray(status=list(statuses))
     message.header.stamp = stamp
     return message
@@ -114,7 +114,7 @@ class Timings:
         self._ms[name].append(ms)
 
     def take(self) -> dict[str, Percentiles]:
-        """Return the percentiles of what was added since the last call, by name."""
+        """Return the percentiles of the values since the last call, by name."""
         taken, self._ms = self._ms, defaultdict(lambda: deque(maxlen=_KEPT))
         return {
             name: Percentiles(*np.percentile(list(values), (50, 99)).tolist())

@@ -6,4 +6,4 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class NodeError(ScaleEventError):
-    """A node cannot do what its parameters, or the graph around it, ask for."""
+    """A node cannot work with its parameters or the ROS graph."""

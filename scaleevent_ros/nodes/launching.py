@@ -30,7 +30,7 @@ def launch_node(
 ) -> LaunchDescription:
     """Describe the launch of one node.
 
-    Its arguments are the parameters of `kind`, a file of parameters, the topics of `remaps`, and
+    Launch arguments are the parameters of `kind`, a file of parameters, the topics of `remaps`, and
     what launch files of ROS usually take. An argument overrides the file; what is in neither has
     its default.
 

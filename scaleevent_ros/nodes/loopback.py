@@ -65,7 +65,7 @@ def send(topic: str, patience: float) -> dict[str, float]:
 
 
 def main() -> None:
-    """Play one of the two roles and print what it saw as JSON."""
+    """Run one of the two roles and print its result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("receive", "send"))
     parser.add_argument("topic")

@@ -197,7 +197,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
         raise NotImplementedError
 
     def cleanup(self) -> None:
-        """Undo `configure`. Must be possible at any time, any number of times."""
+        """Undo `configure`; may be called at any time, any number of times."""
         raise NotImplementedError
 
     def statuses(self) -> Sequence[DiagnosticStatus]:

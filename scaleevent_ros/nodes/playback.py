@@ -71,7 +71,7 @@ def open_playback(path: Path, wanted: Collection[str] = ()) -> Playback:
 
     Args:
         path: Bag or recording.
-        wanted: Topics to play; all where there is none.
+        wanted: Topics to play; all if empty.
 
     Raises:
         NodeError: If a wanted topic is not in it, or it is empty.

@@ -102,7 +102,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             raise
 
     def deactivate(self) -> None:
-        """Take what has arrived, close the bag and unsubscribe."""
+        """Write what has arrived, close the bag and unsubscribe."""
         if self._bag:
             self._close_bag()
         if self._inputs:
@@ -112,7 +112,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         self._latched.clear()
 
     def cleanup(self) -> None:
-        """Forget what was counted."""
+        """Reset the counters."""
         self._losses.clear()
 
     def _serve(
@@ -262,7 +262,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         return shutil.disk_usage(self._folder).free / _MB
 
     def _watch(self) -> None:
-        """Follow the graph, and end the recording where it cannot or need not go on."""
+        """Check the graph, and end the recording if it cannot or need not continue."""
         if not self._inputs:
             return
         self._inputs.refresh()
@@ -304,7 +304,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         return [overall, *(topic_status(name, report) for report in reports)]
 
     def _missing(self) -> list[str]:
-        """List what the recording waits for."""
+        """List the topics that the recording waits for."""
         clock = ["/clock"] if self._waits_for_clock else []
         return clock + (self._inputs.missing if self._inputs else [])
 
@@ -335,7 +335,7 @@ def _made(folder: str) -> Path:
 
 
 def _unused(folder: Path, pattern: str) -> Path:
-    """Name a bag that does not exist yet."""
+    """Return the path of a bag that does not exist yet."""
     name = datetime.now().astimezone().strftime(pattern)
     if not name or "/" in name:
         msg = f"parameter 'name' gives {name!r}, which is no name of a folder"

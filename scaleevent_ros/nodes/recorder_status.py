@@ -66,7 +66,7 @@ class TopicMonitor:
             self.malformed += 1
 
     def rates(self, now: float) -> Rates:
-        """Take the rates since the last call, at a time in seconds; 0 at the first call."""
+        """Return the rates since the last call, at a time in seconds; 0 at the first call."""
         counts = now, self.messages, self.size
         before = self._reported or counts
         self._reported = counts

@@ -36,9 +36,9 @@ _MOST_DELAYS = 5
 
 
 class Replay(Node):
-    """The replay node: it plays what `path` names, and ends.
+    """Node that plays the recording of `path`, and ends.
 
-    Its services `~/pause` and `~/resume` are `std_srvs/Trigger`.
+    The services `~/pause` and `~/resume` are `std_srvs/Trigger`.
 
     Raises:
         NodeError: If a parameter is wrong.
@@ -85,7 +85,7 @@ class Replay(Node):
         """Whether everything has been played.
 
         Raises:
-            Exception: What stopped it, such as a damaged recording.
+            Exception: The error that stopped it, such as a damaged recording.
         """
         if self._error:
             raise self._error

@@ -40,10 +40,10 @@ class RunnableNode(Protocol):
         """Whether a thread does something that cannot be interrupted."""
 
     def close(self) -> None:
-        """Finish what is open. Called once, before the node is destroyed."""
+        """Release resources; called once, before the node is destroyed."""
 
     def destroy_node(self) -> object:
-        """Leave the graph."""
+        """Shut rclpy down."""
 
 
 def handle_signals() -> None:
@@ -193,7 +193,7 @@ def _replace_log_folder() -> str:
 
 
 class _RosHandler(logging.Handler):
-    """Passes the package's log on to ROS.
+    """Log handler that passes the package's log to ROS.
 
     Args:
         logger: Logger of rclpy.
@@ -216,7 +216,7 @@ class _RosHandler(logging.Handler):
 
 
 def _log_through_ros(logger: Any) -> None:
-    """Send what the package logs to ROS's log: the console, files and /rosout."""
+    """Send the package's log to ROS's log: the console, files and /rosout."""
     package = logging.getLogger("scaleevent_ros")
     package.addHandler(_RosHandler(logger))
     package.setLevel(logging.INFO)

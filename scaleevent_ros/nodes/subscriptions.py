@@ -46,7 +46,7 @@ class _Unserved(CallbackGroup):
         return False
 
     def ending_execution(self, entity: object) -> None:
-        """Never called."""
+        """Unused; required by rclpy."""
 
 
 class RawTopic:
@@ -64,7 +64,7 @@ class RawTopic:
         self.subscription, self.receive, self.depth = subscription, receive, depth
 
     def take(self) -> bytes | None:
-        """Take the next message as it was serialized; None where none waits."""
+        """Return the next serialized message, or None."""
         with self.subscription.handle:
             taken = cast(
                 "tuple[bytes, object] | None",
@@ -74,7 +74,7 @@ class RawTopic:
 
 
 class Receiver:
-    """Takes the messages of raw subscriptions on a thread of its own, one after the other.
+    """Receiver of raw subscriptions' messages in a separate thread.
 
     Topics may be added and removed at any time. An exception in a callback is reported and costs
     that message alone.
@@ -125,7 +125,7 @@ class Receiver:
         self._wake_up.trigger()
 
     def drain(self) -> None:
-        """Process what has arrived by now, on the calling thread.
+        """Process the messages that have arrived, on the calling thread.
 
         That is no more than the middleware's queues hold, however fast messages come.
         """
@@ -150,7 +150,7 @@ class Receiver:
             self._serve(self._topics)
 
     def _serve(self, topics: tuple[RawTopic, ...]) -> None:
-        """Take messages until the set of topics changes."""
+        """Receive messages until the set of topics changes."""
         context = self._node.context.handle
         assert context
         handles = [topic.subscription.handle for topic in topics]
@@ -178,7 +178,7 @@ class Receiver:
                     return
 
     def _process(self, topic: RawTopic) -> bool:
-        """Take and process one message; False where none waits."""
+        """Receive and process one message; return False if there is none."""
         cdr = topic.take()
         if cdr is None:
             return False

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-"""Name of the variable before Fast DDS 3, which accepts it with a warning."""
+"""Variable before Fast DDS 3, which accepts it with a warning."""
 
 
 def large_messages_profile() -> Path:
@@ -29,7 +29,7 @@ def profile_environment() -> dict[str, str]:
 
 
 def transport_warning() -> str | None:
-    """Describe what is wrong with the middleware's settings, or return None.
+    """Describe a problem of the middleware's settings, or return None.
 
     `rclpy` is imported here: launch files import this module.
     """

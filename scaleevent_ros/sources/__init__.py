@@ -1,4 +1,4 @@
-"""Everything else that holds events becomes a bag: recordings, data sets, videos.
+"""Conversion of recordings, data sets and videos to bags.
 
 In come files and folders as cameras and data sets leave them, and videos; out go bags like those of
 any event camera: `EventPacket` in ``evt3``, frames, calibration, labels, depth, flow.

@@ -40,7 +40,7 @@ SENSOR_SIZES = {
     "davis346": (346, 260),
     "davis640": (640, 480),
 }
-"""Width and height by what names of iniVation's cameras start with, in lower case."""
+"""Width and height by prefix of the names of iniVation's cameras, in lower case."""
 
 _EVENT = np.dtype([("address", ">u4"), ("t", ">u4")])
 

@@ -104,7 +104,7 @@ def _streams(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
-    """Yield what the packets of the first stream of one kind hold, up to where the file is torn."""
+    """Yield the packets' contents of the first stream of one kind, as far as the file is intact."""
     wanted = None
     count = frame_ns = 0
     decoder = iter(aedat.Decoder(path))

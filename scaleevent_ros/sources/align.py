@@ -54,8 +54,8 @@ def align_bag(
 
     Args:
         path: Path of the bag.
-        event_topic: May be left out where there is one.
-        image_topic: May be left out where there is one, or one that is named `.../image_raw`.
+        event_topic: Event topic; may be omitted if there is only one.
+        image_topic: Image topic; may be omitted if there is only one, or one named `.../image_raw`.
         mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
 
     Raises:
@@ -102,7 +102,7 @@ def _lag(look: Callable[[int], list[Interval]], matrix: NDArray[np.float64]) -> 
     for a wrong scale.
 
     Args:
-        look: Gives the intervals whose events are so many ns late.
+        look: Function that returns the intervals for a delay of the events in ns.
         matrix: Approximate homography.
 
     Returns:

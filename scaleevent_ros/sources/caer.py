@@ -49,7 +49,7 @@ def polarities(
 
 
 def frame_pixels(words: NDArray[np.uint32]) -> NDArray[np.uint8] | None:
-    """Take the upper 8 bits of a frame's pixels, uint8 [H, W] or [H, W, 3]; None if cut off."""
+    """Return the upper 8 bits of a frame's pixels, uint8 [H, W] or [H, W, 3]; None if cut off."""
     channels = max(int(words[0]) >> 1 & 7, 1)
     width, height = int(words[5]), int(words[6])
     pixels = words[_FRAME_HEADER_BYTES // 4 :].view(np.uint16)

@@ -119,7 +119,7 @@ def random_motion(
 
 
 def see(picture: NDArray[Pixel], homography: NDArray[np.float64]) -> NDArray[Pixel]:
-    """Render what the camera sees of a picture, bilinearly.
+    """Render the camera's view of a picture, bilinearly.
 
     Args:
         picture: [H, W] or [H, W, C].

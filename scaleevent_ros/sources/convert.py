@@ -143,8 +143,8 @@ def convert(
 
     Args:
         source: A file or a folder.
-        out: The bag to write; if recordings lie below `source`, a folder of bags that are named and
-            nested like them. Bags that are complete stay as they are.
+        out: Bag to write; if recordings lie below `source`, a folder of bags with their names and
+            nesting. Complete bags are not changed.
         options: Options of the conversion.
         show_progress: Draw a bar for each recording.
 
@@ -218,8 +218,8 @@ def convert_recording(
         What was left out or repaired, by kind.
 
     Raises:
-        SourceError: If the recording is wrong, or has a fault and is read strictly; `BAG.partial`
-            holds the reason, and keeps what was whole.
+        SourceError: If the recording is invalid, or has a fault in strict reading; `BAG.partial`
+            holds the reason, and the complete parts.
         ConversionError: If another file is at `bag` or at `BAG.partial`.
         BagError: If the bag cannot be written.
     """
@@ -314,7 +314,7 @@ def _part_folder(work: Path, index: int) -> Path:
 
 
 def _check_spans(recording: Recording, parts: list[Part]) -> None:
-    """Check what only the whole recording shows: that there are events, and that clocks overlap."""
+    """Check the whole recording: that there are events, and that clocks overlap."""
     spans: dict[str, tuple[int, int]] = {}
     for part in parts:
         for topic, (first, last) in part.spans_ns.items():

@@ -82,7 +82,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
 
 class _Reader:
-    """Reads packets of one file, each kind in a pass of its own."""
+    """Reader of one file's packets, each kind in a separate pass."""
 
     def __init__(self, path: Path, rows: int, faults: Faults, *, flip: bool) -> None:
         self._path = path

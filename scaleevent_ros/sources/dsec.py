@@ -73,7 +73,7 @@ _CAMERAS = {"left": (0, 1, "T_10"), "right": (3, 2, "T_32")}
 
 
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
-    """Open a sequence: events, and of frames, disparity, flow and labels what is there.
+    """Open a sequence: events, and the available frames, disparity, flow and labels.
 
     Raises:
         SourceError: If something is not laid out like that, or ``rectify_map.h5`` is missing.

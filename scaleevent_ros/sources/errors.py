@@ -6,7 +6,7 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class SourceError(ScaleEventError):
-    """A recording cannot be read as what it should be: the message names the file and the place."""
+    """A recording is invalid; the message names the file and the place."""
 
 
 class UnknownFormatError(SourceError):

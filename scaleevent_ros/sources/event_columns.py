@@ -86,7 +86,7 @@ def event_batches(
 def _select(
     piece: Columns, width: int, height: int, after: int, faults: Faults
 ) -> NDArray[np.int64] | None:
-    """Choose the good events of a piece, in order of time; None for all as they are."""
+    """Select the valid events of a piece, in order of time; None for all, unchanged."""
     t = piece.t
     dropped = np.zeros(len(t), np.bool_)
     first_lost = ""
@@ -130,7 +130,7 @@ def _select(
 
 
 def _outside(values: NDArray[Any], side: int) -> NDArray[np.bool_]:
-    """Find coordinates that are no pixel of a side: outside, fractional or not a number."""
+    """Find invalid coordinates: outside, fractional or not a number."""
     inside: NDArray[np.bool_] = (values >= 0) & (values < side)
     if np.issubdtype(values.dtype, np.floating):
         inside &= values == np.floor(values)

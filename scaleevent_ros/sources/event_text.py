@@ -43,7 +43,7 @@ def _parse_number(text: NDArray[np.uint8], i: int) -> tuple[int, int, int]:
     """Parse one decimal number that starts at a byte.
 
     Returns:
-        Its whole part; the 9 digits after its point, -1 if there is none; and the byte behind it,
+        The integer part; the 9 digits after its point, -1 if there is none; and the byte behind it,
         -1 if it is no number, or a separator does not follow.
     """
     sign = -1 if text[i] == _MINUS else 1
@@ -82,7 +82,7 @@ def _parse(
         numbers: Filled with whole parts, [lines, 4].
         fractions: Filled with the 9 digits after the point of the first number, -1 if there is no
             point, [lines].
-        header_ends: Whether lines that start with a letter are wrong, as they are after events.
+        header_ends: Treat lines that start with a letter as faults, as they are after events.
 
     Returns:
         How many events were parsed, how many lines are wrong, and how many lines lie before the
@@ -215,7 +215,7 @@ def _pieces(path: Path, unit: str | None, faults: Faults) -> Iterator[Columns]:
 def _nanoseconds(
     whole: NDArray[np.int64], fractions: NDArray[np.int64], scale: int
 ) -> NDArray[np.int64]:
-    """Turn whole parts and 1e-9 fractions of a unit into ns, to the nearest microsecond."""
+    """Convert integer parts and 1e-9 fractions of a unit to ns, rounded to µs."""
     t_ns = np.minimum(whole, MAX_TIME_NS // scale + 1) * scale
     t_ns += np.maximum(fractions, 0) * scale // 10**_FRACTION_DIGITS
     return (t_ns + 500) // 1000 * 1000

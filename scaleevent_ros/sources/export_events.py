@@ -44,7 +44,7 @@ def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int
     Args:
         reader: Open bag.
         out: File to write.
-        topic: Topic of event packets; may be left out where there is one.
+        topic: Event topic; may be omitted if there is only one.
 
     Returns:
         How many events there are.

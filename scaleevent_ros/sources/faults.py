@@ -1,4 +1,4 @@
-"""Faults of a recording: what was left out or repaired is counted; strict reading stops instead."""
+"""Faults of a recording: left out or repaired, and counted; strict reading stops instead."""
 
 from __future__ import annotations
 

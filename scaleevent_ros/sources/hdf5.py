@@ -66,7 +66,7 @@ def _lacks_filter(error: OSError) -> bool:
 
 
 def dataset(file: h5py.Group, name: str) -> h5py.Dataset:
-    """Look a dataset up.
+    """Return a dataset by name.
 
     Raises:
         SourceError: If there is none of that name.
@@ -207,7 +207,7 @@ class EventColumns:
             yield from event_batches(pieces, width, height, self._faults, t_start)
 
     def _pieces(self, file: h5py.File, first: int) -> Iterator[Columns]:
-        """Read pieces of events; what a damaged file does not give is left out."""
+        """Read pieces of events; unreadable parts of a damaged file are left out."""
         step = CHUNK_EVENTS
         start = first
         while start < self.length:

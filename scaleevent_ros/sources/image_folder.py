@@ -1,4 +1,4 @@
-"""A folder of pictures beside a file of events: the layout of the IJRR data set, and its kin.
+"""Folders of pictures and a file of events, in the layout of the IJRR data set and similar ones.
 
 Layout: https://rpg.ifi.uzh.ch/davis_data.html; Mueggler et al., "The Event-Camera Dataset and
 Simulator", IJRR 2017 (DAVIS240C). ``events.txt`` (t x y p), ``images.txt`` (t and the name of a
@@ -45,7 +45,7 @@ HDF5_NAMES = ("events.h5", "events.hdf5")
 
 
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
-    """Open a folder: events, and of pictures, calibration and IMU what is there.
+    """Open a folder: events, and the available pictures, calibration and IMU data.
 
     The sensor is as large as the pictures, unless the options or the file of events differ.
 

@@ -73,7 +73,7 @@ def _corner(x: np.float32, y: np.float32, width: int, height: int) -> tuple[int,
 
 @kernel
 def _visibility(forth: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weigh pixels: 1 where going there and back ends at the start, a half where it misses by one.
+    """Weight pixels by the error of going there and back: 1 for none, a half for a pixel.
 
     Args:
         forth: Flow [H, W, 2] of the pixels that are weighed.

@@ -56,8 +56,8 @@ def encode_packets(
     Args:
         batches: Batches in order of time.
         triggers: Triggers in order of time.
-        after_ns: The time of the last event or trigger that was encoded before, if the stream goes
-            on from there: wire times then continue those.
+        after_ns: Time of the last event or trigger that was encoded before, if the stream continues
+            from there.
     """
     origin = None if after_ns is None else after_ns // EPOCH * EPOCH
     edges = _edges(triggers)

@@ -71,7 +71,7 @@ def _photograph(pixels: NDArray[Any]) -> NDArray[Any]:
 
 
 def read_raster(path: Path) -> NDArray[Any]:
-    """Read a picture as it is stored: any depth, channels in OpenCV's order.
+    """Read a picture as stored: any depth, channels in OpenCV's order.
 
     Raises:
         SourceError: If it cannot be decoded.

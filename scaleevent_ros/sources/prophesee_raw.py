@@ -205,7 +205,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
 
 def _pieces(path: Path, header: RawHeader, decoder: Decoder, faults: Faults) -> Iterator[Columns]:
-    """Decode a file piece by piece, and count what the decoder makes no sense of."""
+    """Decode a file piece by piece, and count undecodable words."""
     seen = last_ns = 0
     before = decoder.stats
     with path.open("rb") as file:

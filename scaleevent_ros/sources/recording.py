@@ -75,8 +75,8 @@ class Picture:
         pixels: uint8 [H, W] grey or class ids, uint8 [H, W, 3] red-green-blue, uint16 [H, W],
             float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y). Float
             pixels that are not known are NaN; 255 is a class that is not known.
-        stored: JPEG or PNG file that these pixels were decoded from, if they were: what a bag of
-            compressed frames holds, instead of the pixels encoded again.
+        stored: JPEG or PNG file from which the pixels were decoded, if any, for bags of compressed
+            frames.
     """
 
     t: int
@@ -176,7 +176,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """Options for what a recording itself lacks.
+    """Options for information that a recording lacks.
 
     Attributes:
         width: Width of the event sensor, if the file lacks it.
@@ -199,7 +199,7 @@ class ReadOptions:
         return Faults(strict=self.strict)
 
     def __post_init__(self) -> None:
-        """Check what no format checks."""
+        """Check options that are independent of the format."""
         if self.camera not in {"left", "right"}:
             msg = f"there is no camera {self.camera!r} in a stereo pair, but left and right"
             raise SourceError(msg)
@@ -217,7 +217,7 @@ class ReadOptions:
 
 
 def nanoseconds(times: NDArray[Any], unit: str) -> NDArray[np.int64]:
-    """Turn times of a unit (a key of `TIME_UNITS`) into int64 ns; fractions go to the nearest µs.
+    """Convert times of a unit (a key of `TIME_UNITS`) to int64 ns, rounded to µs.
 
     A microsecond is what event cameras, and the EVT3 encoding of bags, resolve. Times that are no
     number become negative, and those that ROS time cannot hold become later than `MAX_TIME_NS`.
@@ -246,7 +246,7 @@ def likely_unit(times: NDArray[Any]) -> str:
 
 
 def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
-    """Pass the times of pictures (ns) through, if they increase and are not before zero.
+    """Return the times of pictures (ns), if they increase and are not negative.
 
     Raises:
         SourceError: A time is wrong; names the place and the time.
@@ -262,7 +262,7 @@ def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
 
 
 def unwrapped(ticks: NDArray[Any], bits: int, before: int = 0) -> NDArray[np.int64]:
-    """Undo the overflows of a counter: a step back by more than half its range is one.
+    """Unwrap a counter: a step back by more than half its range is an overflow.
 
     Args:
         ticks: Times shown by the counter, [N].

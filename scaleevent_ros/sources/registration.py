@@ -1,4 +1,4 @@
-"""Find the homography between two cameras from what changed in both.
+"""Estimation of the homography between two cameras from the changes seen by both.
 
 Between two moments, a frame camera sees the logarithm of brightness change by D, and the events of
 an event camera, summed with their signs, say the same of each of its pixels: E (Gallego et al.,
@@ -214,7 +214,7 @@ def _corner_distance(
 def _prepare(
     change: NDArray[np.float32], side: int, *, signed: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Scale a change, free it of what is common to neighbourhoods, and norm it.
+    """Scale a change, remove its local mean, and normalize it.
 
     Args:
         change: [H, W].
@@ -427,7 +427,7 @@ def _accumulate(
     huber: float,
     sums: NDArray[np.float64],
 ) -> None:
-    """Add up what a step of least squares needs, for each interval.
+    """Sum the terms of a least-squares step, for each interval.
 
     The residual is E - gain * D(q), q the place in the frame of a pixel of the event image. A step
     moves q, in unit coordinates (x, y), to ((1 + d0) x + d1 y + d2, d3 x + (1 + d4) y + d5) divided

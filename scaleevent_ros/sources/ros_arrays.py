@@ -178,7 +178,7 @@ def parse_event_array(data: bytes | memoryview, place: str, *, ros1: bool) -> Ev
         ros1: Whether it is a ROS 1 message.
 
     Raises:
-        SourceError: If the bytes are no such message.
+        SourceError: If the bytes are not such a message.
     """
     try:
         return _parse_ros1(data) if ros1 else _parse_cdr(data)

@@ -206,8 +206,8 @@ class StillsOptions:
             objects, whose flow is not that of the camera.
         cutouts: A folder of pictures with an alpha channel: the objects that move through the
             scenes if ``film.objects`` is above 0.
-        gap: Time without events between the clips of two pictures, in s. Longer than what a
-            student remembers, so that no clip is seen through the one before it.
+        gap: Time without events between the clips of two pictures, in s. Longer than a student's
+            memory, so that clips do not mix.
         jobs: Number of pictures simulated in parallel; the result does not depend on it.
         seed: The same pictures, options and seed give the same recording.
     """
@@ -330,7 +330,7 @@ def _labels_of(picture: Path, folder: Path | None) -> Path | None:
 def _ahead(
     film: Callable[[int], StillSequence], indices: Iterable[int], jobs: int
 ) -> Iterator[StillSequence]:
-    """Film in order, some pictures ahead in threads: kernels and OpenCV release the interpreter."""
+    """Simulate in order, some pictures ahead in threads: kernels and OpenCV release the GIL."""
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
         waiting: deque[Future[StillSequence]] = deque()
         for index in indices:
@@ -342,7 +342,7 @@ def _ahead(
 
 
 def _moments(sequence: StillSequence, *, with_flow: bool) -> Iterator[Moment]:
-    """Cut a clip at its frames; what follows the last is a moment without pictures."""
+    """Cut a clip at its frames; the part after the last is a moment without pictures."""
     done = 0
     for index, t in enumerate(sequence.stamps.tolist()):
         pictures = {FRAMES_TOPIC: Picture(t, sequence.frames[index])}
@@ -407,7 +407,7 @@ def _camera(topic: str, width: int, height: int) -> CameraCalibration:
 
 
 class _SharedPass:
-    """Lets the streams of a recording read one simulation, each at its own pace.
+    """Shared simulation that each stream of a recording reads at its own pace.
 
     What one stream has read and another not is kept, so they should keep pace, as a converter does.
     A stream that is taken twice, or from another start, begins a new pass.
@@ -420,7 +420,7 @@ class _SharedPass:
         self._untaken: dict[int, Iterator[Moment]] = {}
 
     def take(self, stream: int, t_start: int) -> Iterator[Moment]:
-        """Take a stream's iterator over the moments from about a time (ns) on."""
+        """Return a stream's iterator over the moments from about a time (ns)."""
         if t_start != self._start or stream not in self._untaken:
             self._start = t_start
             self._untaken = dict(enumerate(tee(self._moments(t_start), self._streams)))

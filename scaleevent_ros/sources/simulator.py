@@ -114,7 +114,7 @@ PIXEL_MODELS = {
 
 
 def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
-    """Look up one of `PIXEL_MODELS`.
+    """Return one of `PIXEL_MODELS`.
 
     Args:
         name: Name of the model.
@@ -156,7 +156,7 @@ def vary_pixels(model: PixelModel, rng: np.random.Generator) -> PixelModel:
 
 
 def log_intensity(frame: Frame, toe: float) -> NDArray[np.float32]:
-    """Map intensities to what a pixel's photoreceptor gives: a logarithm with a linear toe.
+    """Map intensities to the output of a pixel's photoreceptor: a logarithm with a linear toe.
 
     Args:
         frame: Intensities from 0 to 255, of any shape: uint8, or floating point.
@@ -326,7 +326,7 @@ def _draw_thresholds(
 
 
 def _slot_brightness(toe: float) -> tuple[NDArray[np.float64], float, float]:
-    """Lay out the tables of what depends on intensity, by log intensity in equal steps.
+    """Tabulate what depends on intensity, in equal steps of log intensity.
 
     Returns:
         The brightness of each slot, from 20/275 for black to 1 for white: the offset, which keeps
@@ -372,7 +372,7 @@ def _filter(
     hold: NDArray[np.float32],
     change: NDArray[np.float32],
 ) -> None:
-    """Low-pass the signal: `change` becomes what each pixel sees of the step between two frames.
+    """Low-pass the signal: `change` becomes each pixel's response to the step between two frames.
 
     Arrays of pixels are flat; see `_slot_brightness` and `_low_pass` for the rest.
     """

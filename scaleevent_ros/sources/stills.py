@@ -58,8 +58,8 @@ class StillOptions:
         still_share: Probability that the camera stands still throughout, from 0 to 1; objects,
             if there are any, then move in front of it.
         objects: Largest number of objects that move through the scene.
-        frame_scale: Pixels of a frame for each pixel of the event sensor, in each direction. Frames
-            finer than the sensor let a teacher see what is finer.
+        frame_scale: Resolution of frames relative to the event sensor, in each direction, for
+            teachers with finer input.
         vary: Draw contrast thresholds, bandwidth and noise of the pixels, and the brightness of
             the scene for each clip, from fine sensors by daylight to noisy ones in the dark.
             Frames stay as bright as the picture.
@@ -160,7 +160,7 @@ def simulate_still(
     start_ns: int = 0,
     cutouts: Sequence[NDArray[np.uint8]] = (),
 ) -> StillSequence:
-    """Film a still picture with a camera that sees frames and events.
+    """Simulate a camera with a frame sensor and an event sensor that moves over a still picture.
 
     Between frames the picture is rendered often enough for nothing to move by more than a pixel.
 

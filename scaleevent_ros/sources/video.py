@@ -111,7 +111,7 @@ def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _more_by_pyav(source: Path, video: Video) -> Video:
-    """Open a file by PyAV, and return what OpenCV found if that has as many frames.
+    """Open a file by PyAV, or return OpenCV's result if that has as many frames.
 
     OpenCV gives up where 4,096 packets of other streams, 90 s of sound, lie between two frames, and
     its wheels before 4.12 do not decode AV1.

@@ -52,7 +52,7 @@ class ClassList:
 
 
 def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray[np.uint8]:
-    """Turn stored class ids into truth.
+    """Convert stored class ids to ground truth.
 
     Args:
         labels: Labels as stored.
@@ -60,7 +60,7 @@ def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray
         place: Place of the labels, for error messages.
 
     Raises:
-        TaskError: If they are no class ids, or unknown ones.
+        TaskError: If they are not class ids, or unknown ones.
     """
     if labels.ndim != 2 or labels.dtype != np.uint8:
         msg = f"{place}: labels are {labels.dtype} {labels.shape}, not uint8 [H, W]"

@@ -1,4 +1,4 @@
-"""A student and a head as one model, and what an objective of any task has."""
+"""Model of a student and a head, and the common part of all tasks' objectives."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Downstream(nn.Module):
         Args:
             student: Student; its projection, which only pretraining needs, is frozen.
             head: Built for its width and stride.
-            frozen: Leave the student as it is.
+            frozen: Freeze the student.
             on_teacher: The head takes features in the teacher's space; the student must be frozen.
 
         Raises:
@@ -61,7 +61,7 @@ class Downstream(nn.Module):
             student.requires_grad_(requires_grad=False).eval()
 
     def train(self, mode: bool = True) -> Downstream:
-        """Switch modes; a frozen student stays in eval mode, its batch norms as they are."""
+        """Set the mode; a frozen student, with its batch norms, stays in eval mode."""
         super().train(mode)
         if self._frozen:
             self.student.eval()
@@ -109,7 +109,7 @@ class PictureDownstream(nn.Module):
         self._teacher = (teacher,)  # hidden from the module's state: checkpoints hold no teacher
 
     def train(self, mode: bool = True) -> PictureDownstream:
-        """Switch the head's mode alone."""
+        """Set the mode of the head alone."""
         super().train(mode)
         self.student.eval()
         return self
@@ -139,7 +139,7 @@ class TaskObjective:
     better: ClassVar[int]
 
     def __init__(self, model: Downstream | PictureDownstream) -> None:
-        """Take the model.
+        """Create the objective of a model.
 
         Args:
             model: The header of its student describes the head.

@@ -84,7 +84,7 @@ class _Fusion(nn.Module):
 
 
 class _Residual(nn.Module):
-    """Two convolutions beside an identity; activation first (He et al., ECCV 2016)."""
+    """Residual unit of two convolutions, with activation first (He et al., ECCV 2016)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -160,7 +160,7 @@ def _formula(comparison: Comparison) -> str:
 
 
 def _title(name: str) -> str:
-    """Name a score with its unit and the direction that is better."""
+    """Return a score's name with its unit and the direction that is better."""
     bare = name.removeprefix(AT_EVENTS)
     unit = f" [{_UNITS[bare]}]" if bare in _UNITS else ""
     return f"{name}{unit} {'↑' if bare.startswith(_MORE_IS_BETTER) else '↓'}"

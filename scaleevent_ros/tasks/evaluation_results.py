@@ -291,7 +291,7 @@ class Row(NamedTuple):
         name: Name of the score in `Evaluation.scores`.
         first: Mean and deviation of A.
         second: Mean and deviation of B; None without a comparison.
-        difference: A less B; None likewise.
+        difference: A minus B; None without a comparison.
     """
 
     name: str

@@ -150,7 +150,7 @@ def finetune(configuration: Finetuning) -> Outcome:
 
 
 def choose_events(configuration: Finetuning) -> EventOptions:
-    """Choose what the student sees of the events: as configured, or as it was trained.
+    """Choose the event options: as configured, or of the checkpoint.
 
     Raises:
         ConfigurationError: If the checkpoint was trained on other event tensors.

@@ -153,7 +153,7 @@ def build_described(description: Mapping[str, Any]) -> nn.Module:
 
 
 def task_of(kind: str) -> str:
-    """Name the task that a kind of head does.
+    """Return the task of a kind of head.
 
     Raises:
         TaskError: If there is no such kind.

@@ -62,7 +62,7 @@ class LabelledSource(Protocol):
 
     @property
     def name(self) -> str:
-        """Name the sequence, for errors."""
+        """Name of the sequence, for errors."""
 
     @property
     def task(self) -> Task:
@@ -72,21 +72,20 @@ class LabelledSource(Protocol):
         """Count the windows."""
 
     def key(self, index: int) -> str:
-        """Name a window by what the data set calls it, the same wherever it lies."""
+        """Name of a window in the data set, independent of its location."""
 
     def read(self, index: int, take: int) -> LabelledWindow:
         """Read a window; called in workers, any number of times, in any order.
 
         Args:
             index: Index of the window.
-            take: Number of the epoch: what is simulated comes out new in each; what was recorded
-                stays what it is.
+            take: Number of the epoch: simulated windows differ in each; recorded ones do not.
         """
 
 
 @dataclass(frozen=True)
 class PartOfLabelled:
-    """Some windows of a sequence.
+    """Subset of the windows of a sequence.
 
     Attributes:
         source: The sequence.
@@ -98,7 +97,7 @@ class PartOfLabelled:
 
     @property
     def name(self) -> str:
-        """Name the sequence."""
+        """Name of the sequence."""
         return self.source.name
 
     @property
@@ -111,7 +110,7 @@ class PartOfLabelled:
         return len(self.part)
 
     def key(self, index: int) -> str:
-        """Name a window of this part."""
+        """Name of a window of this part."""
         return self.source.key(self.part[index])
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -137,10 +136,10 @@ def choose_fraction(keys: Sequence[str], fraction: float) -> list[int]:
 
 
 def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[LabelledSource]:
-    """Take a share of the windows of all sequences; see `choose_fraction`.
+    """Choose a share of the windows of all sequences; see `choose_fraction`.
 
     Returns:
-        Of each sequence that has any, the windows that are taken, in their own order.
+        The chosen windows of each sequence that has any, in their own order.
     """
     places = [(number, i) for number, source in enumerate(sources) for i in range(len(source))]
     keys = [sources[number].key(index) for number, index in places]
@@ -207,7 +206,7 @@ class LabelledDataset:
     """Samples of windows from any number of sequences, each a function of its draw alone."""
 
     def __init__(self, sources: Sequence[LabelledSource], options: LabelledOptions) -> None:
-        """Take the sequences of one task."""
+        """Create a dataset of the sequences of one task."""
         self._sources = list(sources)
         self._ends = list(accumulate(len(source) for source in self._sources))
         self._options = options

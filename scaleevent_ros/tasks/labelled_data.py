@@ -297,7 +297,7 @@ def _open(
 def _open_recorded(
     data: LabelledData, events: EventOptions, classes: ClassList | None, *, learning: bool
 ) -> Sequence[LabelledSource]:
-    """Open what was recorded, not filmed.
+    """Open recorded (not simulated) data.
 
     What reads HDF5 and bags is imported here: a machine without them still learns from pictures.
     """

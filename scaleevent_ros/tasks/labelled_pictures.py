@@ -1,4 +1,4 @@
-"""Labelled pictures as samples of frames: what a head learns from without any events."""
+"""Labelled pictures as samples of frames, for heads that are trained without events."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LabelledPictures:
         options: LabelledOptions,
         scale: int,
     ) -> None:
-        """Take pictures.
+        """Create a dataset of labelled pictures.
 
         Args:
             pictures: Files of pictures and their truth: class ids (uint8), or depth in mm (uint16;

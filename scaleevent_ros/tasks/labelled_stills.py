@@ -74,7 +74,7 @@ def find_labelled(pictures: Path, labels: Path) -> list[LabelledPicture]:
 
 
 class LabelledStills:
-    """Labelled pictures, each a window of its own, as a `LabelledSource`.
+    """Labelled pictures, each as a separate window, as a `LabelledSource`.
 
     Attributes:
         name: Their folder.
@@ -101,7 +101,7 @@ class LabelledStills:
         return len(self._found)
 
     def key(self, index: int) -> str:
-        """Name a picture: its file's name without suffix."""
+        """Name of a picture: its file's name without suffix."""
         return self._found[index].picture.stem
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -142,7 +142,7 @@ class FlowStills:
         return len(self._found)
 
     def key(self, index: int) -> str:
-        """Name a picture: its file's name without suffix."""
+        """Name of a picture: its file's name without suffix."""
         return self._found[index].stem
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -165,7 +165,7 @@ def _film(
     frames: int,
     labels: NDArray[np.uint8] | None = None,
 ) -> StillSequence:
-    """Film a picture: a window of events before the first frame, and from each to the next."""
+    """Simulate a picture: a window of events before the first frame, and from each to the next."""
     seconds = options.window.length_ms / 1000
     film = StillOptions(
         frames=frames,

@@ -37,7 +37,7 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
     """Compute one minus the Dice coefficient, averaged over the classes of each image.
 
-    Of a class with probabilities p and truth g over the pixels of the image it is
+    For a class with probabilities p and truth g over the pixels of the image it is
     ``2 * sum(p * g) / (sum(p * p) + sum(g))``: Milletari, Navab and Ahmadi, "V-Net", 3DV 2016,
     equation 3 (g * g = g). Classes without a pixel in the image are ignored.
 

@@ -53,7 +53,7 @@ class MaskTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Weigh them."""
+        """Set the weights of the terms."""
         return MASK_WEIGHT * self.mask + DICE_WEIGHT * self.dice + CLASS_WEIGHT * self.classes
 
 

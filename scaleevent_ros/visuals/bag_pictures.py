@@ -1,4 +1,4 @@
-"""Pictures of what a bag's events look like, as files."""
+"""Picture files of a bag's events."""
 
 from __future__ import annotations
 

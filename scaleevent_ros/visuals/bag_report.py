@@ -25,7 +25,7 @@ _MAX_POINTS = 3000
 
 
 def write_report(quality: BagQuality, path: Path) -> None:
-    """Write a report, and what it rests on as JSON beside it (`report.html`, `report.json`).
+    """Write a report, and its figures as JSON beside it (`report.html`, `report.json`).
 
     Raises:
         ScaleEventError: If they cannot be written.

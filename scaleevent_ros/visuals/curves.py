@@ -1,4 +1,4 @@
-"""Curves over time as SVG: what a run logged, for a page of HTML."""
+"""Curves of a run's log as SVG, for a page of HTML."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read what a run logged, entry by entry; see `scaleevent_ros.distill.journal`.
+    """Read the log of a run; see `scaleevent_ros.distill.journal`.
 
     Raises:
         ScaleEventError: If it cannot be read.

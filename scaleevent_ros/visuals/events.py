@@ -138,7 +138,7 @@ def activity_picture(events: Picture, mask: NDArray[np.bool_], patch: int = 16) 
 
 
 def tile_pictures(pictures: list[Picture], columns: int) -> Picture:
-    """Lay pictures of one size out in rows, with grey gaps between them.
+    """Arrange pictures of one size in rows, with grey gaps between them.
 
     Args:
         pictures: RGB, uint8 [height, width, 3] each, one or more.

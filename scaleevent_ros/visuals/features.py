@@ -132,14 +132,14 @@ def choose_anchors(features: Floats, mask: NDArray[np.bool_], count: int) -> lis
 
 
 def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Bring a picture to width and height without smoothing, so that patches stay visible."""
+    """Resize a picture to width and height by nearest neighbours, so that patches stay visible."""
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
 
 
 def overlay(
     picture: Picture, colours: Picture, opacity: float | NDArray[np.float32] = 0.5
 ) -> Picture:
-    """Lay a coarse picture over a fine one.
+    """Blend a coarse picture over a fine one.
 
     Args:
         picture: uint8 [H, W, 3].

@@ -104,7 +104,7 @@ def render_picture(
 
 
 def render_classes(names: Sequence[str]) -> str:
-    """Name the colours of classes, in the order of their ids."""
+    """Render the colours of classes, in the order of their ids."""
     swatches = "".join(
         f"<span style='background: rgb{tuple(colour.tolist())}'>&emsp;</span> "
         f"{html.escape(name)}&ensp;"

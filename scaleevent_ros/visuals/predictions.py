@@ -128,7 +128,7 @@ def _error_scale(error: Floats, known: NDArray[np.bool_]) -> ColourScale:
 
 
 def _input_picture(example: Example) -> tuple[str, Picture]:
-    """Draw what was perceived: the frame, or the event tensor."""
+    """Draw the input: the frame, or the event tensor."""
     if example.tensor.dtype == np.uint8:
         return "frame", np.ascontiguousarray(example.tensor.transpose(1, 2, 0))
     return "events", _event_picture(example)
@@ -148,7 +148,7 @@ def _event_picture(example: Example) -> Picture:
 
 
 def _titled(title: str, tile: Picture, interpolation: int) -> Picture:
-    """Bring a tile to its width, and write its title above."""
+    """Resize a tile to its width, and write its title above."""
     height, width = tile.shape[:2]
     size = (_TILE, max(round(_TILE * height / width), 1))
     heading = blank(LINE, _TILE)

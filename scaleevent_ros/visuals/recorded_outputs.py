@@ -45,7 +45,7 @@ class Moment(NamedTuple):
 
     Attributes:
         stamp_ns: End of the window in ROS time.
-        pictures: RGB, uint8 [H, W, 3], by what they show.
+        pictures: RGB, uint8 [H, W, 3], by their content.
     """
 
     stamp_ns: int
@@ -53,7 +53,7 @@ class Moment(NamedTuple):
 
 
 def recorded_strip(reader: BagReader, node: str, count: int = 6) -> str:
-    """Render windows spread over a bag: events, frame, and what the node made of them.
+    """Render windows spread over a bag: events, frame, and outputs of the node.
 
     Args:
         reader: Bag with events and outputs of the node.
@@ -114,7 +114,7 @@ def recorded_drops(reader: BagReader) -> str:
 
 
 def _moments(reader: BagReader, node: str, count: int) -> Iterator[Moment]:
-    """Gather what belongs to windows that are spread evenly over the bag."""
+    """Collect the outputs of windows that are spread evenly over the bag."""
     filled = {name for name, topic in reader.topics.items() if topic.count}
     topics = {name: f"{node}/{name}" for name in PICTURES if f"{node}/{name}" in filled}
     if not topics:
@@ -160,7 +160,7 @@ def _draw_events(recent: deque[tuple[int, EventBatch]], pictures: dict[str, Pict
 
 
 def _add_frames(reader: BagReader, pictures: dict[int, dict[str, Picture]]) -> None:
-    """Take the camera's newest frame at each moment, where there is a camera."""
+    """Read the camera's latest frame at each moment, if there is a camera."""
     from scaleevent_ros.bags.reader import CAMERA_IMAGE
 
     cameras = [name for name in reader.topics if CAMERA_IMAGE.search(name)]
@@ -180,7 +180,7 @@ def _add_frames(reader: BagReader, pictures: dict[int, dict[str, Picture]]) -> N
 
 
 def _seen(image: ImageView | CompressedImageView) -> Picture:
-    """Turn an image into a picture of a page's width, patches as squares."""
+    """Convert an image to a picture of a page's width, with patches as squares."""
     from scaleevent_ros.bags.images import image_rgb
 
     picture = np.array(image_rgb(image))

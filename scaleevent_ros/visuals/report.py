@@ -75,7 +75,7 @@ def write_film_strip(
     topic: str | None = None,
     features_space: str = "student",
 ) -> None:
-    """Run a student on windows spread over a bag and write what it sees as HTML.
+    """Run a student on windows spread over a bag and write its outputs as HTML.
 
     Args:
         reader: Open bag.
@@ -172,7 +172,7 @@ def _look(
 
 
 def _to_pixels(picture: Picture, engine: Engine) -> Picture:
-    """Bring a picture of patches to the sensor's pixels."""
+    """Resize a picture of patches to the sensor's pixels."""
     rows, columns = (side * engine.stride for side in engine.grid)
     fine = enlarge(picture, (columns, rows))[: engine.size[0], : engine.size[1]]
     return np.ascontiguousarray(fine)

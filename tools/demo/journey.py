@@ -115,7 +115,7 @@ QUICK = Extent(
 
 
 class Source(NamedTuple):
-    """Something that can be published on topics.
+    """Recording that can be published on topics.
 
     Attributes:
         name: Name of the bag.

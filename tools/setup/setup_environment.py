@@ -222,7 +222,7 @@ def site_packages() -> Path:
 
 
 def purge_torn_packages() -> None:
-    """Forget packages whose installation was cut off, so that they are installed again.
+    """Remove records of interrupted installations, so that they are repeated.
 
     INSTALLER and RECORD are the last files that an installer writes.
     """
@@ -379,7 +379,7 @@ def write_state(state: dict[str, str]) -> None:
 
 
 def set_up() -> None:
-    """Bring the environment up to date, doing only what has not been done.
+    """Update the environment, with the steps that are not done.
 
     Raises:
         SetupError: If the machine lacks something, or a stage fails.

@@ -1,4 +1,4 @@
-"""Any bag with truth beside its events: class ids, depth or optical flow as images.
+"""Labelled bags, with class ids, depth or optical flow as images.
 
 Truth is in the view of the event sensor and of its size. Class ids: ``mono8``, ``mono16`` or the
 like. Depth: ``32FC1`` in m, or ``16UC1`` in mm (REP 118, https://ros.org/reps/rep-0118.html); 0 and
@@ -62,7 +62,7 @@ class LabelledBag:
             options: Options for reading the bag; ``frames_topic`` is the topic of the ground truth.
             length_ns: The longest window of events before a moment; for flow, the interval over
                 which it goes.
-            classes: For segmentation, what ids mean.
+            classes: Class list for segmentation.
             history_ns: Duration of events before the window to read too, in ns, as far as they
                 exist.
 
@@ -96,7 +96,7 @@ class LabelledBag:
         return len(self._frames)
 
     def key(self, index: int) -> str:
-        """Name a moment: ``BAG/1504645177350000000``, the bag and the truth's stamp in ns."""
+        """Name of a moment: ``BAG/1504645177350000000``, the bag and the stamp in ns."""
         stamp = self._bag.timeline.frames.stamp[self._frames[index]]
         return f"{self._bag_name}/{stamp}"
 

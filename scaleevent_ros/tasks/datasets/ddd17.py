@@ -108,7 +108,7 @@ class Ddd17Sequence:
         self._files, self._ends = [files[index] for index in chosen], ends[chosen]
 
     def _open(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """Map the events: nothing is read but what is asked for."""
+        """Map the file of events; only requested parts are read."""
         try:
             t = np.memmap(self._folder / "events.dat.t", "<i8", "r")
             xyp = np.memmap(self._folder / "events.dat.xyp", "<i2", "r").reshape(-1, 3)
@@ -134,7 +134,7 @@ class Ddd17Sequence:
         return len(self._files)
 
     def key(self, index: int) -> str:
-        """Name a label: ``dir0/segmentation_00000042``, the folder and the picture."""
+        """Name of a label: ``dir0/segmentation_00000042``, the folder and the picture."""
         return f"{self._folder.name}/{self._files[index].stem}"
 
     def read(self, index: int, take: int) -> LabelledWindow:

@@ -162,7 +162,7 @@ class DsecSequence:
         return len(self._files)
 
     def key(self, index: int) -> str:
-        """Name a moment: ``zurich_city_00_a/000006``, the sequence and the picture's number."""
+        """Name of a moment: ``zurich_city_00_a/000006``, the sequence and the picture's number."""
         return f"{self._sequence}/{self._files[index].stem}"
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -189,7 +189,7 @@ class DsecSequence:
 def depth_from_disparity(
     disparity: NDArray[np.float32], q: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Turn disparities of the left event camera into depths: baseline times focal length over them.
+    """Convert disparities of the left event camera to depth: baseline times focal length over them.
 
     Args:
         disparity: float32 [H, W] in px; NaN where it is not known.

@@ -77,8 +77,8 @@ class MvsecSequence:
             path: ``NAME_data.hdf5``; ``NAME_gt.hdf5`` lies beside it.
             task: Task whose ground truth is read.
             window_ns: The longest window of events before a depth map.
-            frames: For flow: from a frame to the one that comes so many frames later (the usual
-                dt = 1 and dt = 4); 0: from a map of flow to the next, at 20 Hz.
+            frames: Interval of flow in frames (the usual dt = 1 and dt = 4); 0: between maps of
+                flow, at 20 Hz.
             history_ns: Duration of events before the window to read too, in ns, as far as they
                 exist.
 
@@ -129,7 +129,7 @@ class MvsecSequence:
         return len(self._numbers)
 
     def key(self, index: int) -> str:
-        """Name a moment: ``outdoor_day1/4356``, the sequence and the number of map or frame."""
+        """Name of a moment: ``outdoor_day1/4356``, the sequence and the number of map or frame."""
         return f"{self._sequence}/{self._numbers[index]}"
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -200,7 +200,7 @@ def follow(
 
 
 def _known(stored: NDArray[Any]) -> NDArray[np.float32]:
-    """Turn a map as stored, [2, H, W], into float32 [H, W, 2] with NaN where it is not known."""
+    """Convert a stored map, [2, H, W], to float32 [H, W, 2] with NaN where it is unknown."""
     flow: NDArray[np.float32] = np.moveaxis(stored, 0, -1).astype(np.float32)
     known = np.isfinite(flow).all(axis=-1) & (flow != 0).any(axis=-1)
     flow[~known] = np.nan
