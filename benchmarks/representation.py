@@ -59,7 +59,7 @@ from scaleevent_ros.tasks.finetune import Finetuning, HeadOptions, build_downstr
 from scaleevent_ros.tasks.labelled import LabelledSample, stack
 from scaleevent_ros.tasks.labelled_data import LabelledData
 from scaleevent_ros.tasks.labelled_stills import find_labelled
-from scaleevent_ros.tasks.segmentation import Segmentation
+from scaleevent_ros.tasks.objectives import Segmentation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,22 +1,15 @@
-"""Model of a student and a head, and the common part of all tasks' objectives."""
+"""Model of a student and a head."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
-from scaleevent_ros.distill.validation import ratios
-from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
-from scaleevent_ros.models.student import HEADS
 from scaleevent_ros.tasks.eomt import EomtSegmentation, late_blocks_for
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from torch import Tensor
 
     from scaleevent_ros.distill.distillation import FeatureSource
@@ -122,56 +115,3 @@ class PictureDownstream(nn.Module):
         stride = self.student.stride
         grid = (-(-size[0] // stride), -(-size[1] // stride))
         return self.head(teacher(frames, grid, size), size)
-
-
-class TaskObjective:
-    """Base of all tasks' objectives, for `scaleevent_ros.distill.trainer.Trainer`.
-
-    Attributes:
-        task: Name of the task.
-        metric: Name of the metric by which checkpoints are compared.
-        better: 1 where more of it is better, -1 where less is.
-        model: A `Downstream`.
-    """
-
-    task: ClassVar[str]
-    metric: ClassVar[str]
-    better: ClassVar[int]
-
-    def __init__(self, model: Downstream | PictureDownstream) -> None:
-        """Create the objective of a model.
-
-        Args:
-            model: The header of its student describes the head.
-        """
-        self.model = cast("nn.Module", model)
-        self._head = model.head
-        self._header = model.student.header
-
-    def to(self, device: torch.device) -> None:
-        """Move nothing: there is only the model."""
-
-    def start_step(self, progress: float) -> None:
-        """Anneal the masks of a head that has them."""
-        if isinstance(self._head, EomtSegmentation):
-            self._head.anneal(progress)
-
-    def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Average over images; ``events/``: over pixels with events alone."""
-        return ratios(sums)
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Score by which checkpoints are compared."""
-        return self.better * metrics[self.metric]
-
-    def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Write student and head as one checkpoint, which the runtime loads."""
-        names = {"student.": "", "head.": f"{HEADS}{self.task}."}
-        renamed = {
-            new + name.removeprefix(old): value
-            for name, value in tensors.items()
-            for old, new in names.items()
-            if name.startswith(old)
-        }
-        header = replace(self._header, git_revision=git_revision())
-        write_checkpoint(path, renamed, replace(header, extra={**header.extra, **extra}))

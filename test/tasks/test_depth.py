@@ -11,8 +11,8 @@ from labelled_memory import HEIGHT, WIDTH, NearAndFar, tiny_model, train
 from scaleevent_ros.distill.validation import ratios
 from scaleevent_ros.models import load_student
 from scaleevent_ros.tasks import load_heads
-from scaleevent_ros.tasks.depth import Depth
 from scaleevent_ros.tasks.labelled import LabelledBatch
+from scaleevent_ros.tasks.objectives import Depth
 
 if TYPE_CHECKING:
     from pathlib import Path

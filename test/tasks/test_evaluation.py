@@ -285,7 +285,7 @@ def test_checkpoints_that_do_not_fit_the_data_are_refused(
     bare = tiny_checkpoint(tmp_path / "bare.safetensors")
     full = tiny_checkpoint(tmp_path / "full.safetensors", heads=True)
     best = runs[0] / "best.safetensors"
-    assert "bare.safetensors has no head: training/finetune.py" in refusal(asked(data, out, bare))
+    assert "bare.safetensors has no head: `scaleevent finetune`" in refusal(asked(data, out, bare))
     flowing = replace(data, kind="stills_flow")
     assert "has a head for segmentation, the data are for flow" in refusal(
         asked(flowing, out, best)
@@ -385,8 +385,8 @@ def test_what_is_written_stays_when_the_disk_is_full(
     with pytest.raises(TaskError) as caught:
         evaluate(asked(data, out, best, best), fill_the_disk)
     assert str(caught.value) == (
-        f"{out}/A2/evaluation.json cannot be written: No space left on device; what was written "
-        "before it stays"
+        f"{out}/A2/evaluation.json cannot be written: No space left on device; files "
+        "written before it are kept"
     )
     assert read_evaluation(out / "A1" / "evaluation.json").checkpoint == str(best)
     assert sorted(path.name for path in (out / "A2").rglob("*")) == [

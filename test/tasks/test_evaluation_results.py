@@ -246,4 +246,4 @@ def test_tables_are_aligned_and_have_units_and_directions() -> None:
 def test_the_markdown_of_a_comparison_says_what_was_compared() -> None:
     said = comparison_markdown(compare(A, B))
     assert "| B1 | `runs/b2/best.safetensors` | 2 | `abababababab` |" in said
-    assert "Judged by 7 windows of the validation part of kind stills, strength 2.0." in said
+    assert "Evaluated on 7 windows of the validation part of kind stills, strength 2.0." in said
