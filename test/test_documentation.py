@@ -102,3 +102,18 @@ def test_the_site_builds(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "index.html").is_file()
+
+
+def test_docstrings_begin_with_the_thing_that_they_describe() -> None:
+    """`reader: Open bag.`, not `reader: Of the bag.`; see CONTRIBUTING.md."""
+    vague = re.compile(r"\s*(?:\w+: )?(?:Of|As|Its|Says?|Tells?|Look at) ")
+    found = [
+        f"{path.relative_to(REPOSITORY)}: {line.strip()}"
+        for folder in ("scaleevent_ros", "test", "tools", "training", "benchmarks", "examples")
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        for line in (ast.get_docstring(node) or "").splitlines()
+        if vague.match(line)
+    ]
+    assert not found

@@ -74,7 +74,7 @@ class SqliteFile:
                 yield StoredMessage(time_ns, time_ns, topic_id, data)
 
     def _make_readable(self) -> Path:
-        """Return the path of the file, or of a copy where the file needs mending."""
+        """Return the path of the file, or of a copy where the file must be repaired."""
         with self.path.open("rb") as file:
             head = file.read(100)
         if not head.startswith(MAGIC) or len(head) < 100:

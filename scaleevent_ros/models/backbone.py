@@ -145,7 +145,7 @@ class Backbone(nn.Module):
         cast("Any", self.model).set_grad_checkpointing(enable)
 
     def _keep_rope_periods(self) -> None:
-        """Make DINOv3's RoPE periods part of the state.
+        """Store DINOv3's RoPE periods in the state.
 
         timm computes them anew for each model, but released files hold them rounded to bfloat16,
         and features differ by 1e-2 if the rounding is lost.
@@ -201,7 +201,7 @@ class _KeepTokens(nn.Module):
         self._with_indices = with_indices
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Keep the prefix and the chosen patches of ``[B, prefix + N, D]``."""
+        """Select the prefix and the chosen patches of ``[B, prefix + N, D]``."""
         index = self._kept[..., None].expand(-1, -1, x.shape[-1])
         patches = x[:, self._prefix :].gather(1, index)
         x = torch.cat([x[:, : self._prefix], patches], dim=1)
@@ -220,7 +220,7 @@ class _ChannelNorm(nn.Module):
 
 
 def _final_norm(model: nn.Module, width: int, *, at_end: bool) -> tuple[bool, nn.Module]:
-    """Tell whether timm applies the final norm by itself, and what must be applied after it."""
+    """Return whether timm applies the final norm, and what must be applied after it."""
     if _has(model, "norm") or _has(model, "neck"):
         return True, nn.Identity()
     if _has(model, "fc_norm"):  # trained to average tokens first: the norm sits in the head
@@ -284,7 +284,7 @@ def check_name(name: str) -> None:
     """Check that timm knows a model, and its tag if the name has one.
 
     Raises:
-        ModelError: Naming what comes close.
+        ModelError: The name is unknown; lists similar ones.
     """
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):

@@ -56,7 +56,7 @@ class Header:
         standardized: The projected features have this mean and deviation removed.
         classes: Names of the classes that a segmentation head tells apart, by id.
         heads: The task heads in the file, and how to build each.
-        git_revision: Of the code that wrote the file.
+        git_revision: Revision of the code that wrote the file.
         extra: Anything else worth keeping, such as the training's configuration and step.
     """
 
@@ -152,7 +152,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Tell whether a file is a checkpoint of ours, by its metadata."""
+    """Return whether a file is a checkpoint of this package, by its metadata."""
     try:
         with safe_open(path, "numpy") as file:
             return METADATA_KEY in (file.metadata() or {})
@@ -243,7 +243,7 @@ def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     """Read a checkpoint of ours: its header and its tensors, on the CPU.
 
     Raises:
-        CheckpointError: As `read_header`.
+        CheckpointError: If the file is invalid, as in `read_header`.
     """
     from safetensors.torch import load_file
 

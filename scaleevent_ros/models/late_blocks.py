@@ -28,14 +28,14 @@ class LateBlocks:
     row, and whatever else is appended, which has no position.
 
     Attributes:
-        count: How many blocks are in the second part.
+        count: Number of blocks in the second part.
     """
 
     def __init__(self, backbone: Backbone, count: int) -> None:
         """Part a backbone.
 
         Args:
-            backbone: Of a plain ViT: timm's `VisionTransformer` or `Eva`, which DINOv3 is.
+            backbone: Backbone, a plain ViT: timm's `VisionTransformer` or `Eva`, which DINOv3 is.
             count: Blocks of the second part: fewer than there are.
 
         Raises:
@@ -75,7 +75,7 @@ class LateBlocks:
         return torch.cat([prefix, patches], dim=1)
 
     def positions(self, grid: tuple[int, int], appended: int = 0) -> list[Tensor | None]:
-        """Make the rotary embedding of each late block: None where the network has none.
+        """Return the rotary embedding of each late block: None if the network has none.
 
         Args:
             grid: Height and width h, w of the patches.
@@ -101,11 +101,11 @@ class LateBlocks:
         """Run one block of the second part.
 
         Args:
-            number: From 0 on.
+            number: Index of the block, from 0.
             tokens: ``[B, N, D]``.
-            position: From `positions`.
-            mask: Which token (row) may look at which (column), bool ``[B, 1, N, N]``; at all if
-                None.
+            position: Position embedding from `positions`.
+            mask: Attention mask, bool ``[B, 1, N, N]``: which token (row) attends to which
+                (column); all if None.
         """
         block = self._model.blocks[self._depth - self.count + number]
         more = {"attn_mask": mask} if position is None else {"rope": position, "attn_mask": mask}

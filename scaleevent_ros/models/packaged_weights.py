@@ -31,7 +31,7 @@ PACKAGE_TAG = "package"
 
 
 class _Package(NamedTuple):
-    """Where the weights of an architecture are, and how the network must be built and fed.
+    """Location of an architecture's weights, with the arguments and preprocessing of the network.
 
     Attributes:
         distribution: Name to install.
@@ -39,7 +39,7 @@ class _Package(NamedTuple):
         file: Path of the weights in that folder.
         classes: Outputs of the network's classifier; 0 for none.
         mean: Normalization of RGB frames from 0 to 1.
-        std: Likewise.
+        std: Standard deviation of the input's normalization.
         read: Reads the file: ``(path, the network's state) -> tensors by timm's names``.
     """
 

@@ -70,7 +70,7 @@ def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def is_dinov3(tensors: Mapping[str, Tensor]) -> bool:
-    """Tell whether the names are those of Meta's DINOv3, a ViT's or a ConvNeXt's."""
+    """Return whether the names are those of Meta's DINOv3, a ViT's or a ConvNeXt's."""
     plain = strip_prefixes(tensors)
     return (
         _PERIODS in plain
@@ -91,13 +91,13 @@ def build_released(
     the RoPE periods are the file's.
 
     Args:
-        tensors: As read from the file.
-        source: Its name, for errors.
+        tensors: Tensors read from the file.
+        source: Name of the file, for error messages.
         name: timm's name of the network that it should be; read off the shapes if None.
         options: Arguments of timm's model that go with the name.
 
     Raises:
-        CheckpointError: Naming the first tensor that is missing or does not fit.
+        CheckpointError: A tensor is missing or does not fit; names the first one.
     """
     plain = strip_prefixes(tensors)
     if _CONVNEXT_STEM in plain:

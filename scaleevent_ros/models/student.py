@@ -64,7 +64,7 @@ class Student(nn.Module):
         standardizes its features, so that it still starts from what the teacher computes.
 
         Args:
-            statistics: Of the teacher's features over the training set; noted in the header.
+            statistics: Statistics of the teacher's features over the training set, for the header.
             standardized: The target is the teacher's features standardized by them.
         """
         if self.header.standardized and not standardized:
@@ -291,7 +291,7 @@ def load_student(path: str | Path) -> Student:
     """Load a student from a checkpoint of ours, the paper's release, or Meta's DINOv3 files.
 
     Args:
-        path: Of a ``.safetensors`` or PyTorch file.
+        path: Path of a ``.safetensors`` or PyTorch file.
 
     Returns:
         The student on the CPU in eval mode, its header as ``.header``. A file of the paper's or

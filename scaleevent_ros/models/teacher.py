@@ -35,7 +35,7 @@ class Teacher(nn.Module):
     `torch.inference_mode`.
 
     Attributes:
-        name: As it was asked for.
+        name: Name of the model as requested.
         architecture: timm's name of the network that was built for it.
         options: Arguments of timm's model that make it another than the named one.
         backbone: The network.
@@ -243,7 +243,7 @@ def _hub_file(name: str) -> Path:
 def _build_from(
     tensors: dict[str, Tensor], source: str, name: str, options: Mapping[str, Any] | None
 ) -> nn.Module:
-    """Let timm convert the authors' names to its own, and build the network from that."""
+    """Convert the authors' parameter names by timm, and build the network."""
     try:
         return build_network(
             name,

@@ -85,8 +85,8 @@ def fetch_from_hub(model: str, repository: str, filename: str) -> Path:
 
     Args:
         model: The name the user gave, for the error.
-        repository: On the hub, for example ``timm/vit_small_patch16_dinov3.lvd1689m``.
-        filename: In that repository.
+        repository: Repository on the hub, for example ``timm/vit_small_patch16_dinov3.lvd1689m``.
+        filename: File name in that repository.
 
     Raises:
         ModelError: If the hub cannot be reached or refuses, naming the model, the file and the
@@ -125,8 +125,8 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) 
     """Copy tensors into a module that must want them all, each of the same shape.
 
     Raises:
-        CheckpointError: Naming the first tensor that is missing, of another shape, not finite, or
-            unknown to the module.
+        CheckpointError: A tensor is missing, of another shape, not finite, or unknown to the
+            module; names the first one.
     """
     wanted = module.state_dict()
     for name, have in wanted.items():

@@ -129,6 +129,6 @@ class DeviceWindows:
 
 
 def _joined(parts: list[DeviceEvents]) -> DeviceEvents:
-    """Put batches behind each other."""
+    """Concatenate batches."""
     x, y, t, p = (torch.cat([getattr(part, name) for part in parts]) for name in "xytp")
     return DeviceEvents(x, y, t, p, parts[0].width, parts[0].height)

@@ -80,7 +80,7 @@ class Pipeline:
             raise NodeError(msg)
 
     def windows(self, settings: PerceptionParameters) -> Windows:
-        """Make empty windows.
+        """Create empty windows.
 
         Raises:
             CheckpointError: If the checkpoint's representation and number of channels disagree.
@@ -160,7 +160,7 @@ class _Requests:
         self._stopped = False
 
     def add(self) -> None:
-        """Ask for work."""
+        """Request an inference."""
         with self._changed:
             self._requests += 1
             self._changed.notify()
@@ -336,7 +336,7 @@ class PerceptionLoop:
         return window.t_end
 
     def _stamp(self, ros_ns: int, epoch: int) -> int:
-        """Keep stamps from going backwards, unless a new epoch began because the clock did.
+        """Keep stamps from going backwards, unless a new epoch began.
 
         The clock is fitted anew as packets come, which moves stamps by milliseconds, also where an
         epoch begins for another reason.

@@ -40,16 +40,17 @@ class PerceptionReport(NamedTuple):
     Attributes:
         state: State of the lifecycle.
         pipeline: Pipeline, once it is built.
-        building: What is being built; empty if nothing.
+        building: Description of what is being built; empty if nothing is.
         counts: Totals since activation; None while the node is not active.
         rates: Rates since the report before.
         timings: Durations since the report before.
         subscribed: Image topics that have subscribers.
         events_topic: Topic of the event packets.
         silent_s: Seconds since the last packet, where they are too many.
-        problem: What keeps the node from its work.
-        remarks: What happened since the report before.
-        transport: What is wrong with the middleware's settings for the messages that go out.
+        problem: Reason why the node cannot work.
+        remarks: Events since the previous report.
+        transport: Problem of the middleware's settings with the size of the outputs; empty if there
+            is none.
     """
 
     state: str

@@ -105,7 +105,7 @@ class PacketStream:
     Args:
         size: Height and width of the sensor.
         make: Makes empty windows.
-        silence_s: See the attribute.
+        silence_s: Time without packets after which the camera counts as silent; see the attribute.
         remark: Called with a line about each unusual event.
         counts: Totals to continue.
     """
@@ -154,7 +154,8 @@ class PacketStream:
         Args:
             cdr: Serialized event packet.
             now_ns: ROS time, for packets without a stamp.
-            keep: Keep windows. Without it events are decoded and counted, and the clock followed.
+            keep: Keep windows. Otherwise events are only decoded and counted, and the clock is
+                updated.
 
         Returns:
             The number of its events.
@@ -216,7 +217,7 @@ class PacketStream:
             self.counts.epochs += 1
 
     def _keep_in(self, windows: Windows) -> None:
-        """Go on with empty windows."""
+        """Restart with empty windows."""
         self._windows = windows
         self._seen_left_out = 0
         self.live = self._kept_since = None
@@ -262,7 +263,7 @@ class PacketStream:
         return len(events)
 
     def _keep(self, events: EventBatch, frame_id: str) -> None:
-        """Put events into the windows, and offer those once they are whole."""
+        """Add events to the windows, and offer windows that are complete."""
         self._windows.push(events)
         first = int(events.t[0])
         self._kept_since = first if self._kept_since is None else min(self._kept_since, first)
@@ -279,7 +280,7 @@ class Trigger:
         due_ns: Stamp of the last image whose events have come, ROS time; None without one.
 
     Args:
-        settings: See the attribute.
+        settings: Settings of the stream; see the attribute.
         request: Called to ask for a result.
         counts: Totals; an image that is replaced before its events come counts as skipped.
     """
@@ -317,7 +318,7 @@ class Trigger:
         )
 
     def image(self, stamp_ns: int, live: Live | None) -> None:
-        """Ask for the window that ends when an image was taken, once its events are here."""
+        """Request the window that ends at an image's stamp, once its events are here."""
         if self._waiting_ns is not None:
             self._counts.skipped += 1
         self._waiting_ns = stamp_ns

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 class BuiltWindow(NamedTuple):
-    """One window: arrays on a CPU, tensors on a GPU.
+    """Window: arrays on a CPU, tensors on a GPU.
 
     Attributes:
         tensor: float32 [channels, H, W], not normalized.
         patch_counts: Events in each patch, int64 [ceil(H / patch), ceil(W / patch)].
-        t_end: Its end on the sensor's clock, ns, excluded.
+        t_end: End on the sensor's clock in ns, excluded.
     """
 
     tensor: Array
@@ -75,15 +75,15 @@ def make_windows(
     device: Device,
     slices_per_bin: int = 2,
 ) -> Windows:
-    """Make what keeps the windows: on a CPU running sums, on a GPU the last events themselves.
+    """Create the accumulator of windows: running sums on a CPU, the latest events on a GPU.
 
     Args:
-        spec: What the tensor is made of.
+        spec: Specification of the tensor.
         size: Height and width of the sensor.
         patch: Side of a patch for `BuiltWindow.patch_counts`.
         options: Length of the windows.
-        device: Where the network runs.
-        slices_per_bin: See `WindowAccumulator`.
+        device: Device of the network.
+        slices_per_bin: Number of slices; see `WindowAccumulator`.
     """
     if device.type == "cpu" and spec.representation in ACCUMULATED:
         return HostWindows(spec, size, patch, options, slices_per_bin)

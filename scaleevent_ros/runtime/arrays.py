@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where a network runs.
+    """Device of a network.
 
     Attributes:
         type: ``cpu`` or ``cuda``.

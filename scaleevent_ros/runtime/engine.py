@@ -59,14 +59,14 @@ class Engine:
     at a time may call.
 
     Attributes:
-        header: Of the checkpoint.
+        header: Header of the checkpoint.
         size: Height and width of the event tensor.
         grid: Height and width of the features.
         width: Channels D of the features.
         stride: Pixels per feature.
         features_space: Whose space the features are in.
-        outputs: What the checkpoint has: ``features``, and the tasks with a head.
-        device: Where it runs.
+        outputs: Available outputs: ``features``, and the tasks with a head.
+        device: Device of the network.
         precision: ``fp32``, ``fp16`` or ``bf16``.
         backend: Name of the backend that runs.
 
@@ -154,7 +154,7 @@ class Engine:
         return Outputs(**outputs)
 
     def _warm_up(self) -> None:
-        """Make the first, slow calls: two, since flow needs a window before."""
+        """Run the first, slow calls: two, since flow needs a previous window."""
         events = np.zeros((self.header.bins, *self.size), np.float32)
         for _ in range(2):
             outputs = self(events)

@@ -43,12 +43,12 @@ TRIALS = 3
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How to export.
+    """Options of an export.
 
     Attributes:
         size: Height and width of the sensor; None for the bag's.
         precision: ``fp32`` or ``fp16``, of weights and activations.
-        dynamic: Let one ONNX file take windows of any size.
+        dynamic: Write an ONNX file that takes windows of any size.
         bag: Recording whose windows the comparison runs on; made-up windows if None.
         topic: The bag's topic of events, where it has several.
         features_space: ``student`` or ``teacher``, see `Network`.
@@ -64,7 +64,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """Result of an export.
 
     Attributes:
         path: The file.
@@ -81,7 +81,7 @@ class Exported:
     recorded: bool
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Summary in one line."""
         kind = "recorded" if self.recorded else "made-up"
         seen = ", ".join(f"{name} by {value:.1e}" for name, value in self.differences.items())
         where = f"{self.windows} {kind} windows of {self.size[1]}x{self.size[0]}"
@@ -99,7 +99,7 @@ def export(
     Args:
         checkpoint: A file that `load_student` reads.
         path: The file to write: ``.onnx``, or ``.engine`` for TensorRT on this machine's GPU.
-        options: How.
+        options: Options of the export.
         gpu: GPU for which TensorRT builds an engine.
 
     Returns:
@@ -195,7 +195,7 @@ def _run_both(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the place of another once all went well.
+    """Provide a file to write that replaces another on success.
 
     Raises:
         EngineError: If the folder or the file cannot be written.

@@ -1,4 +1,4 @@
-"""What `scaleevent export` wrote, made ready to run."""
+"""Loading of exported students."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime.exported_file import NetworkInfo
 
     class Backend(Protocol):
-        """What runs a network."""
+        """Interface of a network's backend."""
 
         info: NetworkInfo
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
             """Forget the window before."""
 
     class ExportedBackend(Backend, Protocol):
-        """What runs an exported network."""
+        """Interface of an exported network's backend."""
 
         precision: str
 
@@ -46,9 +46,9 @@ def open_exported(
 
     Args:
         path: The file.
-        device: Where it runs.
+        device: Device of the network.
         size: Height and width of the windows; None for those that the file was made for.
-        backend: One of those that run such files; the first of them if None.
+        backend: Backend for such files; the first one if None.
         precision: ``auto`` for the file's own, which others must equal; OpenVINO also computes a
             float32 file in ``bf16``.
 

@@ -40,7 +40,7 @@ def cached_onnx(
     on. Another process exports, so that this one never loads PyTorch.
 
     Raises:
-        EngineError: As `export` does.
+        EngineError: The export fails, as in `export`.
     """
     made_by = versions("torch", "timm", "onnxscript")
     path = cache_path(checkpoint, (size, precision, features_space, made_by), ".onnx")
@@ -62,7 +62,7 @@ def cached_engine(
     """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
 
     Raises:
-        EngineError: As `export` does.
+        EngineError: The export fails, as in `export`.
     """
     from scaleevent_ros.runtime.export import ExportOptions, export, gpu_name
 

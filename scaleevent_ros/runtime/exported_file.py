@@ -145,7 +145,7 @@ def divides_by_scale(header: Header) -> bool:
 
 
 def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
-    """Make an exported network's inputs of a window, by name, on the window's device."""
+    """Prepare an exported network's inputs from a window, by name, on the window's device."""
     spec = header.input
     if divides_by_scale(header):
         return {EVENTS: events.contiguous(), SCALE: spec.scales(events)}

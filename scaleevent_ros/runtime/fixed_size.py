@@ -42,7 +42,7 @@ class FixedRotaryEmbedding(nn.Module):
 
 
 def fix_size(backbone: Backbone, grid: tuple[int, int]) -> None:
-    """Make the position embeddings of a backbone constants for one grid of features, in place.
+    """Replace a backbone's position embeddings by constants for one grid of features, in place.
 
     Networks without such embeddings stay as they are; so do those of other kinds (SAM's), which
     still run, and slower.

@@ -1,4 +1,4 @@
-"""What the backends of exported files have in common on a CPU, where windows are numpy arrays."""
+"""Common part of the backends of exported files on a CPU, where windows are numpy arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HostBackend(ABC):
 
     Attributes:
         info: Inputs and outputs of the network.
-        precision: Of its arithmetic.
+        precision: Precision of the computation.
     """
 
     info: NetworkInfo
@@ -58,7 +58,7 @@ class HostBackend(ABC):
         self._previous = None
 
     def _feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Do what `events_and_scale` does, without fresh memory for each window."""
+        """Compute `events_and_scale` without allocating memory for each window."""
         header = self.info.header
         feeds = {EVENTS: events}
         if divides_by_scale(header):

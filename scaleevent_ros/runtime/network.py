@@ -34,17 +34,18 @@ class Network(nn.Module):
     training. Heads are modules as `scaleevent_ros.tasks.build_head` makes them.
 
     Attributes:
-        info: What it takes and gives.
+        info: Inputs and outputs.
         encodes_features: Whether `encode` gives the features that are published. With a head whose
             queries run through the student's last blocks (`segmentation_eomt`) it gives the tokens
             before them, so that these blocks run for what is wanted only; in the teacher's space
             features are projected after it.
 
     Args:
-        student: Its backbone becomes part of the network, in eval mode.
-        heads: By task.
+        student: Student, whose backbone becomes part of the network, in eval mode.
+        heads: Heads by task.
         size: Height and width of the event tensor.
-        fixed: Make what follows from the size a constant. Else other sizes run too.
+        fixed: Replace parts that depend on the size by constants. Otherwise the network takes any
+            size.
         features_space: ``student``: features as the backbone computes them. ``teacher``: projected
             to the teacher's space, its standardization undone, so that what was trained on the
             teacher's features of frames works on them.
@@ -109,16 +110,16 @@ class Network(nn.Module):
         previous: Tensor | None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Make one output of what was encoded.
+        """Compute one output from encoded features.
 
         Args:
-            output: One of ``info.outputs``.
-            encoded: From `encode`.
+            output: Output, one of ``info.outputs``.
+            encoded: Result of `encode`.
             previous: Those of the window before, for ``flow``.
             size: Height and width of the event tensor, if not ``info.size``.
 
         Returns:
-            As the attribute of `Outputs` of that name; class ids as int32.
+            The attribute of `Outputs` of that name; class ids as int32.
         """
         size = size or self.info.size
         if output == "segmentation" and self._late is not None:
@@ -207,7 +208,7 @@ def normalized(events: Tensor, spec: InputSpec) -> Tensor:
 
     Args:
         events: float32 [channels, H, W]. It is not changed.
-        spec: What it is made of.
+        spec: Specification of the window.
     """
     if events.device.type != "cpu":
         return spec.normalize(events)

@@ -98,7 +98,7 @@ class OnnxCudaBackend:
         device: The GPU.
 
     Raises:
-        EngineError: As `OnnxBackend`, and if ONNX Runtime cannot use the GPU.
+        EngineError: Invalid file, as in `OnnxBackend`, or ONNX Runtime cannot use the GPU.
     """
 
     def __init__(self, path: Path, size: tuple[int, int] | None, device: Device) -> None:

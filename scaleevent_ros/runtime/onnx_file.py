@@ -40,7 +40,7 @@ def read_info(path: Path) -> ExportedInfo:
     """Read what an ONNX file says of itself.
 
     Raises:
-        EngineError: As `parse_info` does.
+        EngineError: Invalid metadata, as in `parse_info`.
     """
     import onnx
 
@@ -85,7 +85,7 @@ class _Exported(nn.Module):
 def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
     """Write a network as an ONNX file.
 
-    Its inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1 + leaky integrals], if
+    The inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1 + leaky integrals], if
     the header says ``percentile``, and ``previous_features``, the ``features`` of the window
     before, if there is a head for flow. Events are divided by the scale (see `InputSpec.scales`)
     here and not outside, since the division takes all threads of the network; with another
@@ -93,10 +93,10 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     int32.
 
     Args:
-        network: On the CPU; it is cast.
+        network: Network on the CPU; it is cast.
         path: The file.
         precision: ``fp32`` or ``fp16``: of weights and activations.
-        dynamic: Let height and width vary. The network must not have been fixed.
+        dynamic: Export variable height and width; the network must not have a fixed size.
 
     Raises:
         EngineError: If the network cannot be exported so.

@@ -1,4 +1,4 @@
-"""How far the outputs of a backend may be from those of PyTorch in float32."""
+"""Tolerances of a backend's outputs relative to PyTorch in float32."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Tolerance(NamedTuple):
-    """What is let pass.
+    """Tolerances.
 
     Attributes:
         relative: Norm of the difference over the norm of the reference.
@@ -57,7 +57,7 @@ def largest_differences(
 
 
 def beyond(worst: Mapping[str, float], precision: str) -> list[str]:
-    """Say which differences are not let pass."""
+    """Return the differences beyond the tolerances."""
     tolerance = TOLERANCES[precision]
     return [
         f"{name} differs by {seen:.2g}, {limit:g} is let pass"

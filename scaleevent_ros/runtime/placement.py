@@ -1,4 +1,4 @@
-"""Where and how a network runs: device, precision, backend."""
+"""Choice of device, precision and backend."""
 
 from __future__ import annotations
 

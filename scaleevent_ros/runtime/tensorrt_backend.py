@@ -84,7 +84,7 @@ def write_engine(
 
 
 def _set_precision(config: Any, precision: str) -> int:
-    """Let operations run in the precision of the file alone; return the network's flags."""
+    """Use only the precisions of the file; return the network's flags."""
     import tensorrt
 
     config.clear_flag(tensorrt.BuilderFlag.TF32)  # allowed by default, and far off float32
@@ -98,7 +98,7 @@ def _set_precision(config: Any, precision: str) -> int:
 
 
 def _read_timings(config: Any, path: Path) -> None:
-    """Give a build the times of kernels that earlier builds measured."""
+    """Load kernel timings of earlier builds into a build."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -109,7 +109,7 @@ def _read_timings(config: Any, path: Path) -> None:
 
 
 def _write_timings(config: Any, path: Path) -> None:
-    """Keep the times of kernels for later builds; without them those take longer, no more."""
+    """Store kernel timings for later builds; without them those only take longer."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,7 @@ class TensorRTBackend:
     whichever are wanted: an engine is one piece.
 
     Args:
-        path: Of the file.
+        path: Path of the file.
         device: The GPU.
         size: Height and width of the windows; None for those that the file was made for.
 

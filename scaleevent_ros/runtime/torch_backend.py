@@ -29,10 +29,10 @@ class TorchBackend:
     """Runs a network by PyTorch.
 
     Args:
-        network: Is moved to the device and cast.
-        device: Where it runs.
-        dtype: Of weights and activations.
-        compiled: Let `torch.compile` fuse operations; takes a minute.
+        network: Network, which is moved to the device and cast.
+        device: Device of the network.
+        dtype: Data type of weights and activations.
+        compiled: Compile by `torch.compile`, which takes a minute.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class TorchBackend:
 
         Args:
             events: float32 [bins, H, W], not normalized: an array, or a tensor on this device.
-            wanted: Which of ``info.outputs``.
+            wanted: Outputs to compute, of ``info.outputs``.
 
         Returns:
             They, in memory of their own; without ``flow`` where there is no window before.
@@ -91,7 +91,7 @@ def start_torch(
     """Load a checkpoint and start it; see `make_torch_backend`.
 
     Raises:
-        EngineError: As `load_network` does.
+        EngineError: Invalid checkpoint, as in `load_network`.
     """
     with torch.inference_mode():
         network = load_network(path, size, features_space=features_space)
@@ -107,8 +107,8 @@ def make_torch_backend(
     cannot be captured.
 
     Args:
-        network: As `TorchBackend` takes it.
-        device: Where it runs.
+        network: Network as for `TorchBackend`.
+        device: Device of the network.
         dtype: Data type of weights and activations.
         backend: ``eager``, ``compile`` or ``cudagraph``.
 

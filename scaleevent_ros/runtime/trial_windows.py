@@ -38,7 +38,7 @@ def window_tensor(header: Header, batch: EventBatch, t_end: int) -> NDArray[np.f
 
 
 def made_up_windows(header: Header, size: tuple[int, int], count: int) -> list[NDArray[np.float32]]:
-    """Make windows of edges that move to the right, with noise; the same ones every time."""
+    """Create windows of edges that move to the right, with noise; always the same."""
     height, width = size
     random = np.random.default_rng(0)
     length = header.windows.length_ns

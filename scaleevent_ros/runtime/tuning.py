@@ -42,7 +42,7 @@ class Measured:
     """A candidate's figures.
 
     Attributes:
-        backend: Its name.
+        backend: Name of the backend.
         ms: Median time of a window with all outputs, in ms.
         differences: Largest difference of each output to ONNX Runtime, as `Tolerance` says.
         refused: Why it is not chosen; empty if it may be.
@@ -75,7 +75,7 @@ def tune(
     Args:
         path: The file.
         size: Height and width of the windows; None for those that the file was made for.
-        precision: As `open_exported` takes it.
+        precision: Precision as for `open_exported`.
         again: Measure anew.
 
     Returns:
