@@ -1,19 +1,24 @@
-"""Comparison of losses: pretraining with each, then a linear probe for segmentation.
+"""Which input and which loss make the best student, and how good the shipped students are.
 
     PYTHONPATH=. python benchmarks/representation.py --pictures CAMVID --output runs/representation
 
 CAMVID holds ``train`` and ``val``, each with ``images`` and ``labels`` of the same names (uint8
-class ids as in config/labels/camvid11.yaml). The simulator films every picture; a teacher whose
-ImageNet weights come from a Python package sees the frames, students of the same network see the
-events. Each row of the table is a loss, or none: the student as it was before. All rows have the
-same films, seeds and steps, but that students from random weights learn longer. Then the features
-are judged twice, on pictures of ``val``: by a linear head on the frozen student, and by training
-student and head together.
+class ids as in config/labels/camvid11.yaml). The simulator films every picture; the camera pauses
+in three quarters of the clips. The teacher sees the frames. Each row of the table is a student: one
+that learns the teacher's features here, from another input or by another loss than the other rows,
+one with ImageNet weights alone, or a checkpoint (``--students``). All rows have the same films,
+seeds and steps. Judged on ``val``:
 
-A row and seed that is done is kept in the output folder and not computed again, and one that was
-interrupted goes on where it was. ``--only`` chooses rows, ``--scale large`` is for a GPU.
+- cosine with the teacher on active and on all tokens, the teacher's mean removed;
+- probe: mIoU of a linear head on the frozen student's features, over all windows, those in motion,
+  and those up to and beyond 0.5 s after the last motion;
+- zero-label: the same of a head that was fitted to the teacher's features of frames alone;
+- fine-tuning (``--finetune``): mIoU after training student and head together.
 
-Needs torch, timm, lightning and OpenCV; no ROS, no rosbags, no jsonargparse.
+Films (about 4 MB a window) and rows that are done are kept in the output folder and not computed
+again. ``--only`` chooses rows, ``--scale tiny`` tries the script.
+
+Needs no ROS. The teacher is in a Python package. Runs on a GPU where there is one.
 """
 
 from __future__ import annotations
@@ -22,129 +27,135 @@ import argparse
 import json
 import math
 import multiprocessing
-import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
+from torch.nn import functional
 
-from scaleevent_ros.data.dataset import PairLoaders, Sample, collate
-from scaleevent_ros.data.sampler import PADDING, Draw, Schedule
-from scaleevent_ros.distill.configuration import (
-    EventOptions,
-    LossOptions,
-    OptimizerOptions,
-    ParameterGroup,
-    StudentOptions,
-    TrainerOptions,
-)
-from scaleevent_ros.distill.distillation import Distillation
-from scaleevent_ros.distill.journal import METRICS_NAME
+from scaleevent_ros.distill.configuration import EventOptions
+from scaleevent_ros.distill.distillation import dilate_mask
 from scaleevent_ros.distill.losses import build_loss
-from scaleevent_ros.distill.parallel import start_fabric
-from scaleevent_ros.distill.trainer import Trainer
-from scaleevent_ros.events import activity_mask
-from scaleevent_ros.events.windows import WindowOptions
-from scaleevent_ros.models import build_student, build_teacher
+from scaleevent_ros.events import (
+    EventBatch,
+    activity_mask,
+    leaky_integrals,
+    normalize_tensor,
+    voxel_grid,
+)
+from scaleevent_ros.events.leaky import LEAKY_DECAYS
+from scaleevent_ros.events.normalization import LEAKY_FLOOR, normalize_leaky_into
+from scaleevent_ros.models import Student, build_student, build_teacher, load_student
+from scaleevent_ros.models.feature_statistics import FeatureStatistics, StatisticsCounter
 from scaleevent_ros.sources.pictures import read_photograph
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 from scaleevent_ros.tasks.classes import read_classes
-from scaleevent_ros.tasks.finetune import Finetuning, HeadOptions, build_downstream
-from scaleevent_ros.tasks.labelled import LabelledSample, stack
-from scaleevent_ros.tasks.labelled_data import LabelledData
 from scaleevent_ros.tasks.labelled_stills import find_labelled
-from scaleevent_ros.tasks.objectives import Segmentation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from scaleevent_ros.models import Teacher
     from scaleevent_ros.tasks.classes import ClassList
 
-WINDOW = WindowOptions(mode="fixed", length_ms=50)
-EVENTS = EventOptions(representation="voxel", bins=5, normalization="percentile", window=WINDOW)
-MOTION = 2.0  # strength of the camera's
+BINS, WINDOW_NS = 5, 50_000_000
+DECAYS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
+SPAN_NS = 25_000_000
+"""Spans of this length hold motion or not."""
 
-
-@dataclass(frozen=True)
-class Training:
-    """Length and learning rate of a training."""
-
-    steps: int
-    batch: int
-    rate: float
-    multiplier: float = 1.0  # of the rate, for the student under a head
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Amount of computation."""
-
-    width: int
-    height: int
-    views: int  # frames of each picture to learn from
-    pretraining: dict[str, Training]  # of students from these weights
-    probe: Training
-    finetuning: dict[str, Training]
-
-
-SCALES = {
-    "tiny": Scale(  # to try the script
-        48, 32, 1,
-        {"teacher": Training(2, 2, 3e-3), "random": Training(2, 2, 3e-3)},
-        Training(2, 2, 1e-2),
-        {"teacher": Training(2, 2, 5e-3, 0.3), "random": Training(2, 2, 5e-3)},
-    ),
-    "small": Scale(
-        176, 128, 4,
-        {"teacher": Training(120, 16, 3e-3), "random": Training(900, 8, 3e-3)},
-        Training(80, 16, 1e-2),
-        {"teacher": Training(50, 16, 5e-3, 0.3), "random": Training(50, 16, 5e-3)},
-    ),
-    "large": Scale(
-        480, 352, 8,
-        {"teacher": Training(1000, 32, 3e-3), "random": Training(4000, 16, 3e-3)},
-        Training(500, 32, 1e-2),
-        {"teacher": Training(400, 32, 5e-3, 0.3), "random": Training(400, 32, 5e-3)},
-    ),
-}  # fmt: skip
+ACTIVITY = EventOptions().activity_threshold  # events in 16x16 pixels
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+GROUPS = ("all", "moving", "stopped < 0.5 s", "stopped longer")
+CLASSES = 11
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table."""
+    """A student.
+
+    Attributes:
+        name: Name in the table and of the file of its results.
+        decays: Decays of its leaky integrals in s, some of `DECAYS`.
+        split: Integrate the two polarities apart, in channels of their own.
+        normalization: ``each``: as `normalize_leaky_into`; ``together``: one scale for all
+            channels; ``unlimited``: ``each`` without limit and floor; ``root``: the square root of
+            ``each``, with the sign.
+        loss: Loss by which it learns; None for ImageNet weights alone.
+        weights: Weights of the loss's terms, where they are not the loss's own.
+        everywhere: Give a masked loss all tokens.
+        standardized: Learn the teacher's features standardized by channel.
+        checkpoint: A student that was trained elsewhere.
+    """
 
     name: str
-    init: str
-    loss: str | None
-    dilation: int = LossOptions().dilation
+    decays: tuple[float, ...] = LEAKY_DECAYS
+    split: bool = False
+    normalization: str = "each"
+    loss: str | None = "patch"
+    weights: tuple[tuple[str, float], ...] = ()
+    everywhere: bool = False
+    standardized: bool = True
+    checkpoint: str = ""
 
 
-LOSSES = (
-    "patch",
-    "patch_mask",
-    "superpixel",
-    "structure_intra",
-    "structure",
-    "structure_released",
-    "structure_active",
-)
+LIGHT = (("feature", 1.0), ("intra", 1.0), ("cross", 0.4))  # a tenth of the paper's structure
 ROWS = (
-    Row("random", "random", None),
-    Row("random + structure_active", "random", "structure_active"),
-    Row("teacher", "teacher", None),
-    *(Row(f"teacher + {loss}", "teacher", loss) for loss in LOSSES),
-    Row("teacher + structure_active, dilation 0", "teacher", "structure_active", dilation=0),
-)
+    Row("no distillation", loss=None),
+    Row("patch"),
+    Row("patch, not standardized", standardized=False),
+    Row("patch_mask", loss="patch_mask"),
+    Row("superpixel", loss="superpixel"),
+    Row("structure_intra", loss="structure_intra"),
+    Row("structure", loss="structure"),
+    Row("structure_released", loss="structure_released"),
+    Row("structure_active", loss="structure_active"),
+    Row("structure_active, all tokens", loss="structure_active", everywhere=True),
+    Row("structure_active, all tokens, 1 / 1 / 0.4", loss="structure_active", weights=LIGHT,
+        everywhere=True),
+    Row("input: voxel alone", ()),
+    *(Row(f"input: leaky {' '.join(f'{one:g}' for one in decays)}", decays) for decays in
+      ((0.1,), (0.5,), (2.0,), (0.1, 2.0), (0.5, 2.0), (0.25, 1.0, 4.0), (0.1, 0.5, 2.0, 4.0))),
+    Row("input: leaky by polarity", split=True),
+    *(Row(f"input: leaky, {how}", normalization=how) for how in ("together", "unlimited", "root")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is computed.
+
+    Attributes:
+        size: Width and height of the event sensor.
+        stride: Stride of the students' features.
+        neck: Channels of their feature pyramid.
+        frames: How much finer frames are than events.
+        pictures: Pictures of each part, at most.
+        steps: Steps of learning from the teacher.
+        batch: Windows in a step.
+        head_steps: Steps of fitting a head, and of fine-tuning.
+    """
+
+    size: tuple[int, int] = (320, 240)
+    stride: int = 8
+    neck: int = 192
+    frames: int = 2
+    pictures: int = 1000
+    steps: int = 300
+    batch: int = 8
+    head_steps: int = 400
+
+
+SCALES = {"tiny": Scale((64, 48), 8, 16, 2, 3, 2, 2, 4), "small": Scale(), "large": Scale(
+    (640, 480), 8, 192, 2, 1000, 3000, 16, 1000)}  # fmt: skip
 
 
 # ---- films -------------------------------------------------------------------------------------
@@ -155,385 +166,402 @@ class Films:
     """Windows of events with what the frame at their end showed; N of them.
 
     Attributes:
-        events: Event tensors, float16 [N, bins, H, W].
-        frames: uint8 [N, H, W, 3].
+        voxel: Voxel grids, not normalized, float16 [N, bins, H, W].
+        leaky: Integrals of darker and of brighter events, not normalized, float16
+            [N, 2, decays, H, W].
         labels: Class ids, uint8 [N, H, W].
-        active: bool [N, h, w].
-        taught: The teacher's features, float16 [N, D, h, w].
+        active: Active tokens, bool [N, h, w].
+        teacher: Teacher features, float16 [N, D, h, w].
+        still_s: Time since the last motion at the window's end, float32 [N].
     """
 
-    events: NDArray[np.float16]
-    frames: NDArray[np.uint8]
+    voxel: NDArray[np.float16]
+    leaky: NDArray[np.float16]
     labels: NDArray[np.uint8]
     active: NDArray[np.bool_]
-    taught: NDArray[np.float16]
+    teacher: NDArray[np.float16]
+    still_s: NDArray[np.float32]
 
 
 def film(
-    paths: tuple[Path, Path, int], classes: ClassList, scale: Scale, views: int, stride: int
+    paths: tuple[Path, Path, int], classes: ClassList, scale: Scale
 ) -> tuple[NDArray[Any], ...]:
-    """Film one picture: event tensors, frames, labels, active tokens."""
+    """Film one picture: voxel grids, integrals, labels, active tokens, frames, still time."""
     picture, labels, seed = paths
-    # Frames are so far apart that their windows do not overlap.
     options = StillOptions(
-        frames=views,
-        frame_rate=5,
-        margin=WINDOW.length_ms / 1000,
-        strength=MOTION,
-        size=(scale.width, scale.height),
+        frames=3,
+        frame_rate=1.25,
+        margin=WINDOW_NS * 1e-9,
+        lead=0.4,
+        strength=1.5,
+        pause_share=0.75,
+        size=scale.size,
+        frame_scale=scale.frames,
     )
     truth = classes.to_truth(read_photograph(labels))
     clip = simulate_still(read_photograph(picture), truth, options=options, seed=seed)
-    tensors, active = [], []
+    by_polarity = [one_polarity(clip.events, polarity) for polarity in (0, 1)]
+    threshold = max(1, round(ACTIVITY * (scale.stride / 16) ** 2))
+    voxels, integrals, active, still = [], [], [], []
     for t_end in clip.stamps.tolist():
-        t_start = t_end - WINDOW.length_ns
-        window = clip.events.between(t_start, t_end)
-        tensors.append(EVENTS.input.normalize(EVENTS.input.build(clip.events, t_start, t_end)))
-        active.append(activity_mask(window, stride, EVENTS.activity_threshold))
+        window = clip.events.between(t_end - WINDOW_NS, t_end)
+        voxels.append(voxel_grid(window, t_end - WINDOW_NS, t_end, BINS))
+        active.append(activity_mask(window, scale.stride, threshold))
+        integrals.append(
+            [
+                np.abs(leaky_integrals(events, t_end, part))
+                for events in by_polarity
+                for part in (DECAYS[:3], DECAYS[3:])
+            ]
+        )
+        still.append(still_seconds(clip.events, t_end))
+    width, height = scale.size
+    shape = (len(still), 2, len(DECAYS), height, width)
     assert clip.labels is not None
-    return np.stack(tensors).astype(np.float16), clip.frames, clip.labels, np.stack(active)
+    return (
+        np.stack(voxels).astype(np.float16),
+        np.array(integrals).reshape(shape).astype(np.float16),
+        clip.labels,
+        np.stack(active),
+        clip.frames,
+        np.array(still, np.float32),
+    )
 
 
-def make_films(
-    folder: Path, classes: ClassList, scale: Scale, views: int, teacher: Teacher, first_seed: int
-) -> Films:
-    """Film all pictures of a folder, and let the teacher see the frames."""
-    found = find_labelled(folder / "images", folder / "labels")
+def one_polarity(events: EventBatch, polarity: int) -> EventBatch:
+    """Take the events of one polarity."""
+    kept = events.p == polarity
+    x, y, t, p = (part[kept] for part in (events.x, events.y, events.t, events.p))
+    return EventBatch(x, y, t, p, events.width, events.height)
+
+
+def still_seconds(events: EventBatch, t_end: int) -> float:
+    """Measure how long before a time the last motion was, in s."""
+    starts = np.arange(0, t_end - SPAN_NS, SPAN_NS)
+    counts = np.diff(np.searchsorted(events.t, np.append(starts, starts[-1] + SPAN_NS)))
+    moving = np.flatnonzero(counts > 0.1 * np.percentile(counts, 90))
+    last = starts[moving[-1]] + SPAN_NS if len(moving) else 0
+    return max(t_end - last - SPAN_NS, 0) * 1e-9
+
+
+def make_films(folder: Path, out: Path, scale: Scale, teacher_name: str, first_seed: int) -> None:
+    """Film the pictures of a folder, compute the teacher's features, and write both."""
+    classes = read_classes("camvid11")
+    found = find_labelled(folder / "images", folder / "labels")[: scale.pictures]
     jobs = [(*one, first_seed + i) for i, one in enumerate(found)]
-    stride = teacher.backbone.stride
-    one = partial(film, classes=classes, scale=scale, views=views, stride=stride)
     with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
-        made = list(pool.map(one, jobs, chunksize=8))
-    events, frames, labels, active = (np.concatenate(each) for each in zip(*made, strict=True))
-    size = (scale.height, scale.width)
-    grid = (scale.height // stride, scale.width // stride)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher.to(device)
-    taught = [
-        teacher(torch.from_numpy(part).permute(0, 3, 1, 2).to(device), grid, size).half().cpu()
-        for part in np.array_split(frames, math.ceil(len(frames) / 32))
+        made = list(pool.map(partial(film, classes=classes, scale=scale), jobs, chunksize=4))
+    voxel, leaky, labels, active, frames, still = (
+        np.concatenate(each) for each in zip(*made, strict=True)
+    )
+    teacher = build_teacher(teacher_name, scale=scale.frames).to(DEVICE)
+    size = scale.size[::-1]
+    grid = (size[0] // scale.stride, size[1] // scale.stride)
+    features = [
+        teacher(torch.from_numpy(part).permute(0, 3, 1, 2).to(DEVICE), grid, size).half().cpu()
+        for part in np.array_split(frames, -(-len(frames) // 4))
     ]
-    return Films(events, frames, labels, active, torch.cat(taught).numpy())
+    temporary = out.with_suffix(".part.npz")
+    np.savez(temporary, voxel=voxel, leaky=leaky, labels=labels, active=active,
+             teacher=torch.cat(features).numpy(), still_s=still)  # fmt: skip
+    temporary.replace(out)
 
 
-def write_films(path: Path, films: Films) -> None:
-    """Write films, whole or not at all."""
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, **vars(films))
-    temporary.replace(path)
-
-
-@cache
 def read_films(path: Path) -> Films:
-    """Read, once in a process, what `write_films` wrote."""
+    """Read what `make_films` wrote."""
     with np.load(path, allow_pickle=False) as found:
         return Films(**{key: found[key] for key in found.files})
 
 
-def flipped(draw: Draw, seed: int) -> bool:
-    """Return whether a draw is flipped."""
-    return bool(np.random.default_rng((seed, draw.epoch, draw.position + 1)).random() < 0.5)
+def build_input(films: Films, index: int, row: Row) -> Tensor:
+    """Build the input of a window, float32 [channels, H, W]."""
+    voxel = normalize_tensor(films.voxel[index].astype(np.float32), "percentile")
+    chosen = [DECAYS.index(decay) for decay in row.decays]
+    off, on = films.leaky[index].astype(np.float32)
+    leaky = np.concatenate([off[chosen], on[chosen]]) if row.split else (on - off)[chosen]
+    return torch.from_numpy(np.concatenate([voxel, normalize_leaky(leaky, row.normalization)]))
 
 
-class Pairs:
-    """Films as samples of pretraining, whose frame the teacher has seen already."""
-
-    def __init__(self, films: Films, chosen: Sequence[int], seed: int | None) -> None:
-        self._films, self._chosen, self._seed = films, list(chosen), seed
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, draw: Draw) -> Sample:
-        films, index = self._films, self._chosen[draw.pair]
-        events = torch.from_numpy(films.events[index]).float()
-        taught = torch.from_numpy(films.taught[index]).float()
-        active = torch.from_numpy(films.active[index])
-        if self._seed is not None and flipped(draw, self._seed):
-            events, taught, active = (each.flip(-1) for each in (events, taught, active))
-        covered = torch.full_like(active, fill_value=draw.position != PADDING)
-        features, move = torch.empty(0), torch.zeros(3, dtype=torch.int64)
-        return Sample(events, taught, active, covered, features, move)
-
-
-class Labelled:
-    """Films as labelled samples; without a seed always the same, to judge by."""
-
-    def __init__(self, films: Films, seed: int | None) -> None:
-        self._films, self._seed = films, seed
-
-    def __len__(self) -> int:
-        return len(self._films.events)
-
-    def __getitem__(self, draw: Draw) -> LabelledSample:
-        events = torch.from_numpy(self._films.events[draw.pair]).float()
-        truth = torch.from_numpy(self._films.labels[draw.pair].astype(np.int64))
-        if self._seed is not None and flipped(draw, self._seed):
-            events, truth = events.flip(-1), truth.flip(-1)
-        if draw.position == PADDING:
-            truth = torch.full_like(truth, 255)
-        return LabelledSample(events, truth, (events != 0).any(dim=0))
-
-
-# ---- rows --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Common parts of all rows."""
-
-    scale: Scale
-    teacher: str
-    stride: int
-    classes: str
-    output: Path
-    threads: int
-    workers: int
-
-
-def trainer_options(folder: Path, training: Training, seed: int) -> TrainerOptions:
-    """One epoch of a number of steps, validated at its end."""
-    return TrainerOptions(
-        output=str(folder),
-        resume=True,
-        seed=seed,
-        epochs=1,
-        pairs_per_epoch=training.steps * training.batch,
-        batch_size=training.batch,
-        save_every=max(20, training.steps // 4),
-        keep=1,
-        validate_every=training.steps,
-        log_every=max(1, training.steps // 5),
-        pictures=0,
-        loggers=[],
-    )
-
-
-def loaders(
-    train: Any, held_out: Any, options: TrainerOptions, workers: int, stack_samples: Any
-) -> PairLoaders:
-    """Load samples from memory, in the order that the seed gives."""
-    schedule = Schedule(
-        (len(train),), (1.0,), options.batch_size, options.seed, options.pairs_per_epoch
-    )
-    return PairLoaders(train, held_out, schedule, workers, prefetch=4, stack=stack_samples)
-
-
-def optimizer_options(
-    training: Training, decay: float, groups: list[ParameterGroup]
-) -> OptimizerOptions:
-    """AdamW, warm-up, cosine."""
-    return OptimizerOptions(
-        learning_rate=training.rate,
-        weight_decay=decay,
-        groups=groups,
-        warmup_steps=training.steps // 6,
-        clip=1.0,
-    )
-
-
-def seen_already(frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Teacher whose features are given in place of frames."""
-    del grid, size
-    return frames
-
-
-def last_validation(folder: Path) -> dict[str, float]:
-    """Read the metrics of a run's last validation."""
-    entries = [json.loads(line) for line in (folder / METRICS_NAME).read_text().splitlines()]
-    return dict([entry for entry in entries if entry["kind"] == "validation"][-1])
-
-
-def pretrain(row: Row, seed: int, setting: Setting, train: Films, held_out: Films) -> Path:
-    """Train the student of a row; return the folder of its run."""
-    assert row.loss is not None
-    scale = setting.scale
-    training = scale.pretraining[row.init]
-    folder = setting.output / "runs" / f"{row.name}, seed {seed}" / "pretraining"
-    options = trainer_options(folder, training, seed)
-    torch.manual_seed(seed)
-    teacher = build_teacher(setting.teacher, stride=setting.stride)
-    name = setting.teacher.partition(".")[0]
-    student = build_student(
-        name, EVENTS.channels, row.init, teacher=teacher, stride=teacher.backbone.stride
-    )
-    student.header = EVENTS.describe(student.header)
-    objective = Distillation(
-        student, teacher, build_loss(row.loss), dilation=row.dilation, features=seen_already
-    )
-    pairs = Pairs(train, range(len(train.events)), seed)
-    judged = Pairs(held_out, range(len(held_out.events)), None)
-    fabric = start_fabric(options)
-    Trainer(
-        objective,
-        loaders(pairs, judged, options, setting.workers, collate),
-        optimizer_options(training, 1e-2, []),
-        options,
-        {"row": asdict(row), "scale": asdict(scale)},
-        fabric,
-    ).run()
-    return folder
-
-
-def segment(
-    row: Row, seed: int, setting: Setting, init: str, training: Training, train: Films, val: Films
-) -> dict[str, float]:
-    """Train a linear head on a student, frozen if its rate is 0; return the metrics on ``val``."""
-    scale, frozen = setting.scale, training.multiplier == 0
-    what = "probe" if frozen else "finetuning"
-    folder = setting.output / "runs" / f"{row.name}, seed {seed}" / what
-    options = trainer_options(folder, training, seed)
-    from_image = init == "teacher"
-    configuration = Finetuning(
-        data=LabelledData(
-            pictures="films", labels="films", validation_pictures="films",
-            validation_labels="films", classes=setting.classes,
-            width=scale.width, height=scale.height,
-        ),
-        events=EVENTS,
-        student=StudentOptions(
-            name=setting.teacher if from_image else setting.teacher.partition(".")[0],
-            init=init,
-            stride=setting.stride,
-        ),
-        head=HeadOptions(kind="segmentation_linear", frozen=frozen),
-        optimizer=optimizer_options(
-            training, 1e-4, [ParameterGroup("^student", training.multiplier)]
-        ),
-        trainer=options,
-    )  # fmt: skip
-    model = build_downstream(configuration, read_classes(setting.classes))
-    Trainer(
-        Segmentation(model),
-        loaders(Labelled(train, seed), Labelled(val, None), options, setting.workers, stack),
-        configuration.optimizer,
-        options,
-        {"row": asdict(row), "scale": asdict(scale), "training": asdict(training)},
-        start_fabric(options),
-    ).run()
-    return last_validation(folder)
-
-
-def compute(row: Row, seed: int, setting: Setting) -> dict[str, Any]:
-    """Compute a row for a seed, or read what an earlier run made of it."""
-    done = setting.output / f"{row.name}, seed {seed}.json"
-    if done.is_file():
-        return dict(json.loads(done.read_text()))
-    torch.set_num_threads(setting.threads)
-    scale = setting.scale
-    films = {name: read_films(setting.output / f"{name}.npz") for name in ("train", "val")}
-    start = time.perf_counter()
-    init, cosine = row.init, math.nan
-    if row.loss is not None:
-        folder = pretrain(row, seed, setting, films["train"], films["val"])
-        init = str(folder / "last.safetensors")
-        cosine = last_validation(folder)["cosine_active"]
-    pretrained = time.perf_counter()
-    trainings = {
-        "probe": replace(scale.probe, multiplier=0.0),
-        "finetuning": scale.finetuning[row.init],
-    }
-    scores = {
-        name: segment(row, seed, setting, init, training, films["train"], films["val"])
-        for name, training in trainings.items()
-    }
-    result = {
-        "row": row.name,
-        "seed": seed,
-        "cosine": cosine,
-        "seconds_pretraining": round(pretrained - start, 1),
-        "seconds": round(time.perf_counter() - start, 1),
-        **{f"{name}_{key}": value for name, all_ in scores.items() for key, value in all_.items()},
-    }
-    part = done.with_suffix(".part")
-    part.write_text(json.dumps(result, indent=1))
-    part.replace(done)
+def normalize_leaky(leaky: NDArray[np.float32], how: str) -> NDArray[np.float32]:
+    """Normalize integrals as a row asks."""
+    result = np.empty_like(leaky)
+    if how == "together":
+        active = np.abs(leaky)[np.abs(leaky) > LEAKY_FLOOR]
+        result[...] = leaky / np.float32(np.percentile(active, 99) if len(active) else 1)
+        return result
+    if how == "unlimited":
+        return np.stack([normalize_tensor(plane[None], "percentile")[0] for plane in leaky])
+    normalize_leaky_into(leaky, result)
+    if how == "root":
+        result = np.copysign(np.sqrt(np.abs(result)), result)
     return result
 
 
-# ---- table -------------------------------------------------------------------------------------
+# ---- learning ----------------------------------------------------------------------------------
+
+
+class Material(NamedTuple):
+    """What all rows have in common."""
+
+    train: Films
+    val: Films
+    statistics: FeatureStatistics
+    teacher_head: nn.Module
+    scale: Scale
+
+
+def batches(count: int, steps: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Draw the windows of each step: all once before any comes again."""
+    rng = np.random.default_rng(seed)
+    order = np.concatenate(
+        [rng.permutation(count) for _ in range(-(-steps * size // count))]
+    )[: steps * size]  # fmt: skip
+    yield from order.reshape(steps, size)
+
+
+def descend(value: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Take one step down a loss."""
+    optimizer.zero_grad()
+    torch.autograd.backward(value)
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def schedule(optimizer: torch.optim.Optimizer, rates: list[float], steps: int) -> Any:
+    """Warm up over a sixth of the steps, then follow a cosine to zero."""
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, rates, total_steps=steps + 1, pct_start=1 / 6
+    )
+
+
+def make_student(row: Row, material: Material, seed: int) -> Student:
+    """Train the student of a row, or load it."""
+    if row.checkpoint:
+        return load_student(row.checkpoint).eval().to(DEVICE)
+    torch.manual_seed(seed)
+    films, scale, statistics = material.train, material.scale, material.statistics
+    channels = BINS + len(row.decays) * (2 if row.split else 1)
+    student = build_student(
+        "tf_efficientnet_lite0.package", channels, stride=scale.stride, neck=scale.neck
+    )
+    width = films.teacher.shape[1]
+    student.projection = nn.Conv2d(student.width, width, 1)
+    student.header = replace(
+        student.header,
+        teacher="vit_small_patch14_dinov2.package",
+        projection=width,
+        standardized=row.standardized,
+        teacher_mean=statistics.mean.tolist(),
+        teacher_std=statistics.std.tolist(),
+    )
+    student.to(DEVICE)
+    if row.loss is None:
+        return student.eval()
+    student.train()
+    loss = build_loss(row.loss, **dict(row.weights))
+    optimizer = torch.optim.AdamW(student.parameters(), 3e-3, weight_decay=1e-2)
+    rates = schedule(optimizer, [3e-3], scale.steps)
+    rng = np.random.default_rng(seed)
+    for chosen in batches(len(films.voxel), scale.steps, scale.batch, seed):
+        events = torch.stack([build_input(films, i, row) for i in chosen])
+        wanted = torch.from_numpy(films.teacher[chosen]).float()
+        mask = dilate_mask(torch.from_numpy(films.active[chosen]), 1)
+        if row.standardized:
+            wanted = statistics.standardize(wanted)
+        if rng.random() < 0.5:
+            events, wanted, mask = events.flip(-1), wanted.flip(-1), mask.flip(-1)
+        if row.everywhere:
+            mask = torch.ones_like(mask)
+        predicted = student(events.to(DEVICE), project=True).flatten(2).mT
+        value = loss(predicted, wanted.to(DEVICE).flatten(2).mT, mask.flatten(1)).total
+        descend(value, student, optimizer)
+        rates.step()
+    return student.eval()
+
+
+def enlarge(logits: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Interpolate logits to pixels."""
+    return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def segmentation_loss(logits: Tensor, labels: NDArray[np.uint8]) -> Tensor:
+    """Compare logits with class ids."""
+    truth = torch.from_numpy(labels.astype(np.int64)).to(logits.device)
+    return functional.cross_entropy(enlarge(logits, labels.shape[1:]), truth, ignore_index=255)
+
+
+def new_head(width: int) -> nn.Module:
+    """Build a linear head."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, CLASSES, 1)).to(DEVICE)
+
+
+def fit_head(features: Tensor, labels: NDArray[np.uint8], scale: Scale) -> nn.Module:
+    """Fit a linear head on frozen features."""
+    head = new_head(features.shape[1])
+    optimizer = torch.optim.AdamW(head.parameters(), 1e-2)
+    rates = schedule(optimizer, [1e-2], scale.head_steps)
+    for chosen in batches(len(features), scale.head_steps, scale.batch, 0):
+        logits = head(features[chosen].float().to(DEVICE))
+        descend(segmentation_loss(logits, labels[chosen]), head, optimizer)
+        rates.step()
+    return head.eval()
+
+
+def finetune(student: Student, row: Row, material: Material, seed: int) -> nn.Module:
+    """Train a student together with a linear head, which starts as the probe does."""
+    films, scale = material.train, material.scale
+    model = nn.Sequential(student, new_head(student.width)).train()
+    rates = [1e-3, 1e-2]
+    groups = [{"params": list(part.parameters())} for part in model]
+    optimizer = torch.optim.AdamW(groups, weight_decay=1e-4)
+    plan = schedule(optimizer, rates, scale.head_steps)
+    rng = np.random.default_rng(seed)
+    for chosen in batches(len(films.voxel), scale.head_steps, scale.batch, seed):
+        events = torch.stack([build_input(films, i, row) for i in chosen])
+        labels = films.labels[chosen]
+        if rng.random() < 0.5:
+            events, labels = events.flip(-1), np.ascontiguousarray(labels[..., ::-1])
+        descend(segmentation_loss(model(events.to(DEVICE)), labels), model, optimizer)
+        plan.step()
+    return model.eval()
+
+
+# ---- judging -----------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def features_of(model: nn.Module, films: Films, row: Row) -> Tensor:
+    """Compute a model's output for all windows, float16 [N, D, h, w]."""
+    return torch.cat(
+        [
+            model(build_input(films, i, row)[None].to(DEVICE)).half().cpu()
+            for i in range(len(films.voxel))
+        ]
+    )
+
+
+@torch.inference_mode()
+def miou(head: nn.Module, features: Tensor, films: Films) -> dict[str, float]:
+    """Judge a head: mIoU in percent by group of windows."""
+    still = films.still_s
+    members = (still >= 0, still < 0.05, (still >= 0.05) & (still < 0.5), still >= 0.5)
+    confusion = np.zeros((len(GROUPS), CLASSES, CLASSES))
+    for index in range(len(features)):
+        truth = films.labels[index]
+        logits = head(features[index : index + 1].float().to(DEVICE))
+        found = enlarge(logits, truth.shape)[0].argmax(0).cpu().numpy()
+        known = truth != 255
+        counts = np.bincount(truth[known] * CLASSES + found[known], minlength=CLASSES**2)
+        for group, chosen in enumerate(members):
+            confusion[group] += counts.reshape(CLASSES, CLASSES) * chosen[index]
+    scores = {}
+    for name, matrix in zip(GROUPS, confusion, strict=True):
+        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
+        shares = matrix.diagonal()[union > 0] / union[union > 0]
+        scores[name] = float(100 * shares.mean()) if len(shares) else math.nan
+    return scores
+
+
+def cosines(predicted: Tensor, material: Material) -> dict[str, float]:
+    """Compare features in the teacher's space with the teacher's, its mean removed."""
+    films, center = material.val, material.statistics.center
+    found = functional.cosine_similarity(
+        center(predicted.float()), center(torch.from_numpy(films.teacher).float())
+    )
+    active = torch.from_numpy(films.active)
+    return {"active": float(found[active].mean()), "all": float(found.mean())}
+
+
+def compute(row: Row, seed: int, material: Material, *, finetuned: bool) -> dict[str, Any]:
+    """Compute a row for a seed."""
+    begin = time.perf_counter()
+    train, val, scale = material.train, material.val, material.scale
+    student = make_student(row, material, seed)
+    result: dict[str, Any] = {"row": row.name, "seed": seed, "trained": time.perf_counter() - begin}
+    if row.loss is not None:
+        project = nn.Sequential(student, student.teacher_projection())
+        predicted = features_of(project, val, row)
+        result["cosine"] = cosines(predicted, material)
+        result["zero-label"] = miou(material.teacher_head, predicted, val)
+    probe = fit_head(features_of(student, train, row), train.labels, scale)
+    result["probe"] = miou(probe, features_of(student, val, row), val)
+    if finetuned:
+        model = finetune(student, row, material, seed)
+        result["fine-tuning"] = miou(nn.Identity(), features_of(model, val, row), val)
+    return {**result, "seconds": time.perf_counter() - begin}
 
 
 def spread(values: Sequence[float]) -> str:
-    """Format a mean and the standard deviation over seeds."""
-    deviation = statistics.stdev(values) if len(values) > 1 else math.nan
-    return f"{statistics.fmean(values):.2f} ± {deviation:.2f}"
+    """Write a mean, and the standard deviation over seeds."""
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{deviation}"
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """Format the rows in Markdown; mIoU in points."""
-    lines = [
-        "| row | seeds | cosine to teacher | linear probe, mIoU | fine-tuning, mIoU | median s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in ROWS:
-        own = [result for result in results if result["row"] == row.name]
-        if not own:
-            continue
-        probe, finetuning = (
-            spread([100 * result[f"{name}_miou"] for result in own])
-            for name in ("probe", "finetuning")
-        )
-        cosine = "" if row.loss is None else f"{statistics.fmean(r['cosine'] for r in own):.3f}"
-        seconds = statistics.median(result["seconds"] for result in own)
-        lines.append(
-            f"| {row.name} | {len(own)} | {cosine} | {probe} | {finetuning} | {seconds:.0f} |"
-        )
-    return "\n".join(lines)
+def print_table(results: list[dict[str, Any]], teacher: dict[str, float]) -> None:
+    """Print means over seeds; mIoU in percent."""
+    print(f"\nmIoU over windows: {' / '.join(GROUPS)}; ± over seeds\n")
+    print("| row | seeds | cosine active / all | probe | zero-label | fine-tuning |")
+    print("|---|---|---|---|---|---|")
+    print(
+        f"| teacher on frames | | | {' / '.join(f'{teacher[each]:.1f}' for each in GROUPS)} | | |"
+    )
+    for name in dict.fromkeys(result["row"] for result in results):
+        found = [result for result in results if result["row"] == name]
+        cells = [name, str(len(found))]
+        for kind, keys in (("cosine", ("active", "all")), ("probe", GROUPS),
+                           ("zero-label", GROUPS), ("fine-tuning", GROUPS[:1])):  # fmt: skip
+            if kind not in found[0]:
+                cells.append("")
+            elif kind == "cosine":
+                means = [np.mean([each[kind][key] for each in found]) for key in keys]
+                cells.append(" / ".join(f"{mean:.3f}" for mean in means))
+            else:
+                cells.append(" / ".join(spread([one[kind][key] for one in found]) for key in keys))
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
-    """Compute what is missing, print the table."""
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--pictures", type=Path, required=True, help="folder of train and val")
-    parser.add_argument("--output", type=Path, default=Path("runs/representation"))
+    """Film, compute what is missing, print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--teacher", default="vit_small_patch14_dinov2.package")
+    parser.add_argument("--students", nargs="*", default=[], help="checkpoints: rows of their own")
     parser.add_argument("--scale", choices=SCALES, default="small")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=[row.name for row in ROWS], metavar="ROW")
-    parser.add_argument("--teacher", default="tf_efficientnet_lite0.package")
-    parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--classes", default="camvid11")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)),
-        help="rows at the same time, each on its share of the cores",
-    )
-    options = parser.parse_args()
-    unknown = set(options.only) - {row.name for row in ROWS}
-    if unknown:
-        parser.error(f"no row {sorted(unknown)}; there are {[row.name for row in ROWS]}")
-    options.output.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
-    setting = Setting(
-        SCALES[options.scale],
-        options.teacher,
-        options.stride,
-        options.classes,
-        options.output,
-        threads=max(1, len(os.sched_getaffinity(0)) // options.jobs),
-        workers=4 if torch.cuda.is_available() else 0,
-    )
-    teacher = build_teacher(options.teacher, stride=options.stride)
-    classes = read_classes(options.classes)
-    for name, views, seed in (("train", setting.scale.views, 1000), ("val", 1, 5000)):
-        path = options.output / f"{name}.npz"
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--only", nargs="*", help="names of rows; without names no row")
+    parser.add_argument("--finetune", action="store_true")
+    arguments = parser.parse_args()
+    wanted = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
+    wanted += [Row(f"{Path(path).stem} (trained elsewhere)", checkpoint=path)
+               for path in arguments.students]  # fmt: skip
+    scale = SCALES[arguments.scale]
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    for part, seed in (("train", 1000), ("val", 5000)):
+        path = arguments.output / f"{part}.npz"
         if not path.is_file():
-            folder = options.pictures / name
-            write_films(path, make_films(folder, classes, setting.scale, views, teacher, seed))
-    wanted = [
-        (row, seed) for seed in range(options.seeds) for row in ROWS if row.name in options.only
-    ]
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.jobs, mp_context=spawn) as pool:
-        futures = [pool.submit(compute, row, seed, setting) for row, seed in wanted]
-        try:
-            results = [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    print(table(results))
-    print(f"{time.perf_counter() - start:.0f} s in this run")
+            make_films(arguments.pictures / part, path, scale, arguments.teacher, seed)
+    train, val = (read_films(arguments.output / f"{part}.npz") for part in ("train", "val"))
+    counter = StatisticsCounter()
+    for features in train.teacher:
+        counter.add(torch.from_numpy(features).flatten(1).T)
+    found = counter.statistics()
+    assert found is not None
+    teacher_head = fit_head(torch.from_numpy(train.teacher), train.labels, scale)
+    material = Material(train, val, found, teacher_head, scale)
+    results = []
+    for row in wanted:
+        for seed in range(1 if row.checkpoint else arguments.seeds):
+            done = arguments.output / f"{row.name}, seed {seed}.json".replace("/", "-")
+            if not done.is_file() or row.checkpoint:
+                result = compute(row, seed, material, finetuned=arguments.finetune)
+                done.write_text(json.dumps(result, indent=1))
+            results.append(json.loads(done.read_text()))
+            print(results[-1], flush=True)
+    print_table(results, miou(teacher_head, torch.from_numpy(val.teacher), val))
 
 
 if __name__ == "__main__":

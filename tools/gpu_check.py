@@ -110,7 +110,7 @@ def cpu_steps(pictures: Path, output: Path) -> list[Step]:
 
 def representation(pictures: Path, output: Path, scale: str) -> tuple[str, ...]:
     """Compose the command for one row of the table of representations."""
-    options = ("--scale", scale, "--seeds", "1", "--only", "teacher + structure_active")
+    options = ("--scale", scale, "--only", "structure_active", "--finetune")
     folders = ("--pictures", str(pictures), "--output", str(output))
     return ("benchmarks/representation.py", *options, *folders)
 

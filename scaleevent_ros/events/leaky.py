@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Floats: TypeAlias = NDArray[np.float32]
 
 LEAKY_DECAYS = (0.1, 0.5, 2.0)
-"""Decays in seconds that `benchmarks/leaky.py` found good, and that the presets use."""
+"""Decays in seconds that the presets use; `benchmarks/representation.py` compares others."""
 
 MAX_DECAYS = LANES
 """Sums of one pixel lie side by side, and one vector instruction updates them."""
