@@ -6,7 +6,7 @@ import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from rich.console import Console
@@ -214,6 +214,8 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         )
         raise ConfigurationError(msg)
     student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
+    # Convolutions are up to twice as fast on a CPU so, and no slower on a GPU.
+    cast("Any", student).to(memory_format=torch.channels_last)
     return teacher, student
 
 
