@@ -466,7 +466,7 @@ def tune(
 
     from scaleevent_ros.models.shipped import resolve_model
     from scaleevent_ros.runtime.exported import parse_size
-    from scaleevent_ros.runtime.exported_cache import cached_onnx
+    from scaleevent_ros.runtime.exported_cache import onnx_of
     from scaleevent_ros.runtime.tuning import tune as measure
 
     shape = None if size is None else parse_size(size)
@@ -475,7 +475,7 @@ def tune(
         if shape is None:
             msg = f"{model} runs at any size: give the sensor's by --size 640x480"
             raise ScaleEventError(msg)
-        path = cached_onnx(path, shape, "fp16" if precision == "fp16" else "fp32")
+        path = onnx_of(path, shape, "fp16" if precision == "fp16" else "fp32")
     found = measure(path, shape, precision, again=True)
     if json:
         typer.echo(_as_json({"candidates": [asdict(one) for one in found]}))

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import NS_PER_MS, WindowOptions
 from scaleevent_ros.models.errors import CheckpointError
+from scaleevent_ros.models.shipped import shipped_or_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,18 +155,22 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
 def is_checkpoint(path: str | Path) -> bool:
     """Return whether a file is a checkpoint of this package, by its metadata."""
     try:
-        with safe_open(path, "numpy") as file:
+        with safe_open(shipped_or_path(path), "numpy") as file:
             return METADATA_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
 
 def read_header(path: str | Path) -> Header:
-    """Read what a checkpoint says of itself, without its tensors.
+    """Read the header of a checkpoint, without its tensors.
+
+    Args:
+        path: File, or the name of a shipped student.
 
     Raises:
         CheckpointError: If there is no such file, it is damaged, not ours, or of a later version.
     """
+    path = shipped_or_path(path)
     try:
         with safe_open(path, "numpy") as file:
             metadata = file.metadata() or {}
@@ -247,6 +252,7 @@ def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
     """
     from safetensors.torch import load_file
 
+    path = shipped_or_path(path)
     header = read_header(path)
     try:
         return header, load_file(path)

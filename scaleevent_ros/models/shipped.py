@@ -11,6 +11,18 @@ SHIPPED = ("lite", "small")
 _FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 
+def shipped_or_path(model: str | Path) -> Path:
+    """Path of the file of a shipped student's name, or of any other path itself."""
+    named = str(model) in SHIPPED
+    return _FOLDER / f"{model}.safetensors" if named else Path(model).expanduser()
+
+
+def shipped_export(checkpoint: Path) -> Path | None:
+    """ONNX file of any size that ships beside a shipped student, so that nobody need export it."""
+    exported = checkpoint.with_suffix(".onnx")
+    return exported if checkpoint.parent == _FOLDER and exported.is_file() else None
+
+
 def resolve_model(model: str | Path) -> Path:
     """Find a student's file.
 
@@ -21,8 +33,7 @@ def resolve_model(model: str | Path) -> Path:
     Raises:
         CheckpointError: If there is no such file.
     """
-    named = str(model) in SHIPPED
-    path = _FOLDER / f"{model}.safetensors" if named else Path(model).expanduser()
+    named, path = str(model) in SHIPPED, shipped_or_path(model)
     if path.is_file():
         return path
     if named:

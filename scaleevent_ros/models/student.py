@@ -291,7 +291,7 @@ def load_student(path: str | Path) -> Student:
     """Load a student from a checkpoint of ours, the paper's release, or Meta's DINOv3 files.
 
     Args:
-        path: Path of a ``.safetensors`` or PyTorch file.
+        path: A ``.safetensors`` or PyTorch file, or the name of a shipped student.
 
     Returns:
         The student on the CPU in eval mode, its header as ``.header``. A file of the paper's or

@@ -12,7 +12,7 @@ from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import KINDS, open_exported
-from scaleevent_ros.runtime.exported_cache import cached_engine, cached_onnx, engine_cache
+from scaleevent_ros.runtime.exported_cache import cached_engine, engine_cache, onnx_of
 from scaleevent_ros.runtime.placement import (
     check_backend,
     choose_device,
@@ -195,7 +195,7 @@ def _start(
         backend = _choose_backend(device, precision)
     precision = choose_precision(precision, device, backend)
     if backend in {"auto", "onnx", "openvino"}:
-        file = cached_onnx(path, size, "fp32" if precision == "bf16" else precision, features_space)
+        file = onnx_of(path, size, "fp32" if precision == "bf16" else precision, features_space)
         name, started = _start_exported(file, device, precision, backend, size)
         return device, name, precision, started
     if backend == "tensorrt":

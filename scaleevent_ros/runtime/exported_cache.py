@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from scaleevent_ros import __version__
 from scaleevent_ros.cache import mark_used, remove_unused, user_cache, writable
+from scaleevent_ros.models.shipped import shipped_export
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import FORMAT_VERSION
 
@@ -50,6 +51,21 @@ def cached_onnx(
         names = ("--size", shape, "--precision", precision, "--features-space", features_space)
         run_cli("export", str(checkpoint), str(path), *names)
     return path
+
+
+def onnx_of(
+    checkpoint: Path, size: tuple[int, int], precision: str, features_space: str = "student"
+) -> Path:
+    """Find the ONNX file of a checkpoint: the one that ships beside it, or `cached_onnx`.
+
+    Raises:
+        EngineError: As `export` does.
+    """
+    if (precision, features_space) == ("fp32", "student"):
+        shipped = shipped_export(checkpoint)
+        if shipped is not None:
+            return shipped
+    return cached_onnx(checkpoint, size, precision, features_space)
 
 
 def cached_engine(
