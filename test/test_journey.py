@@ -35,13 +35,14 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NODE = "/scaleevent_perception"
 STAGES = (
     "1-photographs",
-    "2-simulated",
-    "3-recorded",
-    "4-checked",
-    "5-pretrained",
-    "6-finetuned",
-    "7-perceived",
-    "8-reported",
+    "2-shipped",
+    "3-simulated",
+    "4-recorded",
+    "5-checked",
+    "6-pretrained",
+    "7-finetuned",
+    "8-perceived",
+    "9-reported",
 )
 
 
@@ -99,13 +100,22 @@ def test_every_stage_says_what_it_does_and_how_long_it_takes(journey: tuple[Path
     lines = said.strip().splitlines()
     assert [line.split("]")[0].strip("[") for line in lines if line.startswith("[")] == [*STAGES]
     assert sum(line.startswith("    took ") for line in lines) == len(STAGES)
-    assert lines[-1] == str(output / "8-reported" / "report.html")
+    assert lines[-1] == str(output / "9-reported" / "report.html")
+
+
+def test_the_shipped_student_is_looked_at_first(journey: tuple[Path, str]) -> None:
+    output, said = journey
+    page = (output / "2-shipped" / "report.html").read_text()
+    assert said.index("2-shipped/report.html") < said.index("3-simulated")
+    for word in ("features", "segmentation", "depth", "building", "sky"):
+        assert word in page, word
+    assert page.count("data:image/") >= 4
 
 
 def test_what_was_published_is_what_was_recorded(journey: tuple[Path, str]) -> None:
     output, _ = journey
-    sent = BagReader(output / "2-simulated" / "photographs")
-    kept = BagReader(output / "3-recorded" / "photographs")
+    sent = BagReader(output / "3-simulated" / "photographs")
+    kept = BagReader(output / "4-recorded" / "photographs")
     for topic, info in sent.topics.items():
         assert kept.topics[topic].count == info.count, topic
     payloads = [
@@ -116,7 +126,7 @@ def test_what_was_published_is_what_was_recorded(journey: tuple[Path, str]) -> N
 
 def test_the_student_of_the_run_has_a_head(journey: tuple[Path, str]) -> None:
     output, _ = journey
-    student = load_student(output / "6-finetuned" / "run" / "best.safetensors")
+    student = load_student(output / "7-finetuned" / "run" / "best.safetensors")
     assert str(student.header.teacher).startswith("tf_efficientnet_lite0")
     assert "segmentation" in student.header.heads
     assert student.header.bins == 5 + len(student.header.leaky) == 8
@@ -124,12 +134,12 @@ def test_the_student_of_the_run_has_a_head(journey: tuple[Path, str]) -> None:
 
 def test_what_the_node_published_was_recorded(journey: tuple[Path, str]) -> None:
     output, _ = journey
-    events = BagReader(output / "3-recorded" / "photographs")
-    seen = BagReader(output / "7-perceived" / "photographs")
+    events = BagReader(output / "4-recorded" / "photographs")
+    seen = BagReader(output / "8-perceived" / "photographs")
     assert seen.topics["/event_camera/events"].count == events.topics["/event_camera/events"].count
     features = images(seen, f"{NODE}/features")
     assert len(features) >= 5
-    width = load_student(output / "6-finetuned" / "run" / "best.safetensors").width
+    width = load_student(output / "7-finetuned" / "run" / "best.safetensors").width
     assert {each.shape for each in features} == {(6, 8, width)}
     assert all(np.isfinite(each).all() and each.std() > 0 for each in features)
     classes = images(seen, f"{NODE}/segmentation")
@@ -146,7 +156,7 @@ def test_what_the_node_published_was_recorded(journey: tuple[Path, str]) -> None
 
 def test_one_page_shows_all_of_it(journey: tuple[Path, str]) -> None:
     output, _ = journey
-    page = (output / "8-reported" / "report.html").read_text()
+    page = (output / "9-reported" / "report.html").read_text()
     assert "src='http" not in page
     assert page.count("<svg") >= 3  # losses of two runs, and the recording over time
     for word in (
@@ -163,7 +173,7 @@ def test_a_second_run_does_nothing_again(journey: tuple[Path, str], data: Path) 
     done = demo(output, data)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done before") == len(STAGES)
-    assert done.stdout.strip().splitlines()[-1] == str(output / "8-reported" / "report.html")
+    assert done.stdout.strip().splitlines()[-1] == str(output / "9-reported" / "report.html")
     assert marks == {name: (output / name / "stage.json").read_bytes() for name in STAGES}
 
 
@@ -171,13 +181,13 @@ def test_a_stage_that_fails_says_which_and_the_next_run_goes_on(
     journey: tuple[Path, str], data: Path
 ) -> None:
     output, _ = journey
-    bag = output / "3-recorded" / "photographs"
+    bag = output / "4-recorded" / "photographs"
     bag.rename(bag.with_name("hidden"))
-    mark = output / "4-checked" / "stage.json"
+    mark = output / "5-checked" / "stage.json"
     mark.write_text(json.dumps({"made_from": json.loads(mark.read_text())["made_from"]}))
     failed = demo(output, data)
     assert failed.returncode == 1
-    assert "stage 4-checked failed: photographs ended with 2" in failed.stderr
+    assert "stage 5-checked failed: photographs ended with 2" in failed.stderr
     assert f"there is no bag at {bag}" in failed.stderr
     bag.with_name("hidden").rename(bag)
     assert demo(output, data).returncode == 0

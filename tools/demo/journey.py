@@ -14,6 +14,8 @@ from tools.demo.stages import NODE, REPOSITORY, Stage, StageError
 if TYPE_CHECKING:
     from pathlib import Path
 
+SHIPPED = "lite"
+FIRST_LOOK = 3  # photographs that the shipped student sees
 PHOTOGRAPHS = (
     "astronaut",
     "brick",
@@ -157,19 +159,19 @@ class Journey:
     def sources(self) -> list[Source]:
         """Published sources: the simulated bags, and the available recordings of real cameras."""
         bags = [
-            Source(name, self.output / "2-simulated" / name, True) for name, *_ in self.simulated
+            Source(name, self.output / "3-simulated" / name, True) for name, *_ in self.simulated
         ]
         real = [(name, self.data / place) for name, place in RECORDINGS.items()]
         return bags + [Source(name, path, False) for name, path in real if path.exists()]
 
     def recorded(self, source: Source) -> Path:
         """Path of the recorded bag of a source."""
-        return self.output / "3-recorded" / source.name
+        return self.output / "4-recorded" / source.name
 
     @property
     def pretrained(self) -> Path:
         """Folder of the pretraining run."""
-        return self.output / "5-pretrained" / "run"
+        return self.output / "6-pretrained" / "run"
 
     @property
     def labelled(self) -> Path:
@@ -179,7 +181,7 @@ class Journey:
     @property
     def finetuned(self) -> Path:
         """Folder of the fine-tuning run, which does not exist without labels."""
-        return self.output / "6-finetuned" / "run"
+        return self.output / "7-finetuned" / "run"
 
     @property
     def student(self) -> Path:
@@ -189,12 +191,17 @@ class Journey:
 
     def perceived(self, source: Source) -> Path:
         """Path of the bag of the perception node's outputs for a source."""
-        return self.output / "7-perceived" / source.name
+        return self.output / "8-perceived" / source.name
 
     @property
     def page(self) -> Path:
         """Path of the report."""
-        return self.output / "8-reported" / "report.html"
+        return self.output / "9-reported" / "report.html"
+
+    @property
+    def first_page(self) -> Path:
+        """Page of what the shipped student sees."""
+        return self.output / "2-shipped" / "report.html"
 
     def stages(self) -> list[Stage]:
         """List the stages, in order."""
@@ -207,7 +214,13 @@ class Journey:
                 self.take_photographs,
             ),
             Stage(
-                "2-simulated",
+                "2-shipped",
+                "the student that ships looks at some of them under a simulated event camera",
+                (SHIPPED, *chosen[:FIRST_LOOK]),
+                self.look,
+            ),
+            Stage(
+                "3-simulated",
                 "a simulated event camera moves over them"
                 + (", and films a drive" if len(self.simulated) > 1 else ""),
                 tuple(str(job) for job in self.simulated),
@@ -215,33 +228,33 @@ class Journey:
                 goes_on=True,
             ),
             Stage(
-                "3-recorded",
+                "4-recorded",
                 "published on ROS 2 topics, and recorded by the recorder node",
                 tuple(str(source) for source in self.sources),
                 self.record,
             ),
-            Stage("4-checked", "the recordings are judged", (), self.check),
+            Stage("5-checked", "the recordings are judged", (), self.check),
             Stage(
-                "5-pretrained",
+                "6-pretrained",
                 "a student of events learns from an ImageNet teacher of frames",
                 self.extent.pretraining,
                 self.pretrain,
                 goes_on=True,
             ),
             Stage(
-                "6-finetuned",
+                "7-finetuned",
                 "a head for segmentation is fitted on the student, where there are labels",
                 (*self.extent.finetuning, str(self.labelled.is_dir() and self.labelled)),
                 self.finetune,
                 goes_on=True,
             ),
             Stage(
-                "7-perceived",
+                "8-perceived",
                 "the student runs as a node on the replayed recordings; all it says is recorded",
                 (),
                 self.perceive,
             ),
-            Stage("8-reported", "all of it, as one page", (), self.report),
+            Stage("9-reported", "all of it, as one page", (), self.report),
         ]
 
     def take_photographs(self, folder: Path) -> str:
@@ -258,6 +271,28 @@ class Journey:
                 msg = f"{folder / name}.png cannot be written: is the disk full?"
                 raise StageError(msg)
         return f"{self.extent.photographs} pictures"
+
+    def look(self, folder: Path) -> str:
+        """Show what the shipped student sees of a few photographs, without ROS."""
+        pictures = folder / "photographs"
+        pictures.mkdir()
+        for name in PHOTOGRAPHS[: self.extent.photographs][:FIRST_LOOK]:
+            (pictures / f"{name}.png").symlink_to(self.output / "1-photographs" / f"{name}.png")
+        size = "{}x{}".format(*self.extent.size)
+        stills = ("--still", "--frames", "10", "--no-flow", "--size", size)
+        log = folder / "look.log"
+        run(log, "scaleevent", "simulate", pictures, folder / "bag", *stills)
+        run(
+            log,
+            "scaleevent",
+            "report",
+            folder / "bag",
+            "--model",
+            SHIPPED,
+            "--out",
+            self.first_page,
+        )
+        return str(self.first_page)
 
     def simulate(self, folder: Path) -> str:
         """Simulate a bag of each source of pictures; interrupted ones are continued."""

@@ -46,6 +46,10 @@ def _parts(journey: Journey) -> Iterator[str]:
         for mark in finished(journey.output)
     ]
     yield render_table(rows, ("stage", "", "came of it", "took"))
+    yield (
+        "<p>What the student that ships with the package sees: "
+        f"<a href='../{journey.first_page.relative_to(journey.output)}'>a page of its own</a>.</p>"
+    )
     yield "<h2>What the student sees</h2>"
     yield (
         "<p>The perception node on the replayed recordings, from what the recorder node recorded: "
