@@ -62,6 +62,7 @@ extras["dev"] = [
     *sorted({requirement for group in extras.values() for requirement in group}),
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "hypothesis>=6.100",
     "ruff",
     "mypy",
