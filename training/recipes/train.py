@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
-from scaleevent_ros.models.checkpoints import METADATA_KEY
+from scaleevent_ros.models.checkpoints import METADATA_KEY, git_revision
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.heads import attach_heads
 from scaleevent_ros.training import cache_teacher, finetune, pretrain
@@ -129,12 +129,13 @@ def halve(checkpoint: Path, target: Path, command: str) -> None:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     header = json.loads(metadata[METADATA_KEY])
-    header["extra"] = {"recipe": command}
+    header |= {"extra": {"recipe": command}, "git_revision": git_revision()}
     halved = {
         name: tensor.astype(np.float16) if tensor.dtype == np.float32 else tensor
         for name, tensor in tensors.items()
     }
     save_file(halved, str(target), {**metadata, METADATA_KEY: json.dumps(header)})
+    target.chmod(0o644)
 
 
 if __name__ == "__main__":
