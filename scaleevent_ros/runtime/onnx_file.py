@@ -150,6 +150,8 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         msg = f"{info.header.architecture} cannot be exported for {kind}: {_last_line(error)}"
         raise EngineError(msg) from error
     assert program is not None
+    for node in program.model.graph.all_nodes():  # stack traces, with paths of this machine
+        node.metadata_props.clear()
     program.model.metadata_props[METADATA_KEY] = exported.to_json()
     program.save(path)
     if dynamic:

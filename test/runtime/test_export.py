@@ -8,7 +8,8 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,9 +34,6 @@ from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
 from scaleevent_ros.tasks import load_heads
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -50,6 +48,7 @@ def test_a_file_of_one_size_has_positions_as_constants_and_runs_alone(
     assert done.differences["features"] <= TOLERANCES["fp32"].relative
     kinds = Counter(node.op_type for node in onnx.load(path).graph.node)
     assert not {"If", "Tile", "Sin", "Cos", "Loop", "Resize"} & set(kinds)
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes()
     # By ONNX Runtime alone, as someone without this package would.
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     events = sparse_window(0)

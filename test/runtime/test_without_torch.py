@@ -62,6 +62,18 @@ def test_an_exported_student_runs_without_torch(
     run(program, str(path), backend, cache=tmp_path)
 
 
+def test_the_shipped_student_runs_without_torch(tmp_path: Path) -> None:
+    program = REFUSE + (
+        "import numpy as np\n"
+        "from scaleevent_ros.runtime import Engine\n"
+        "engine = Engine('lite', 'cpu', size=(260, 346))\n"
+        "found = engine(np.zeros((8, 260, 346), np.float32))\n"
+        "assert found.features.shape == (192, 33, 44)\n"
+        "assert found.segmentation.shape == found.depth.shape == (260, 346)\n"
+    )
+    run(program, cache=tmp_path)
+
+
 def test_a_report_and_the_nodes_need_no_torch(tmp_path: Path, test_data: Path) -> None:
     pytest.importorskip("rosbags", reason="bags need rosbags")
     student = write_student(tmp_path / "student.safetensors", tasks=("segmentation",))
