@@ -31,6 +31,15 @@ def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
         raise ConfigurationError(msg)
 
 
+def set_training(model: nn.Module) -> None:
+    """Set training mode, but keep frozen modules in evaluation mode, whose statistics must stay."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
+
+
 def build_optimizer(
     model: nn.Module, options: OptimizerOptions, batch_size: int, *, fused: bool = True
 ) -> torch.optim.AdamW:

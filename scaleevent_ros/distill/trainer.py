@@ -28,7 +28,12 @@ from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
 from scaleevent_ros.distill.errors import RunStopped, TrainingError
 from scaleevent_ros.distill.journal import Journal
-from scaleevent_ros.distill.optimizer import build_optimizer, freeze_parameters, set_rate
+from scaleevent_ros.distill.optimizer import (
+    build_optimizer,
+    freeze_parameters,
+    set_rate,
+    set_training,
+)
 from scaleevent_ros.distill.parallel import (
     precision_of,
     reshard,
@@ -177,7 +182,7 @@ class Trainer:
     def _train_on(self, batches: Iterator[Any], journal: Journal, stop: Callable[[], int]) -> None:
         options = self._options
         log = _StepLog()
-        self._model.train()
+        set_training(self._model)
         if self._step == 0:
             self._validate(journal)
         while self._step < self._steps:
@@ -338,7 +343,7 @@ class Trainer:
             pictures += drawn
             for name, value in found.items():
                 sums[name] = sums[name] + value if name in sums else value
-        self._model.train()
+        set_training(self._model)
         reshard(self._average.module if self._average is not None else self._bare)
         sums = cast("dict[str, Tensor]", fabric.all_reduce(sums, reduce_op="sum"))
         self._metrics = self._objective.summarize(sums)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
+import torch
 
 from scaleevent_ros.distill.configuration import OptimizerOptions, ParameterGroup
 from scaleevent_ros.distill.errors import ConfigurationError
@@ -10,11 +11,11 @@ from scaleevent_ros.distill.optimizer import (
     build_optimizer,
     freeze_parameters,
     set_rate,
+    set_training,
 )
 from scaleevent_ros.models import Student, build_student
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 VIT = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -99,3 +100,18 @@ def test_groups_multiply_and_freeze(student: Student) -> None:
 def test_groups_that_cannot_be(student: Student, groups: list[ParameterGroup], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         freeze_parameters(student, OptimizerOptions(groups=groups))
+
+
+def test_frozen_parts_stay_in_evaluation_mode() -> None:
+    """Their batch statistics must not move, and the parts that learn must train."""
+    student = build_student("efficientnet_lite0", 5, "random", stride=16)
+    student.set_memory(1.0)
+    freeze_parameters(student, OptimizerOptions(groups=[ParameterGroup(r"^backbone\.", 0)]))
+    before = {name: value.clone() for name, value in student.backbone.named_buffers()}
+    set_training(student)
+    student(torch.randn(2, 5, 64, 64))
+    assert any("running_mean" in name for name in before)
+    for name, value in student.backbone.named_buffers():
+        assert torch.equal(value, before[name]), name
+    assert student.training
+    assert all(module.training for module in cast("nn.Module", student.memory).modules())
