@@ -226,7 +226,11 @@ class PairDataset(Dataset[Sample]):
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, draw: Draw) -> Sample:
-        """Build the sample of a draw.
+        """Build the sample of a draw; see `timed`."""
+        return self.timed(draw)[0]
+
+    def timed(self, draw: Draw) -> tuple[Sample, int | None]:
+        """Build the sample of a draw, with the time of its frame in ns; None if unreadable.
 
         Raises:
             ScaleEventError: If the pair cannot be read and ``strict`` is set.
@@ -238,9 +242,15 @@ class PairDataset(Dataset[Sample]):
             if self._strict:
                 raise
             self._skip(draw.pair, error)
-            return _without_masks(make_sample(_blank_pair(self._options), self._options, draw))
+            blank = make_sample(_blank_pair(self._options), self._options, draw)
+            return without_masks(blank), None
         sample = make_sample(pair, self._options, draw, self._stored)
-        return _without_masks(sample) if draw.position == PADDING else sample
+        return (without_masks(sample) if draw.position == PADDING else sample), pair.t_end
+
+    def first_of_recording(self, number: int) -> int:
+        """Return the number of the first pair of a pair's recording."""
+        recording = bisect_right(self._ends, number)
+        return self._ends[recording] - len(self._sources[recording])
 
     def _read(self, number: int) -> Pair:
         recording = bisect_right(self._ends, number)
@@ -258,7 +268,8 @@ class PairDataset(Dataset[Sample]):
             raise DataError(msg) from error
 
 
-def _without_masks(sample: Sample) -> Sample:
+def without_masks(sample: Sample) -> Sample:
+    """Empty the masks of a sample, so that it does not count."""
     return sample._replace(
         active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
     )

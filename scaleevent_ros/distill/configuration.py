@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
 from scaleevent_ros.data.bag_pairs import BagOptions
+from scaleevent_ros.data.sequences import SequenceOptions
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
 from scaleevent_ros.errors import ScaleEventError
@@ -57,6 +58,7 @@ class DataOptions:
         prefetch: Batches that each worker prepares ahead.
         strict: Stop at the first unreadable pair. Otherwise such pairs are skipped and logged, up
             to 1 % of all in a worker.
+        sequence: Consecutive windows for a student with memory.
     """
 
     train: list[str] = field(default_factory=list)
@@ -69,6 +71,7 @@ class DataOptions:
     workers: int = 4
     prefetch: int = 4
     strict: bool = False
+    sequence: SequenceOptions = field(default_factory=SequenceOptions)
 
     def __post_init__(self) -> None:
         """Check ranges. Recordings are checked when they are opened."""
@@ -77,6 +80,9 @@ class DataOptions:
         _require_between(self, "height", 16, 8192)
         _require_between(self, "workers", 0, 256)
         _require_between(self, "prefetch", 1, 64)
+        _require_between(self.sequence, "length", 1, 1000)
+        _require_between(self.sequence, "stride", 1, 1000)
+        _require_positive(self.sequence, "longest_gap_s")
         if self.weights and len(self.weights) != len(self.train):
             msg = f"data.weights has {len(self.weights)} entries, data.train {len(self.train)}"
             raise ConfigurationError(msg)
@@ -220,6 +226,8 @@ class StudentOptions:
         options: Keyword arguments of timm's model.
         patch_dropout: Fraction of patch tokens that a ViT omits in each training step, for speed.
             Validation uses all tokens.
+        memory: ``none``, or ``gated``: a recurrent cell that remembers features across windows. It
+            is trained on sequences, see ``data.sequence``; ``init`` may be a student without it.
     """
 
     name: str | None = None
@@ -228,10 +236,14 @@ class StudentOptions:
     neck: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     patch_dropout: float = 0.0
+    memory: Literal["none", "gated"] = "none"
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_between(self, "patch_dropout", 0, 0.9)
+        if self.patch_dropout and self.memory != "none":
+            msg = "a memory needs all patches: set student.patch_dropout to 0"
+            raise ConfigurationError(msg)
 
 
 @dataclass(frozen=True)
@@ -244,15 +256,18 @@ class LossOptions:
         dilation: Radius in tokens by which the mask of active tokens is dilated. 0 in the paper.
         final_dilation: Dilation at the end of training, reached linearly from ``dilation``. Unset:
             constant.
+        memory: Weight of the loss of a student's memory, ``patch`` on all covered tokens.
     """
 
     name: str = "structure_active"
     options: dict[str, Any] = field(default_factory=dict)
     dilation: int = 1
     final_dilation: int | None = None
+    memory: float = 1.0
 
     def __post_init__(self) -> None:
         """Check that the loss exists and takes its options."""
+        _require_between(self, "memory", 0, float("inf"))
         _require_between(self, "dilation", 0, 1000)
         if self.final_dilation is not None:
             _require_between(self, "final_dilation", 0, 1000)
@@ -429,6 +444,12 @@ class Pretraining:
             msg = (
                 "teacher.cache keeps features of whole frames, which can be mirrored and shifted "
                 "by cells: switch augmentation.zoom and augmentation.crop off, or the cache"
+            )
+            raise ConfigurationError(msg)
+        if self.student.memory != "none" and self.events.normalization == "scaleevent_picture":
+            msg = (
+                "a memory sees where there are events, which events.normalization "
+                "scaleevent_picture hides: choose another, or student.memory none"
             )
             raise ConfigurationError(msg)
         if not self.data.validation and not self.data.holdout:

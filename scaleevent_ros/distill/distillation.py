@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.data.dataset import move_cells
-from scaleevent_ros.distill.losses import to_device
+from scaleevent_ros.distill.losses import build_loss, to_device
 from scaleevent_ros.distill.validation import affinity_correlation_sums, cosine_sums, ratios
 from scaleevent_ros.models import tokens
 from scaleevent_ros.models.checkpoints import git_revision, write_checkpoint
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from scaleevent_ros.data.dataset import Batch
+    from scaleevent_ros.data.sequences import SequenceBatch
     from scaleevent_ros.distill.losses import DistillLoss, LossTerms
     from scaleevent_ros.models import Student, Teacher
     from scaleevent_ros.models.feature_statistics import FeatureStatistics
@@ -198,16 +199,19 @@ class Distillation:
             mask, covered = mask & computed, covered & computed
             moved = to_device(kept, batch.events.device)
             of_student = model(batch.events, project=True, kept=moved)
-        target = of_teacher
-        if self._statistics is not None and self._standardized:
-            target = self._statistics.standardize(of_teacher)
         terms = self._loss(
             tokens(of_student),
-            tokens(target),
+            tokens(self._target(of_teacher)),
             mask,
             covered=covered,
         )
         return Compared(of_student, of_teacher, terms)
+
+    def _target(self, of_teacher: Tensor) -> Tensor:
+        """Return the features that the student learns, ``[B, D, h, w]``."""
+        if self._statistics is not None and self._standardized:
+            return self._statistics.standardize(of_teacher)
+        return of_teacher
 
     def _centered(self, compared: Compared) -> tuple[Tensor, Tensor]:
         """Transform both features to the teacher's space, without its mean, ``[B, D, h, w]``."""
@@ -233,7 +237,11 @@ class Distillation:
 
         The teacher's mean is removed from both first, where its statistics are known.
         """
-        compared = self.compare(model, batch)
+        return self._measure(self.compare(model, batch), batch, pictures)
+
+    def _measure(
+        self, compared: Compared, batch: Batch, pictures: int
+    ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         maps = self._centered(compared)
         student, teacher = tokens(maps[0]), tokens(maps[1])
         masks = (batch.active & batch.covered, batch.covered)
@@ -281,3 +289,50 @@ class Distillation:
             )
             for i in range(min(count, len(batch.events)))
         ]
+
+
+class SequenceDistillation(Distillation):
+    """The objective of a student with memory, on sequences of windows.
+
+    The features of each window alone learn as without memory; those of the memory learn to be the
+    teacher's on all covered tokens, since it knows of places without events. Metrics are those of
+    the memory after the last window.
+    """
+
+    def __init__(self, *arguments: Any, memory_weight: float = 1.0, **options: Any) -> None:
+        """Take the arguments of `Distillation`, and the weight of the memory's loss."""
+        super().__init__(*arguments, **options)
+        self._memory_weight = memory_weight
+        self._memory_loss = build_loss("patch")
+
+    def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
+        """Compute the terms of both losses, and the share of active tokens."""
+        compared, memory = self._compare_sequences(model, batch)
+        values = compared.terms._asdict()
+        total = values["total"] + self._memory_weight * memory.total
+        active = (batch.active & batch.covered).float().mean()
+        return {**values, "memory": memory.total, "total": total, "active": active}
+
+    def measure(
+        self, model: nn.Module, batch: Any, pictures: int
+    ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
+        """Compare the memory's features with the teacher's."""
+        compared, memory = self._compare_sequences(model, batch)
+        return self._measure(compared._replace(terms=memory), batch.windows, pictures)
+
+    def _compare_sequences(
+        self, model: nn.Module, batch: SequenceBatch
+    ) -> tuple[Compared, LossTerms]:
+        """Compare the memory's features, with the terms of the windows alone and of the memory."""
+        windows = batch.windows
+        with nullcontext() if self._autocast is None else self._autocast():
+            of_teacher = teacher_features(self._features, windows)
+        target = tokens(self._target(of_teacher))
+        events, elapsed_s = batch.in_order
+        both = model(events, project=True, elapsed_s=elapsed_s)
+        alone, remembered = (each.transpose(0, 1).flip(0).flatten(0, 1) for each in both)
+        mask = (dilate_mask(windows.active, self._dilation) & windows.covered).flatten(1)
+        covered = windows.covered.flatten(1)
+        terms = self._loss(tokens(alone), target, mask, covered=covered)
+        memory = self._memory_loss(tokens(remembered), target, covered, covered=covered)
+        return Compared(remembered, of_teacher, terms), memory

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,8 +24,13 @@ from scaleevent_ros.data.dataset import (
 )
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import BatchSampler, Schedule, validation_batches
+from scaleevent_ros.data.sequences import SequenceDataset, collate_sequences
 from scaleevent_ros.distill.configuration import plain
-from scaleevent_ros.distill.distillation import Distillation, teacher_features
+from scaleevent_ros.distill.distillation import (
+    Distillation,
+    SequenceDistillation,
+    teacher_features,
+)
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import build_loss
 from scaleevent_ros.distill.parallel import start_fabric
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.data.dataset import PairSource, StoredFeatures
+    from scaleevent_ros.data.sequences import SequenceOptions
     from scaleevent_ros.distill.configuration import Pretraining
     from scaleevent_ros.distill.distillation import FeatureSource, Panel
     from scaleevent_ros.distill.trainer import Outcome
@@ -86,7 +93,11 @@ def pretrain(
     features = teacher if folder is None else CachedTeacher(teacher, folder)
     statistics = feature_statistics(configuration, features, loaders, fabric)
     student.set_target(statistics, standardized=configuration.teacher.standardize)
-    objective = Distillation(
+    make: Callable[..., Distillation] = Distillation
+    if student.memory is not None:
+        make = partial(SequenceDistillation, memory_weight=configuration.loss.memory)
+        loaders = follow_sequences(loaders, configuration.data.sequence)
+    objective = make(
         student,
         teacher,
         build_loss(configuration.loss.name, **configuration.loss.options),
@@ -214,6 +225,8 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         )
         raise ConfigurationError(msg)
     student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
+    gap_s = configuration.data.sequence.longest_gap_s
+    student.set_memory(None if of_student.memory == "none" else gap_s)
     # Convolutions are up to twice as fast on a CPU so, and no slower on a GPU.
     cast("Any", student).to(memory_format=torch.channels_last)
     return teacher, student
@@ -316,6 +329,17 @@ def build_loaders(
         schedule,
         data.workers,
         data.prefetch,
+    )
+
+
+def follow_sequences(loaders: PairLoaders, options: SequenceOptions) -> PairLoaders:
+    """Replace the samples of loaders by sequences of windows that end with them."""
+    train, held_out = cast("PairDataset", loaders.train), cast("PairDataset", loaders.held_out)
+    return replace(
+        loaders,
+        train=SequenceDataset(train, options),
+        held_out=SequenceDataset(held_out, options, only_last=True),
+        stack=collate_sequences,
     )
 
 

@@ -43,6 +43,9 @@ class Header:
         neck: Channels of the feature pyramid on the network; None without.
         projection: Width of the teacher that a linear layer maps the features to; None where the
             widths agree and there is no such layer.
+        memory: Hidden ``channels`` of a `GatedMemory`, the ``width`` of the features that it
+            remembers, and ``longest_gap_s``, the longest time between windows for which it was
+            trained; None for a student without memory.
         representation: Name of the event representation that fills the bins.
         normalization: How the tensor is normalized, as the representation's argument
             ``normalize`` takes it; None if unknown.
@@ -67,6 +70,7 @@ class Header:
     stride: int | None = None
     neck: int | None = None
     projection: int | None = None
+    memory: dict[str, Any] | None = None
     representation: str = "voxel"
     normalization: str | None = None
     leaky: list[float] = field(default_factory=list)

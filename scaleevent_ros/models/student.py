@@ -19,6 +19,7 @@ from scaleevent_ros.models.checkpoints import (
     write_checkpoint,
 )
 from scaleevent_ros.models.errors import CheckpointError, ModelError
+from scaleevent_ros.models.memory import GatedMemory
 from scaleevent_ros.models.released import build_released, is_dinov3
 from scaleevent_ros.models.teacher import load_image_network
 from scaleevent_ros.models.weights import load_exactly, read_tensors
@@ -41,6 +42,7 @@ class Student(nn.Module):
         backbone: The network.
         projection: A 1x1 convolution to the teacher's width; the identity where widths agree.
         header: What the student is and what it must be fed.
+        memory: Memory across windows; None without.
         width: Channels D of the features.
         stride: Pixels per feature.
     """
@@ -56,6 +58,33 @@ class Student(nn.Module):
             if header.projection is None
             else nn.Conv2d(backbone.width, header.projection, kernel_size=1)
         )
+        self.memory: GatedMemory | None = None
+        if header.memory is not None:
+            channels = int(header.memory["channels"])
+            self.memory = GatedMemory(
+                backbone.width, backbone.stride, header.bins - len(header.leaky), channels
+            )
+
+    def set_memory(self, longest_gap_s: float | None) -> None:
+        """Give the student a memory across windows, untrained if it has none, or take it away.
+
+        Args:
+            longest_gap_s: Longest time between windows for which it will be trained; None for no
+                memory.
+        """
+        if longest_gap_s is None:
+            self.memory, self.header = None, replace(self.header, memory=None)
+            return
+        represented = self.header.bins - len(self.header.leaky)
+        if self.memory is None:
+            self.memory = GatedMemory(self.width, self.stride, represented)
+        self.memory.represented = represented
+        described = {
+            "channels": self.memory.channels,
+            "width": self.width,
+            "longest_gap_s": longest_gap_s,
+        }
+        self.header = replace(self.header, memory=described)
 
     def set_target(self, statistics: FeatureStatistics, *, standardized: bool) -> None:
         """Set what the projected features are trained to be, before training.
@@ -101,20 +130,53 @@ class Student(nn.Module):
                 convolution.bias.mul_(std).add_(mean)
         return projection
 
-    def forward(self, events: Tensor, project: bool = False, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        events: Tensor,
+        project: bool = False,
+        kept: Tensor | None = None,
+        elapsed_s: Tensor | None = None,
+    ) -> Tensor:
         """Compute dense features of event tensors.
 
+        Without ``elapsed_s`` each window is seen by itself: an empty memory changes no features.
+
         Args:
-            events: ``[B, bins, H, W]``, built and normalized as the header says.
+            events: ``[B, bins, H, W]``, built and normalized as the header says; with
+                ``elapsed_s`` consecutive windows, ``[B, T, bins, H, W]``.
             project: Map the features to what they were trained to be: the teacher's, standardized
                 if the header says so.
             kept: Patch tokens to compute, int64 ``[B, K]``, see `Backbone.forward`; all if None.
+            elapsed_s: Time since the end of the window before, in s, ``[B, T]``; the memory is
+                emptied where it is infinite.
 
         Returns:
-            ``[B, D, ceil(H / s), ceil(W / s)]``.
+            ``[B, D, ceil(H / s), ceil(W / s)]``; with ``elapsed_s``
+            ``[2, B, T, D, ceil(H / s), ceil(W / s)]``: of each window alone, and of the memory
+            after it.
         """
+        if elapsed_s is not None:
+            features = self._follow(events, elapsed_s)
+            if project:
+                maps = cast("Tensor", self.projection(features.flatten(0, 2)))
+                features = maps.reshape(*features.shape[:3], *maps.shape[1:])
+            return features
         features = cast("Tensor", self.backbone(events, kept))
         return cast("Tensor", self.projection(features)) if project else features
+
+    def _follow(self, events: Tensor, elapsed_s: Tensor) -> Tensor:
+        """Compute the features of windows, and of the memory as it follows them."""
+        assert self.memory is not None, "a sequence needs a memory"
+        flat = cast("Tensor", self.backbone(events.flatten(0, 1)))
+        alone = flat.reshape(*events.shape[:2], *flat.shape[1:])
+        state = self.memory.empty(alone[:, 0])
+        remembered = []
+        for step in range(events.shape[1]):
+            begins = elapsed_s[:, step].isinf()[:, None, None, None]
+            state = torch.where(begins, 0, state)
+            state = self.memory(alone[:, step], events[:, step], state, elapsed_s[:, step])
+            remembered.append(self.memory.features(state))
+        return torch.stack([alone, torch.stack(remembered, 1)])
 
 
 def build_student(
@@ -239,8 +301,11 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
     adapt_input(start.backbone.model, header.bins)
     header = replace(start.header, bins=header.bins, teacher=header.teacher)
     student = _with_projection(start.backbone, header, teacher)
-    if student.header.projection == start.header.projection:
+    width = student.header.projection if teacher is None else teacher.width
+    if width == start.header.projection:  # a standardized one is there even where widths agree
         student.projection = start.projection
+        student.header = replace(student.header, projection=width)
+    student.memory = start.memory
     return student.train()
 
 

@@ -217,6 +217,7 @@ class PerceptionLoop:
         )
         self._look_next, self._has_subscribers = 0.0, False
         self._decode_ms = 0.0
+        self._seen_ns: int | None = None  # end of the engine's last window in this epoch
         self._thread = threading.Thread(target=self._work, name="inference")
         self._thread.start()
 
@@ -290,8 +291,7 @@ class PerceptionLoop:
                 continue
             if live.epoch != epoch:
                 epoch, t_end = live.epoch, 0
-                self.pipeline.engine.reset()
-                self.pipeline.products.reset()
+                self._reset()
             due_ns = self._trigger.due_ns
             wanted = self._sink.subscribed()
             newest = live.windows.t_end
@@ -309,6 +309,23 @@ class PerceptionLoop:
                     failed = False
                     self._sink.report_failure("")
 
+    def _reset(self) -> None:
+        """Forget the windows before: a new epoch begins."""
+        self.pipeline.engine.reset()
+        self.pipeline.products.reset()
+        if self._seen_ns is not None:
+            self._counts.memory_resets += self.pipeline.engine.header.memory is not None
+        self._seen_ns = None
+
+    def _elapsed_s(self, t_end: int) -> float | None:
+        """Compute the time since the engine's last window; None for the first of an epoch."""
+        if self._seen_ns is None:
+            return None
+        # An image may ask for a window of shortly before.
+        elapsed_s = max(t_end - self._seen_ns, 0) * 1e-9
+        self._counts.memory_resets += elapsed_s > self.pipeline.engine.longest_gap_s
+        return elapsed_s
+
     def _compute(self, live: Live, wanted: list[str], at: int | None) -> int:
         """Run one window and publish it; return its end on the sensor's clock."""
         engine, products = self.pipeline.engine, self.pipeline.products
@@ -319,7 +336,8 @@ class PerceptionLoop:
         begin = _lap(ms, "transfer", begin)
         outputs = Outputs()
         if needed := products.needed(wanted):
-            outputs = engine(window.tensor, needed)
+            outputs = engine(window.tensor, needed, self._elapsed_s(window.t_end))
+            self._seen_ns = window.t_end
             self._wait_for_device()
             begin = _lap(ms, "inference", begin)
         stamp_ns = self._stamp(live.fit.to_ros(window.t_end), live.epoch)

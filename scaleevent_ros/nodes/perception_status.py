@@ -86,6 +86,7 @@ def perception_status(name: str, report: PerceptionReport) -> DiagnosticStatus:
             "events_left_out": counts.left_out,
             "epochs": counts.epochs,
             "clock_steps": counts.clock_steps,
+            "memory_resets": counts.memory_resets,
             "subscribed": " ".join(report.subscribed) or "nothing",
         }
     for key, percentiles in report.timings.items():

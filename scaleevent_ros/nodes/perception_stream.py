@@ -66,6 +66,8 @@ class StreamCounts:
         epochs: Number of times that the stream or its clock began anew.
         clock_steps: Number of times that the sensor's or the host's clock was set.
         windows: Windows computed.
+        memory_resets: Number of times that the network's memory was emptied: at a new epoch, or
+            after a longer time without windows than in training.
         skipped: Windows left out, because another was asked for before they could be computed.
         stamp_ns: Stamp of the last window, ROS time.
         stamp_epoch: Epoch of the last window.
@@ -81,6 +83,7 @@ class StreamCounts:
     epochs: int = 0
     clock_steps: int = 0
     windows: int = 0
+    memory_resets: int = 0
     skipped: int = 0
     stamp_ns: int = 0
     stamp_epoch: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ class Engine:
         width: Channels D of the features.
         stride: Pixels per feature.
         features_space: Whose space the features are in.
+        longest_gap_s: Longest time between windows that a memory bridges; infinite without one.
         outputs: Available outputs: ``features``, and the tasks with a head.
         device: Device of the network.
         precision: ``fp32``, ``fp16`` or ``bf16``.
@@ -119,15 +121,28 @@ class Engine:
         self.size, self.grid = info.size, info.grid
         self.width, self.stride = info.width, info.stride
         self.outputs = info.outputs
+        memory = self.header.memory
+        self.longest_gap_s = math.inf if memory is None else float(memory["longest_gap_s"])
         self._warm_up()
 
-    def __call__(self, tensor: Array, wanted: Collection[str] | None = None) -> Outputs:
+    def __call__(
+        self,
+        tensor: Array,
+        wanted: Collection[str] | None = None,
+        elapsed_s: float | None = None,
+    ) -> Outputs:
         """Run on one window.
+
+        With a memory, its state stays on the device from call to call. It is emptied first if the
+        time since the last call is longer than any in training. If no output is wanted, nothing is
+        computed and the memory stays as it is.
 
         Args:
             tensor: float32 [bins, H, W], built as the header's representation says and **not**
                 normalized: the engine does that. On the engine's device, or on the CPU.
             wanted: Names of `Outputs` to compute; all that the checkpoint has if None.
+            elapsed_s: For a memory, time from the end of the window of the last call to the end of
+                this one, in s; the length of a window if None.
 
         Raises:
             EngineError: If the tensor's shape or dtype is wrong, or an output is wanted that the
@@ -146,7 +161,12 @@ class Engine:
             if name not in self.outputs:
                 msg = f"the checkpoint has no {name!r}; it has: {', '.join(self.outputs)}"
                 raise EngineError(msg)
-        outputs = self._run.run(tensor, names)
+        if elapsed_s is None:
+            elapsed_s = self.header.windows.length_ms * 1e-3
+        if not 0 <= elapsed_s <= self.longest_gap_s:
+            self.reset()
+            elapsed_s = 0.0
+        outputs = self._run.run(tensor, names, elapsed_s)
         if self.device.type == "cpu":
             outputs = {name: to_host(output) for name, output in outputs.items()}
         if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
@@ -164,7 +184,7 @@ class Engine:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the window before, so that flow starts anew: after a gap, say."""
+        """Forget the windows before, for flow and a memory: after a gap, for example."""
         self._run.reset()
 
 

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRIALS = 3
+MEMORY_TRIALS = 20
+"""Windows of the comparison; more with a memory, in which differences could add up."""
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,11 @@ def _compare(
     """Run the written file beside PyTorch in float32 on the same windows."""
     network = load_network(checkpoint, size, features_space=options.features_space)
     header = network.info.header
+    trials = TRIALS if header.memory is None else MEMORY_TRIALS
     if options.bag is None:
-        windows = made_up_windows(header, size, TRIALS)
+        windows = made_up_windows(header, size, trials)
     else:
-        windows = recorded_windows(header, options.bag, size, TRIALS, options.topic)
+        windows = recorded_windows(header, options.bag, size, trials, options.topic)
     worst: dict[str, float] = {}
     _run_both(written, network, windows, device, worst)
     if options.dynamic:  # try the file at another size too, which needs padding
@@ -187,10 +190,11 @@ def _run_both(
 ) -> None:
     found = open_exported(written, device, network.info.size)
     reference = TorchBackend(network, device.to_torch(), torch.float32)
-    outputs = network.info.outputs
+    outputs, elapsed_s = network.info.outputs, network.info.header.windows.length_ms * 1e-3
     with torch.inference_mode():
         for window in windows:
-            largest_differences(found.run(window, outputs), reference.run(window, outputs), worst)
+            one, other = (each.run(window, outputs, elapsed_s) for each in (found, reference))
+            largest_differences(one, other, worst)
 
 
 @contextmanager

@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 
         info: NetworkInfo
 
-        def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+        def run(
+            self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        ) -> dict[str, Array]:
             """Compute outputs of a window, as `TorchBackend.run` does."""
 
         def reset(self) -> None:
-            """Forget the window before."""
+            """Forget the windows before."""
 
     class ExportedBackend(Backend, Protocol):
         """Interface of an exported network's backend."""

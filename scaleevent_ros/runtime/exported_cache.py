@@ -59,7 +59,7 @@ def onnx_of(
     """Find the ONNX file of a checkpoint: the one that ships beside it, or `cached_onnx`.
 
     Raises:
-        EngineError: As `export` does.
+        EngineError: Same errors as `export`.
     """
     if (precision, features_space) == ("fp32", "student"):
         shipped = shipped_export(checkpoint)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 METADATA_KEY = "scaleevent"
 FORMAT_VERSION = 2
 EVENTS, SCALE, PREVIOUS = "events", "scale", "previous_features"
+STATE, ELAPSED, NEXT_STATE = "memory", "elapsed_s", "next_memory"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class NetworkInfo:
     def grid(self) -> tuple[int, int]:
         """Height and width of the features."""
         return -(-self.size[0] // self.stride), -(-self.size[1] // self.stride)
+
+    @property
+    def state_shape(self) -> tuple[int, ...] | None:
+        """Shape of the memory's state; None without a memory."""
+        memory = self.header.memory
+        return None if memory is None else (int(memory["width"]) + 1, *self.grid)
 
     def shape(self, output: str) -> tuple[int, ...]:
         """Return the shape of an output."""

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scaleevent_ros.runtime.arrays import to_host
-from scaleevent_ros.runtime.exported_file import EVENTS, PREVIOUS, SCALE, divides_by_scale
+from scaleevent_ros.runtime.exported_file import (
+    ELAPSED,
+    EVENTS,
+    NEXT_STATE,
+    PREVIOUS,
+    SCALE,
+    STATE,
+    divides_by_scale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -20,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class HostBackend(ABC):
-    """Feeds an exported network, and keeps the features of the window before for flow.
+    """Feeds an exported network, and keeps what it needs of the window before.
 
     Attributes:
         info: Inputs and outputs of the network.
@@ -36,26 +44,38 @@ class HostBackend(ABC):
         self._normalized: NDArray[np.float32] | None = None
         self._has_flow = "flow" in self.info.outputs
         self._previous: NDArray[np.float32] | None = None
+        self._state: NDArray[np.float32] | None = None
+        self.reset()
 
     @abstractmethod
     def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
         """Compute outputs of the network's inputs, in memory that the caller keeps."""
 
-    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def run(
+        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+    ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         previous = self._previous
         names = [name for name in wanted if name != "flow" or previous is not None]
         fetched = [*names, "features"] if self._has_flow and "features" not in names else names
         if not fetched:
             return {}
-        outputs = dict(zip(fetched, self.call(self._feeds(to_host(events)), fetched), strict=True))
+        feeds = self._feeds(to_host(events))
+        if self._state is not None:
+            fetched = [*fetched, NEXT_STATE]
+            feeds[STATE], feeds[ELAPSED] = self._state, np.array([elapsed_s], np.float32)
+        outputs = dict(zip(fetched, self.call(feeds, fetched), strict=True))
+        if self._state is not None:
+            self._state = outputs[NEXT_STATE]
         if self._has_flow:
             self._previous = outputs["features"]
         return {name: outputs[name] for name in names}
 
     def reset(self) -> None:
-        """Forget the window before."""
+        """Forget the windows before."""
         self._previous = None
+        shape = self.info.state_shape
+        self._state = None if shape is None else np.zeros(shape, np.float32)
 
     def _feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
         """Compute `events_and_scale` without allocating memory for each window."""

@@ -84,6 +84,7 @@ class Network(nn.Module):
             student.header, size, student.stride, width, outputs, features_space
         )
         self.backbone = student.backbone
+        self.memory = student.memory
         self.heads = nn.ModuleDict(heads)
         self.eval().requires_grad_(requires_grad=False)
         if fixed:
@@ -91,6 +92,9 @@ class Network(nn.Module):
         else:
             fix_padding(self.backbone)
         self._late = _late_blocks(student, heads)
+        if self._late is not None and self.memory is not None:
+            msg = "a head segmentation_eomt and a memory cannot run together: train another head"
+            raise EngineError(msg)
         self.encodes_features = self._late is None and features_space == "student"
 
     def encode(self, events: Tensor) -> Tensor:
@@ -102,6 +106,20 @@ class Network(nn.Module):
         if self._late is not None:
             return self._late.tokens(events)
         return cast("Tensor", self.backbone(events))
+
+    def remember(self, events: Tensor, state: Tensor, elapsed_s: Tensor) -> Tensor:
+        """Update the memory with a window, in the network's own dtype.
+
+        Args:
+            events: ``[1, bins, H, W]``.
+            state: From the window before, ``[1, D + 1, h, w]``; zeros for an empty memory.
+            elapsed_s: Time since the end of the window before, in s, float32 ``[1]``.
+
+        Returns:
+            The new state, ``[1, D + 1, h, w]``, whose first D channels are the features.
+        """
+        assert self.memory is not None, "only with a memory"
+        return cast("Tensor", self.memory(self.encode(events), events, state, elapsed_s))
 
     def finish(
         self,

@@ -8,7 +8,14 @@ import numpy as np
 
 from scaleevent_ros.runtime.arrays import CPU
 from scaleevent_ros.runtime.errors import EngineError
-from scaleevent_ros.runtime.exported_file import PREVIOUS, events_and_scale, parse_info
+from scaleevent_ros.runtime.exported_file import (
+    ELAPSED,
+    NEXT_STATE,
+    PREVIOUS,
+    STATE,
+    events_and_scale,
+    parse_info,
+)
 from scaleevent_ros.runtime.host_backend import HostBackend
 
 if TYPE_CHECKING:
@@ -121,8 +128,12 @@ class OnnxCudaBackend:
         self._has_flow = "flow" in self.info.outputs
         self._none = torch.zeros(self.info.shape("features"), device=self._device)
         self._previous: Tensor | None = None
+        self._state: Tensor | None = None
+        self.reset()
 
-    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def run(
+        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+    ) -> dict[str, Array]:
         """Compute outputs of a window on the session's stream; the host does not wait."""
         import torch
 
@@ -135,25 +146,36 @@ class OnnxCudaBackend:
         feeds = events_and_scale(window, self.info.header)
         if self._has_flow:
             feeds[PREVIOUS] = self._none if previous is None else previous
+        shapes = {name: self.info.shape(name) for name in fetched}
+        if self._state is not None:
+            feeds[STATE] = self._state
+            feeds[ELAPSED] = torch.full((1,), elapsed_s, device=self._device)
+            shapes[NEXT_STATE] = tuple(self._state.shape)
         current = torch.cuda.current_stream(self._device)
         binding = self.session.io_binding()
         for name, tensor in feeds.items():
             binding.bind_input(*self._bound(name, tensor))
         outputs: dict[str, Tensor] = {}
-        for name in fetched:
+        for name, shape in shapes.items():
             kind = torch.int32 if name == "segmentation" else torch.float32
-            outputs[name] = torch.empty(self.info.shape(name), dtype=kind, device=self._device)
+            outputs[name] = torch.empty(shape, dtype=kind, device=self._device)
             binding.bind_output(*self._bound(name, outputs[name]))
         self._stream.wait_stream(current)
         self.session.run_with_iobinding(binding, self._options)
         current.wait_stream(self._stream)
         if self._has_flow:
             self._previous = outputs["features"]
+        if self._state is not None:
+            self._state = outputs[NEXT_STATE]
         return {name: outputs[name] for name in names}
 
     def reset(self) -> None:
-        """Forget the window before."""
+        """Forget the windows before."""
+        import torch
+
         self._previous = None
+        shape = self.info.state_shape
+        self._state = None if shape is None else torch.zeros(shape, device=self._device)
 
     def _bound(self, name: str, tensor: Tensor) -> tuple[Any, ...]:
         kind = np.int32 if "int" in str(tensor.dtype) else np.float32

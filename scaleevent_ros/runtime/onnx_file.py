@@ -14,10 +14,13 @@ from torch import nn
 from scaleevent_ros.events.normalization import LEAKY_LIMIT
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import (
+    ELAPSED,
     EVENTS,
     METADATA_KEY,
+    NEXT_STATE,
     PREVIOUS,
     SCALE,
+    STATE,
     ExportedInfo,
     NetworkInfo,
     divides_by_scale,
@@ -71,15 +74,23 @@ class _Exported(nn.Module):
         events: Tensor,
         scale: Tensor | None = None,
         previous_features: Tensor | None = None,
+        memory: Tensor | None = None,
+        elapsed_s: Tensor | None = None,
     ) -> list[Tensor]:
         if scale is not None:
             events = _divided(events, scale)
-        encoded = self.network.encode(events[None].to(self.dtype))
+        window, after = events[None].to(self.dtype), []
+        if memory is None or elapsed_s is None:
+            encoded = self.network.encode(window)
+        else:
+            state = self.network.remember(window, memory[None].to(self.dtype), elapsed_s)
+            encoded, after = state[:, :-1], [state[0].float()]
         previous = None if previous_features is None else previous_features[None].to(self.dtype)
         size = (events.shape[-2], events.shape[-1])
-        return [
+        outputs = [
             self.network.finish(name, encoded, previous, size) for name in self.network.info.outputs
         ]
+        return outputs + after
 
 
 def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
@@ -87,10 +98,12 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
 
     The inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1 + leaky integrals], if
     the header says ``percentile``, and ``previous_features``, the ``features`` of the window
-    before, if there is a head for flow. Events are divided by the scale (see `InputSpec.scales`)
+    before, if there is a head for flow. With a memory they are also its state ``memory``, float32
+    [D + 1, h, w], the ``next_memory`` of the window before or zeros, and ``elapsed_s``, float32
+    [1], the time since that window. Events are divided by the scale (see `InputSpec.scales`)
     here and not outside, since the division takes all threads of the network; with another
     normalization they are **normalized** before. Outputs are those of `Outputs`, class ids as
-    int32.
+    int32, and with a memory ``next_memory``.
 
     Args:
         network: Network on the CPU; it is cast.
@@ -111,6 +124,9 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         raise EngineError(msg)
     if dynamic and "flow" in info.outputs:
         msg = "a head for flow is exported for a fixed size only"
+        raise EngineError(msg)
+    if dynamic and info.header.memory is not None:
+        msg = "a student with memory is exported for a fixed size only"
         raise EngineError(msg)
     weights = sum(parameter.numel() for parameter in network.parameters()) * width_bytes
     if weights > LARGEST_BYTES:
@@ -133,6 +149,10 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         inputs[SCALE], shapes[SCALE] = torch.ones(1 + len(info.header.leaky)), {}
     if "flow" in info.outputs:
         inputs[PREVIOUS] = torch.zeros(info.width, *info.grid)
+    outputs = list(info.outputs)
+    if info.state_shape is not None:
+        inputs[STATE], inputs[ELAPSED] = torch.zeros(info.state_shape), torch.zeros(1)
+        outputs.append(NEXT_STATE)
     module = _Exported(network, DTYPES[precision]).eval()
     try:
         with _quiet_exporter(), torch.no_grad():
@@ -140,7 +160,7 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
                 module,
                 kwargs=inputs,
                 input_names=list(inputs),
-                output_names=list(info.outputs),
+                output_names=outputs,
                 dynamic_shapes=shapes if dynamic else None,
                 dynamo=True,
                 verbose=False,

@@ -11,8 +11,11 @@ import torch
 
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import (
+    ELAPSED,
     METADATA_KEY,
+    NEXT_STATE,
     PREVIOUS,
+    STATE,
     events_and_scale,
     parse_info,
 )
@@ -156,18 +159,26 @@ class TensorRTBackend:
         self._has_flow = "flow" in self.info.outputs
         self._none = torch.zeros(self.info.shape("features"), device=device)
         self._previous: Tensor | None = None
+        self._state: Tensor | None = None
+        self.reset()
 
-    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def run(
+        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+    ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         with torch.cuda.device(self._device):  # TensorRT works on the current device
-            return self._run(events, wanted)
+            return self._run(events, wanted, elapsed_s)
 
-    def _run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def _run(self, events: Array, wanted: Collection[str], elapsed_s: float) -> dict[str, Array]:
         events = torch.as_tensor(events).to(self._device, non_blocking=True)
         tensors = events_and_scale(events, self.info.header)
         previous = self._previous
         if self._has_flow:
             tensors[PREVIOUS] = self._none if previous is None else previous
+        if self._state is not None:
+            tensors[STATE] = self._state
+            tensors[ELAPSED] = torch.full((1,), elapsed_s, device=self._device)
+            tensors[NEXT_STATE] = torch.empty_like(self._state)
         for name in self.info.outputs:
             kind = torch.int32 if name == "segmentation" else torch.float32
             tensors[name] = torch.empty(self.info.shape(name), dtype=kind, device=self._device)
@@ -181,11 +192,15 @@ class TensorRTBackend:
         current.wait_stream(self._stream)
         if self._has_flow:
             self._previous = tensors["features"]
+        if self._state is not None:
+            self._state = tensors[NEXT_STATE]
         return {name: tensors[name] for name in wanted if name != "flow" or previous is not None}
 
     def reset(self) -> None:
-        """Forget the window before."""
+        """Forget the windows before."""
         self._previous = None
+        shape = self.info.state_shape
+        self._state = None if shape is None else torch.zeros(shape, device=self._device)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -45,22 +45,32 @@ class TorchBackend:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         compile_ = partial(torch.compile, dynamic=False) if compiled else _as_it_is
         self._encode: Callable[[Tensor], Tensor] = compile_(network.encode)
+        self._remember: Callable[[Tensor, Tensor, Tensor], Tensor] = compile_(network.remember)
         self._finish: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
             name: compile_(partial(network.finish, name)) for name in self.info.outputs
         }
         self._previous: Tensor | None = None
+        shape = self.info.state_shape
+        self._state: Tensor | None = None
+        if shape is not None:
+            self._state = torch.zeros(1, *shape, dtype=dtype, device=device)
+        self._elapsed_s = torch.zeros(1, device=device)
 
     @torch.inference_mode()
-    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def run(
+        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+    ) -> dict[str, Array]:
         """Compute outputs of a window.
 
         Args:
             events: float32 [bins, H, W], not normalized: an array, or a tensor on this device.
             wanted: Outputs to compute, of ``info.outputs``.
+            elapsed_s: With a memory, time since the end of the window before, in s.
 
         Returns:
             They, in memory of their own; without ``flow`` where there is no window before.
         """
+        self._elapsed_s.fill_(elapsed_s)
         features = self._features(torch.as_tensor(events).to(self._device, non_blocking=True))
         previous, self._previous = self._previous, features
         return {
@@ -69,15 +79,21 @@ class TorchBackend:
             if name != "flow" or previous is not None
         }
 
+    @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the window before."""
+        """Forget the windows before."""
         self._previous = None
+        if self._state is not None:
+            self._state.zero_()
 
     def _features(self, events: Tensor) -> Tensor:
-        events = normalized(events, self._spec)
-        return self._encode(
-            events[None].to(self._dtype).contiguous(memory_format=torch.channels_last)
-        )
+        events = normalized(events, self._spec)[None].to(self._dtype)
+        events = events.contiguous(memory_format=torch.channels_last)
+        if self._state is None:
+            return self._encode(events)
+        # In place: a CUDA graph replays on the same memory.
+        self._state.copy_(self._remember(events, self._state, self._elapsed_s))
+        return self._state[:, :-1].clone()
 
 
 def start_torch(
@@ -165,9 +181,12 @@ class GraphBackend(TorchBackend):
             }
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
         self._has_before = False
+        self.reset()  # captures ran on windows of zeros
 
     @torch.inference_mode()
-    def run(self, events: Array, wanted: Collection[str]) -> dict[str, Array]:
+    def run(
+        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+    ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(self._done)  # the last call may have been on another stream
@@ -175,6 +194,7 @@ class GraphBackend(TorchBackend):
         if flow:
             self._before.copy_(self._encoded.result)
         self._input.copy_(torch.as_tensor(events), non_blocking=True)
+        self._elapsed_s.fill_(elapsed_s)
         self._encoded.graph.replay()
         self._has_before = True
         outputs: dict[str, Array] = {}
@@ -187,9 +207,14 @@ class GraphBackend(TorchBackend):
         self._done.record(stream)
         return outputs
 
+    @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the window before."""
+        """Forget the windows before."""
         self._has_before = False
+        if self._state is not None:
+            # After the last replay, which may have been on another stream.
+            torch.cuda.current_stream(self._device).wait_event(self._done)
+            self._state.zero_()
 
     def _capture(self, function: Callable[[], Tensor]) -> _Captured:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]  # torch's

@@ -17,6 +17,7 @@ from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
+from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.pretraining import (
     build_models,
     cache_features,
@@ -223,3 +224,44 @@ def test_evaluation_starts_from_the_checkpoint_and_changes_nothing(
 def test_what_cannot_start_says_so(bags: Path, tmp_path: Path, more: list[str], words: str) -> None:
     with pytest.raises(ScaleEventError, match=words):
         pretrain(configuration(bags, tmp_path, *more))
+
+
+def test_a_memory_is_trained_on_sequences_and_resumes(bags: Path, tmp_path: Path) -> None:
+    """From a student without memory, whose weights are frozen; two halves are the whole."""
+    pretrain(configuration(bags, tmp_path / "plain", "--teacher.standardize", "true"))
+    start = tmp_path / "plain" / "last.safetensors"
+    frozen = json.dumps([{"pattern": "^(backbone|projection)[.]", "multiplier": 0}])
+    options = [
+        "--teacher.standardize", "true",
+        "--student.init", str(start), "--student.memory", "gated", "--data.sequence.length", "3",
+        "--data.sequence.longest_gap_s", "0.5", "--optimizer.groups", frozen,
+        "--optimizer.learning_rate", "0.01", "--optimizer.schedule", "constant",
+    ]  # fmt: skip
+    whole = pretrain(configuration(bags, tmp_path / "whole", *options))
+    pretrain(configuration(bags, tmp_path / "half", *options, "--trainer.epochs", "1"))
+    pretrain(configuration(bags, tmp_path / "half", *options, "--trainer.resume", "true"))
+    before = load_student(start)
+    one, two = (load_student(tmp_path / name / "last.safetensors") for name in ("whole", "half"))
+    assert one.header.memory == {"channels": 64, "width": 32, "longest_gap_s": 0.5}
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+        if not name.startswith("memory."):
+            assert torch.equal(value, before.state_dict()[name]), name
+    assert one.memory is not None
+    assert one.memory.correction.weight.abs().max() > 0
+    log = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    trained = [entry for entry in log if entry["kind"] == "train"]
+    assert all(entry["memory"] > 0 for entry in trained)
+    assert whole.metrics["cosine_all"] == pytest.approx(
+        [entry for entry in log if entry["kind"] == "validation"][-1]["cosine_all"]
+    )
+
+
+def test_a_memory_is_refused_where_it_cannot_work(bags: Path, tmp_path: Path) -> None:
+    for more, message in (
+        (["--student.patch_dropout", "0.5"], "patch_dropout to 0"),
+        (["--events.normalization", "scaleevent_picture"], "hides"),
+        (["--data.sequence.length", "0"], "length is 0"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            configuration(bags, tmp_path, "--student.memory", "gated", *more)

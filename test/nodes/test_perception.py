@@ -50,6 +50,7 @@ from scaleevent_ros.events import (
     voxel_grid,
     warm_up,
 )
+from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.nodes.transport import OLD_PROFILE_VARIABLE, PROFILE_VARIABLE
 from scaleevent_ros.runtime import Engine
 from scaleevent_ros.runtime.arrays import to_host
@@ -377,6 +378,27 @@ def test_a_corrupt_packet_a_silence_and_another_camera(graph: Graph, model: Path
 
     camera.play_until(lambda: len(of_this_hour()) > 3, "stamps that follow", height=96, width=200)
     assert of_this_hour() == sorted(of_this_hour())
+    assert node.interrupt() == 0
+    assert "Traceback" not in node.output
+
+
+def test_a_memory_is_emptied_where_an_epoch_begins(
+    graph: Graph, model: Path, tmp_path: Path
+) -> None:
+    student = load_student(model)
+    student.set_memory(600.0)
+    save_student(tmp_path / "gated.safetensors", student)
+    # A machine with much else to do makes pauses, which would begin new epochs.
+    node = start(graph, tmp_path / "gated.safetensors", trigger="count", count=2000, silence=600.0)
+    features = graph.collect(Image, f"{NODE}/features")
+    diagnostics = graph.collect(DiagnosticArray, "/diagnostics")
+    camera = camera_for(graph)
+    camera.play_until(lambda: len(features) > 3, "the first features")
+    diagnostics.clear()
+    camera.play_until(lambda: len(diagnostics) > 0, "diagnostics")
+    assert values(diagnostics)["memory_resets"] == "0"
+    camera.start_ns -= 3600 * 10**9
+    camera.play_until(lambda: values(diagnostics)["memory_resets"] == "1", "an empty memory")
     assert node.interrupt() == 0
     assert "Traceback" not in node.output
 

@@ -1,0 +1,139 @@
+"""Training samples for a student with memory: consecutive windows of one recording."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from scaleevent_ros.data.dataset import Batch, Sample, collate, without_masks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from scaleevent_ros.data.dataset import PairDataset
+    from scaleevent_ros.data.sampler import Draw
+
+
+@dataclass(frozen=True)
+class SequenceOptions:
+    """Consecutive windows.
+
+    Attributes:
+        length: Windows of a sequence, and steps of backpropagation through time.
+        stride: Frames from one window to the next.
+        longest_gap_s: Time between two windows beyond which the memory is emptied.
+    """
+
+    length: int = 6
+    stride: int = 1
+    longest_gap_s: float = 1.0
+
+
+class WindowSequence(NamedTuple):
+    """Windows of one recording in order of time.
+
+    Attributes:
+        samples: T samples. All share one view, so that they show one scene.
+        elapsed_s: Time since the window before in s, float32 [T]; infinite where there is none, or
+            it is too long ago.
+    """
+
+    samples: list[Sample]
+    elapsed_s: Tensor
+
+
+class SequenceBatch(NamedTuple):
+    """B sequences of T windows; see `Batch` for the other fields, each with dimensions [T, B].
+
+    Windows are in reverse order of time: the last of each sequence come first.
+    """
+
+    events: Tensor
+    frames: Tensor
+    active: Tensor
+    covered: Tensor
+    features: Tensor
+    moves: Tensor
+    elapsed_s: Tensor
+
+    def to(self, device: torch.device) -> SequenceBatch:
+        """Move the batch, but keep the masks on the CPU, as `Batch.to` does."""
+        moved = Batch(*self[:-1]).to(device)
+        return SequenceBatch(*moved, self.elapsed_s.to(device, non_blocking=True))
+
+    @property
+    def windows(self) -> Batch:
+        """All windows as one batch of T * B; the last ones of the sequences come first."""
+        return Batch(*(each.flatten(0, 1) if len(each) else each for each in self[:-1]))
+
+    @property
+    def in_order(self) -> tuple[Tensor, Tensor]:
+        """Event tensors [B, T, channels, H, W] and elapsed times [B, T], in order of time."""
+        return self.events.flip(0).transpose(0, 1), self.elapsed_s.flip(0).transpose(0, 1)
+
+
+class SequenceDataset(Dataset[WindowSequence]):
+    """Sequences that end with each pair of a `PairDataset`, each a function of its draw alone.
+
+    Where a recording has too few pairs before, its first pair is repeated, without masks.
+    """
+
+    def __init__(
+        self, pairs: PairDataset, options: SequenceOptions, *, only_last: bool = False
+    ) -> None:
+        """Take pairs.
+
+        Args:
+            pairs: Samples of single windows.
+            options: Options of sequences.
+            only_last: Let only the last window count, as for validation.
+        """
+        self._pairs, self._options, self._only_last = pairs, options, only_last
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self._pairs)
+
+    def __getitem__(self, draw: Draw) -> WindowSequence:
+        """Build the sequence that ends with a draw's pair.
+
+        Raises:
+            ScaleEventError: Same errors as `PairDataset.timed`.
+        """
+        first, options = self._pairs.first_of_recording(draw.pair), self._options
+        numbers = [draw.pair - back * options.stride for back in range(options.length)][::-1]
+        samples, elapsed = [], []
+        before: int | None = None
+        for number in numbers:
+            sample, t_end = self._pairs.timed(draw._replace(pair=max(number, first)))
+            if number < first or (self._only_last and number != draw.pair):
+                sample = without_masks(sample)
+            samples.append(sample)
+            elapsed.append(self._elapsed(before, t_end if number >= first else None))
+            before = t_end if number >= first else None
+        return WindowSequence(samples, torch.tensor(elapsed))
+
+    def _elapsed(self, before: int | None, now: int | None) -> float:
+        """Compute the time between two windows in s; infinite where the memory is emptied."""
+        if before is None or now is None:
+            return math.inf
+        seconds = (now - before) * 1e-9
+        return seconds if 0 < seconds <= self._options.longest_gap_s else math.inf
+
+
+def collate_sequences(sequences: Sequence[WindowSequence]) -> SequenceBatch:
+    """Stack sequences."""
+    steps = [
+        collate(samples) for samples in zip(*(each.samples for each in sequences), strict=True)
+    ]
+    stacked = [torch.stack(parts) for parts in zip(*reversed(steps), strict=True)]
+    if not all(len(step.features) for step in steps):
+        stacked[Batch._fields.index("features")] = torch.empty(0, dtype=torch.float16)
+    elapsed = torch.stack([each.elapsed_s for each in sequences], 1).flip(0)
+    return SequenceBatch._make([*stacked, elapsed])
