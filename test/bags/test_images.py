@@ -168,7 +168,7 @@ def test_an_unknown_encoding_is_one_clear_error(encoding: str) -> None:
 @pytest.mark.parametrize("encoding", ["32FC1", "16SC1", "8UC2"])
 def test_what_is_no_picture_says_so(encoding: str) -> None:
     dtype, channels = encoding_type(encoding)
-    with pytest.raises(ImageError, match="is no picture"):
+    with pytest.raises(ImageError, match="is not a picture"):
         image_rgb(image(np.zeros((4, 4, channels), dtype), encoding))
 
 

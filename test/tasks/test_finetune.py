@@ -280,7 +280,7 @@ def test_a_run_takes_its_events_from_the_checkpoint(
     [
         (["--data.fraction", "0"], "data.fraction is 0"),
         (["--data.classes", ""], "data.classes is not given"),
-        (["--head.kind", "depth_dpt"], "has the truth of segmentation"),
+        (["--head.kind", "depth_dpt"], "is for depth, data.kind stills for segmentation"),
         (["--head.kind", "segmentation_magic"], "segmentation_linear"),
     ],
 )

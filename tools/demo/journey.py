@@ -280,18 +280,9 @@ class Journey:
             (pictures / f"{name}.png").symlink_to(self.output / "1-photographs" / f"{name}.png")
         size = "{}x{}".format(*self.extent.size)
         stills = ("--still", "--frames", "10", "--no-flow", "--size", size)
-        log = folder / "look.log"
-        run(log, "scaleevent", "simulate", pictures, folder / "bag", *stills)
-        run(
-            log,
-            "scaleevent",
-            "report",
-            folder / "bag",
-            "--model",
-            SHIPPED,
-            "--out",
-            self.first_page,
-        )
+        bag, page = folder / "bag", self.first_page
+        run(folder / "simulate.log", "scaleevent", "simulate", pictures, bag, *stills)
+        run(folder / "report.log", "scaleevent", "report", bag, "--model", SHIPPED, "--out", page)
         return str(self.first_page)
 
     def simulate(self, folder: Path) -> str:
