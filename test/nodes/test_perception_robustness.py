@@ -205,7 +205,7 @@ def test_what_readers_cannot_read_is_refused(graph: Graph, tmp_path: Path) -> No
     )
     node.wait_for_output("would have 576 channels")
     assert "set features_channels to 512 or less" in node.output
-    assert graph.spin_until(lambda: state(graph) == "unconfigured")  # it logs while it configures
+    graph.spin_until(lambda: state(graph) == "unconfigured", "the refusal")
     assert set_parameter(graph, "features_channels", 512)[0]
     assert set_parameter(graph, "features_resolution", "pixel")[0]
     assert not change(graph, Transition.TRANSITION_CONFIGURE)
