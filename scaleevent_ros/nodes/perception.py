@@ -50,6 +50,7 @@ DEFAULT_EVENTS = "/event_camera/events"
 
 _WATCH_PERIOD_S = 0.25
 _SETTLING_S = 0.5  # for further cameras to be discovered, before one is chosen
+_UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
 _PATIENCE_S = 3.0  # without packets, before the log mentions it
 _LARGE_BYTES = 500_000  # from here on Fast DDS with its own defaults loses messages
 _TIMED = ("decode", "transfer", "inference", "publish", "window_age")
@@ -99,7 +100,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._last_packet = 0.0
         self._candidates: tuple[tuple[str, ...], float] = (), 0.0
         self._warned_of_silence = False
-        self._several = False
+        self._several = self._awaits_names = False
         self._reported = (0, 0, 0, 0), time.monotonic()
         self._starting = self._closed = False
         self.add_on_set_parameters_callback(self._change)
@@ -374,10 +375,14 @@ class Perception(ManagedNode[PerceptionParameters]):
             heard = self._counts is not None and self._counts.packets > 0
             if not publishers and not heard and not self._remapped_events:
                 self._look_for_camera(topic)
-        if len(publishers) > 1 and not self._several:
-            names = ", ".join(sorted({_node_name(info) for info in publishers}))
+        several = len(publishers) > 1
+        names = ", ".join(sorted({_node_name(info) for info in publishers}))
+        # Discovery tells nodes' names a little later than their topics: look once more for them.
+        new = several and not self._several
+        self._awaits_names = new and _UNKNOWN_NODE in names and not self._awaits_names
+        if new and not self._awaits_names:
             self.remark(f"{topic} has {len(publishers)} publishers ({names}); one is expected")
-        self._several = len(publishers) > 1
+        self._several = several and not self._awaits_names
         silent_s = time.monotonic() - self._last_packet
         if silent_s < _PATIENCE_S:
             self._warned_of_silence = False
