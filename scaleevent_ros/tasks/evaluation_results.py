@@ -40,7 +40,7 @@ class Kind(NamedTuple):
         task: Task of the head.
         architecture: timm's name of the student's network.
         head: Kind and options, as the header describes it.
-        classes: Their names by id, for segmentation.
+        classes: Class names by id, for segmentation.
         events: Event options of the student, `EventOptions` as plain values.
     """
 

@@ -100,27 +100,23 @@ def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
     exported = tmp_path / "student.onnx"
     done = export(path, exported, ExportOptions(size))
     assert done.differences["features"] <= TOLERANCES["fp32"].relative
-    window = sparse_window(2, size)
-    found, truth = (
-        Engine(file, "cpu", backend=backend, size=size)(window).features
-        for file, backend in ((exported, "onnx"), (path, "eager"))
-    )
-    assert found is not None
-    assert truth is not None
-    assert found.shape == (32, 9, 13)
-    assert difference("features", found, truth) <= 1e-4
+    assert_same_features(exported, path, size)
     # Sizes that the stride of 8, and the coarsest one of 32, divide or not.
     export(path, exported, ExportOptions(size, dynamic=True))
     for size in ((64, 96), (40, 72), (260, 346)):
-        window = sparse_window(2, size)
-        found, truth = (
-            Engine(file, "cpu", backend=backend, size=size)(window).features
-            for file, backend in ((exported, "onnx"), (path, "eager"))
-        )
-        assert found is not None
-        assert truth is not None
-        assert found.shape == (32, -(-size[0] // 8), -(-size[1] // 8))
-        assert difference("features", found, truth) <= 1e-4
+        assert_same_features(exported, path, size)
+
+
+def assert_same_features(exported: Path, checkpoint: Path, size: tuple[int, int]) -> None:
+    window = sparse_window(2, size)
+    found, truth = (
+        Engine(file, "cpu", backend=backend, size=size)(window).features
+        for file, backend in ((exported, "onnx"), (checkpoint, "eager"))
+    )
+    assert found is not None
+    assert truth is not None
+    assert found.shape == (32, -(-size[0] // 8), -(-size[1] // 8))
+    assert difference("features", found, truth) <= 1e-4
 
 
 @pytest.mark.parametrize("normalization", ["percentile", "mean_std"])

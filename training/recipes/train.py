@@ -102,7 +102,7 @@ def label_pictures(data: Path, out: Path) -> dict[str, Path]:
     rooms = sorted((data / "tsdf-fusion-python" / "data").glob("*.color.jpg"))
     if rooms:
         found["depth"] = folder = out / "labelled" / "rooms"
-        until = len(rooms) * 4 // 5  # one film: its end is judged
+        until = len(rooms) * 4 // 5  # the last fifth of the film is for validation
         films.link_pictures(rooms[:until:4], folder / "train")
         films.link_pictures(rooms[until::4], folder / "judge")
         for path in rooms:
