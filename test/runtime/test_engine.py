@@ -37,11 +37,7 @@ OPENVINO = pytest.param("openvino", marks=openvino)
 bf16 = pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep exported files out of the user's cache; tests of one run share theirs."""
-    folder = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
