@@ -10,6 +10,9 @@ import typer
 from scaleevent_ros.commands import exit_on_error
 from scaleevent_ros.errors import ScaleEventError
 
+EventsTopic = Annotated[str | None, typer.Option(help="Event topic, for bags that hold several.")]
+FeaturesSpace = Annotated[str, typer.Option(help="Space of the features: student or teacher.")]
+
 app = typer.Typer(
     name="scaleevent",
     help="Dense features from event cameras: record, pretrain, perceive.",
@@ -160,9 +163,7 @@ def align(
     out: Annotated[
         Path | None, typer.Option(help="File to write; default: calibration.yaml in the bag.")
     ] = None,
-    events_topic: Annotated[
-        str | None, typer.Option(help="Event topic, for bags that hold several.")
-    ] = None,
+    events_topic: EventsTopic = None,
     frames_topic: Annotated[
         str | None, typer.Option(help="Image topic, for bags that hold several.")
     ] = None,
@@ -254,9 +255,7 @@ def export_events(
     out: Annotated[
         Path, typer.Argument(help="NAME.raw (EVT3), NAME.h5, NAME.csv, NAME.txt or NAME.npy.")
     ],
-    events_topic: Annotated[
-        str | None, typer.Option(help="Event topic, for bags that hold several.")
-    ] = None,
+    events_topic: EventsTopic = None,
 ) -> None:
     """Write the events of a bag as one file for other tools."""
     from scaleevent_ros.bags import BagReader
@@ -275,9 +274,7 @@ def shard(
         float, typer.Option(help="Milliseconds of events before each frame.")
     ] = 50.0,
     codec: Annotated[str, typer.Option(help="Image codec of frames: jpeg or png.")] = "jpeg",
-    events_topic: Annotated[
-        str | None, typer.Option(help="Event topic, for bags that hold several.")
-    ] = None,
+    events_topic: EventsTopic = None,
     frames_topic: Annotated[
         str | None, typer.Option(help="Image topic, for bags that hold several.")
     ] = None,
@@ -421,12 +418,8 @@ def export(
     bag: Annotated[
         Path | None, typer.Option(help="Bag whose windows verify the export; default: random ones.")
     ] = None,
-    events_topic: Annotated[
-        str | None, typer.Option(help="Event topic, for bags that hold several.")
-    ] = None,
-    features_space: Annotated[
-        str, typer.Option(help="Space of the features: student or teacher.")
-    ] = "student",
+    events_topic: EventsTopic = None,
+    features_space: FeaturesSpace = "student",
 ) -> None:
     """Export a student to ONNX or TensorRT, and verify its outputs against PyTorch."""
     from scaleevent_ros.runtime.export import ExportOptions
@@ -492,12 +485,8 @@ def report(
         int, typer.Option(help="Number of windows, spread evenly over the bag.", min=1)
     ] = 12,
     device: Annotated[str, typer.Option(help="Device: auto, cpu, cuda or cuda:N.")] = "auto",
-    events_topic: Annotated[
-        str | None, typer.Option(help="Event topic, for bags that hold several.")
-    ] = None,
-    features_space: Annotated[
-        str, typer.Option(help="Space of the features: student or teacher.")
-    ] = "student",
+    events_topic: EventsTopic = None,
+    features_space: FeaturesSpace = "student",
 ) -> None:
     """Draw a student's outputs along a bag as one page of HTML."""
     from scaleevent_ros.bags import BagReader
