@@ -16,7 +16,7 @@ from collections import defaultdict
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -87,6 +87,27 @@ class Outcome:
     best_score: float
 
 
+class _Check(NamedTuple):
+    """Check of a step, read while the device computes the next one, so that it never idles.
+
+    With fp16 it is read at once: a step whose gradients overflow is left out.
+
+    Attributes:
+        step: Number of the step, from 1.
+        parts: Batches of the step.
+        sums: Values of the step.
+        flags: Which losses and whether the gradient are not finite, and the signal to stop: of this
+            process and of any, ``[2, parts + 2]`` on the host.
+        copied: When ``flags`` have arrived; None: at once.
+    """
+
+    step: int
+    parts: list[Any]
+    sums: Mapping[str, Tensor]
+    flags: Tensor
+    copied: torch.cuda.Event | None
+
+
 class Trainer:
     """A run: sets up, resumes, trains, validates, saves.
 
@@ -124,6 +145,8 @@ class Trainer:
         self._step = 0
         self._best_step, self._best_score = 0, -math.inf
         self._metrics: dict[str, float] = {}
+        self._check: _Check | None = None
+        self._overflowed = False
         self._sharded = options.strategy == "fsdp"
         model = synchronize_batch_norms(objective.model, fabric)
         freeze_parameters(model, optimizer)
@@ -194,10 +217,13 @@ class Trainer:
                 journal.training(self._step, self._summarize(log))
                 log = _StepLog()
             last = self._step == self._steps
-            if last or self._step % options.validate_every == 0:
+            validates = last or self._step % options.validate_every == 0
+            saves = last or signal or self._step % options.save_every == 0
+            if validates or saves:
+                signal = max(signal, self._read_check())  # nothing unchecked is kept
+            if validates:
                 self._validate(journal)
-            saves = last or self._step % options.save_every == 0 or self._best_step == self._step
-            if saves or signal:
+            if saves or signal or self._best_step == self._step:
                 self._save()
             if signal and not last:
                 raise RunStopped(signal, self._step)
@@ -208,7 +234,7 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], int]:
         """Run one optimizer step, over all parts of its batch.
 
-        The only wait for the device is in `_check_step`.
+        The only wait for the device is that for the checks of the step before (see `_Check`).
 
         Returns:
             The values to log, and the number of the signal that asked any process to stop, or 0.
@@ -246,8 +272,14 @@ class Trainer:
         )
         norm = cast("Tensor", norm)
         sums["gradient"] = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        steps, signal = self._check_step(parts, totals, sums, stop())
-        if steps:
+        signal = self._read_check()
+        own = stop()
+        if fabric.world_size == 1:
+            signal = own  # there is nobody to agree with
+        self._check = self._begin_check(parts, totals, sums, own)
+        if self._scaler.is_enabled():
+            signal = max(signal, self._read_check())
+        if not self._overflowed:
             optimizer.step()
         self._scaler.update()
         optimizer.zero_grad()
@@ -255,45 +287,57 @@ class Trainer:
             self._average.update(self._bare)
         return dict(sums), signal
 
-    def _check_step(
+    def _begin_check(
         self, parts: list[Any], totals: list[Tensor], sums: Mapping[str, Tensor], signal: int
-    ) -> tuple[bool, int]:
-        """Wait for the device once: are losses and gradient finite, was any process asked to stop?
-
-        With fp16, gradients that overflow are expected while the loss scale is found: the step is
-        left out.
+    ) -> _Check:
+        """Start to check the current step: are losses and gradient finite, is it the last one?
 
         Args:
             parts: Batches of the step.
             totals: Loss of each part.
             sums: Values of the step, with the norm of its ``gradient``.
             signal: Signal that this process got, or 0.
+        """
+        wrong = ~torch.isfinite(torch.stack([*totals, sums["gradient"]]))
+        mine = torch.cat([wrong.float(), wrong.new_full((1,), signal, dtype=torch.float)])
+        of_any = mine
+        if self.fabric.world_size > 1:
+            of_any = cast("Tensor", self.fabric.all_reduce(mine.clone(), reduce_op="max"))
+        flags = torch.stack([mine, of_any])
+        if not flags.is_cuda:
+            return _Check(self._step + 1, parts, sums, flags, None)
+        host = torch.empty(flags.shape, pin_memory=True).copy_(flags, non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record()
+        return _Check(self._step + 1, parts, sums, host, copied)
+
+    def _read_check(self) -> int:
+        """Finish the check that was begun last, if it was not yet read.
 
         Returns:
-            Whether to step, and the signal that any process got, or 0.
+            The signal that any process got by then, or 0.
 
         Raises:
-            TrainingError: In all processes, if a value of any is not finite.
+            TrainingError: In all processes, if a value of any is not finite. With fp16, gradients
+                that overflow are expected while the loss scale is found, and only noted.
         """
-        finite = torch.isfinite(torch.stack([*totals, sums["gradient"]]))
-        flags = [*(~finite).float(), torch.full((), float(signal), device=finite.device)]
-        if self.fabric.world_size == 1:
-            *wrong, signal_of_any = torch.stack(flags).tolist()
-            wrong_anywhere = wrong
-        else:
-            mine = torch.stack(flags)
-            of_any = cast("Tensor", self.fabric.all_reduce(mine.clone(), reduce_op="max"))
-            (*wrong, _), (*wrong_anywhere, signal_of_any) = torch.stack([mine, of_any]).tolist()
+        check, self._check = self._check, None
+        if check is None:
+            return 0
+        if check.copied is not None:
+            check.copied.synchronize()
+        (*wrong, _), (*wrong_anywhere, signal) = check.flags.tolist()
         if any(wrong_anywhere[:-1]):
             if not any(wrong[:-1]):
-                msg = f"step {self._step + 1}: the loss of another process is not finite"
+                msg = f"step {check.step}: the loss of another process is not finite"
                 raise TrainingError(msg)
-            raise self._not_finite(parts[wrong.index(1)], sums, of="loss")
-        if wrong_anywhere[-1] and (
+            raise self._not_finite(check, wrong.index(1), of="loss")
+        self._overflowed = bool(wrong_anywhere[-1])
+        if self._overflowed and (
             not self._scaler.is_enabled() or self._scaler.get_scale() < _SMALLEST_LOSS_SCALE
         ):
-            raise self._not_finite(parts[-1], sums, of="gradient")
-        return not wrong_anywhere[-1], int(signal_of_any)
+            raise self._not_finite(check, -1, of="gradient")
+        return int(signal)
 
     def _training_batches(self) -> Generator[Any]:
         fabric = self.fabric
@@ -458,19 +502,19 @@ class Trainer:
             if before.get(name) != value and name != "trainer.resume":
                 logger.warning("%s was %s and is %s", name, before.get(name), value)
 
-    def _not_finite(self, batch: Any, values: Mapping[str, Tensor], *, of: str) -> TrainingError:
-        """Write the batch to a file, and return an error that names it."""
+    def _not_finite(self, check: _Check, part: int, *, of: str) -> TrainingError:
+        """Write a part of a step's batch to a file, and return an error that names it."""
         rank = self.fabric.global_rank
-        path = self._folder.path / f"not_finite_step{self._step + 1}_process{rank}.safetensors"
+        path = self._folder.path / f"not_finite_step{check.step}_process{rank}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             name: value.detach().cpu().contiguous()
-            for name, value in batch._asdict().items()
+            for name, value in check.parts[part]._asdict().items()
             if isinstance(value, torch.Tensor)
         }
         save_file(tensors, path)
-        said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in values.items())
-        msg = f"step {self._step + 1}: the {of} is not finite ({said}); its batch is {path}"
+        said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in check.sums.items())
+        msg = f"step {check.step}: the {of} is not finite ({said}); its batch is {path}"
         return TrainingError(msg)
 
 

@@ -53,7 +53,7 @@ class MaskTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Set the weights of the terms."""
+        """Weighted sum of the terms."""
         return MASK_WEIGHT * self.mask + DICE_WEIGHT * self.dice + CLASS_WEIGHT * self.classes
 
 
@@ -91,6 +91,7 @@ def mask_losses(
     """Match queries with the classes of each image, and compare masks and classes.
 
     The device is waited for once: the costs of all predictions and images are matched on the CPU.
+    By then the trainer's check of the step before has arrived, so that a step waits no more.
 
     Args:
         predictions: Outputs of a mask head.

@@ -139,7 +139,7 @@ class Segmentation(TaskObjective):
         return sums, []
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Update one confusion matrix over the set; ``events/`` is of pixels with events."""
+        """Score the confusion matrices of the set; ``events/`` counts pixels with events alone."""
         at_events = segmentation_scores(sums["events"])
         return {
             **segmentation_scores(sums["all"], self._header.classes),
@@ -165,7 +165,7 @@ class Depth(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Update the metrics of all pixels with known depth, and of those with events."""
+        """Sum the errors of all pixels with known depth, and of those with events."""
         del pictures
         depth, truth = model(batch.events), self._known(batch.truth)
         return _sums(depth_sums, depth, truth, truth.squeeze(1) > 0, batch), []
@@ -191,7 +191,7 @@ class Flow(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Update the metrics of all pixels with known flow, and of those with events."""
+        """Sum the errors of all pixels with known flow, and of those with events."""
         del pictures
         flow, known = model(batch.events), torch.isfinite(batch.truth).all(dim=1)
         return _sums(flow_sums, flow, batch.truth, known, batch), []

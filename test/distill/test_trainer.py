@@ -133,7 +133,8 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
 def test_all_processes_stop_where_one_is_asked_to(by_one_process: Path, tmp_path: Path) -> None:
     run = TinyRun(tmp_path, {"resume": True}, drop=0.0)
     assert launch(replace(run, kill_at="SIGTERM 6"), world=2) == [1, 1]  # of an uncaught error
-    assert (tmp_path / "checkpoints" / "step-00000007").is_dir()
+    # One step later than alone: processes agree while the device computes the next step.
+    assert (tmp_path / "checkpoints" / "step-00000008").is_dir()
     assert launch(run, world=2) == [0, 0]
     assert largest_difference(final_weights(by_one_process), final_weights(tmp_path)) < 1e-5
 
@@ -225,14 +226,19 @@ def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow(tmp_path: Path)
     assert all(bool(torch.isfinite(weight).all()) for weight in weights)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
+    tmp_path: Path, every: int
+) -> None:
+    run = TinyRun(tmp_path, {"save_every": every, "validate_every": every}, poison_at=5)
     with pytest.raises(TrainingError, match=r"step 6: the loss is not finite .*safetensors"):
-        run_here(TinyRun(tmp_path, poison_at=5))
+        run_here(run)
     (saved,) = tmp_path.glob("not_finite_step6_*.safetensors")
     batch = load_file(saved)
     assert batch["events"].shape == (8, 5, 48, 64)
     assert batch["frames"].shape == (8, 3, 48, 64)
     # The last checkpoint is of before: the run can go on from it.
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "step-00000005"
     saved_weights = load_file(tmp_path / "last.safetensors").values()
     assert all(bool(torch.isfinite(weight).all()) for weight in saved_weights)
 
