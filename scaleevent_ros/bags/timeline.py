@@ -11,15 +11,16 @@ import numpy as np
 from scaleevent_ros.bags.errors import BagError, MessageError
 from scaleevent_ros.bags.event_stream import Entry, EventStream
 from scaleevent_ros.bags.messages import parse_header
-from scaleevent_ros.events import Triggers, fit_clock
+from scaleevent_ros.events import RecordingClock, Triggers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.event_stream import DecodedPacket
     from scaleevent_ros.bags.reader import BagReader
+    from scaleevent_ros.events import ClockSegment
 
     Times: TypeAlias = NDArray[np.int64]
 
@@ -159,19 +160,19 @@ class RecordedClock:
         self.segments = segments
 
     @staticmethod
-    def fit(sensor_ns: Times, host_ns: Times) -> RecordedClock:
-        """Fit the clock to the sensor times of packets' first events and the packets' stamps."""
+    def from_fits(segments: Iterable[ClockSegment]) -> RecordedClock:
+        """Convert the segments that were fitted to packets' first events and stamps."""
         rows = [
             (
-                sensor_ns[part.start],
-                host_ns[part.start],
+                part.sensor_ns,
+                part.host_ns,
                 part.fit.sensor_ns,
                 part.fit.ros_ns,
                 part.fit.drift,
                 part.fit.pairs,
                 part.fit.jitter_ns,
             )
-            for part in fit_clock(sensor_ns, host_ns)
+            for part in segments
         ]
         return RecordedClock(np.array(rows, _SEGMENT))
 
@@ -228,7 +229,7 @@ def read_timeline(
     """
     stream = stream or EventStream(reader, event_topic)
     images = reader.image_topic(image_topic) if with_frames else ""
-    sensor, host = array("q"), array("q")
+    clock = RecordingClock()
     entries, encodings = array("q"), list[bytes]()
     edges = array("q"), array("B"), array("B")
     frame_ids: set[str] = set()
@@ -244,8 +245,7 @@ def read_timeline(
             latest_ns = max(latest_ns, packet.record_ns)
             continue
         first = int(packet.events.t[0])
-        sensor.append(first)
-        host.append(packet.stamp_ns)
+        clock.add(first, packet.stamp_ns)
         # Messages recorded at the same time cannot be told apart by where reading starts.
         if not entries or (packet.record_ns > latest_ns and packet.record_ns >= next_entry_ns):
             record_ns, encoding, state = packet.entry if entries else opening
@@ -260,18 +260,18 @@ def read_timeline(
         msg = f"no event could be decoded from {stream.topic} of {reader.path}"
         raise BagError(msg)
     frames, image_frame_ids = _read_frame_times(reader, [images] if with_frames else [])
-    sensor_ns = np.frombuffer(sensor, np.int64)
     table = np.frombuffer(entries, np.int64).reshape(len(encodings), -1)
     record, stamp, first_ns, before = table[:, :4].T.copy()
+    segments = clock.segments()
     return Timeline(
         stream.topic,
         images,
         PacketTimes(record, stamp, first_ns, before, np.array(encodings), table[:, 4:]),
-        int(sensor_ns[0]),
+        segments[0].sensor_ns,
         end_ns,
         frames,
         Triggers(*(np.frombuffer(column, column.typecode) for column in edges)),
-        RecordedClock.fit(sensor_ns, np.frombuffer(host, np.int64)),
+        RecordedClock.from_fits(segments),
         same_device=bool(frame_ids & image_frame_ids - {""}),
     )
 

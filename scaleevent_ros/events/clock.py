@@ -8,6 +8,8 @@ edge falls with the number of packets, that of a mean with its square root only.
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_left
 from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, overload
@@ -37,7 +39,9 @@ MIN_SPAN_S = 1.0  # before that, the drift is too uncertain to be better than no
 BLOCKS = 16  # parts of a segment that are compared with each other
 STRAY_GAPS = 4.0  # the logarithm of how much denser stamps are above their edge than below it
 STRAY_LIMIT = 64  # stray stamps close below the edge that are looked for
-MOST_PAIRS = 1 << 17  # in one fit: more change nothing and take 100 bytes each
+MOST_PAIRS = 1 << 17  # of a segment, thinned beyond: more change nothing and take 100 bytes each
+
+_NO_PAIR = "the sensor's clock is unknown: no packet has come yet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,17 @@ class ClockSegment:
     """A stretch in which the sensor's clock ran on without a step.
 
     Attributes:
-        start: The index of its first pair.
-        end: The index after its last pair.
-        fit: The line through all its pairs.
+        start: Index of its first pair.
+        end: Index after its last pair.
+        sensor_ns: Sensor time of its first pair.
+        host_ns: Stamp of its first pair.
+        fit: The line through all its pairs, or evenly spaced ones where it is long.
     """
 
     start: int
     end: int
+    sensor_ns: int
+    host_ns: int
     fit: ClockFit
 
 
@@ -120,8 +128,7 @@ class SensorClock:
             EventsError: If no pair has been added yet.
         """
         if self._fit is None:
-            msg = "the sensor's clock is unknown: no packet has come yet"
-            raise EventsError(msg)
+            raise EventsError(_NO_PAIR)
         return self._fit
 
     @property
@@ -130,8 +137,14 @@ class SensorClock:
         return self._segment_starts
 
     @property
-    def segment_start(self) -> int:
-        """The index, among all pairs added, of the first of the current segment."""
+    def segment_first(self) -> tuple[int, int, int]:
+        """First pair of the current segment: its index among all added, sensor time and stamp.
+
+        Raises:
+            EventsError: If no pair has been added yet.
+        """
+        if self._first is None:
+            raise EventsError(_NO_PAIR)
         return self._first
 
     def add(self, sensor_ns: int, host_ns: int) -> None:
@@ -145,7 +158,7 @@ class SensorClock:
                 self._set_aside(index, sensor_ns, host_ns)
                 return
         self._disagreeing.clear()
-        self._append(sensor_ns, host_ns)
+        self._append(index, sensor_ns, host_ns)
 
     @overload
     def to_ros(self, sensor_ns: int) -> int: ...
@@ -186,16 +199,17 @@ class SensorClock:
 
     def _start_segment(self, run: Iterable[tuple[int, int, int]]) -> None:
         pairs = tuple(run)
-        self._first = pairs[0][0] if pairs else 0
+        self._first: tuple[int, int, int] | None = None
         self._count = 0
         self._next_fit = 1
         self._fit: ClockFit | None = None
         self._disagreeing: deque[tuple[int, int, int]] = deque(maxlen=RUN)
-        for _, sensor_ns, host_ns in pairs:
-            self._append(sensor_ns, host_ns)
+        for pair in pairs:
+            self._append(*pair)
 
-    def _append(self, sensor_ns: int, host_ns: int) -> None:
-        if self._count == 0:
+    def _append(self, index: int, sensor_ns: int, host_ns: int) -> None:
+        if self._first is None:
+            self._first = (index, sensor_ns, host_ns)
             self._segment_starts += 1
         if self._count == len(self._sensor):
             self._sensor[:MEMORY] = self._sensor[MEMORY:]
@@ -212,37 +226,91 @@ class SensorClock:
             self._next_fit = self._count + max(len(sensor) // 16, 1)
 
 
+class RecordingClock:
+    """Finds the segments of a whole recording, and fits each one; 3 MB for any length."""
+
+    def __init__(self) -> None:
+        self._clock = SensorClock()
+        self._segments: list[_SegmentPairs] = []
+        self._seen = 0
+
+    def add(self, sensor_ns: int, host_ns: int) -> None:
+        """Add the next packet's pair, as to a `SensorClock`."""
+        clock = self._clock
+        clock.add(sensor_ns, host_ns)
+        if clock.segments > len(self._segments):
+            start, *first = clock.segment_first
+            segment = _SegmentPairs()
+            segment.add(start, *first)
+            if self._segments:
+                for pair in self._segments[-1].cut(start):
+                    segment.add(*pair)
+            self._segments.append(segment)
+        self._segments[-1].add(self._seen, sensor_ns, host_ns)
+        self._seen += 1
+
+    def segments(self) -> tuple[ClockSegment, ...]:
+        """Return one segment or more, in order; together they cover all pairs.
+
+        Raises:
+            EventsError: If no pair has been added.
+        """
+        if not self._segments:
+            raise EventsError(_NO_PAIR)
+        ends = [segment.index[0] for segment in self._segments[1:]] + [self._seen]
+        return tuple(segment.fit(end) for segment, end in zip(self._segments, ends, strict=True))
+
+
+class _SegmentPairs:
+    """Pairs of one segment: all of them, or evenly spaced ones where there are many."""
+
+    def __init__(self) -> None:
+        self.index, self._sensor, self._host = array("q"), array("q"), array("q")
+        self._apart = 1
+
+    def add(self, index: int, sensor_ns: int, host_ns: int) -> None:
+        """Add a pair, unless it is the last one again or too close to it."""
+        if self.index and index < self.index[-1] + self._apart:
+            return
+        self.index.append(index)
+        self._sensor.append(sensor_ns)
+        self._host.append(host_ns)
+        if len(self.index) == MOST_PAIRS:
+            self._apart *= 2
+            for column in (self.index, self._sensor, self._host):
+                del column[1::2]
+
+    def cut(self, start: int) -> list[tuple[int, int, int]]:
+        """Remove and return the pairs from an index on."""
+        row = bisect_left(self.index, start)
+        tail = list(zip(self.index[row:], self._sensor[row:], self._host[row:], strict=True))
+        for column in (self.index, self._sensor, self._host):
+            del column[row:]
+        return tail
+
+    def fit(self, end: int) -> ClockSegment:
+        sensor, host = np.array(self._sensor, np.int64), np.array(self._host, np.int64)
+        fit = replace(fit_line(sensor, host), pairs=end - self.index[0])
+        return ClockSegment(self.index[0], end, int(sensor[0]), int(host[0]), fit)
+
+
 def fit_clock(sensor_ns: Times, host_ns: Times) -> tuple[ClockSegment, ...]:
-    """Find the segments of a whole recording, and fit each one with all its pairs.
+    """Find the segments of a whole recording, and fit each one (see `RecordingClock`).
 
     Args:
-        sensor_ns: The sensor time of each packet's first event, int64 [N], in order of arrival.
+        sensor_ns: Sensor time of each packet's first event, int64 [N], in order of arrival.
         host_ns: The packets' stamps, int64 [N].
-
-    Returns:
-        One segment or more, in order; together they cover all pairs.
 
     Raises:
         EventsError: If there is no pair, or not one stamp for each time.
     """
-    if not len(sensor_ns) or len(sensor_ns) != len(host_ns):
+    if len(sensor_ns) != len(host_ns):
         msg = f"a clock needs pairs: {len(sensor_ns)} sensor times, {len(host_ns)} stamps"
         raise EventsError(msg)
-    clock = SensorClock()
-    starts: list[int] = []
-    for first in range(0, len(sensor_ns), MOST_PAIRS):
-        part = slice(first, first + MOST_PAIRS)
-        for sensor, host in zip(sensor_ns[part].tolist(), host_ns[part].tolist(), strict=True):
-            clock.add(sensor, host)
-            if clock.segments > len(starts):
-                starts.append(clock.segment_start)
-    ends = [*starts[1:], len(sensor_ns)]
-    segments = []
-    for start, end in zip(starts, ends, strict=True):
-        some = slice(start, end, -(-(end - start) // MOST_PAIRS))
-        fit = fit_line(sensor_ns[some], host_ns[some])
-        segments.append(ClockSegment(start, end, replace(fit, pairs=end - start)))
-    return tuple(segments)
+    clock = RecordingClock()
+    for pair in zip(sensor_ns.tolist(), host_ns.tolist(), strict=True):
+        clock.add(*pair)
+    return clock.segments()
 
 
 def fit_line(sensor_ns: Times, host_ns: Times) -> ClockFit:

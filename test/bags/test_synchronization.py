@@ -19,6 +19,7 @@ from scaleevent_ros.bags.shift import _liveliest, estimate_shift
 from scaleevent_ros.bags.summary_text import quality_text
 from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
+from scaleevent_ros.events import fit_clock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -204,7 +205,7 @@ def test_real_events_give_a_clock(test_data: Path) -> None:
         if len(packet.events)
     ]
     sensor, host = np.array(rows, np.int64).T.copy()
-    clock = RecordedClock.fit(sensor, host)
+    clock = RecordedClock.from_fits(fit_clock(sensor, host))
     assert 0.5 < clock.residual_ms < 2.0
     assert np.abs(clock.to_sensor(clock.to_host(sensor)) - sensor).max() <= 2
 
