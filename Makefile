@@ -1,6 +1,6 @@
 # `make test` sets up and runs all checks and tests; `make demo` sets up and runs the main job.
 PYTHON ?= python3
-PYTEST_ARGUMENTS ?= -n auto --dist loadfile
+PYTEST_ARGUMENTS ?= -n auto --dist loadfile --max-worker-restart 0
 PATHS = scaleevent_ros training benchmarks test launch tools
 IN = . ./env.sh &&
 

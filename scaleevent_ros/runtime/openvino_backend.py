@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,20 @@ def has_bf16() -> bool:
     """Check whether OpenVINO is installed and this machine's CPU multiplies in bf16."""
     if find_spec("openvino") is None:
         return False
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    """Return the process's OpenVINO, which lives until the process ends.
+
+    While its CPU plugin loads, OpenVINO gives the thread another stack for signals, and frees that
+    stack with the plugin. Where another thread freed it (the garbage collector's, say), the next
+    signal of the first one, such as Ctrl-C or the end of a child process, ended in a crash.
+    """
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return openvino.Core()
 
 
 class OpenVinoBackend(HostBackend):
@@ -42,12 +54,10 @@ class OpenVinoBackend(HostBackend):
     """
 
     def __init__(self, path: Path, size: tuple[int, int] | None, precision: str | None) -> None:
-        import openvino
-
         if not path.is_file():
             msg = f"no exported network at {path}"
             raise EngineError(msg)
-        core = openvino.Core()
+        core = _core()
         try:
             model = core.read_model(path)
         except RuntimeError as error:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,3 +115,22 @@ def test_bf16_only_where_it_is_asked_for(exported: Path) -> None:
         assert low <= apart <= high
     with pytest.raises(EngineError, match="exported as fp32, not bf16"):
         Engine(exported, "cpu", "bf16", "onnx")
+
+
+_FREED_ELSEWHERE = """
+import signal, sys, threading
+from pathlib import Path
+from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend
+held = [OpenVinoBackend(Path(sys.argv[1]), None, None)]
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGCHLD, lambda *_: print("alive"))
+signal.raise_signal(signal.SIGCHLD)
+"""
+
+
+def test_signals_come_after_another_thread_has_freed_a_network(exported: Path) -> None:
+    command = [sys.executable, "-c", _FREED_ELSEWHERE, str(exported)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "alive\n"), done.stderr
