@@ -182,5 +182,6 @@ def test_installed_nodes_turn_events_into_features(
 
 
 def test_the_whole_suite_passes_with_numpy_1(machine: Machine) -> None:
-    output = machine.run(". ./env.sh && python -m pytest -q -p no:cacheprovider")
+    command = "python -m pytest -q -p no:cacheprovider -n auto --dist loadfile"
+    output = machine.run(f". ./env.sh && {command}")
     assert " failed" not in output
