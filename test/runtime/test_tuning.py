@@ -117,6 +117,24 @@ def test_bf16_only_where_it_is_asked_for(exported: Path) -> None:
         Engine(exported, "cpu", "bf16", "onnx")
 
 
+def test_openvino_soon_computes_nothing_but_what_is_asked_for(exported: Path) -> None:
+    window = sparse_window(0)
+    everything = OpenVinoBackend(exported, None, None)
+    part = OpenVinoBackend(exported, None, None)
+    wanted = ["features", "segmentation"]
+    assert set(wanted) < set(part.info.outputs)
+    first = part.run(window, wanted)
+    assert part._compiling is not None
+    part._compiling.join()
+    computed = part._requests[frozenset(wanted)].get_compiled_model().outputs
+    assert len(computed) == len(wanted)
+    assert all(output.get_names() & set(wanted) for output in computed)
+    expected = everything.run(window, everything.info.outputs)
+    for found in (first, part.run(window, wanted)):
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+
 _FREED_ELSEWHERE = """
 import signal, sys, threading
 from pathlib import Path
