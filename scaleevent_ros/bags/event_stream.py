@@ -44,7 +44,6 @@ class DecodedPacket(NamedTuple):
         stamp_ns: Header stamp.
         seq: Sequence number of the driver.
         frame_id: Sensor's frame id.
-        payload_bytes: Size of the encoded events.
         events: Decoded, on the sensor's clock.
         triggers: Edges on the sensor's trigger inputs, on its clock.
         entry: Point from which decoding yields this packet and all later ones.
@@ -54,7 +53,6 @@ class DecodedPacket(NamedTuple):
     stamp_ns: int
     seq: int
     frame_id: str
-    payload_bytes: int
     events: EventBatch
     triggers: Triggers
     entry: Entry
@@ -99,13 +97,13 @@ class EventStream:
         self._decoder_for(entry.encoding, 1, 1).restore(entry.state)
         return self.packets(start_ns=entry.record_ns)
 
-    def packets(self, *, start_ns: int = 0, end_ns: int = 2**63 - 1) -> Iterator[DecodedPacket]:
-        """Decode the packets with `start_ns <= record time < end_ns`.
+    def packets(self, *, start_ns: int = 0) -> Iterator[DecodedPacket]:
+        """Decode the packets from a record time on.
 
         Raises:
             UnknownEncodingError: If no decoder knows the encoding.
         """
-        for message in self._reader.messages([self.topic], start_ns=start_ns, end_ns=end_ns):
+        for message in self._reader.messages([self.topic], start_ns=start_ns):
             try:
                 packet = parse_event_packet(message.data)
             except MessageError as error:
@@ -123,7 +121,6 @@ class EventStream:
                 packet.stamp_ns,
                 packet.seq,
                 packet.frame_id,
-                len(packet.payload),
                 events,
                 decoder.triggers(),
                 Entry(message.record_time_ns, self.encoding, state),

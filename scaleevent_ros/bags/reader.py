@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import logging
 import re
 from collections import Counter
 from contextlib import suppress
@@ -47,8 +46,6 @@ if TYPE_CHECKING:
     )
     from scaleevent_ros.bags.metadata import Qos
     from scaleevent_ros.bags.storage import StoredFile
-
-logger = logging.getLogger(__name__)
 
 IMAGE_TYPES = (IMAGE, COMPRESSED_IMAGE)
 CAMERA_IMAGE = re.compile(r"/image_raw(/compressed)?$")

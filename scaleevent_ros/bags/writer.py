@@ -107,16 +107,6 @@ class BagWriter:
             counts.update(self._current_file().counts)
         return counts
 
-    @property
-    def file_path(self) -> Path:
-        """The file that is being written, or was last."""
-        return self._file.path
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of that file so far."""
-        return self._file.size
-
     def add_topic(
         self,
         name: str,

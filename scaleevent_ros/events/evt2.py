@@ -41,7 +41,6 @@ from scaleevent_ros.events.decoder_state import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-CD_OFF = 0
 CD_ON = 1
 TIME_HIGH = 8
 EXT_TRIGGER = 10

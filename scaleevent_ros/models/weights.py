@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import pickle
 import urllib.error
 import urllib.request
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
-
-logger = logging.getLogger(__name__)
 
 HUB_TIMEOUT_S = 5.0
 _WRAPPERS = ("model", "state_dict", "net", "teacher")

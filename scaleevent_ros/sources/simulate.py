@@ -8,7 +8,6 @@ all, as clips with silence between, so that many pictures are near at hand where
 from __future__ import annotations
 
 import json
-import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -50,8 +49,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.stills import StillSequence
-
-logger = logging.getLogger(__name__)
 
 _CLOCK = ClockStatement("sensor_time", "simulated: events are made of the frames", 0.0)
 EPOCH_NS = 1_000_000_000

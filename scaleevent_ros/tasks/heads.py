@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.models import Header
 
-TASKS = ("segmentation", "depth", "flow")
-
 
 class _Kind(NamedTuple):
     """A kind of head.

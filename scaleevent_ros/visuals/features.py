@@ -35,20 +35,17 @@ class PcaBasis:
     high: Floats
 
 
-def pca_basis(features: Floats, mask: NDArray[np.bool_] | None = None) -> PcaBasis:
+def pca_basis(features: Floats) -> PcaBasis:
     """Compute the first three principal components of features.
 
     Args:
         features: ``[D, h, w]``, D at least 3.
-        mask: Positions to use, bool [h, w]; all if None, or if it holds fewer than four.
 
     Returns:
         A basis in which features of any network of this width can be shown, so that equal
         colours mean equal features.
     """
     tokens = features.reshape(len(features), -1).T.astype(np.float64)
-    if mask is not None and mask.sum() >= 4:
-        tokens = tokens[mask.ravel()]
     mean = tokens.mean(axis=0)
     centred = tokens - mean
     directions = principal_directions(centred)

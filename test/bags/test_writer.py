@@ -186,7 +186,7 @@ def test_an_open_bag_can_be_read_at_every_moment(tmp_path: Path) -> None:
         writer.write(EVENT_TOPIC, START_NS + index, b"\0\1\0\0" + bytes(900_000))
         assert BagReader(path).topics[EVENT_TOPIC].count == index
         found = 0
-        with writer.file_path.open("rb") as stream, suppress(EndOfFile):
+        with (path / "bag_0.mcap").open("rb") as stream, suppress(EndOfFile):
             for record in StreamReader(stream).records:
                 found += isinstance(record, McapMessage)
         assert found == index
