@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ WITHOUT_ROS = ["events", "data", "models", "distill", "tasks", "runtime", "visua
 
 
 def imported_modules(path: Path, *, lazy: bool) -> set[str]:
-    """Names of the modules that a file imports; without `lazy`, only when it is imported itself."""
+    """List the names that a file imports, with their modules; those in functions only if `lazy`."""
     names: set[str] = set()
 
     def visit(node: ast.AST) -> None:
@@ -40,6 +41,7 @@ def imported_modules(path: Path, *, lazy: bool) -> set[str]:
                 names.update(alias.name for alias in child.names)
             elif isinstance(child, ast.ImportFrom) and child.module:
                 names.add(child.module)
+                names.update(f"{child.module}.{alias.name}" for alias in child.names)
             visit(child)
 
     visit(ast.parse(path.read_text()))
@@ -56,6 +58,18 @@ def test_imports_point_only_backwards(package: str) -> None:
         if name.startswith("scaleevent_ros.") and name.split(".")[1] in later
     ]
     assert not wrong
+
+
+def test_modules_do_not_import_each_other() -> None:
+    modules = {
+        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py"  # which only collects the names of its modules
+    }
+    graph = {
+        name: imported_modules(path, lazy=True) & set(modules) for name, path in modules.items()
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
 def test_only_nodes_import_rclpy() -> None:

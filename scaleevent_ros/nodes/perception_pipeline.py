@@ -14,8 +14,12 @@ from scaleevent_ros.events import warm_up
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.images import array_to_cdr
 from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
-from scaleevent_ros.nodes.perception_stream import PacketStream, Trigger
-from scaleevent_ros.nodes.perception_windows import make_windows, window_options
+from scaleevent_ros.nodes.perception_stream import (
+    PacketStream,
+    Trigger,
+    make_windows,
+    window_options,
+)
 from scaleevent_ros.runtime import Engine, Outputs
 
 if TYPE_CHECKING:

@@ -6,19 +6,24 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_event_packet
-from scaleevent_ros.events import EventsError, SensorClock, make_decoder
+from scaleevent_ros.events import EventsError, SensorClock, WindowOptions, make_decoder
+from scaleevent_ros.events.accumulator import ACCUMULATED
+from scaleevent_ros.nodes.perception_windows import HostWindows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scaleevent_ros.bags.messages import EventPacketView
-    from scaleevent_ros.events import ClockFit, Decoder, EventBatch
+    from scaleevent_ros.events import ClockFit, Decoder, EventBatch, InputSpec
+    from scaleevent_ros.events.windows import Mode
+    from scaleevent_ros.models import Header
     from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import Windows
+    from scaleevent_ros.runtime.arrays import Device
 
 AGREEING = 3
 """Packets in a row with another geometry after which the camera is taken to have changed ..."""
@@ -333,3 +338,41 @@ class Trigger:
             return
         self.due_ns, self._waiting_ns = stamp_ns, None
         self._request()
+
+
+def window_options(settings: PerceptionParameters, header: Header) -> WindowOptions:
+    """Window to run on: that of training, but for what the parameters set otherwise."""
+    trained = header.windows
+    length_ms = settings.window_ms or trained.length_ms
+    return WindowOptions(
+        trained.mode if settings.window == "trained" else cast("Mode", settings.window),
+        length_ms,
+        min(settings.shortest_ms or trained.shortest_ms, length_ms),
+        settings.events_per_pixel or trained.events_per_pixel,
+    )
+
+
+def make_windows(
+    spec: InputSpec,
+    size: tuple[int, int],
+    patch: int,
+    options: WindowOptions,
+    device: Device,
+    slices_per_bin: int = 2,
+) -> Windows:
+    """Create the accumulator of windows: running sums on a CPU, the latest events on a GPU.
+
+    Args:
+        spec: Specification of the tensor.
+        size: Height and width of the sensor.
+        patch: Side of a patch for `BuiltWindow.patch_counts`.
+        options: Length of the windows.
+        device: Device of the network.
+        slices_per_bin: Number of slices; see `WindowAccumulator`.
+    """
+    if device.type == "cpu" and spec.representation in ACCUMULATED:
+        return HostWindows(spec, size, patch, options, slices_per_bin)
+    # A time surface has no running sums: PyTorch builds it, on the CPU too.
+    from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
+
+    return DeviceWindows(spec, size, patch, options, device.to_torch())

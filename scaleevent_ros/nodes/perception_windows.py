@@ -1,20 +1,16 @@
-"""The newest window of a live stream, built where the network runs."""
+"""The newest window of a live stream: the interface, and running sums in the host's memory."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from scaleevent_ros.events import WindowAccumulator, WindowOptions
-from scaleevent_ros.events.accumulator import ACCUMULATED
+from scaleevent_ros.events import WindowAccumulator
 
 if TYPE_CHECKING:
-    from scaleevent_ros.events import EventBatch, InputSpec
-    from scaleevent_ros.events.windows import Mode
-    from scaleevent_ros.models import Header
-    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-    from scaleevent_ros.runtime.arrays import Array, Device
+    from scaleevent_ros.events import EventBatch, InputSpec, WindowOptions
+    from scaleevent_ros.runtime.arrays import Array
 
 
 class BuiltWindow(NamedTuple):
@@ -53,44 +49,6 @@ class Windows(Protocol):
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
         """Build the last window that ends at or before a time; the newest if None."""
-
-
-def window_options(settings: PerceptionParameters, header: Header) -> WindowOptions:
-    """Window to run on: that of training, but for what the parameters set otherwise."""
-    trained = header.windows
-    length_ms = settings.window_ms or trained.length_ms
-    return WindowOptions(
-        trained.mode if settings.window == "trained" else cast("Mode", settings.window),
-        length_ms,
-        min(settings.shortest_ms or trained.shortest_ms, length_ms),
-        settings.events_per_pixel or trained.events_per_pixel,
-    )
-
-
-def make_windows(
-    spec: InputSpec,
-    size: tuple[int, int],
-    patch: int,
-    options: WindowOptions,
-    device: Device,
-    slices_per_bin: int = 2,
-) -> Windows:
-    """Create the accumulator of windows: running sums on a CPU, the latest events on a GPU.
-
-    Args:
-        spec: Specification of the tensor.
-        size: Height and width of the sensor.
-        patch: Side of a patch for `BuiltWindow.patch_counts`.
-        options: Length of the windows.
-        device: Device of the network.
-        slices_per_bin: Number of slices; see `WindowAccumulator`.
-    """
-    if device.type == "cpu" and spec.representation in ACCUMULATED:
-        return HostWindows(spec, size, patch, options, slices_per_bin)
-    # A time surface has no running sums: PyTorch builds it, on the CPU too.
-    from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
-
-    return DeviceWindows(spec, size, patch, options, device.to_torch())
 
 
 class HostWindows:

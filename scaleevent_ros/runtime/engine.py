@@ -13,7 +13,13 @@ from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import KINDS, open_exported
-from scaleevent_ros.runtime.exported_cache import cached_engine, engine_cache, onnx_of
+from scaleevent_ros.runtime.exported_cache import (
+    cache_path,
+    engine_cache,
+    is_cached,
+    onnx_of,
+    versions,
+)
 from scaleevent_ros.runtime.placement import (
     check_backend,
     choose_device,
@@ -219,12 +225,31 @@ def _start(
         name, started = _start_exported(file, device, precision, backend, size)
         return device, name, precision, started
     if backend == "tensorrt":
-        engine = cached_engine(path, size, precision, device, features_space)
+        engine = _cached_engine(path, size, precision, device, features_space)
         return device, backend, precision, open_exported(engine, device, size)
     from scaleevent_ros.runtime.torch_backend import start_torch
 
     backend, in_torch = start_torch(path, size, device, precision, backend, features_space)
     return device, backend, precision, in_torch
+
+
+def _cached_engine(
+    checkpoint: Path, size: tuple[int, int], precision: str, device: Device, features_space: str
+) -> Path:
+    """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
+
+    Raises:
+        EngineError: The export fails, as in `export`.
+    """
+    from scaleevent_ros.runtime.export import ExportOptions, export, gpu_name
+
+    made_by = (versions("torch", "timm", "onnxscript", "tensorrt"), gpu_name(device))
+    path = cache_path(checkpoint, (size, precision, features_space, made_by), ".engine")
+    if not is_cached(path):
+        logger.info("building %s for %s; later starts find it there", path, made_by[-1])
+        options = ExportOptions(size, precision, features_space=features_space)
+        export(checkpoint, path, options, device)
+    return path
 
 
 def _choose_backend(device: Device, precision: str) -> str:

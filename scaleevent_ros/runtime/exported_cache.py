@@ -19,8 +19,6 @@ from scaleevent_ros.runtime.exported_file import FORMAT_VERSION
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from scaleevent_ros.runtime.arrays import Device
-
 logger = logging.getLogger(__name__)
 
 KEPT_DAYS = 90  # for which files are kept unused
@@ -66,30 +64,6 @@ def onnx_of(
         if shipped is not None:
             return shipped
     return cached_onnx(checkpoint, size, precision, features_space)
-
-
-def cached_engine(
-    checkpoint: Path,
-    size: tuple[int, int],
-    precision: str,
-    device: Device,
-    features_space: str = "student",
-) -> Path:
-    """Find the TensorRT engine of a checkpoint for a GPU in the user's cache, or build it there.
-
-    Raises:
-        EngineError: The export fails, as in `export`.
-    """
-    from scaleevent_ros.runtime.export import ExportOptions, export, gpu_name
-
-    made_by = (versions("torch", "timm", "onnxscript", "tensorrt"), gpu_name(device))
-    path = cache_path(checkpoint, (size, precision, features_space, made_by), ".engine")
-    if not is_cached(path):
-        logger.info("building %s for %s; later starts find it there", path, made_by[-1])
-        export(
-            checkpoint, path, ExportOptions(size, precision, features_space=features_space), device
-        )
-    return path
 
 
 def run_cli(*arguments: str) -> None:

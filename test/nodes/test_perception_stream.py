@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,9 +20,12 @@ from scaleevent_ros.nodes.perception_stream import (
     PacketStream,
     StreamCounts,
     Trigger,
+    make_windows,
 )
-from scaleevent_ros.nodes.perception_windows import Windows, make_windows
 from scaleevent_ros.runtime.arrays import CPU
+
+if TYPE_CHECKING:
+    from scaleevent_ros.nodes.perception_windows import Windows
 
 SIZE = (24, 40)
 MS = 1_000_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -19,12 +19,11 @@ from scaleevent_ros.models import Header
 from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
 from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_pipeline import Pipeline
-from scaleevent_ros.nodes.perception_windows import (
-    Windows,
-    make_windows,
-    window_options,
-)
+from scaleevent_ros.nodes.perception_stream import make_windows, window_options
 from scaleevent_ros.runtime.arrays import CPU, to_host
+
+if TYPE_CHECKING:
+    from scaleevent_ros.nodes.perception_windows import Windows
 
 TORCH_CPU = torch.device("cpu")
 SIZE = (24, 40)
