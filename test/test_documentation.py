@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import runpy
 import subprocess
@@ -83,6 +84,26 @@ def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
         parts = (re.escape(part) for part in message.split("…"))
         wanted = re.compile(".*".join(parts), re.DOTALL)
         assert any(wanted.search(text) for text in said), f"the code never says: {message}"
+
+
+def walks() -> list[tuple[str, list[str]]]:
+    """Titles of the walks in the architecture page, and the functions of each."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    _, section = page.split("## Four walks through the code\n")
+    lists = section.split("\n## ")[0].split("**")[1:]
+    return [
+        (title, re.findall(r"^\d+\. `([\w.]+)`", text, re.MULTILINE))
+        for title, text in zip(lists[::2], lists[1::2], strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("title", "functions"), walks(), ids=[title for title, _ in walks()])
+def test_the_functions_of_a_walk_exist(title: str, functions: list[str]) -> None:
+    if any(name.startswith("nodes.") for name in functions):
+        pytest.importorskip("rclpy", reason="ROS 2 is not installed")
+    assert len(functions) > 5, title
+    for name in functions:
+        assert callable(pkgutil.resolve_name(f"scaleevent_ros.{name}")), name
 
 
 def texts_in(path: Path) -> list[str]:
