@@ -14,7 +14,7 @@ import numpy as np
 
 from scaleevent_ros.bags.errors import BagError, ImageError, MessageError, SynchronizationError
 from scaleevent_ros.bags.event_stream import EventStream
-from scaleevent_ros.bags.event_tally import EventTally
+from scaleevent_ros.bags.event_summary import EventSummary
 from scaleevent_ros.bags.frame_quality import FrameQuality, blurred, measure_frame
 from scaleevent_ros.bags.images import image_grey, image_rgb
 from scaleevent_ros.bags.pairing import BEFORE_NS, FrameWindow, frame_windows, is_covered
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.event_stream import DecodedPacket
-    from scaleevent_ros.bags.event_tally import EventSummary
     from scaleevent_ros.bags.reader import BagReader, RawMessage
     from scaleevent_ros.bags.synchronization import Synchronization
     from scaleevent_ros.bags.timeline import Timeline
@@ -80,7 +79,7 @@ def check_bag(
         BagError: If there is no event topic, a topic is ambiguous, or no event can be decoded.
     """
     stream = EventStream(reader, event_topic)
-    counter = _PacketCounter(reader, stream)
+    counter = _PacketCounter(reader, stream.topic)
     has_frames = image_topic is not None or reader.has_images
     timeline = read_timeline(
         reader, image_topic=image_topic, stream=stream, watch=counter.add, with_frames=has_frames
@@ -98,11 +97,12 @@ def check_bag(
     thumbnails: list[Thumbnail] = []
     warnings = [f"{name}: {what}" for name, what in reader.damage.items()]
     if synchronization:
-        checker = _PairChecker(reader, timeline, synchronization, counter.tally, before_ns)
+        checker = _PairChecker(reader, timeline, synchronization, counter.summary, before_ns)
         pairs, thumbnails = checker.run(), checker.thumbnails
         warnings += [checker.error] if checker.error else []
         clock = _summarize_clock(reader, timeline, synchronization)
-    events = counter.tally.summary()
+    events = counter.summary
+    events.finish(stream)
     frames = _summarize_frames(timeline) if has_frames else None
     return BagQuality(
         bag=str(reader.path),
@@ -126,16 +126,16 @@ def check_bag(
 class _PacketCounter:
     """Counters of the packets, in total and over time."""
 
-    def __init__(self, reader: BagReader, stream: EventStream) -> None:
+    def __init__(self, reader: BagReader, topic: str) -> None:
         duration_ns = max(reader.end_ns - reader.start_ns, 1)
-        self.tally = EventTally(stream)
+        self.summary = EventSummary(topic)
         self.bin_ns = max(1_000_000_000, -(-duration_ns // _MAX_BINS))
         self.events = np.zeros(duration_ns // self.bin_ns + 1, np.int64)
         self._start_ns = reader.start_ns
 
     def add(self, packet: DecodedPacket) -> None:
         """Count a packet."""
-        self.tally.add(packet)
+        self.summary.add(packet)
         self.events[(packet.record_ns - self._start_ns) // self.bin_ns] += len(packet.events)
 
 
@@ -159,7 +159,7 @@ class _PairChecker:
         reader: BagReader,
         timeline: Timeline,
         synchronization: Synchronization,
-        tally: EventTally,
+        summary: EventSummary,
         before_ns: int,
     ) -> None:
         self.thumbnails: list[Thumbnail] = []
@@ -168,7 +168,7 @@ class _PairChecker:
         self._timeline = timeline
         self._synchronization = synchronization
         self._before_ns = before_ns
-        self._losses = np.array(tally.losses, np.int64).reshape(-1, 2)
+        self._losses = np.array(summary.losses, np.int64).reshape(-1, 2)
         self._previous: NDArray[np.uint8] | None = None
 
     def run(self) -> list[PairQuality]:

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.event_stream import EventStream
-from scaleevent_ros.bags.event_tally import EventTally
+from scaleevent_ros.bags.event_summary import EventSummary
 from scaleevent_ros.bags.messages import EVENT_PACKET, parse_event_packet
 from scaleevent_ros.events import UnknownEncodingError
 from scaleevent_ros.events.decoder import CODECS
 
 if TYPE_CHECKING:
-    from scaleevent_ros.bags.event_tally import EventSummary
     from scaleevent_ros.bags.reader import BagReader
 
 _MOST_MALFORMED = 100  # before the first packet
@@ -125,11 +124,11 @@ def _look_at_first_packet(reader: BagReader, name: str) -> EventTopic:
 
 def _count_events(reader: BagReader, name: str) -> EventTopic:
     stream = EventStream(reader, name)
-    tally = EventTally(stream)
+    counts = EventSummary(stream.topic)
     try:
         for packet in stream.packets():
-            tally.add(packet)
+            counts.add(packet)
     except UnknownEncodingError as error:
         return replace(_look_at_first_packet(reader, name), error=str(error))
-    counts = tally.summary()
+    counts.finish(stream)
     return EventTopic(counts.encoding, counts.width, counts.height, "", counts)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from scaleevent_ros.bags.event_tally import EventSummary
+    from scaleevent_ros.bags.event_summary import EventSummary
     from scaleevent_ros.bags.frame_quality import FrameQuality
 
 REASONS = {

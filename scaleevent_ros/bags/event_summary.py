@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +11,9 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.event_stream import DecodedPacket, EventStream
 
 
-@dataclass(frozen=True)
+@dataclass
 class EventSummary:
-    """Contents of an event topic.
+    """Contents of an event topic: `add` its packets, then `finish`.
 
     Attributes:
         topic: Name of the topic.
@@ -33,47 +32,29 @@ class EventSummary:
         sensor_duration_s: Time from the first event to the last on the sensor's clock.
         mean_rate: Events per second of it.
         decoder: Counters of the decoder; see `DecoderStats`.
+        losses: For each gap of `seq`, the sensor times of the events around it, in ns.
     """
 
     topic: str
-    encoding: str
-    width: int
-    height: int
-    packets: int
-    malformed: int
-    lost_packets: int
-    restarts: int
-    events: int
-    on: int
-    off: int
-    off_sensor: int
-    triggers: dict[int, int]
-    sensor_duration_s: float
-    mean_rate: float
-    decoder: dict[str, int]
+    encoding: str = ""
+    width: int = 0
+    height: int = 0
+    packets: int = 0
+    malformed: int = 0
+    lost_packets: int = 0
+    restarts: int = 0
+    events: int = 0
+    on: int = 0
+    off: int = 0
+    off_sensor: int = 0
+    triggers: dict[int, int] = field(default_factory=dict)
+    sensor_duration_s: float = 0.0
+    mean_rate: float = 0.0
+    decoder: dict[str, int] = field(default_factory=dict)
 
-
-class EventTally:
-    """Counts the packets of a stream.
-
-    Attributes:
-        losses: For each gap of `seq`, the sensor times of the events around it, in ns.
-
-    Args:
-        stream: Stream of the packets, with its counters.
-    """
-
-    def __init__(self, stream: EventStream) -> None:
+    def __post_init__(self) -> None:
+        """Set what is no field, so that `asdict` leaves it out."""
         self.losses: list[tuple[int, int]] = []
-        self._stream = stream
-        self._packets = 0
-        self._on = 0
-        self._off = 0
-        self._triggers: Counter[int] = Counter()
-        self._lost = 0
-        self._restarts = 0
-        self._width = 0
-        self._height = 0
         self._seq: int | None = None
         self._first_ns: int | None = None
         self._last_ns: int | None = None
@@ -82,18 +63,19 @@ class EventTally:
         """Count one packet; packets come in the order of recording."""
         events = packet.events
         on = int(np.count_nonzero(events.p))
-        self._packets += 1
-        self._on += on
-        self._off += len(events) - on
-        self._width, self._height = events.width, events.height
+        self.packets += 1
+        self.events += len(events)
+        self.on += on
+        self.off += len(events) - on
+        self.width, self.height = events.width, events.height
         for channel in packet.triggers.id.tolist():
-            self._triggers[channel] += 1
+            self.triggers[channel] = self.triggers.get(channel, 0) + 1
         missing = packet.seq - self._seq - 1 if self._seq is not None else 0
         self._seq = packet.seq
         if missing < 0:
-            self._restarts += 1
+            self.restarts += 1
         elif missing:
-            self._lost += missing
+            self.lost_packets += missing
             if self._last_ns is not None and len(events):
                 self.losses.append((self._last_ns, int(events.t[0])))
         if len(events):
@@ -101,25 +83,12 @@ class EventTally:
             if self._first_ns is None:
                 self._first_ns = int(events.t[0])
 
-    def summary(self) -> EventSummary:
-        """Return a summary of the counts so far."""
-        span_s = ((self._last_ns or 0) - (self._first_ns or 0)) / 1e9
-        stats = self._stream.stats
-        return EventSummary(
-            topic=self._stream.topic,
-            encoding=self._stream.encoding,
-            width=self._width,
-            height=self._height,
-            packets=self._packets,
-            malformed=self._stream.malformed,
-            lost_packets=self._lost,
-            restarts=self._restarts,
-            events=self._on + self._off,
-            on=self._on,
-            off=self._off,
-            off_sensor=stats.out_of_range if stats else 0,
-            triggers=dict(self._triggers),
-            sensor_duration_s=span_s,
-            mean_rate=(self._on + self._off) / max(span_s, 1e-9),
-            decoder=asdict(stats) if stats else {},
-        )
+    def finish(self, stream: EventStream) -> None:
+        """Take over the counters of the stream that yielded the packets, and compute the rate."""
+        self.encoding = stream.encoding
+        self.malformed = stream.malformed
+        self.sensor_duration_s = ((self._last_ns or 0) - (self._first_ns or 0)) / 1e9
+        self.mean_rate = self.events / max(self.sensor_duration_s, 1e-9)
+        if stream.stats:
+            self.off_sensor = stream.stats.out_of_range
+            self.decoder = asdict(stream.stats)
