@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 
@@ -225,10 +226,7 @@ def parse_header(content: dict[str, Any], path: str | Path) -> Header:
         if name in {"architecture", "bins"} and name not in content:
             msg = f"{path}: the header does not give {name!r}"
             raise CheckpointError(msg)
-        valid = name not in content or _is_a(content[name], kind)
-        if name == "leaky" and valid:
-            valid = all(_is_a(decay, float | int) for decay in content.get(name, ()))
-        if not valid:
+        if name in content and not matches_type(content[name], kind):
             msg = f"{path}: the header's {name!r} is {content[name]!r}, not of type {kind}"
             raise CheckpointError(msg)
     if window is not None:
@@ -240,12 +238,18 @@ def parse_header(content: dict[str, Any], path: str | Path) -> Header:
     return Header(**content)
 
 
-def _is_a(value: object, kind: Any) -> bool:
-    """Check a JSON value against one of the plain types of `Header`."""
-    options = getattr(kind, "__args__", ()) if "|" in str(kind) else (kind,)
+def matches_type(value: object, kind: Any) -> bool:
+    """Return whether a JSON value is of a plain type, list, dictionary or union; 1 is a float."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in {Union, UnionType}:
+        return any(matches_type(value, option) for option in inner)
+    if origin is list:
+        return isinstance(value, list) and all(matches_type(item, inner[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(matches_type(v, inner[1]) for v in value.values())
     if isinstance(value, bool):  # which Python counts among the integers
-        return bool in options
-    return any(isinstance(value, getattr(option, "__origin__", option)) for option in options)
+        return kind in {bool, Any}
+    return kind is Any or isinstance(value, (int, float) if kind is float else kind)
 
 
 def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from scaleevent_ros.models.checkpoints import matches_type
 from scaleevent_ros.tasks.errors import TaskError
 
 if TYPE_CHECKING:
@@ -163,29 +164,18 @@ def read_evaluation(path: Path) -> Evaluation:
     if not isinstance(content, dict) or content.pop("version", None) != RECORD_VERSION:
         msg = f"{path} is not an evaluation of version {RECORD_VERSION}, which this release reads"
         raise TaskError(msg)
-    hints = get_type_hints(Evaluation)
-    names = {item.name for item in fields(Evaluation)}
-    wrong = sorted(names ^ set(content)) or [
-        name for name, value in content.items() if not _is_a(value, hints[name])
+    kinds = {**get_type_hints(Evaluation), "scores": dict[str, float | None]}
+    wrong = sorted(set(kinds) ^ set(content)) or [
+        name for name, value in content.items() if not matches_type(value, kinds[name])
     ]
-    scores = content.get("scores", {})
-    if wrong or not all(_is_a(value, float | None) for value in scores.values()):
-        msg = f"{path} is not an evaluation: wrong field {(wrong or ['scores'])[0]!r}"
+    if wrong:
+        msg = f"{path} is not an evaluation: wrong field {wrong[0]!r}"
         raise TaskError(msg)
     content["scores"] = {
-        name: math.nan if value is None else float(value) for name, value in scores.items()
+        name: math.nan if value is None else float(value)
+        for name, value in content["scores"].items()
     }
     return Evaluation(**content)
-
-
-def _is_a(value: object, kind: Any) -> bool:
-    """Check a JSON value against one of the plain types of `Evaluation`."""
-    options = get_args(kind) if "|" in str(kind) else (kind,)
-    for option in options:
-        plain = getattr(option, "__origin__", option)
-        if isinstance(value, (int, float) if plain is float else plain):
-            return not isinstance(value, bool)
-    return False
 
 
 def _to_json_safe(value: Any) -> Any:

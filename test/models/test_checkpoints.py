@@ -81,6 +81,8 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         ({"bins": True}, "'bins' is True"),
         ({"stride": 1.5}, "'stride' is 1.5"),
         ({"classes": "road"}, "'classes' is 'road'"),
+        ({"classes": ["road", 3]}, "'classes' is"),
+        ({"leaky": [0.1, "1"]}, "'leaky' is"),
         ({"colour": "blue"}, "holds 'colour', which this release does not know"),
         ({"architecture": None}, "'architecture' is None"),
     ],
