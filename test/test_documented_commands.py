@@ -187,10 +187,13 @@ def parse_ros2(command: Command) -> None:
 
 def node_declarations(node: str) -> tuple[type[object], Sequence[str]]:
     pytest.importorskip("rclpy", reason="parameters of nodes need rclpy")
-    from scaleevent_ros.nodes.perception_parameters import INPUTS, PerceptionParameters
-    from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
-    from scaleevent_ros.nodes.replay_parameters import ReplayParameters
-    from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
+    from scaleevent_ros.nodes.node_parameters import (
+        INPUTS,
+        PerceptionParameters,
+        RecorderParameters,
+        ReplayParameters,
+        SimulateParameters,
+    )
 
     return {
         "scaleevent_recorder": (RecorderParameters, ()),

@@ -18,13 +18,14 @@ from sensor_msgs.msg import Image
 
 MESSAGES = 10
 BYTES = 4_000_000
+PATIENCE_S = 15.0
 BEST_EFFORT = QoSProfile(
     history=HistoryPolicy.KEEP_LAST, depth=MESSAGES, reliability=ReliabilityPolicy.BEST_EFFORT
 )
 
 
-def receive(topic: str, patience: float) -> dict[str, float]:
-    """Count the messages that arrive, for at most `patience` seconds."""
+def receive(topic: str) -> dict[str, float]:
+    """Count the messages that arrive, for at most `PATIENCE_S`."""
     node = rclpy.create_node("scaleevent_loopback_receiver")
     ages: list[float] = []
 
@@ -34,7 +35,7 @@ def receive(topic: str, patience: float) -> dict[str, float]:
             ages.append(time.time() - sent)
 
     node.create_subscription(Image, topic, arrived, BEST_EFFORT)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_S
     while len(ages) < MESSAGES and time.monotonic() < deadline:
         rclpy.spin_once(node, timeout_sec=0.1)
     ages.sort()
@@ -44,11 +45,11 @@ def receive(topic: str, patience: float) -> dict[str, float]:
     }
 
 
-def send(topic: str, patience: float) -> dict[str, float]:
+def send(topic: str) -> dict[str, float]:
     """Wait for the receiver, then publish at 20 Hz."""
     node = rclpy.create_node("scaleevent_loopback_sender")
     publisher = node.create_publisher(Image, topic, BEST_EFFORT)
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_S
     while publisher.get_subscription_count() == 0:
         if time.monotonic() > deadline:
             return {"sent": 0}
@@ -69,11 +70,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("role", choices=("receive", "send"))
     parser.add_argument("topic")
-    parser.add_argument("--patience", type=float, default=15.0, help="seconds")
     arguments = parser.parse_args()
     rclpy.init(args=[])
     role = receive if arguments.role == "receive" else send
-    sys.stdout.write(json.dumps(role(arguments.topic, arguments.patience)) + "\n")
+    sys.stdout.write(json.dumps(role(arguments.topic)) + "\n")
     rclpy.try_shutdown()
 
 

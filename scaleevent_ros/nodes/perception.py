@@ -25,8 +25,8 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes.diagnostics import Remarks, Timings
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import ManagedNode, create_steady_timer
+from scaleevent_ros.nodes.node_parameters import LIVE, PerceptionParameters
 from scaleevent_ros.nodes.parameters import changed
-from scaleevent_ros.nodes.perception_parameters import LIVE, PerceptionParameters
 from scaleevent_ros.nodes.perception_status import PerceptionReport, Rates, perception_status
 from scaleevent_ros.nodes.running import run
 from scaleevent_ros.nodes.subscriptions import Receiver

@@ -24,7 +24,7 @@ from scaleevent_ros.runtime import Engine, Outputs
 
 if TYPE_CHECKING:
     from scaleevent_ros.nodes.diagnostics import Timings
-    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_stream import Live, StreamCounts
     from scaleevent_ros.nodes.perception_windows import Windows
 

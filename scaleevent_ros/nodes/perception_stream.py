@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import ClockFit, Decoder, EventBatch, InputSpec
     from scaleevent_ros.events.windows import Mode
     from scaleevent_ros.models import Header
-    from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import Windows
     from scaleevent_ros.runtime.arrays import Device
 

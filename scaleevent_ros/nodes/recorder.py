@@ -23,7 +23,7 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes.bag_thread import BagThread
 from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import ManagedNode, create_steady_timer
-from scaleevent_ros.nodes.recorder_parameters import DISTRIBUTIONS, RecorderParameters
+from scaleevent_ros.nodes.node_parameters import DISTRIBUTIONS, RecorderParameters
 from scaleevent_ros.nodes.recorder_status import (
     RecorderReport,
     TopicMonitor,

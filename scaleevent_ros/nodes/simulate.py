@@ -24,8 +24,8 @@ from scaleevent_ros.nodes import diagnostics
 from scaleevent_ros.nodes.diagnostics import Timings
 from scaleevent_ros.nodes.images import image_to_rgb
 from scaleevent_ros.nodes.managed_node import create_steady_timer, declare, read
+from scaleevent_ros.nodes.node_parameters import SimulateParameters
 from scaleevent_ros.nodes.running import run
-from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 from scaleevent_ros.sources.packets import LivePackets
 from scaleevent_ros.sources.simulator import pixel_model
 from scaleevent_ros.sources.stills import cover

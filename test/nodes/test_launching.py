@@ -10,11 +10,14 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags import BagReader
+from scaleevent_ros.nodes.node_parameters import (
+    INPUTS,
+    PerceptionParameters,
+    RecorderParameters,
+    ReplayParameters,
+    SimulateParameters,
+)
 from scaleevent_ros.nodes.parameters import described
-from scaleevent_ros.nodes.perception_parameters import INPUTS, PerceptionParameters
-from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
-from scaleevent_ros.nodes.replay_parameters import ReplayParameters
-from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from scaleevent_ros.nodes.node_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_outputs import (
     PatchAges,
     Products,
@@ -19,7 +20,6 @@ from scaleevent_ros.nodes.perception_outputs import (
     events_picture,
     resize_channels,
 )
-from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_windows import BuiltWindow
 from scaleevent_ros.runtime import Engine
 

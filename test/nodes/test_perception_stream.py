@@ -13,7 +13,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags.messages import EventPacketView, serialize_event_packet
 from scaleevent_ros.events import EventsError, InputSpec, WindowOptions
-from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
+from scaleevent_ros.nodes.node_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_stream import (
     AGREEING,
     AGREEING_S,

@@ -9,11 +9,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from scaleevent_ros.nodes.node_parameters import (
+    PerceptionParameters,
+    RecorderParameters,
+    ReplayParameters,
+    SimulateParameters,
+)
 from scaleevent_ros.nodes.parameters import described
-from scaleevent_ros.nodes.perception_parameters import PerceptionParameters
-from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
-from scaleevent_ros.nodes.replay_parameters import ReplayParameters
-from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 
 
 @pytest.mark.parametrize(

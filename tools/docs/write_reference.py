@@ -18,11 +18,15 @@ from docstring_parser import parse as parse_docstring
 
 from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import Pretraining
+from scaleevent_ros.nodes.node_parameters import (
+    INPUTS,
+    LIVE,
+    PerceptionParameters,
+    RecorderParameters,
+    ReplayParameters,
+    SimulateParameters,
+)
 from scaleevent_ros.nodes.parameters import described
-from scaleevent_ros.nodes.perception_parameters import INPUTS, LIVE, PerceptionParameters
-from scaleevent_ros.nodes.recorder_parameters import RecorderParameters
-from scaleevent_ros.nodes.replay_parameters import ReplayParameters
-from scaleevent_ros.nodes.simulate_parameters import SimulateParameters
 from scaleevent_ros.tasks.evaluation import EvaluationOptions
 from scaleevent_ros.tasks.finetune import Finetuning
 
