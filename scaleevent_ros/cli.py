@@ -411,7 +411,9 @@ def export(
     size: Annotated[
         str | None, typer.Option(help="Sensor size, such as 640x480; default: the bag's.")
     ] = None,
-    precision: Annotated[str, typer.Option(help="Precision: fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="Precision: fp32, fp16, or int8 (calibrated on the bag).")
+    ] = "fp32",
     dynamic: Annotated[
         bool, typer.Option("--dynamic", help="Write one file for all sensor sizes.")
     ] = False,
@@ -420,6 +422,9 @@ def export(
     ] = None,
     events_topic: EventsTopic = None,
     features_space: FeaturesSpace = "student",
+    max_loss: Annotated[
+        float, typer.Option(help="Largest loss with which an int8 file is written.")
+    ] = 0.05,
 ) -> None:
     """Export a student to ONNX or TensorRT, and verify its outputs against PyTorch."""
     from scaleevent_ros.runtime.export import ExportOptions
@@ -427,7 +432,7 @@ def export(
     from scaleevent_ros.runtime.exported import parse_size
 
     shape = None if size is None else parse_size(size)
-    options = ExportOptions(shape, precision, dynamic, bag, events_topic, features_space)
+    options = ExportOptions(shape, precision, dynamic, bag, events_topic, features_space, max_loss)
     typer.echo(str(write(checkpoint, out or checkpoint.with_suffix(".onnx"), options)))
 
 

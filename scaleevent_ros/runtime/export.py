@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+CALIBRATION_WINDOWS = 16
+"""Windows on which 8-bit activations are calibrated; as many others measure the loss."""
+FEWEST_WINDOWS = 8
 TRIALS = 3
 MEMORY_TRIALS = 20
 """Windows of the comparison; more with a memory, in which differences could add up."""
@@ -49,11 +52,13 @@ class ExportOptions:
 
     Attributes:
         size: Height and width of the sensor; None for the bag's.
-        precision: ``fp32`` or ``fp16``, of weights and activations.
+        precision: ``fp32`` or ``fp16``, of weights and activations, or ``int8``, see `quantize`.
         dynamic: Write an ONNX file that takes windows of any size.
         bag: Recording whose windows the comparison runs on; made-up windows if None.
         topic: The bag's topic of events, where it has several.
         features_space: ``student`` or ``teacher``, see `Network`.
+        max_loss: Largest loss of any output for which an ``int8`` file is written, see
+            `QuantizationLoss.means`.
     """
 
     size: tuple[int, int] | None = None
@@ -62,6 +67,7 @@ class ExportOptions:
     bag: Path | None = None
     topic: str | None = None
     features_space: str = "student"
+    max_loss: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ class Exported:
     Attributes:
         path: The file.
         size: Height and width that it was compared at.
-        differences: The largest seen of each output, as `Tolerance` says.
+        differences: The largest seen of each output, as `Tolerance` says; of ``int8`` the losses.
         windows: Over how many windows.
         recorded: Whether they came from a recording.
     """
@@ -109,7 +115,8 @@ def export(
 
     Raises:
         EngineError: If the checkpoint cannot be exported so, or the result differs from PyTorch
-            by more than `TOLERANCES`; then nothing is written, and an older file is left alone.
+            by more than `TOLERANCES`, or ``max_loss`` for ``int8``; then nothing is written, and
+            an older file is left alone.
     """
     suffix = path.suffix.lower()
     if suffix not in {".onnx", ".engine"}:
@@ -119,6 +126,8 @@ def export(
     backend = "onnx" if suffix == ".onnx" else "tensorrt"
     check_backend(backend, device)
     check_packages("onnx", "onnxscript")
+    if options.precision == "int8":
+        return _export_int8(checkpoint, path, options)
     precision = choose_precision(options.precision, device, backend)
     options = replace(options, precision=precision)
     if options.size is None and options.bag is None:
@@ -140,6 +149,50 @@ def export(
         else:
             _build_engine(checkpoint, temporary, size, options, device)
         return _compare(checkpoint, temporary, path, size, device, options)
+
+
+def _export_int8(checkpoint: Path, path: Path, options: ExportOptions) -> Exported:
+    """Quantize on every second of a bag's first windows, and measure the loss on the others."""
+    from scaleevent_ros.runtime.quantization import QuantizationLoss, quantize, write_header
+
+    if path.suffix.lower() != ".onnx" or options.bag is None:
+        msg = "int8 needs a file named .onnx, and a bag whose windows show what to expect (--bag)"
+        raise EngineError(msg)
+    size = options.size or sensor_size(options.bag, options.topic)
+    space = options.features_space
+    network = load_network(checkpoint, size, fixed=not options.dynamic, features_space=space)
+    windows = recorded_windows(
+        network.info.header, options.bag, size, 2 * CALIBRATION_WINDOWS, options.topic
+    )
+    if len(windows) < FEWEST_WINDOWS:
+        msg = f"{options.bag} holds {len(windows)} windows; int8 needs {FEWEST_WINDOWS} or more"
+        raise EngineError(msg)
+    with _new_file(path) as temporary:
+        exact = temporary.with_name("exact.onnx")
+        write_onnx(network, exact, "fp32", dynamic=options.dynamic)
+        quantize(exact, temporary, windows[::2])
+        info = replace(read_info(exact), precision="int8")
+        write_header(temporary, info)
+        found = open_exported(temporary, CPU, size)
+        reference = TorchBackend(
+            load_network(checkpoint, size, features_space=space), CPU.to_torch(), torch.float32
+        )
+        loss = QuantizationLoss()
+        with torch.inference_mode():
+            for window in windows[1::2]:
+                one, other = (each.run(window, info.outputs) for each in (found, reference))
+                loss.add(one, other)
+        losses = loss.means()
+        too_much = [f"{name} {value:.3g}" for name, value in losses.items()
+                    if not value <= options.max_loss]  # fmt: skip
+        if too_much:
+            msg = (
+                f"{path} is not written: 8 bits cost {', '.join(too_much)}, more than "
+                f"{options.max_loss:g} (--max-loss)"
+            )
+            raise EngineError(msg)
+        write_header(temporary, replace(info, losses=losses))
+    return Exported(path, size, losses, len(windows) // 2, recorded=True)
 
 
 def _build_engine(

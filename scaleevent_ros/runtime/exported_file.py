@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.models.checkpoints import parse_header
@@ -75,12 +75,13 @@ class ExportedInfo:
 
     Attributes:
         header: Header of the checkpoint it was made of.
-        precision: ``fp32`` or ``fp16``.
+        precision: ``fp32``, ``fp16`` or ``int8``.
         size: Height and width of its windows; None for any.
         stride: Pixels per feature.
         width: Channels of the features.
         outputs: Their names, in order.
         features_space: Space of the features: ``student`` or ``teacher``.
+        losses: What 8 bits cost each output, see `QuantizationLoss.means`; empty for others.
     """
 
     header: Header
@@ -90,6 +91,7 @@ class ExportedInfo:
     width: int
     outputs: tuple[str, ...]
     features_space: str = "student"
+    losses: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return JSON for the metadata of a file."""

@@ -60,7 +60,7 @@ class HostBackend(ABC):
         fetched = [*names, "features"] if self._has_flow and "features" not in names else names
         if not fetched:
             return {}
-        feeds = self._feeds(to_host(events))
+        feeds = self.feeds(to_host(events))
         if self._state is not None:
             fetched = [*fetched, NEXT_STATE]
             feeds[STATE], feeds[ELAPSED] = self._state, np.array([elapsed_s], np.float32)
@@ -77,8 +77,8 @@ class HostBackend(ABC):
         shape = self.info.state_shape
         self._state = None if shape is None else np.zeros(shape, np.float32)
 
-    def _feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Compute `events_and_scale` without allocating memory for each window."""
+    def feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """Compute the network's inputs of a window, in memory that the next call writes to."""
         header = self.info.header
         feeds = {EVENTS: events}
         if divides_by_scale(header):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
+_TYPES = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}  # of what is not int8
 
 
 def has_bf16() -> bool:

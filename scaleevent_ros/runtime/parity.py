@@ -32,6 +32,7 @@ TOLERANCES = {
     "fp32": Tolerance(1e-4, 1e-3),
     "fp16": Tolerance(2e-2, 2e-2),
     "bf16": Tolerance(1e-1, 1e-1),
+    "int8": Tolerance(1e-1, 1e-1),
 }
 
 

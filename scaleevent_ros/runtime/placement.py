@@ -91,6 +91,8 @@ def choose_precision(name: str, device: Device, backend: str) -> str:
     """
     if name not in PRECISIONS:
         msg = f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}"
+        if name == "int8":
+            msg = "int8 is made by `scaleevent export --precision int8 --bag BAG`: run that file"
         raise EngineError(msg)
     if name == "bf16" and backend in {"onnx", "tensorrt"}:
         msg = f"backend {backend!r} runs fp32 or fp16, not bf16"
