@@ -1,7 +1,8 @@
-"""rosbag2 in and out: messages, reader, writer, recovery, pairs, quality.
+"""Reading, writing, recovery and quality checks of rosbag2 bags.
 
-In come the bags of `ros2 bag record` and of our own recorder, in any storage and state; out go
-views of their messages, pairs of frames and events on one clock, and a report on their quality.
+Input: bags of `ros2 bag record` and of this project's recorder, in any storage format, also
+damaged ones. Output: views of their messages, pairs of frames and events on one clock, and quality
+reports.
 """
 
 from __future__ import annotations

@@ -66,14 +66,14 @@ def check_bag(
 ) -> BagQuality:
     """Check whether a bag can be used for pretraining.
 
-    It is read twice; frames are measured in a second thread at half their size.
+    The bag is read twice; frames are measured in a second thread at half their size.
 
     Args:
         reader: Open bag.
         event_topic: Event topic; may be omitted if there is only one.
         image_topic: Image topic; may be omitted if there is at most one.
         mode: Clock mode; see `synchronize`.
-        before_ns: Length of the window of events that ends with each frame.
+        before_ns: Length of the window of events that ends with each frame, in ns.
 
     Raises:
         BagError: If there is no event topic, a topic is ambiguous, or no event can be decoded.
@@ -124,7 +124,7 @@ def check_bag(
 
 
 class _PacketCounter:
-    """Counters of the packets, in total and over time."""
+    """Counters of packets and events, in total and in bins of time."""
 
     def __init__(self, reader: BagReader, topic: str) -> None:
         duration_ns = max(reader.end_ns - reader.start_ns, 1)
@@ -140,7 +140,7 @@ class _PacketCounter:
 
 
 class _FrameAnalysis(NamedTuple):
-    """Measures of one frame, unset if it is unreadable."""
+    """Measures and grey values of one frame; None if it is unreadable."""
 
     quality: FrameQuality | None
     grey: NDArray[np.uint8] | None
@@ -177,11 +177,11 @@ class _PairChecker:
         pairs: dict[int, PairQuality] = {}
         with ThreadPoolExecutor(1) as pool:
             waiting: deque[tuple[FrameWindow, Future[_FrameAnalysis]]] = deque()
-            picked = self._pick()
+            picked = self._pick_thumbnails()
             for window in frame_windows(self._reader, timeline, synchronization, self._before_ns):
-                waiting.append((window, pool.submit(self._look, window.message)))
+                waiting.append((window, pool.submit(self._analyze_frame, window.message)))
                 if window.index in picked:
-                    self._keep(window)
+                    self._add_thumbnail(window)
                 if len(waiting) >= _IN_FLIGHT:
                     self._check(pairs, *waiting.popleft())
             while waiting:
@@ -198,7 +198,7 @@ class _PairChecker:
             for index, stamp in enumerate(stamps.tolist())
         ]
 
-    def _pick(self) -> set[int]:
+    def _pick_thumbnails(self) -> set[int]:
         covered = np.flatnonzero(
             is_covered(self._timeline, self._synchronization, self._before_ns, 0)
         )
@@ -207,7 +207,7 @@ class _PairChecker:
         chosen = np.linspace(0, len(covered) - 1, THUMBNAILS + 2)[1:-1].round().astype(int)
         return set(covered[chosen].tolist())
 
-    def _look(self, message: RawMessage) -> _FrameAnalysis:
+    def _analyze_frame(self, message: RawMessage) -> _FrameAnalysis:
         try:
             grey = image_grey(self._reader.parse_image(message))
         except (MessageError, ImageError) as error:
@@ -218,7 +218,7 @@ class _PairChecker:
     def _check(
         self, pairs: dict[int, PairQuality], window: FrameWindow, future: Future[_FrameAnalysis]
     ) -> None:
-        look = future.result()
+        analysis = future.result()
         events = window.events
         active = float(activity_mask(events, PATCH, PATCH_EVENTS).mean())
         start_ns = window.sensor_ns - self._before_ns
@@ -226,26 +226,26 @@ class _PairChecker:
         checks = {
             "events lost": bool(lost.any()),
             "few events": active < MIN_ACTIVE_SHARE,
-            "unreadable": look.quality is None,
-            "dark": look.quality is not None and look.quality.is_dark,
-            "saturated": look.quality is not None and look.quality.is_saturated,
+            "unreadable": analysis.quality is None,
+            "dark": analysis.quality is not None and analysis.quality.is_dark,
+            "saturated": analysis.quality is not None and analysis.quality.is_saturated,
             "duplicate": (
-                look.grey is not None
+                analysis.grey is not None
                 and self._previous is not None
-                and np.array_equal(look.grey, self._previous)
+                and np.array_equal(analysis.grey, self._previous)
             ),
         }
-        self._previous = look.grey
+        self._previous = analysis.grey
         pairs[window.index] = PairQuality(
             window.index,
             int(self._timeline.frames.stamp[window.index]),
             tuple(reason for reason, applies in checks.items() if applies),
             len(events),
             active,
-            look.quality,
+            analysis.quality,
         )
 
-    def _keep(self, window: FrameWindow) -> None:
+    def _add_thumbnail(self, window: FrameWindow) -> None:
         try:
             frame = image_rgb(self._reader.parse_image(window.message))
         except (MessageError, ImageError):
@@ -304,7 +304,7 @@ def _summarize_clock(
 def _series(
     reader: BagReader, timeline: Timeline, counter: _PacketCounter, pairs: list[PairQuality]
 ) -> dict[str, Series]:
-    """Build the report's curves, of at most as many points as are visible."""
+    """Build the report's curves, with no more points than are visible."""
     seconds = counter.bin_ns / 1e9
     bins = len(counter.events)
     middles = ((np.arange(bins) + 0.5) * seconds).tolist()
@@ -332,7 +332,7 @@ def _find_problems(events: EventSummary, pairs: list[PairQuality]) -> Iterator[s
     if events.malformed > MAX_LOST_SHARE * events.packets:
         yield f"{events.malformed} messages of {events.topic} are not valid event packets"
     if events.lost_packets > MAX_LOST_SHARE * events.packets:
-        yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+        yield _lost_packets(events)
     if events.off_sensor > MAX_LOST_SHARE * events.events:
         yield _off_sensor(events)
     usable = sum(not pair.reasons for pair in pairs)
@@ -352,23 +352,27 @@ def _find_warnings(
         explained_ms = SIGMAS * math.hypot(clock.estimated_residual_ms, stamps_ms)
         if abs(clock.estimated_shift_ms) > max(explained_ms, MIN_SHIFT_MS):
             yield (
-                f"motion shows the frames {clock.estimated_shift_ms:+.1f} ms from where "
-                f"{clock.mode} has them, more than the residuals explain ({explained_ms:.1f} ms)"
+                f"motion places the frames {clock.estimated_shift_ms:+.1f} ms from their times by "
+                f"{clock.mode}, more than the residuals explain ({explained_ms:.1f} ms)"
             )
     if 0 < events.malformed <= MAX_LOST_SHARE * events.packets:
         yield f"{events.malformed} messages of {events.topic} are not valid event packets"
     if 0 < events.lost_packets <= MAX_LOST_SHARE * events.packets:
-        yield f"{events.lost_packets} packets of {events.topic} were lost of {events.packets}"
+        yield _lost_packets(events)
     if 0 < events.off_sensor <= MAX_LOST_SHARE * events.events:
         yield _off_sensor(events)
     if events.restarts:
         yield f"the sequence numbers of {events.topic} restarted {events.restarts} times"
     if frames and frames.missing:
-        yield f"{frames.missing} frames are missing beside {frames.count} of {frames.topic}"
+        yield f"{frames.missing} frames of {frames.topic} are missing; it holds {frames.count}"
     if frames and frames.unstamped:
         yield f"{frames.unstamped} of {frames.count} frames of {frames.topic} have no stamp"
     if frames and frames.unordered:
         yield f"{frames.unordered} frames of {frames.topic} are stamped out of order"
+
+
+def _lost_packets(events: EventSummary) -> str:
+    return f"{events.lost_packets} packets of {events.topic} were lost; it holds {events.packets}"
 
 
 def _off_sensor(events: EventSummary) -> str:

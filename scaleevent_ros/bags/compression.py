@@ -1,4 +1,4 @@
-"""The compressions of rosbag2 and MCAP by name."""
+"""Compression and decompression by the names in rosbag2 and MCAP."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 def compress(data: BytesLike, compression: str) -> BytesLike:
-    """Compress a chunk at the fastest level; unchanged for `""`."""
+    """Compress data with `zstd` or `lz4` at the fastest level; return them unchanged for `""`."""
     if compression == "zstd":
         return zstd.compress(data, level=1)
     if compression == "lz4":
@@ -57,7 +57,7 @@ def decompress(data: BytesLike, compression: str) -> BytesLike:
 
 
 def decompress_prefix(data: BytesLike, compression: str) -> BytesLike:
-    """Decompress as much as there is of data whose end is missing.
+    """Decompress truncated data as far as they go; return nothing if they are damaged.
 
     Raises:
         BagError: If the compression is unknown.
@@ -73,7 +73,7 @@ def decompress_prefix(data: BytesLike, compression: str) -> BytesLike:
 
 
 def decompress_file(source: Path, target: Path) -> None:
-    """Decompress a whole zstd file, piece by piece, as far as the file goes.
+    """Decompress a zstd file piece by piece; a truncated file as far as it goes.
 
     Raises:
         BagError: If the data are damaged.
@@ -83,7 +83,7 @@ def decompress_file(source: Path, target: Path) -> None:
         with zstd.open(source, "rb") as compressed, target.open("wb") as plain:
             shutil.copyfileobj(compressed, plain, 2**20)
     except EOFError:
-        logger.warning("%s is cut off: reading what there is", source)
+        logger.warning("%s is cut off: reading the part that is there", source)
     except zstd.ZstdError as error:
         msg = f"{source} is damaged: {error}"
         raise BagError(msg) from None

@@ -6,11 +6,11 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class BagError(ScaleEventError):
-    """Error of a bag, or of a request for one."""
+    """Base class of errors in bags, and in arguments of this package."""
 
 
 class BagExistsError(BagError):
-    """A bag was to be written where something lies already; nothing is ever overwritten."""
+    """The path of a new bag exists already; nothing is ever overwritten."""
 
 
 class DiskFullError(BagError):
@@ -26,4 +26,4 @@ class ImageError(BagError):
 
 
 class SynchronizationError(BagError):
-    """Frames and events cannot be put on one clock in the way that was asked for."""
+    """Frames and events cannot be put on one clock in the requested mode."""

@@ -23,10 +23,10 @@ logger = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
-    """A place in an event topic where decoding can start.
+    """A point in an event topic where decoding can start.
 
     Attributes:
-        record_ns: Record time from which messages are read.
+        record_ns: Record time in ns from which messages are read.
         encoding: Encoding of the payloads.
         state: The decoder's state before these messages, int64 [S]; see `Decoder.snapshot`.
     """
@@ -37,14 +37,14 @@ class Entry(NamedTuple):
 
 
 class DecodedPacket(NamedTuple):
-    """A packet of events.
+    """A decoded event packet.
 
     Attributes:
-        record_ns: Record time.
-        stamp_ns: Header stamp.
-        seq: Sequence number of the driver.
-        frame_id: Sensor's frame id.
-        events: Decoded, on the sensor's clock.
+        record_ns: Record time in ns.
+        stamp_ns: Header stamp in ns.
+        seq: Sequence number that the driver gave.
+        frame_id: Coordinate frame of the sensor.
+        events: Decoded events, on the sensor's clock.
         triggers: Edges on the sensor's trigger inputs, on its clock.
         entry: Point from which decoding yields this packet and all later ones.
     """
@@ -61,11 +61,11 @@ class DecodedPacket(NamedTuple):
 class EventStream:
     """Decodes an event topic packet by packet, in order of record time.
 
-    A message that is no event packet is left out and counted, and logged the first time.
+    Messages that are not valid event packets are skipped and counted; the first one is logged.
 
     Attributes:
         topic: Name of the topic.
-        malformed: Number of malformed messages left out so far.
+        malformed: Number of malformed messages skipped so far.
         encoding: Encoding of the latest packet.
 
     Args:
@@ -73,7 +73,7 @@ class EventStream:
         topic: Event topic; may be omitted if there is only one.
 
     Raises:
-        BagError: If the topic is not in the bag or not clear.
+        BagError: If the topic is not in the bag or ambiguous.
     """
 
     def __init__(self, reader: BagReader, topic: str | None = None) -> None:
@@ -89,7 +89,7 @@ class EventStream:
         return self._decoder.stats if self._decoder else None
 
     def packets_from(self, entry: Entry) -> Iterator[DecodedPacket]:
-        """Decode the packets from an entry on, exactly as if all before had been decoded too.
+        """Decode the packets from an entry on, with the same result as decoding from the start.
 
         Raises:
             UnknownEncodingError: If no decoder knows the encoding.
@@ -108,13 +108,13 @@ class EventStream:
                 packet = parse_event_packet(message.data)
             except MessageError as error:
                 if not self.malformed:
-                    logger.warning("%s: a message is left out: %s", self.topic, error)
+                    logger.warning("%s: a message is skipped: %s", self.topic, error)
                 self.malformed += 1
                 continue
             decoder = self._decoder_for(packet.encoding, packet.width, packet.height)
             state = decoder.snapshot()
             events = decoder.decode(packet.payload, packet.time_base)
-            # A message holds whole words: what a truncated one began must not shift the next.
+            # A message holds whole words: the rest of a truncated one must not shift the next.
             decoder.flush()
             yield DecodedPacket(
                 message.record_time_ns,
@@ -141,14 +141,14 @@ class EventStream:
 
 
 class EventWindow:
-    """The latest events of a stream, of which ranges of time are taken."""
+    """Buffer of the latest events of a stream, read by ranges of time."""
 
     def __init__(self) -> None:
         self._batches: deque[EventBatch] = deque()
         self.end_ns = -(2**63)
 
     def push(self, batch: EventBatch) -> None:
-        """Add the next batch; another geometry, or a clock that jumps back, drops those before."""
+        """Add the next batch; drop earlier ones if the size changes or the clock jumps back."""
         if not len(batch):
             return
         last = self._batches[-1] if self._batches else None
@@ -165,7 +165,7 @@ class EventWindow:
             self._batches.popleft()
 
     def between(self, start_ns: int, end_ns: int) -> EventBatch | None:
-        """Join the events with `start_ns <= t < end_ns`; none if no batch was pushed yet."""
+        """Join the events with `start_ns <= t < end_ns`; None if no batch was pushed yet."""
         if not self._batches:
             return None
         parts = [

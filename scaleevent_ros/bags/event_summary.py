@@ -1,4 +1,4 @@
-"""Counts over the packets of an event topic."""
+"""Counts of the packets, events and triggers of an event topic."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class EventSummary:
     Attributes:
         topic: Name of the topic.
         encoding: Encoding of the payloads.
-        width: Sensor width in pixels, of the latest packet.
-        height: Sensor height in pixels, of the latest packet.
-        packets: Messages with packets.
+        width: Sensor width in pixels, by the latest packet.
+        height: Sensor height in pixels, by the latest packet.
+        packets: Messages that are valid event packets.
         malformed: Messages that are not valid event packets.
         lost_packets: Packets that are missing by `seq`.
         restarts: Number of times that `seq` did not increase.
@@ -29,8 +29,8 @@ class EventSummary:
         off: Events where it became darker.
         off_sensor: Events dropped because their pixels lie off the sensor.
         triggers: Edges by channel.
-        sensor_duration_s: Time from the first event to the last on the sensor's clock.
-        mean_rate: Events per second of it.
+        sensor_duration_s: Time from the first event to the last on the sensor's clock, in s.
+        mean_rate: Events per second of `sensor_duration_s`.
         decoder: Counters of the decoder; see `DecoderStats`.
         losses: For each gap of `seq`, the sensor times of the events around it, in ns.
     """
@@ -60,7 +60,7 @@ class EventSummary:
         self._last_ns: int | None = None
 
     def add(self, packet: DecodedPacket) -> None:
-        """Count one packet; packets come in the order of recording."""
+        """Count the next packet in the order of recording."""
         events = packet.events
         on = int(np.count_nonzero(events.p))
         self.packets += 1

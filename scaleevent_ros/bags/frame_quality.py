@@ -24,13 +24,12 @@ class FrameQuality:
     """Measures of a frame's grey values.
 
     Attributes:
-        brightness: Their mean, 0 to 255.
-        highlight: The level that a tenth of the pixels exceeds: of a dark frame, below 30.
+        brightness: Mean, 0 to 255.
+        highlight: 90th percentile, 0 to 255; below 30 in a dark frame.
         saturated: Share of pixels at 250 or above.
-        sharpness: Variance of the Laplacian by the variance of the grey values. The former is a
-            common measure of focus (Pertuz et al., "Analysis of focus measure operators",
-            Pattern Recognition 2013, LAP4); the latter makes it one of the blur and not of the
-            contrast of the scene.
+        sharpness: Variance of the Laplacian divided by the variance of the grey values. The former
+            is a common measure of focus (Pertuz et al., "Analysis of focus measure operators",
+            Pattern Recognition 2013, LAP4); the division removes the contrast of the scene.
     """
 
     brightness: float
@@ -40,12 +39,12 @@ class FrameQuality:
 
     @property
     def is_dark(self) -> bool:
-        """Whether hardly anything can be seen."""
+        """Whether at least 90 % of the pixels are below level 30."""
         return self.highlight < DARK_LEVEL
 
     @property
     def is_saturated(self) -> bool:
-        """Whether a quarter of the picture is white."""
+        """Whether more than a quarter of the pixels is at level 250 or above."""
         return self.saturated > MAX_SATURATED
 
 
@@ -69,7 +68,7 @@ def measure_frame(grey: NDArray[np.uint8]) -> FrameQuality:
 def blurred(qualities: list[FrameQuality]) -> NDArray[np.bool_]:
     """Return which frames, bool [F], are blurred, absolutely or relative to the others.
 
-    Dark ones are not counted in the measure of what is usual.
+    The reference is the median sharpness of the frames that are not dark.
     """
     sharpness = np.array([quality.sharpness for quality in qualities])
     seen = [quality.sharpness for quality in qualities if not quality.is_dark]

@@ -1,4 +1,4 @@
-"""Images of messages as arrays, without ROS."""
+"""Conversion of image messages to arrays, without ROS."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ _TO_RGB = {
 
 
 def is_known(encoding: str) -> bool:
-    """Whether `encoding_type` knows an image encoding."""
+    """Return whether `encoding_type` accepts an image encoding."""
     return encoding in _NAMED or _NUMBERED.fullmatch(encoding) is not None
 
 
@@ -149,7 +149,7 @@ def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         uint8 [H, W, 3], red first; a view of the message's bytes where they are that already.
 
     Raises:
-        ImageError: If it cannot be read, or its encoding has no defined colours (`32FC1`).
+        ImageError: If it cannot be decoded, or its encoding defines no colours (`32FC1`).
     """
     if isinstance(image, ImageView):
         return _to_rgb(image_array(image), image.encoding, image.bits)
@@ -159,19 +159,19 @@ def image_rgb(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         stored = _decompress(image, cv2.IMREAD_UNCHANGED)
         if stored.ndim == 2:
             return _to_rgb(stored, encoding if is_mosaic else "mono", image.bits)
-        # Of a mosaic three channels: it was demosaiced before it was compressed.
+        # Three channels: a Bayer image was demosaiced before it was compressed.
         return to_8_bits(stored, image.bits)[..., 2::-1]
     return _decompress(image, cv2.IMREAD_COLOR)[..., ::-1]
 
 
 def is_deep(image: ImageView | CompressedImageView) -> bool:
-    """Whether an image's encoding has 16 bits a channel, of which cameras often use 10 or 12."""
+    """Return whether an image has 16 bits per channel, of which cameras often use 10 or 12."""
     encoding = image.encoding if isinstance(image, ImageView) else image.format.partition(";")[0]
     return encoding.strip() in _DEEP
 
 
 def depth_of(image: ImageView | CompressedImageView) -> int:
-    """Number of bits that the pixels of an image use.
+    """Return the number of bits that the pixels of an image use.
 
     Returns:
         The smallest of 8, 10, 12, 14 and 16 bits that holds the largest value of a 16-bit encoding,
@@ -188,7 +188,7 @@ def depth_of(image: ImageView | CompressedImageView) -> int:
 
 
 def depth_for(largest: int) -> int:
-    """Return the least of 8, 10, 12, 14 and 16 bits that holds a value."""
+    """Return the smallest of 8, 10, 12, 14 and 16 bits that holds a 16-bit value."""
     return max(8, largest.bit_length() + largest.bit_length() % 2)
 
 
@@ -209,7 +209,7 @@ class LiveDepth:
 
 
 def to_8_bits(array: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Scale 16-bit pixels whose lower bits are used to 8 bits; others are returned unchanged."""
+    """Scale 16-bit pixels, of which the lower ``bits`` are used, to 8; return others unchanged."""
     if array.dtype != np.uint16:
         return array
     seen: NDArray[np.uint8] = np.minimum(array >> (bits - 8), 255).astype(np.uint8)
@@ -231,11 +231,11 @@ def _compressed_encoding(image: CompressedImageView) -> str:
     """Return the encoding of a compressed image before compression; empty if unknown.
 
     Raises:
-        ImageError: If it holds depth.
+        ImageError: If it holds depth or data instead of a picture.
     """
     encoding = image.format.partition(";")[0].strip() if ";" in image.format else ""
     if "compressedDepth" in image.format or _NUMBERED.fullmatch(encoding.replace("8U", "")):
-        msg = f"a compressed image of format {image.format!r} is no picture but depth or data"
+        msg = f"a compressed image of format {image.format!r} is not a picture but depth or data"
         raise ImageError(msg)
     return encoding
 
@@ -247,7 +247,11 @@ def picture_codec(data: BytesLike) -> str | None:
 
 
 def picture_file(image: CompressedImageView) -> bytes | None:
-    """Return a compressed image as a JPEG or PNG file; None if it is none, mosaic or of 16 bits."""
+    """Return a compressed image's JPEG or PNG file; None for other formats, Bayer and 16 bits.
+
+    Raises:
+        ImageError: If it holds depth or data instead of a picture.
+    """
     other = _compressed_encoding(image).startswith("bayer_") or is_deep(image)
     return None if other or picture_codec(image.data) is None else bytes(image.data)
 
@@ -262,7 +266,7 @@ def image_grey(image: ImageView | CompressedImageView) -> NDArray[np.uint8]:
         uint8 [H / 2, W / 2].
 
     Raises:
-        ImageError: The image cannot be read as in `image_rgb`.
+        ImageError: If the image cannot be converted; see `image_rgb`.
     """
     if isinstance(image, CompressedImageView):
         if not _compressed_encoding(image).startswith("bayer_") and not is_deep(image):

@@ -16,12 +16,12 @@ from scaleevent_ros.events.decoder import CODECS
 if TYPE_CHECKING:
     from scaleevent_ros.bags.reader import BagReader
 
-_MOST_MALFORMED = 100  # before the first packet
+_MOST_MALFORMED = 100  # messages that are tried to find the first packet
 
 
 @dataclass(frozen=True)
 class TopicSummary:
-    """A topic.
+    """Messages of one topic.
 
     Attributes:
         type: Message type.
@@ -36,13 +36,13 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class EventTopic:
-    """An event topic.
+    """Encoding, sensor size and counts of an event topic.
 
     Attributes:
-        encoding: Encoding of the payloads, of the first packet.
+        encoding: Encoding of the payloads.
         width: Sensor width in pixels.
         height: Sensor height in pixels.
-        error: Why its packets cannot be decoded; empty if nothing is known to be wrong.
+        error: Error that prevents decoding; empty if none is known.
         counts: Event counts; None if events were not counted or cannot be decoded.
     """
 
@@ -59,9 +59,9 @@ class BagInfo:
 
     Attributes:
         bag: Path of the bag.
-        start_ns: Record time of the first message.
-        duration_s: Time from the first message to the last.
-        messages: Messages of all topics.
+        start_ns: Record time of the first message in ns.
+        duration_s: Time from the first message to the last in s.
+        messages: Number of messages of all topics.
         topics: Topics by name.
         event_topics: Topics of events by name.
         damage: Damage by file.
@@ -76,7 +76,7 @@ class BagInfo:
     damage: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain dictionaries for JSON; counts are beside the encoding."""
+        """Convert to plain dictionaries for JSON; event counts are merged into their topic's."""
         content = asdict(self)
         for topic in content["event_topics"].values():
             topic.update(topic.pop("counts") or {})
@@ -93,7 +93,7 @@ def summarize(reader: BagReader, *, count: bool = False) -> BagInfo:
     """
     duration_s = (reader.end_ns - reader.start_ns) / 1e9
     event_topics = {
-        name: _count_events(reader, name) if count else _look_at_first_packet(reader, name)
+        name: _count_events(reader, name) if count else _read_first_packet(reader, name)
         for name, info in reader.topics.items()
         if info.msgtype == EVENT_PACKET
     }
@@ -111,7 +111,7 @@ def summarize(reader: BagReader, *, count: bool = False) -> BagInfo:
     )
 
 
-def _look_at_first_packet(reader: BagReader, name: str) -> EventTopic:
+def _read_first_packet(reader: BagReader, name: str) -> EventTopic:
     for message in islice(reader.messages([name]), _MOST_MALFORMED):
         try:
             packet = parse_event_packet(message.data)
@@ -119,7 +119,9 @@ def _look_at_first_packet(reader: BagReader, name: str) -> EventTopic:
             continue
         error = "" if packet.encoding in CODECS else f"unknown encoding {packet.encoding!r}"
         return EventTopic(packet.encoding, packet.width, packet.height, error, None)
-    return EventTopic("", 0, 0, "it has no packets" * (reader.topics[name].count > 0), None)
+    return EventTopic(
+        "", 0, 0, "none of its messages is a packet" * (reader.topics[name].count > 0), None
+    )
 
 
 def _count_events(reader: BagReader, name: str) -> EventTopic:
@@ -129,6 +131,6 @@ def _count_events(reader: BagReader, name: str) -> EventTopic:
         for packet in stream.packets():
             counts.add(packet)
     except UnknownEncodingError as error:
-        return replace(_look_at_first_packet(reader, name), error=str(error))
+        return replace(_read_first_packet(reader, name), error=str(error))
     counts.finish(stream)
     return EventTopic(counts.encoding, counts.width, counts.height, "", counts)

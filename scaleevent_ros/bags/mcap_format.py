@@ -1,7 +1,7 @@
 """The records of an MCAP file (https://mcap.dev/spec), as bytes and as tuples.
 
-A file is a magic, records of a one-byte kind, an eight-byte length and a content, and the magic
-again. Integers are little-endian.
+A file is a magic, records (one byte kind, eight bytes length, content), and the magic again.
+Integers are little-endian.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Channel(NamedTuple):
 
 
 class ChunkIndex(NamedTuple):
-    """Position and content of a chunk in the file."""
+    """Position and content of a chunk in the file; times in ns, sizes and offsets in bytes."""
 
     start_time: int
     end_time: int
@@ -79,7 +79,7 @@ class ChunkIndex(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Statistics of a file."""
+    """Statistics of a file; times in ns, messages by channel id."""
 
     start_time: int
     end_time: int
@@ -176,7 +176,7 @@ def chunk_header(
 
 
 def message_index(channel_id: int, entries: list[int]) -> bytes:
-    """Encode the index of one channel of a chunk; entries are times and offsets in turn."""
+    """Encode the index of one channel of a chunk; entries are times and offsets, alternating."""
     return record(
         Op.MESSAGE_INDEX,
         struct.pack(f"<HI{len(entries)}Q", channel_id, len(entries) * 8, *entries),
@@ -196,7 +196,7 @@ def chunk_index(value: ChunkIndex) -> bytes:
 
 
 def metadata(name: str, items: Mapping[str, str]) -> bytes:
-    """Encode free metadata."""
+    """Encode a metadata record."""
     return record(Op.METADATA, string(name) + string_map(items))
 
 
@@ -208,13 +208,13 @@ def summary(
     metadata_indexes: list[bytes],
     statistics: Statistics,
 ) -> bytes:
-    """Encode the end of a file: all that a reader wants to know before it reads the data.
+    """Encode the end of a file: indexes and statistics, which readers read first.
 
     Args:
         start: Offset of the summary in the file.
         schemas: Schemas of all channels.
         channels: All channels of the file.
-        chunks: Their indexes, in the order of the file.
+        chunks: Indexes of the chunks, in the order of the file.
         metadata_indexes: Contents of the metadata index records.
         statistics: Statistics of the whole file.
 
@@ -244,7 +244,12 @@ def summary(
 
 
 def parse_schema(content: memoryview) -> Schema:
-    """Decode a schema; like its siblings, raises what `struct` and `bytes.decode` raise."""
+    """Decode a schema.
+
+    Raises:
+        struct.error: If the content is too short, here and in the other `parse_` functions.
+        UnicodeDecodeError: If a string is not UTF-8, here and in the other `parse_` functions.
+    """
     (schema_id,) = struct.unpack_from("<H", content)
     name, position = _parse_string(content, 2)
     encoding, position = _parse_string(content, position)
@@ -327,7 +332,7 @@ def _statistics(value: Statistics, channel_count: int) -> bytes:
 
 
 def _parse_string(data: memoryview, position: int) -> tuple[str, int]:
-    """Decode a string; return it and the position behind it."""
+    """Decode a string; return it and the position after it."""
     (length,) = struct.unpack_from("<I", data, position)
     end = position + 4 + length
     if end > len(data):
@@ -337,7 +342,7 @@ def _parse_string(data: memoryview, position: int) -> tuple[str, int]:
 
 
 def _parse_count_map(data: memoryview, position: int) -> tuple[dict[int, int], int]:
-    """Decode a map from channels to numbers; return it and the position behind it."""
+    """Decode a map from channels to numbers; return it and the position after it."""
     (size,) = struct.unpack_from("<I", data, position)
     end = position + 4 + size
     return dict(struct.iter_unpack("<HQ", data[position + 4 : end])), end

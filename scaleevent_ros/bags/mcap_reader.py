@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.bags.messages import BytesLike
 
-# Records without interest to the walk: known ones, and from 0x80 on, private ones.
+# Records that the scan skips: known ones, and from 0x80 on, private ones.
 _SKIPPED = frozenset({Op.HEADER, *range(Op.MESSAGE_INDEX, Op.DATA_END), *range(0x80, 0x100)})
 _END = frozenset({Op.DATA_END, Op.FOOTER})
 _HEADER_LENGTH = mcap.RECORD_HEADER.size
@@ -38,15 +38,15 @@ _CHUNK_HEADER_LIMIT = 256
 
 
 class _Block(NamedTuple):
-    """Records that lie together in the file and are read together.
+    """Consecutive records of the file that are read together.
 
     Attributes:
-        offset: Position in the file of the content of a chunk, or of the first record.
-        size: Bytes in the file.
+        offset: Offset in the file of the content of a chunk, or of the first record.
+        size: Size in the file, in bytes.
         start_ns: Record time of the earliest message.
         end_ns: Record time of the latest message.
-        is_chunk: Whether these are the header and the records of one chunk.
-        is_cut: Whether the end is missing.
+        is_chunk: Whether the block is the content of one chunk.
+        is_cut: Whether its end is missing.
         channels: Channels of its messages; None if the file lacks them.
     """
 
@@ -82,15 +82,15 @@ class _Contents:
 
 
 class McapFile:
-    """An MCAP file of which no more than a block is ever in memory.
+    """An MCAP file, read one block at a time.
 
-    A file without an index, or with a wrong one, is walked through once; then it is read like any
-    other. Attributes are those of `StoredFile`.
+    A file without an index, or with a wrong one, is scanned once; then it is read like any other.
+    Attributes are those of `StoredFile`.
 
     Args:
         path: Path of the file.
-        skip_damaged: Whether the rest of a damaged block is left out, and named in `damage`,
-            rather than an error.
+        skip_damaged: Skip the rest of a damaged block and list it in `damage`, instead of raising
+            an error.
 
     Raises:
         BagError: If it is not an MCAP file.
@@ -102,7 +102,7 @@ class McapFile:
         with _open(path) as file:
             size = os.fstat(file).st_size
             if os.pread(file, len(mcap.MAGIC), 0) != mcap.MAGIC:
-                msg = f"{path} is not an MCAP file: it does not start as one"
+                msg = f"{path} is not an MCAP file: its first bytes are not those of MCAP"
                 raise BagError(msg)
             contents = _read_index(file, size) or _Walk(file, size).run()
         self._blocks = sorted(contents.blocks, key=attrgetter("start_ns"))
@@ -128,7 +128,7 @@ class McapFile:
         """Read messages with `start_ns <= time < end_ns` in order of record time.
 
         Raises:
-            BagError: If a block is damaged.
+            BagError: If a block is damaged, unless ``skip_damaged`` is set.
         """
         wanted = frozenset(topic_ids)
         blocks = [
@@ -219,7 +219,7 @@ def _load(file: int, block: _Block) -> BytesLike:
 
 
 def _records(data: memoryview, *, allow_cut: bool) -> Iterator[tuple[int, int, int]]:
-    """Yield kind, start and end of each record, of those within uncompressed chunks as well."""
+    """Yield kind, start and end of each record, including those in uncompressed chunks."""
     position = 0
     while position < len(data):
         if position + _HEADER_LENGTH > len(data):
@@ -244,7 +244,7 @@ def _records(data: memoryview, *, allow_cut: bool) -> Iterator[tuple[int, int, i
 
 
 def _read_index(file: int, size: int) -> _Contents | None:
-    """Read the summary; none where it is missing, incomplete, or points outside the file."""
+    """Read the summary; None if it is missing, incomplete, or points outside the file."""
     tail = os.pread(file, _FOOTER_LENGTH, max(size - _FOOTER_LENGTH, 0))
     if len(tail) < _FOOTER_LENGTH or not tail.endswith(mcap.MAGIC) or tail[0] != Op.FOOTER:
         return None
@@ -275,7 +275,7 @@ def _read_index(file: int, size: int) -> _Contents | None:
                         index.end_time,
                         is_chunk=True,
                         is_cut=False,
-                        # An index of messages may be left out.
+                        # The format allows files without an index of messages.
                         channels=frozenset(index.message_index_offsets) or None,
                     )
                 )
@@ -293,10 +293,10 @@ def _read_index(file: int, size: int) -> _Contents | None:
 
 
 class _Walk:
-    """Reads a file from record to record, up to where it is cut or makes no sense any more.
+    """Scan of a file record by record, up to its end or to damage outside chunks.
 
-    The records of an uncompressed chunk are walked as if they lay outside it, so that a chunk that
-    is cut gives what it has. Damage inside a chunk costs no more than the rest of that chunk.
+    The records of an uncompressed chunk are read as if they were outside it, so that the part of a
+    truncated chunk is not lost. Damage inside a chunk loses no more than the rest of that chunk.
     """
 
     def __init__(self, file: int, size: int) -> None:
@@ -309,7 +309,7 @@ class _Walk:
         self._block: _Block | None = None
 
     def run(self) -> _Contents:
-        """Walk to the end."""
+        """Scan the file to its end."""
         position = len(mcap.MAGIC)
         contents = self._contents
         while position < self._size:
@@ -323,7 +323,7 @@ class _Walk:
         return contents
 
     def _step_or_skip(self, position: int) -> int:
-        """Read the next step; after damage, continue behind the chunk or end."""
+        """Read the record at a position; after damage, continue after the chunk, or end."""
         try:
             return self._step(position)
         except (BagError, struct.error, UnicodeDecodeError) as error:
@@ -350,12 +350,12 @@ class _Walk:
         elif op in {Op.SCHEMA, Op.CHANNEL} and length <= BLOCK_BYTES:
             self._contents.take(op, memoryview(self._read(content, length)))
         elif op not in _SKIPPED:
-            msg = f"no record of a bag starts with {op:#04x}"
+            msg = f"no kind of record has the number {op:#04x}"
             raise BagError(msg)
         return int(end)
 
     def _enter_chunk(self, content: int, end: int) -> int:
-        """Enter an uncompressed chunk that needs no check, or take a chunk as a block."""
+        """Read a chunk as a block, or step into one that is uncompressed and needs no check."""
         head = os.pread(self._file, _CHUNK_HEADER_LIMIT, content)
         chunk = mcap.parse_chunk_header(memoryview(head))
         self._chunk_end = end

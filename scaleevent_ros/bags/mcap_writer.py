@@ -1,10 +1,10 @@
 """Writer of an MCAP file that is readable up to the last message at every moment.
 
-Without compression, messages go to the file as they come, behind the header of an empty chunk.
-That is a valid MCAP stream already, of messages outside any chunk. When enough have gathered, one
-write over the header makes them the content of that chunk, and its index follows. So a killed
-process loses nothing, memory holds nothing, and no message is copied. With compression, a chunk
-gathers in memory until it is full or older than `flush_interval_s`.
+Without compression, messages are written to the file as they come, after the header of an empty
+chunk. That is already a valid MCAP stream, of messages outside any chunk. When enough have come,
+overwriting the header makes them the content of that chunk, and its index follows. So a killed
+process loses nothing, and no message is buffered or copied. With compression, a chunk is buffered
+in memory until it is full or older than `flush_interval_s`.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class McapWriter:
 
     @property
     def size(self) -> int:
-        """Bytes so far, those in memory included."""
+        """Size of the file so far in bytes, including buffered data."""
         return self._offset + (len(self._chunk.buffer) if self._chunk else 0)
 
     @property
@@ -83,17 +83,17 @@ class McapWriter:
 
     @property
     def start_ns(self) -> int:
-        """Record time of the earliest message; 0 where there is none."""
+        """Record time of the earliest message in ns; 0 without messages."""
         return self._start or 0
 
     @property
     def end_ns(self) -> int:
-        """Record time of the latest message; 0 where there is none."""
+        """Record time of the latest message in ns; 0 without messages."""
         return self._end
 
     @property
     def counts(self) -> Counter[int]:
-        """Count the messages by channel."""
+        """Numbers of messages by channel id."""
         counts = self._finished.copy()
         if self._chunk:
             for channel_id, entries in self._chunk.entries.items():
@@ -111,7 +111,14 @@ class McapWriter:
         self._append_record(mcap.channel(channel))
 
     def write(self, channel_id: int, time_ns: int, publish_time_ns: int, data: BytesLike) -> None:
-        """Write one message."""
+        """Write one message.
+
+        Args:
+            channel_id: Id of a declared channel.
+            time_ns: Record time in ns.
+            publish_time_ns: Publish time in ns.
+            data: CDR bytes.
+        """
         chunk = self._chunk or self._open_chunk()
         entries = chunk.entries.setdefault(channel_id, [])
         header = mcap.MESSAGE_RECORD.pack(
@@ -248,7 +255,7 @@ class McapWriter:
             self._chunk.crc = zlib.crc32(record, self._chunk.crc)
 
     def _append(self, *parts: BytesLike) -> None:
-        """Write at the end of the file, wholly or not at all."""
+        """Write parts at the end of the file; after an error none of them remains."""
         size = sum(map(len, parts))
         try:
             written = os.writev(self._file, parts)
@@ -278,7 +285,7 @@ class _OpenChunk:
         offset: Offset of its record in the file.
         records_offset: Offset of its content in the file, if that is not compressed.
         buffer: Buffered content, if that will be compressed.
-        entries: Record time and offset in the content of each message, by channel, in turn.
+        entries: Record time and offset in the content of each message, alternating, by channel.
         start: Record time of the earliest message.
         end: Record time of the latest message.
         crc: Checksum of its content so far, where that is not compressed.
@@ -297,7 +304,7 @@ class _OpenChunk:
 
 
 def write_error(path: Path, error: OSError) -> BagError:
-    """Describe which file could not be written, and why."""
+    """Build the error for a file that could not be written."""
     if error.errno in _FULL:
         return DiskFullError(f"no space is left for {path}; what was written before is readable")
     return BagError(f"cannot write {path}: {error.strerror}")

@@ -59,11 +59,11 @@ class EventPacketView(NamedTuple):
         frame_id: Coordinate frame of the sensor.
         height: Sensor height in pixels.
         width: Sensor width in pixels.
-        seq: Counts packets; a gap means that packets were lost.
+        seq: Sequence number of the packet; a gap means that packets were lost.
         time_base: Time base in ns; its meaning depends on the encoding.
         encoding: `evt3`, `libcaer_cmp`, …
         is_bigendian: Byte order of the payload.
-        payload: The encoded events; when parsed, a view of the message's own bytes.
+        payload: Encoded events; in a parsed message, a view of the message's bytes.
     """
 
     stamp_ns: int
@@ -88,7 +88,7 @@ class ImageView(NamedTuple):
         encoding: `rgb8`, `mono16`, `32FC3`, …
         is_bigendian: Byte order of pixels wider than one byte.
         step: Bytes from one row to the next.
-        data: The pixels; when parsed, a view of the message's own bytes.
+        data: Pixels; in a parsed message, a view of the message's bytes.
         bits: Bits used by the pixels of a 16-bit encoding; not part of the message.
     """
 
@@ -110,7 +110,7 @@ class CompressedImageView(NamedTuple):
         stamp_ns: Header stamp in ns.
         frame_id: Coordinate frame of the camera.
         format: Format string of the publisher, for example `rgb8; jpeg compressed bgr8`.
-        data: The compressed picture; when parsed, a view of the message's own bytes.
+        data: Compressed picture; in a parsed message, a view of the message's bytes.
         bits: Bits used by the pixels of a 16-bit encoding; not part of the message.
     """
 
@@ -161,24 +161,24 @@ def type_definition(msgtype: str) -> TypeDefinition:
 
 
 def parse_message(cdr: BytesLike, msgtype: str) -> Any:
-    """Read a message of any type field by field, for small ones: the bytes are copied.
+    """Deserialize a small message of any type, with copies of its fields.
 
     Returns:
         An object with the message's fields.
 
     Raises:
-        MessageError: If the type is unknown here, or the bytes are none of it.
+        MessageError: If `type_definition` does not know the type, or the bytes do not match it.
     """
     try:
         return _typestore().deserialize_cdr(bytes(cdr), msgtype)
     except Exception as error:
-        # Whatever bytes from outside make of rosbags' generated code.
+        # rosbags' deserializer may raise anything on malformed input.
         msg = f"not a {msgtype}: {error!r}"
         raise MessageError(msg) from None
 
 
 class _CdrReader:
-    """Reads the fields of one message in order; each read beyond the end is a MessageError."""
+    """Reads the fields of one message in order; reads beyond the end raise a MessageError."""
 
     def __init__(self, cdr: BytesLike) -> None:
         self._bytes = memoryview(cdr).cast("B")
@@ -189,7 +189,7 @@ class _CdrReader:
         self._position = 4
 
     def scalar(self, code: str, size: int) -> int:
-        """Read one integer, `code` and `size` as `struct` names them."""
+        """Read one integer, with the format code and the size in bytes of `struct`."""
         start = self._position + -(self._position - 4) % size
         self._position = start + size
         if self._position > len(self._bytes):
@@ -222,7 +222,7 @@ class _CdrReader:
         try:
             return text.rstrip(b"\0").decode()
         except UnicodeDecodeError:
-            msg = f"the message holds {text[:40]!r} where a UTF-8 string is due"
+            msg = f"the message holds {text[:40]!r} instead of a UTF-8 string"
             raise MessageError(msg) from None
 
     def stamp(self) -> int:
@@ -280,7 +280,7 @@ def parse_header(cdr: BytesLike) -> Header:
 
 
 def parse_header_stamp(cdr: BytesLike) -> int:
-    """Read the stamp (ns) alone; errors as of `parse_header`."""
+    """Read only the stamp of a header, in ns; raises the errors of `parse_header`."""
     return _CdrReader(cdr).stamp()
 
 
@@ -291,8 +291,8 @@ def parse_event_packet(cdr: BytesLike) -> EventPacketView:
         cdr: The serialized message, as bags hold it and raw subscriptions deliver it.
 
     Raises:
-        MessageError: If the bytes are not such a message, or truncated, or of a sensor without
-            pixels or with more than 65,536 a side.
+        MessageError: If the bytes are not such a message, or truncated, or a side of the sensor is
+            not in 1 to 65,536.
     """
     reader = _CdrReader(cdr)
     packet = EventPacketView(
@@ -307,7 +307,7 @@ def parse_event_packet(cdr: BytesLike) -> EventPacketView:
         payload=reader.octets(),
     )
     if not (0 < packet.width <= _MAX_SIDE and 0 < packet.height <= _MAX_SIDE):
-        msg = f"the packet is of a sensor of {packet.width}x{packet.height} pixels"
+        msg = f"a sensor of {packet.width}x{packet.height} pixels is impossible"
         raise MessageError(msg)
     return packet
 

@@ -29,7 +29,7 @@ _RMW_NUMBERS = {
 
 @dataclass(frozen=True)
 class Qos:
-    """The quality of service that a topic's publisher offered, by the names of rosbag2.
+    """Quality of service that a topic's publisher offered, with rosbag2's names of the policies.
 
     Attributes:
         reliability: `reliable`, `best_effort`, `system_default` or `unknown`.
@@ -67,9 +67,9 @@ class FileSpan:
 
     Attributes:
         name: Name of the file in the bag's folder.
-        start_ns: Record time of the earliest message.
-        end_ns: Record time of the latest message.
-        counts: Messages by topic; without messages the times are meaningless.
+        start_ns: Record time of the earliest message in ns; undefined without messages.
+        end_ns: Record time of the latest message in ns; undefined without messages.
+        counts: Number of messages by topic.
     """
 
     name: str
@@ -79,7 +79,7 @@ class FileSpan:
 
     @property
     def message_count(self) -> int:
-        """Count the messages of all topics."""
+        """Number of messages of all topics."""
         return sum(self.counts.values())
 
 
@@ -95,7 +95,7 @@ def parse_qos(profiles: object) -> Qos | None:
         profiles: A list of dictionaries, or the YAML of one.
 
     Returns:
-        The QoS; none where it is not known.
+        The QoS; None if it is unknown.
     """
     if isinstance(profiles, str):
         try:
@@ -127,16 +127,16 @@ def build_metadata(
     version: int,
     custom_data: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Describe an MCAP bag.
+    """Build the metadata of an MCAP bag.
 
     Args:
         files: Files in the order of recording.
         topics: All topics of the bag.
         version: 9 for Jazzy and later, 8 for Humble and Iron.
-        custom_data: Further facts by name.
+        custom_data: Custom data by name.
 
     Returns:
-        What stands under `rosbag2_bagfile_information`.
+        Content of `rosbag2_bagfile_information`.
     """
     filled = [file for file in files if file.message_count]
     start = min((file.start_ns for file in filled), default=_NEVER)
@@ -191,10 +191,10 @@ def dump_metadata(information: Mapping[str, Any]) -> str:
 
 
 def write_metadata(folder: Path, information: Mapping[str, Any]) -> None:
-    """Write `metadata.yaml` so that at any moment either the old or the new one is there.
+    """Write `metadata.yaml` of a bag's folder, atomically.
 
     Raises:
-        OSError: If it cannot be written; the old one stays.
+        OSError: If it cannot be written; an existing one is kept.
     """
     text = yaml.safe_dump({"rosbag2_bagfile_information": dict(information)}, sort_keys=False)
     temporary = folder / TEMPORARY_METADATA_NAME

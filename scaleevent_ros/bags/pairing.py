@@ -56,7 +56,7 @@ class FrameWindow:
 
     Attributes:
         index: Index of the frame in the bag, from 0.
-        message: The image's, as recorded.
+        message: Recorded image message.
         sensor_ns: Time of the frame on the sensor's clock, in ns.
         events: Events of its window, on the sensor's clock.
     """
@@ -78,8 +78,8 @@ def pairs(
 ) -> Iterator[FramePair]:
     """Pair each frame of a bag with the events of its window.
 
-    The bag is read twice, once for its times. Frames are left out whose time is not known (no
-    trigger edge) or whose window reaches beyond the events.
+    The bag is read twice, first for its times. Frames are left out if their time is unknown (no
+    trigger edge) or their window reaches beyond the events.
 
     Args:
         reader: Open bag.
@@ -90,7 +90,7 @@ def pairs(
         after_ns: End of the window after the frame, in ns.
 
     Raises:
-        BagError: If a topic is missing or not clear, a message or an image is wrong, or the bag
+        BagError: If a topic is missing or ambiguous, a message or an image is invalid, or the bag
             does not support the mode.
     """
     timeline = read_timeline(reader, event_topic, image_topic)
@@ -106,7 +106,7 @@ def make_pair(
 
     Raises:
         MessageError: If the message is not an image.
-        ImageError: If the image is not a picture.
+        ImageError: If the image cannot be converted to RGB.
     """
     image = reader.parse_image(window.message)
     stamp_ns = image.stamp_ns
@@ -151,9 +151,9 @@ def frame_windows(
         synchronization: Synchronization of the bag.
         before_ns: Start of the window before the frame, in ns.
         after_ns: End of the window after the frame, in ns.
-        history_ns: Duration of events before the window to read too, in ns, as far as they exist.
+        history_ns: Duration of events to read before the window, in ns, as far as they exist.
         first: Index of the first frame; earlier data are not read.
-        last: Index of the frame before which to stop; all if not given.
+        last: Index after the last frame; None for all.
     """
     covered = is_covered(timeline, synchronization, before_ns, after_ns)
     frame_ns = synchronization.frame_ns
@@ -162,7 +162,7 @@ def frame_windows(
         return
     first = int(chosen[0])
     start_ns = frame_ns[chosen] - before_ns - history_ns
-    # The earliest time that this or any later frame asks for: stamps need not be in order.
+    # The earliest time that this or any later frame needs: stamps need not be in order.
     needed = dict(zip(chosen.tolist(), np.minimum.accumulate(start_ns[::-1])[::-1], strict=True))
     window = EventWindow()
     packets = events_from(reader, timeline, int(start_ns.min()))

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.frame_quality import FrameQuality
 
 REASONS = {
-    "no trigger": "the frame has no trigger edge, so that its time is not known",
-    "no stamp": "its header has no time, so that its place among the events is not known",
+    "no trigger": "the frame has no trigger edge, so its time is unknown",
+    "no stamp": "its header has no time stamp, so its time is unknown",
     "not covered": "its window reaches beyond the events",
     "events lost": "packets were lost in its window",
-    "few events": "less than 5 % of its patches saw 64 events",
-    "dark": "hardly a pixel is brighter than 30 of 255",
+    "few events": "less than 5 % of its patches have 64 events or more",
+    "dark": "at most a tenth of its pixels is brighter than 29 of 255",
     "saturated": "more than a quarter of its pixels are white",
     "blurred": "it is much less sharp than the others, or not sharp at all",
     "duplicate": "it is the same as the frame before",
-    "unreadable": "its message or its image is broken",
+    "unreadable": "its message or its image cannot be read",
 }
 
 
@@ -49,7 +49,8 @@ class PairQuality:
     Attributes:
         index: Index of the frame in the bag.
         stamp_ns: Header stamp of the frame, in ns.
-        reasons: Why it cannot be used for pretraining, by the names of `REASONS`; empty if it can.
+        reasons: Reasons against using it for pretraining, keys of `REASONS`; empty if there are
+            none.
         events: Number of events in its window.
         active: Share of patches with enough events.
         frame: Measures of its grey values; None if it was not read.
@@ -65,12 +66,12 @@ class PairQuality:
 
 @dataclass(frozen=True, eq=False)
 class Thumbnail:
-    """A pair as pictures.
+    """Small frame and event counts of a pair, for the report.
 
     Attributes:
         index: Index of the frame in the bag.
-        frame: uint8 [H, W, 3], red first.
-        events: OFF and ON events by pixel, float32 [2, H, W].
+        frame: Scaled-down frame, uint8 [h, w, 3], red first.
+        events: OFF and ON events by pixel of the sensor, float32 [2, H, W].
     """
 
     index: int
@@ -84,9 +85,9 @@ class FrameSummary:
 
     Attributes:
         topic: Name of the topic.
-        count: Frames.
+        count: Number of frames.
         rate: Median frame rate in Hz.
-        missing: Frames that gaps in the stamps leave room for.
+        missing: Number of missing frames, estimated from gaps in the stamps.
         unordered: Frames stamped before their predecessors, or at the same time.
         unstamped: Frames whose stamp was never set.
     """
@@ -107,8 +108,8 @@ class ClockSummary:
         mode: Clock mode; see `synchronize`.
         shift_ms: Delay of a frame after its stamp, in ms.
         residual_ms: Scatter of the stamps about this delay, in ms.
-        reason: Why this mode.
-        declared: Clock that the bag's metadata declares; empty where it does not.
+        reason: Reason for this mode, as text.
+        declared: Clock mode that the bag's metadata declares; empty if it declares none.
         estimated_shift_ms: Delay of the frames relative to this mode, estimated from motion, in ms;
             None if motion is not sufficient, or this mode is `estimated`.
         estimated_residual_ms: Residual of the estimate in ms.
@@ -139,12 +140,12 @@ class BagQuality:
         damage: Damage by file.
         problems: Problems that prevent pretraining; empty if there are none.
         warnings: Other problems.
-        topics: Type and count of messages by topic.
+        topics: Message type and number of messages, by topic.
         events: Quality of the event topic.
         frames: Quality of the image topic; None without one.
         clock: Quality of the common clock; None without frames or without a common clock.
         pairs: Quality of each frame.
-        series: `events` and `frames` per second, `stamp_jitter_ms` of packets, `active`.
+        series: `events` and `frames` per second, `stamp_jitter_ms` of packets, `active` of pairs.
         thumbnails: Some pairs, spread evenly.
     """
 
@@ -163,11 +164,11 @@ class BagQuality:
 
     @property
     def usable(self) -> int:
-        """Count the pairs that can be used for pretraining."""
+        """Number of pairs that can be used for pretraining."""
         return sum(not pair.reasons for pair in self.pairs)
 
     def reasons(self) -> Counter[str]:
-        """Count why pairs cannot be used; one may have several reasons."""
+        """Count the reasons why pairs cannot be used; a pair may have several."""
         return count_reasons(self.pairs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,5 +184,5 @@ class BagQuality:
 
 
 def count_reasons(pairs: Iterable[PairQuality]) -> Counter[str]:
-    """Count why pairs cannot be used, by the names of `REASONS`."""
+    """Count the reasons why pairs cannot be used, by the keys of `REASONS`."""
     return Counter(reason for pair in pairs for reason in pair.reasons)

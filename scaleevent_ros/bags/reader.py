@@ -1,4 +1,4 @@
-"""Reader of bags of `ros2 bag record` or this package's recorder, also after a crash."""
+"""Reader of bags of `ros2 bag record` and of this package's recorder, also after a crash."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TopicInfo:
 
 
 class RawMessage(NamedTuple):
-    """A message as it was recorded.
+    """A recorded message, not deserialized.
 
     Attributes:
         topic: Topic of the message.
@@ -94,7 +94,7 @@ class RawMessage(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A picture of a camera.
+    """A decoded camera image.
 
     Attributes:
         stamp_ns: Header stamp in ns.
@@ -106,18 +106,18 @@ class Frame(NamedTuple):
 
 
 class BagReader:
-    """Reads any rosbag2: MCAP or sqlite3, split, compressed, without metadata, or torn.
+    """Reader of any rosbag2: MCAP or sqlite3, split, compressed, without metadata, or truncated.
 
-    `metadata.yaml` is only used for the names of the files. No more than a block of
-    a file (some MB, or what the file's writer made of it) is in memory. Files that are compressed
+    Only the names of the files, the version and the custom data are taken from `metadata.yaml`. No
+    more than one block of a file is in memory, some MB for most writers. Files that are compressed
     as a whole are decompressed once; see `SharedCopy`.
 
     Attributes:
         path: Path of the bag.
         topics: Topics by name.
-        start_ns: Record time of the earliest message; 0 where there is none.
-        end_ns: Record time of the latest message; 0 where there is none.
-        metadata_version: Version of `metadata.yaml`; none where there is none.
+        start_ns: Record time of the earliest message in ns; 0 without messages.
+        end_ns: Record time of the latest message in ns; 0 without messages.
+        metadata_version: Version of `metadata.yaml`; None if it is missing.
         custom_data: Custom data of `metadata.yaml`, by name.
 
     Args:
@@ -156,7 +156,7 @@ class BagReader:
         self.start_ns = min((file.start_ns for file in filled), default=0)
         self.end_ns = max((file.end_ns for file in filled), default=0)
         self.topics = self._merge_topics()
-        self._set_early_messages_aside()
+        self._drop_early_messages()
 
     @property
     def damage(self) -> dict[str, str]:
@@ -167,15 +167,15 @@ class BagReader:
     def messages(
         self, topics: Collection[str] | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
     ) -> Iterator[RawMessage]:
-        """Read messages as they were recorded, in order of record time.
+        """Read messages in order of record time, without deserializing them.
 
         Args:
-            topics: Their names; all if not given.
-            start_ns: Earliest record time; earlier data are not read from the disk.
-            end_ns: Record time before which to stop.
+            topics: Names of the topics; None for all.
+            start_ns: Earliest record time in ns; earlier data are not read from the disk.
+            end_ns: Record time in ns before which to stop.
 
         Raises:
-            BagError: If a topic is not in the bag, or a file is damaged where it had seemed sound.
+            BagError: If a topic is not in the bag, or a file turns out to be damaged.
         """
         for topic in topics or ():
             self._require(topic)
@@ -194,14 +194,14 @@ class BagReader:
 
         Args:
             topic: Event topic; may be omitted if there is only one.
-            start_ns: Earliest record time.
-            end_ns: Record time before which to stop.
+            start_ns: Earliest record time in ns.
+            end_ns: Record time in ns before which to stop.
 
         Yields:
             Header stamp in ns, and the packet, whose payload is a view.
 
         Raises:
-            BagError: If the topic is not in the bag, is not one of events, or is not clear.
+            BagError: If the topic is not in the bag, is not an event topic, or is ambiguous.
             MessageError: If a message is not an event packet.
         """
         name = self.event_topic(topic)
@@ -218,15 +218,15 @@ class BagReader:
         """Read images without decoding them, in order of record time.
 
         Args:
-            topic: Image topic; may be omitted if there is only one topic of (compressed) images.
-            start_ns: Earliest record time.
-            end_ns: Record time before which to stop.
+            topic: Image topic, raw or compressed; see `image_topic` for the default.
+            start_ns: Earliest record time in ns.
+            end_ns: Record time in ns before which to stop.
 
         Yields:
             Header stamp in ns, and the image, whose data are a view.
 
         Raises:
-            BagError: If the topic is not in the bag, is not one of images, or is not clear.
+            BagError: If the topic is not in the bag, is not an image topic, or is ambiguous.
             MessageError: If a message is not an image.
         """
         name = self.image_topic(topic)
@@ -235,10 +235,10 @@ class BagReader:
             yield image.stamp_ns, image
 
     def parse_image(self, message: RawMessage) -> ImageView | CompressedImageView:
-        """Read one message of an image topic.
+        """Parse a message of an image topic.
 
-        A 16-bit image has the bit depth of its topic (see `depth_of`), determined by images spread
-        over the whole recording, so that all of them are scaled alike.
+        The bit depth of 16-bit images (see `depth_of`) is determined once for their topic, from
+        images spread over the whole recording, so that all of them are scaled alike.
 
         Raises:
             MessageError: If the message is not an image.
@@ -254,7 +254,7 @@ class BagReader:
             raise self._message_error(message, error) from None
 
     def _depth(self, topic: str) -> int:
-        """Find how many bits the 16-bit images of a topic use, once."""
+        """Determine how many bits the 16-bit images of a topic use, once."""
         if topic not in self._depths:
             times = np.linspace(self.start_ns, self.end_ns, _DEPTH_SAMPLES, dtype=np.int64)
             depths = []
@@ -269,10 +269,10 @@ class BagReader:
     def frames(
         self, topic: str | None = None, *, start_ns: int = 0, end_ns: int = _LATEST
     ) -> Iterator[Frame]:
-        """Read images as pictures, in order of record time; arguments and errors as of `images`.
+        """Decode images to RGB, in order of record time; see `images` for arguments and errors.
 
         Raises:
-            ImageError: If an image cannot be decoded or seen as a picture.
+            ImageError: If an image cannot be converted; see `image_rgb`.
         """
         for stamp_ns, image in self.images(topic, start_ns=start_ns, end_ns=end_ns):
             yield Frame(stamp_ns, image_rgb(image))
@@ -287,10 +287,10 @@ class BagReader:
         return self._choose(topic, (EVENT_PACKET,), "event")
 
     def image_topic(self, topic: str | None = None) -> str:
-        """Return the topic of images; arguments and errors as of `event_topic`.
+        """Return the topic of images; see `event_topic` for arguments and errors.
 
-        Where there are several, such as labels or what a perception node published, the one that
-        is named as camera drivers name theirs, ``.../image_raw``, if no other is.
+        If none is given and there are several, such as labels or the outputs of a perception node,
+        it is the only one with the usual name of a camera driver's topic, ``.../image_raw``.
         """
         if topic is None:
             names = [name for name, info in self.topics.items() if info.msgtype in IMAGE_TYPES]
@@ -304,7 +304,7 @@ class BagReader:
         """Whether there is a topic of (compressed) images."""
         return any(info.msgtype in IMAGE_TYPES for info in self.topics.values())
 
-    def _set_early_messages_aside(self) -> None:
+    def _drop_early_messages(self) -> None:
         """Drop a few messages recorded years before all others, as with a log time of 0."""
         latest_start = self.end_ns - _LONGEST_NS
         if self.start_ns >= latest_start:
@@ -353,7 +353,7 @@ class BagReader:
     def _message_error(self, message: RawMessage, error: MessageError) -> MessageError:
         return MessageError(
             f"{self.path}: the message of {message.topic} recorded at {message.record_time_ns} ns "
-            f"is wrong: {error}"
+            f"is invalid: {error}"
         )
 
     def _read_metadata(self) -> dict[str, Any]:
@@ -375,8 +375,8 @@ class BagReader:
             return [self.path]
         present = {
             path.name.removesuffix(_COMPRESSED_SUFFIX): path
-            # Sorted so that of a file and its compressed self, of which a crash leaves both, the
-            # plain one is taken.
+            # A crash may leave both a file and its compressed copy: this order selects the plain
+            # one, which comes last.
             for path in sorted(self.path.iterdir(), reverse=True)
             if Path(path.name.removesuffix(_COMPRESSED_SUFFIX)).suffix in _SUFFIXES
         }
@@ -400,7 +400,7 @@ class BagReader:
         return [present[name] for name in sorted(names, key=_natural_order)]
 
     def _open_file(self, path: Path) -> McapFile | SqliteFile | None:
-        """Open a file of the format of its first bytes; None if it is empty."""
+        """Open a file in the format given by its first bytes; None if it is empty."""
         try:
             with path.open("rb") as stream:
                 head = stream.read(16)
@@ -449,7 +449,7 @@ def _read_file(
         topic_id: topic.name for topic_id, topic in file.topics.items() if topic.name in topics
     }
     for time_ns, publish_time_ns, topic_id, data in file.messages(names, start_ns, end_ns):
-        # CDR starts with a zero, so that message compression shows without metadata.
+        # CDR starts with a zero byte, so compressed messages are recognized without metadata.
         if bytes(data[:4]) == ZSTD_MAGIC:
             data = decompress(data, "zstd")  # noqa: PLW2901
         yield RawMessage(names[topic_id], time_ns, publish_time_ns, data)
@@ -470,13 +470,13 @@ def _overlapping(files: Collection[StoredFile]) -> Iterator[list[StoredFile]]:
 
 
 def is_message_file(path: Path) -> bool:
-    """Whether a file of a bag holds messages, or the journal of a database of them."""
+    """Return whether a file of a bag holds messages, or is the journal of such a database."""
     name = path.name.removesuffix(_COMPRESSED_SUFFIX)
     return Path(re.sub("-(wal|shm|journal)$", "", name)).suffix in _SUFFIXES
 
 
 def _natural_order(name: str) -> list[tuple[int, str]]:
-    """Sort `bag_10` behind `bag_9`."""
+    """Return a sort key by which `bag_10` comes after `bag_9`."""
     return [(int(part or 0), "") if part.isdigit() else (0, part) for part in _DIGITS.split(name)]
 
 

@@ -37,11 +37,11 @@ class Recovery:
 def recover(
     path: str | Path, output: str | Path | None = None, *, metadata_version: int | None = None
 ) -> Recovery:
-    """Copy all that can be read of a bag into a new one with an index and metadata.
+    """Copy the readable messages of a bag to a new one with an index and metadata.
 
-    What is damaged is left out. Other files of the bag's folder, such as `calibration.yaml`, and
-    the custom data of its metadata are kept. The original is only read; what was written so far is
-    removed if anything goes wrong.
+    Damaged parts are left out. Other files of the bag's folder, such as `calibration.yaml`, and the
+    custom data of its metadata are kept. The original is not changed; after an error, the new bag
+    is removed.
 
     Args:
         path: Path of the bag, in any storage and state that `BagReader` reads.
@@ -50,9 +50,9 @@ def recover(
             given, and 9 where it is not known.
 
     Raises:
-        BagError: If nothing can be read of it.
-        BagExistsError: If there is something at `output`.
-        DiskFullError: If it does not fit.
+        BagError: If nothing can be read from the bag.
+        BagExistsError: If `output` exists.
+        DiskFullError: If the new bag does not fit on the disk.
     """
     reader = BagReader(path, skip_damaged=True)
     target = Path(output) if output else _beside(reader.path)

@@ -1,9 +1,9 @@
 """Readable copies of bag files, made once and shared by all processes of a user.
 
-A file that is compressed as a whole, or a database that needs repair, is read through a copy. It
-lies under ``$XDG_CACHE_HOME/scaleevent/copies``, named by a digest of its sources, and is locked
-while a reader uses it. The least recently used copies are deleted so that all of them take no more
-than half of the disk space that is free without them.
+A file that is compressed as a whole, or a database that needs repair, is read through a copy under
+``$XDG_CACHE_HOME/scaleevent/copies``. The copy is named by a digest of its sources and locked while
+a reader uses it. The least recently used copies are deleted so that all of them together take no
+more than half of the disk space that would be free without them.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _COMPLETE = "complete"  # a file that is written last
 
 
 class SharedCopy:
-    """A folder of copies that exists as long as this object does.
+    """Folder of copies, which is not deleted as long as this object exists.
 
     Attributes:
-        folder: Folder that `make` filled.
+        folder: Folder with the copies.
 
     Args:
         sources: Files that the copy depends on.
@@ -93,7 +93,7 @@ def _lock(folder: Path, operation: int) -> int:
     """Lock a copy; return the descriptor of its lock file, to be closed by the caller.
 
     Raises:
-        OSError: If the file system cannot lock, or the copy is in use and may not be waited for.
+        OSError: If the file system cannot lock, or the copy is in use and `operation` has LOCK_NB.
     """
     path = folder.with_suffix(".lock")
     while True:
@@ -110,7 +110,7 @@ def _lock(folder: Path, operation: int) -> int:
 
 
 def _delete_oldest(cache: Path) -> None:
-    """Delete unused copies, the oldest first, until the limit is met."""
+    """Delete unused copies, the oldest first, until the limit of the module is met."""
     try:
         copies = sorted(
             (path for path in cache.iterdir() if path.is_dir()),

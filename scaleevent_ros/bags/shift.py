@@ -2,15 +2,15 @@
 
 Between two frames, the logarithm of a pixel's brightness changes by the contrast threshold times
 its ON events less its OFF events (Gallego et al., "Event-based Vision: A Survey", TPAMI 2022,
-equation 2 and section 3.1). Sums over cells of a grid keep that relation and forgive small
+equation 2 and section 3.1). Sums over cells of a grid keep that relation and tolerate small
 misalignment. So the shift is where the cells' changes of brightness agree best with the sums of
 their events: the peak of the correlation over all cells and pairs of successive frames.
 
 An event completes a change that began with the pixel's event before it, so that events lag behind
 brightness, by 10 ms and more where motion is slow. Therefore each event counts evenly over the time
-since the event before it. What the pixels' bandwidth and dead time add cannot be separated from a
-shift. In simulations over all pixel models it stays below 1.8 times the lag that the spreading
-takes away (benchmarks/clock_shift.py), so a share of that lag widens the residual.
+since the event before it. The delay by the pixels' bandwidth and dead time cannot be separated from
+a shift. In simulations over all pixel models it stays below 1.8 times the lag that the spreading
+removes (benchmarks/clock_shift.py), so a share of that lag is added to the residual.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ MAX_INTERVALS = 300
 MAX_SECONDS = 15
 MIN_INTERVALS = 8
 ROWS, COLUMNS = 24, 32
-# A finer grid gives a sharper peak, a coarser one forgives lenses side by side.
+# A finer grid gives a sharper peak, a coarser one tolerates the parallax of two lenses.
 POOLINGS = (1, 2, 4)
-_COST_OF_POOLING = 0.05  # Of correlation: by chance alone, fewer cells correlate more.
+_COST_OF_POOLING = 0.05  # of correlation: fewer cells correlate more by chance
 MIN_CORRELATION = 0.2
 MAX_SCATTER_MS = 3.0
 MAX_RESIDUAL_MS = 15.0
-LAG_SHARE = 0.6  # of the lag in the residual, of which three are believed
+LAG_SHARE = 0.6  # of the lag that is added to the residual: three residuals make 1.8
 MAX_RIVAL = 0.9
 MAX_STEP = 1.5
 
 _MS = 1_000_000
-# A pixel that was silent for longer stood still for a while; its change began later.
+# If a pixel was silent for longer, nothing moved there for a while, and its change began later.
 _LONGEST_CHANGE_NS = 1000 * _MS
 _SHORTEST_CHANGE_MS = 1e-3
 _PARTS = 5
-_DARK = 0.02  # Added to brightness from 0 to 1, so that the noise of dark pixels stays small.
+_DARK = 0.02  # added to brightness from 0 to 1, so that the noise of dark pixels stays small
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Shift:
         scatter_ms: Standard error from parts alone.
         lag_ms: Correction, in ms, for the delay of events after the changes that they complete.
         correlation: Correlation of brightness changes and event sums at that shift.
-        rival: The correlation at the next best peak, which is high where motion repeats itself.
+        rival: Correlation at the second-best peak, which is high for periodic motion.
     """
 
     shift_ms: float
@@ -93,7 +93,7 @@ class Shift:
 def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Shift:
     """Find the shift that best explains the differences of frames by events.
 
-    The liveliest stretch of up to 300 successive frames, and 15 s, is looked at.
+    Only the part with the most events is used: up to 300 successive frames, and 15 s.
 
     Args:
         reader: Open bag.
@@ -103,7 +103,7 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     Raises:
         SynchronizationError: If there are too few frames, or too little motion.
     """
-    first, last = _liveliest(timeline, frame_ns)
+    first, last = _busiest_frames(timeline, frame_ns)
     if last - first < MIN_INTERVALS:
         msg = f"{last - first + 1} frames are too few to estimate a shift from motion"
         raise SynchronizationError(msg)
@@ -121,22 +121,29 @@ def estimate_shift(reader: BagReader, timeline: Timeline, frame_ns: Times) -> Sh
     best = replace(best, lag_ms=lag_ms, residual_ms=math.hypot(best.scatter_ms, LAG_SHARE * lag_ms))
     if not best.is_clear:
         msg = (
-            f"motion does not show the shift: {best.shift_ms:.0f} ms explains frames by events "
-            f"best, but with a correlation of {best.correlation:.2f} only, next to "
-            f"{best.rival:.2f} elsewhere, and an error of {best.residual_ms:.1f} ms"
+            f"motion does not show the shift: the best one, {best.shift_ms:.0f} ms, has a "
+            f"correlation of {best.correlation:.2f} (the second best {best.rival:.2f}) and an "
+            f"error of {best.residual_ms:.1f} ms"
         )
         raise SynchronizationError(msg)
     return best
 
 
-def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
-    """Return the first and the last of those successive frames with the most events."""
+def _busiest_frames(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
+    """Find the successive frames with the most events between them.
+
+    Returns:
+        Indices of the first and the last of them.
+
+    Raises:
+        SynchronizationError: If no frame lies within the events.
+    """
     inside = np.flatnonzero(
         (frame_ns > timeline.start_ns + MAX_SHIFT_MS * _MS)
         & (frame_ns < timeline.end_ns - MAX_SHIFT_MS * _MS)
     )
     if not len(inside):
-        msg = "no frame falls into the time of the events"
+        msg = "no frame was taken during the events"
         raise SynchronizationError(msg)
     first, last = int(inside[0]), int(inside[-1])
     interval_s = (frame_ns[last] - frame_ns[first]) / max(last - first, 1) / 1e9
@@ -146,7 +153,7 @@ def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
         seen = np.interp(frame_ns[first : last + 1], packets.first, packets.before)
         first += int(np.argmax(seen[count:] - seen[:-count]))
         last = first + count
-    # A pause within the stretch must not make it endless.
+    # A pause within the part must not make it too long.
     soon = frame_ns[first : last + 1] < frame_ns[first] + 2 * MAX_SECONDS * 1_000 * _MS
     return first, first + int(np.cumprod(soon).sum()) - 1
 
@@ -154,7 +161,7 @@ def _liveliest(timeline: Timeline, frame_ns: Times) -> tuple[int, int]:
 def _brightness_changes(
     reader: BagReader, timeline: Timeline, first: int, last: int
 ) -> NDArray[np.float32]:
-    """Return how much each cell became brighter between successive frames, [N, ROWS, COLUMNS]."""
+    """Compute the change of log brightness by cell between frames, [N, ROWS, COLUMNS]."""
     record = timeline.frames.record
     images = reader.images(
         timeline.image_topic, start_ns=int(record[first]), end_ns=int(record[last]) + 1
@@ -174,10 +181,11 @@ def _brightness_changes(
 def _event_sums(
     reader: BagReader, timeline: Timeline, start_ns: int, end_ns: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sum polarities by cell up to each ms from `start_ns`.
+    """Sum polarities by cell from `start_ns` up to each ms after it.
 
     Returns:
-        Two of float32 [T, ROWS, COLUMNS]: with each event spread over its change, and at its time.
+        Two arrays, float32 [T, ROWS, COLUMNS]: with each event spread over the change that it
+        completes, and with each event at its own time.
     """
     shape = ((end_ns - start_ns) // _MS + 3, ROWS, COLUMNS)
     bends = np.zeros(shape)
@@ -207,10 +215,9 @@ def _add_polarities(
 ) -> None:
     """Add each event to its cell, as a change that begins with the pixel's event before it.
 
-    Where the direction turned in between, the change begins halfway. `bends` is the second
-    difference of the sums, in which a steady change is a bend where it begins and one where it
-    ends. `latest` holds, by pixel, the time of the last event in ns and, as lowest bit, its
-    polarity.
+    If the polarity changed in between, the change begins halfway. `bends` is the second difference
+    of the sums, which is not zero where a steady change begins or ends. `latest` holds, by pixel,
+    the time of the last event in ns and, as lowest bit, its polarity.
     """
     height, width = latest.shape
     slots, rows, columns = late.shape
@@ -224,7 +231,7 @@ def _add_polarities(
         column = np.int64(x[i]) * columns // width
         polarity = 2 * np.int64(p[i]) - 1
         end = (t[i] - start_ns) / _MS
-        # Index 1 holds the first ms, so that after summation an index holds all before it.
+        # Index 1 holds the first ms, so that after summation each index holds all events before it.
         slot = np.int64(end) + 1
         if 0 < slot < slots:
             late[slot, row, column] += polarity
@@ -264,11 +271,11 @@ def _find_peak(changes: NDArray[np.float32], sums: NDArray[np.float32], times: T
     whole = position.astype(np.int64)
     fraction = (position - whole).astype(np.float32)[:, None]
     steps = np.diff(times)
-    # Across a gap too much may have changed.
+    # Intervals with a gap are left out: too much may have changed.
     successive = steps <= MAX_STEP * np.median(steps)
     changes = _without_means(changes[successive])
     size = np.linalg.norm(changes, axis=1, keepdims=True)
-    # No interval counts much more than others: a flash, or a shutter, is no motion.
+    # No interval has much more weight than others: a flash, or a shutter, is not motion.
     changes *= np.minimum(1, 2 * np.median(size) / np.maximum(size, 1e-9))
     shifts = np.arange(-MAX_SHIFT_MS, MAX_SHIFT_MS + 1)
     products = np.empty((len(shifts), len(changes)))
@@ -311,7 +318,7 @@ def _without_means(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _peak_position(scores: NDArray[np.float64]) -> float:
-    """Return the index of the highest score, between indices by the parabola through three."""
+    """Return the index of the highest score, refined by a parabola through its neighbours."""
     top = int(np.argmax(scores))
     if not 0 < top < len(scores) - 1:
         return float(top)

@@ -27,17 +27,16 @@ MAGIC = b"SQLite format 3\0"
 
 
 class SqliteFile:
-    """A sqlite3 file of which a row at a time is in memory.
+    """A sqlite3 file, read one row at a time.
 
-    Nothing is ever written to the file or beside it: a transaction that a crash left unfinished is
-    rolled back, and a file that is cut is made readable, in a copy; see `SharedCopy`. Attributes
-    are those of `StoredFile`.
+    Nothing is ever written to the file or beside it: unfinished transactions are rolled back, and
+    truncated files are repaired, in a copy; see `SharedCopy`. Attributes are those of `StoredFile`.
 
     Args:
         path: Path of the file.
 
     Raises:
-        BagError: If it is no bag, or too damaged to know its topics.
+        BagError: If it is not a bag, or its topics cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +49,7 @@ class SqliteFile:
             self._readable = self._make_readable()
             with closing(self._connect()) as database:
                 self.topics = _read_topics(database)
-                self._take_stock(database)
+                self._count_messages(database)
         except (sqlite3.Error, OSError) as error:
             msg = f"{path} cannot be read as a bag: {error}"
             raise BagError(msg) from None
@@ -60,12 +59,15 @@ class SqliteFile:
     ) -> Iterator[StoredMessage]:
         """Read messages with `start_ns <= time < end_ns` in order of record time.
 
-        For a truncated file, they come in the order of recording, up to the truncation.
+        The messages of a truncated file come in the order of recording, up to the truncation.
+
+        Raises:
+            BagError: If the file is damaged but not truncated.
         """
         ids = ",".join(str(topic_id) for topic_id in topic_ids)
         table = "messages NOT INDEXED" if self._is_cut else "messages"
         order = "id" if self._is_cut else "timestamp, id"
-        query = (  # Numbers and fixed words only, no text from outside.
+        query = (  # Only numbers and fixed words, no text from outside.
             f"SELECT timestamp, topic_id, data FROM {table} WHERE timestamp >= {start_ns:d} "  # noqa: S608
             f"AND timestamp < {end_ns:d} AND topic_id IN ({ids}) ORDER BY {order}"
         )
@@ -78,13 +80,13 @@ class SqliteFile:
         with self.path.open("rb") as file:
             head = file.read(100)
         if not head.startswith(MAGIC) or len(head) < 100:
-            msg = "it does not start as a sqlite3 file"
+            msg = "its first bytes are not those of a sqlite3 file"
             raise sqlite3.DatabaseError(msg)
         page_size, changes, page_count = struct.unpack_from(">H6xII", head, 16)
         (changes_when_counted,) = struct.unpack_from(">I", head, 92)
         page_size = 65536 if page_size == 1 else page_size
         pages = self.path.stat().st_size // max(page_size, 1)
-        # Only then does the count of pages mean anything.
+        # The page count in the header is valid only if both change counters are equal.
         self._is_cut = changes == changes_when_counted and pages < page_count
         journals = [
             journal
@@ -102,7 +104,7 @@ class SqliteFile:
             for source in (self.path, *journals):
                 shutil.copyfile(source, folder / source.name)
             if self._is_cut:
-                # To a database that knows its size, what lies beyond is an error, and not zeros.
+                # With the right page count, reading beyond the end is an error instead of zeros.
                 with copy.open("r+b") as file:
                     file.truncate(pages * page_size)
                     file.seek(28)
@@ -121,8 +123,8 @@ class SqliteFile:
             check_same_thread=False,
         )
 
-    def _take_stock(self, database: sqlite3.Connection) -> None:
-        """Count the messages and find the first and the last."""
+    def _count_messages(self, database: sqlite3.Connection) -> None:
+        """Count the messages by topic and find the first and the last record time."""
         if self._is_cut:
             query = "SELECT topic_id, 1, timestamp, timestamp FROM messages NOT INDEXED"
         else:

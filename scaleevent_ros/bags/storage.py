@@ -1,4 +1,4 @@
-"""Interface of all files of a bag, independent of their format."""
+"""Interface of the files of a bag, independent of their format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ BLOCK_BYTES = 4 * 2**20
 
 
 class StoredTopic(NamedTuple):
-    """A topic as one file knows it."""
+    """A topic of one file.
+
+    Attributes:
+        name: Topic name.
+        msgtype: Message type.
+        definition: Definition of the message type; empty if the file lacks it.
+        qos: Publisher's QoS; None if the file lacks it.
+    """
 
     name: str
     msgtype: str
@@ -24,7 +31,14 @@ class StoredTopic(NamedTuple):
 
 
 class StoredMessage(NamedTuple):
-    """A message as one file holds it."""
+    """A message of one file.
+
+    Attributes:
+        time_ns: Record time in ns.
+        publish_time_ns: Publish time in ns, or the record time if the file lacks it.
+        topic_id: Id of the topic within the file.
+        data: CDR bytes.
+    """
 
     time_ns: int
     publish_time_ns: int
@@ -41,15 +55,15 @@ class StoredFile(Protocol):
 
     @property
     def counts(self) -> Mapping[int, int]:
-        """Messages by id."""
+        """Numbers of messages by topic id."""
 
     @property
     def start_ns(self) -> int:
-        """Record time of the earliest message; without messages it means nothing."""
+        """Record time of the earliest message in ns; undefined without messages."""
 
     @property
     def end_ns(self) -> int:
-        """Record time of the latest message."""
+        """Record time of the latest message in ns; undefined without messages."""
 
     @property
     def damage(self) -> str:

@@ -31,7 +31,7 @@ def info_text(info: BagInfo) -> str:
             f"  {counts.sensor_duration_s:.3f} s by the sensor's clock",
             f"  {counts.events:,} events: {counts.on:,} ON, {counts.off:,} OFF",
             f"  triggers: {_edges(counts.triggers)}",
-            f"  {counts.lost_packets:,} packets lost, {counts.malformed:,} broken",
+            f"  {counts.lost_packets:,} packets lost, {counts.malformed:,} malformed",
         ]
         if counts.off_sensor:
             lines.append(f"  {counts.off_sensor:,} events dropped: their pixels are off the sensor")

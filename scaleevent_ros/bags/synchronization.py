@@ -1,4 +1,4 @@
-"""Frames and events on one clock: when, by the sensor's clock, each frame of a bag was taken."""
+"""Synchronization of frames and events: the time of each frame on the sensor's clock."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ logger = logging.getLogger(__name__)
 MODES = ("auto", "hardware_trigger", "sensor_time", "header_stamps", "estimated")
 
 _MS = 1_000_000
-# Declared methods by which stamps of frames and of packets are of one clock exactly.
+# Declared methods by which the stamps of frames and packets share one clock exactly.
 _EXACT = ("hardware_trigger", "sensor_time")
-# Clocks worth the name agree to 0.05 %; a driver's wrong unit or divider is off by more.
+# Real clocks agree to 0.05 %; a driver's wrong unit or divider is off by more than this.
 _MAX_RATE_ERROR = 0.01
 _MIN_RATE_SPAN_NS = 1_000_000_000
-# Stamps of one clock do not lie further apart than what a recording host delays.
+# Stamps that lie further apart than this, the delay of a busy recording host, are of two clocks.
 _SAME_CLOCK_NS = 1_000_000_000
 _MAX_LAG_NS = 200 * _MS
-# Stamps at random lie a quarter of the period from the nearest edge, in the median.
+# As a share of the period: random stamps lie a quarter from the nearest edge, in the median.
 _MAX_SCATTER = 0.1
-# A shift that motion shows is believed before the stamps if it is larger than this, and than so
-# many of its standard errors.
+# A shift estimated from motion takes precedence over the stamps if it exceeds MIN_SHIFT_MS and
+# SIGMAS times its standard error.
 MIN_SHIFT_MS = 2.0
 SIGMAS = 3.0
 
@@ -47,13 +47,13 @@ class Synchronization:
 
     Attributes:
         mode: Clock mode: `hardware_trigger`, `sensor_time`, `header_stamps`, `estimated`.
-        frame_ns: Times on the sensor's clock, int64 [F], in the order of the bag.
+        frame_ns: Times of the frames on the sensor's clock in ns, int64 [F], in the bag's order.
         known: Frames with a known time, bool [F]; a frame without its trigger edge has none.
         shift_ms: Mean delay of frames after their stamps, in ms.
         residual_ms: Scatter of the stamps about this delay, in ms.
-        reason: Why this mode, in words.
-        estimate: The shift from motion, relative to the stamps; none where it was not estimated or
-            motion is not sufficient.
+        reason: Reason for this mode, as text.
+        estimate: Shift from motion, relative to the stamps; None if it was not estimated or motion
+            is not sufficient.
     """
 
     mode: str
@@ -66,21 +66,22 @@ class Synchronization:
 
 
 def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Synchronization:
-    """Find out when each frame was taken, on the sensor's clock.
+    """Determine the time of each frame on the sensor's clock.
 
     Args:
         reader: Open bag.
         timeline: Timeline of the bag.
         mode: `hardware_trigger`: by the edges on the sensor's trigger input. `sensor_time`: frames
             are stamped by the sensor's own clock. `header_stamps`: frames and packets are stamped
-            by one host. `estimated`: by their stamps and the shift that best explains frames by
-            events. `auto`: the exact clock that the bag's metadata declares (`clock_method`); else
-            the first of hardware trigger and sensor time that the bag supports; else stamps,
-            corrected by the estimated shift if that is reliable and exceeds its uncertainty.
+            by one host. `estimated`: by the frames' stamps, plus the shift at which brightness
+            changes correlate best with events. `auto`: the exact clock that the bag's metadata
+            declares (`clock_method`); else the first of hardware trigger and sensor time that the
+            bag supports; else stamps, corrected by the estimated shift if that is reliable and
+            exceeds its uncertainty.
 
     Raises:
-        SynchronizationError: If the bag does not support the mode, or clocks run at different
-            rates, so that no shift brings them together.
+        SynchronizationError: If the mode is unknown, the bag does not support it or has no frames,
+            or clocks run at different rates, so that no shift brings them together.
     """
     if mode not in MODES:
         msg = f"synchronization mode {mode!r} is none of {', '.join(MODES)}"
@@ -101,13 +102,13 @@ def synchronize(reader: BagReader, timeline: Timeline, mode: str = "auto") -> Sy
 
 
 def _check_rates(timeline: Timeline) -> None:
-    """Compare how fast stamps advance while messages arrive.
+    """Check that all stamps advance at the same rate.
 
-    Arrival is timed by one clock, that of the recording host. Stamps of one clock at twice the rate
-    of another may agree in their medians.
+    Rates are relative to the messages' arrival, which is timed by one clock, that of the recording
+    host. Without this check, stamps at twice the rate of others could agree in their medians.
 
     Raises:
-        SynchronizationError: If rates differ, naming the clocks.
+        SynchronizationError: If rates differ; the message lists them.
     """
     packets, frames = timeline.packets, timeline.frames
     stamped = ~unset_stamps(frames.stamp)
@@ -137,7 +138,7 @@ class _Rate(NamedTuple):
 
 
 def _rate(times: Times, arrival: Times, parts: int) -> _Rate | None:
-    """Compare two clocks over parts of a recording; None if it is too short."""
+    """Measure the rate of a clock over parts of a recording; None if it is too short."""
     apart = len(times) // parts
     if apart < 2 or arrival[-1] - arrival[0] < _MIN_RATE_SPAN_NS:
         return None
@@ -173,7 +174,7 @@ def _automatic(reader: BagReader, timeline: Timeline) -> Synchronization:
         reasons.append(str(error))
     try:
         by_sensor = _by_sensor_time(timeline)
-        # Where both could be, only frames of the sensor itself are stamped by its clock.
+        # If both fit, only frames of the event sensor itself are taken to be stamped by its clock.
         if by_stamps is None or timeline.same_device:
             return by_sensor
     except SynchronizationError as error:
@@ -216,7 +217,7 @@ def _by_sensor_time(timeline: Timeline) -> Synchronization:
 
 
 def _by_header_stamps(timeline: Timeline) -> Synchronization:
-    apart = _clocks_apart(timeline)
+    apart = _clock_offset(timeline)
     if abs(apart) > _SAME_CLOCK_NS:
         msg = f"the stamps of frames and of events are {apart / 1e9:.1f} s apart"
         raise SynchronizationError(msg)
@@ -240,7 +241,7 @@ def _by_estimate(reader: BagReader, timeline: Timeline) -> Synchronization:
         np.ones(len(frame_ns), np.bool_),
         shift.shift_ms,
         shift.residual_ms,
-        f"motion explains frames by events with a correlation of {shift.correlation:.2f}",
+        f"motion in frames and events agrees, with a correlation of {shift.correlation:.2f}",
         shift,
     )
 
@@ -259,11 +260,11 @@ def _by_trigger(reader: BagReader, timeline: Timeline) -> Synchronization:
         lags = _find_lags(timeline.clock.to_host(times), stamps)
         trains += [(lag, channel, edge, times) for lag in lags]
     if not trains:
-        msg = f"none of the {len(triggers)} trigger edges keep time with the frames"
+        msg = f"the {len(triggers)} trigger edges do not match the times of the frames"
         raise SynchronizationError(msg)
     expected_ns = _expected_lag(reader, timeline) if len(trains) > 1 else 0
     nearest = min(abs(lag.lag_ns - expected_ns) + lag.period_ns / 4 for lag, *_ in trains)
-    # Rising edges first, where either fits.
+    # Rising edges are preferred if both fit.
     lag, channel, edge, times = min(
         (train for train in trains if abs(train[0].lag_ns - expected_ns) <= nearest),
         key=lambda train: (-train[2], abs(train[0].lag_ns - expected_ns)),
@@ -281,7 +282,7 @@ def _by_trigger(reader: BagReader, timeline: Timeline) -> Synchronization:
 
 
 class _Lag(NamedTuple):
-    """Delay of the frame stamps after the edges of a pulse train."""
+    """Delay of the frames' stamps after the edges of a pulse train, its scatter, and the period."""
 
     lag_ns: int
     scatter_ns: float
@@ -289,10 +290,10 @@ class _Lag(NamedTuple):
 
 
 def _find_lags(edges: Times, stamps: Times) -> list[_Lag]:
-    """Find the lags at which frames and edges (both on the host's clock) fit best.
+    """Find the lags at which frames and edges (both on the host's clock, in ns) fit best.
 
-    Regular edges fit at lags that lie whole periods apart; then all of them are returned. What is
-    missing or too much on either side leaves the median distance as it is.
+    Regular edges fit at several lags, whole periods apart; then all of them are returned. The
+    median distance tolerates missing and additional edges and frames.
     """
     if len(edges) < 3 or len(stamps) < 3:
         return []
@@ -323,11 +324,11 @@ def _find_lags(edges: Times, stamps: Times) -> list[_Lag]:
 
 
 def _expected_lag(reader: BagReader, timeline: Timeline) -> int:
-    """Choose one of several lags by motion, or else the smallest."""
+    """Estimate the trigger's lag in ns from motion; 0, for the smallest lag, if that fails."""
     try:
         return -round(_by_estimate(reader, timeline).shift_ms * _MS)
     except BagError as error:
-        logger.info("the trigger's lag is taken to be the smallest possible: %s", error)
+        logger.info("the trigger's lag is assumed to be the smallest possible: %s", error)
         return 0
 
 
@@ -348,24 +349,25 @@ def _assign(edges: Times, times: Times, limit_ns: float) -> tuple[Times, NDArray
 
 
 def _nearest(edges: Times, times: Times) -> Times:
+    """Return the index of each time's nearest edge."""
     after = np.clip(np.searchsorted(edges, times), 1, len(edges) - 1)
     return after - (times - edges[after - 1] < edges[after] - times)
 
 
 def _residuals(edges: Times, times: Times) -> Times:
-    """Return how much later each time is than its nearest edge."""
+    """Return each time minus its nearest edge."""
     return times - edges[_nearest(edges, times)]
 
 
-def _clocks_apart(timeline: Timeline) -> int:
-    """Return how much further behind their recording frames are stamped than packets, ns."""
+def _clock_offset(timeline: Timeline) -> int:
+    """Estimate the packets' clock minus the frames' clock in ns, from stamps and record times."""
     packets, frames = timeline.packets, timeline.frames
     return int(np.median(frames.record - frames.stamp) - np.median(packets.record - packets.stamp))
 
 
 def _host_stamps(timeline: Timeline) -> Times:
-    """Return the frames' stamps, moved to the packets' clock if they are not of it."""
-    apart = _clocks_apart(timeline)
+    """Return the frames' stamps, moved to the packets' clock if they are of another one."""
+    apart = _clock_offset(timeline)
     stamps = timeline.frames.stamp
     return stamps + apart if abs(apart) > _SAME_CLOCK_NS else stamps
 

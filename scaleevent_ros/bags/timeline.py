@@ -1,4 +1,4 @@
-"""Times of a bag: stamps of packets and frames, sensor times, triggers."""
+"""Timeline of a bag: stamps of packets and frames, sensor times, triggers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Times: TypeAlias = NDArray[np.int64]
 
-# A clock that starts at 0 has its second stamp within this.
+# If a clock starts at 0, its second stamp lies before this.
 _FIRST_STEP_NS = 10_000_000_000
 # Entries lie this far apart in record time, so that an hour of packets takes 40 MB at most.
 _ENTRY_NS = 20_000_000
@@ -50,9 +50,9 @@ class PacketTimes:
         record: Record times, int64 [P], ns.
         stamp: Stamps of the headers, int64 [P], ns.
         first: Times of their first events on the sensor's clock, int64 [P], ns.
-        before: Events before each packet since the start of the bag, int64 [P].
+        before: Number of events before each packet, int64 [P].
         encoding: Encodings of their payloads, bytes [P].
-        state: The decoder's states before them, int64 [P, S].
+        state: States of the decoder before them, int64 [P, S].
     """
 
     record: Times
@@ -89,12 +89,12 @@ class Timeline:
         event_topic: Topic of the packets.
         image_topic: Topic of the frames.
         packets: Packets where decoding can start.
-        start_ns: Time of the first event on the sensor's clock.
-        end_ns: Time of the last event on the sensor's clock.
+        start_ns: Time of the first event on the sensor's clock, in ns.
+        end_ns: Time of the last event on the sensor's clock, in ns.
         frames: All frames.
         triggers: All edges on the sensor's trigger inputs.
         clock: Mapping from the sensor's clock to the packets' stamps.
-        same_device: Whether events and frames name the same coordinate frame.
+        same_device: Whether events and frames have the same `frame_id`.
     """
 
     event_topic: str
@@ -124,7 +124,7 @@ class Timeline:
 
     @staticmethod
     def from_arrays(arrays: Mapping[str, NDArray[Any]]) -> Timeline:
-        """Restore from arrays of `to_arrays`.
+        """Create a timeline from the arrays of `to_arrays`.
 
         Raises:
             KeyError: If an array is missing.
@@ -178,7 +178,7 @@ class RecordedClock:
 
     @property
     def residual_ms(self) -> float:
-        """Scatter of the stamps about the clock, in the worst segment."""
+        """Scatter of the stamps about the clock in ms, in the worst segment."""
         return float(self.segments["jitter_ns"].max()) / 1e6
 
     @property
@@ -187,14 +187,14 @@ class RecordedClock:
         return float(self.segments["drift"][self.segments["pairs"].argmax()])
 
     def to_host(self, sensor_ns: Times) -> Times:
-        """Map sensor times [N] to the clock of the stamps."""
+        """Map sensor times in ns, int64 [N], to the clock of the stamps."""
         part = self.segments[self._part("sensor_begins", sensor_ns)]
         since = sensor_ns - part["sensor_ns"]
         times: Times = part["ros_ns"] + since + np.rint(since * part["drift"]).astype(np.int64)
         return times
 
     def to_sensor(self, host_ns: Times) -> Times:
-        """Map times [N] on the clock of the stamps to the sensor's."""
+        """Map times on the clock of the stamps in ns, int64 [N], to the sensor's clock."""
         part = self.segments[self._part("host_begins", host_ns)]
         since = host_ns - part["ros_ns"]
         drift = part["drift"] / (1 + part["drift"])
@@ -214,7 +214,7 @@ def read_timeline(
     watch: Callable[[DecodedPacket], None] | None = None,
     with_frames: bool = True,
 ) -> Timeline:
-    """Read a bag once and note its times.
+    """Read all times of a bag: events and triggers in one pass, frames in another.
 
     Args:
         reader: Open bag.
@@ -222,10 +222,10 @@ def read_timeline(
         image_topic: Image topic; may be omitted if there is only one.
         stream: Stream to read instead of the event topic, for callers that need its counters.
         watch: Callback for each decoded packet.
-        with_frames: Whether frames are wanted; without, there need be no image topic.
+        with_frames: Read the frames' times; if false, no image topic is needed.
 
     Raises:
-        BagError: If a topic is missing or not clear, or no event could be decoded.
+        BagError: If a topic is missing or ambiguous, or no event could be decoded.
     """
     stream = stream or EventStream(reader, event_topic)
     images = reader.image_topic(image_topic) if with_frames else ""
@@ -246,7 +246,7 @@ def read_timeline(
             continue
         first = int(packet.events.t[0])
         clock.add(first, packet.stamp_ns)
-        # Messages recorded at the same time cannot be told apart by where reading starts.
+        # Reading starts at a record time: an entry must be the first packet recorded at its time.
         if not entries or (packet.record_ns > latest_ns and packet.record_ns >= next_entry_ns):
             record_ns, encoding, state = packet.entry if entries else opening
             entries.extend((record_ns, packet.stamp_ns, first, count, *state.tolist()))
@@ -277,9 +277,9 @@ def read_timeline(
 
 
 def events_from(reader: BagReader, timeline: Timeline, sensor_ns: int) -> Iterator[DecodedPacket]:
-    """Decode packets from a sensor time on, without those long before it.
+    """Decode packets from shortly before a sensor time (ns) on.
 
-    Their events are exactly those that a decoder gives which has seen the whole bag.
+    The events are the same as in a decoding of the whole bag.
     """
     entry = timeline.packets.entry(sensor_ns)
     return EventStream(reader, timeline.event_topic).packets_from(entry)
@@ -288,8 +288,8 @@ def events_from(reader: BagReader, timeline: Timeline, sensor_ns: int) -> Iterat
 def unset_stamps(stamps: Times) -> NDArray[np.bool_]:
     """Find header stamps that were never set.
 
-    A stamp of 0 was not set, unless the topic's clock starts there: its first stamp is 0 and the
-    second less than 10 s.
+    A stamp of 0 was not set, unless the topic's clock starts there: only the first stamp is 0, and
+    the second is less than 10 s.
 
     Args:
         stamps: Stamps of one topic in order of record time, int64 [N], in ns.

@@ -1,4 +1,4 @@
-"""Bags out: a folder of MCAP files with its `metadata.yaml`."""
+"""Writer of bags: a folder of MCAP files with `metadata.yaml`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _IDL_START = "=" * 80 + "\nIDL: "
 
 
 class BagWriter:
-    """Writes one new bag; for one thread at a time, and a context manager that closes it.
+    """Writer of one new bag, for one thread at a time; a context manager that closes it.
 
-    The bag is complete up to the last message at every moment, also after a crash; only
-    with compression the last `flush_interval_s` of messages are in memory. A bag that was not
-    closed lacks its index: `BagReader` reads it all the same, and `scaleevent recover` restores it
-    for `ros2 bag`.
+    The bag is complete up to the last message at every moment, also after a crash; only with
+    compression, messages of the last `flush_interval_s` are in memory. A bag that was not closed
+    has no index: `BagReader` can still read it, and `scaleevent recover` restores it for
+    `ros2 bag`.
 
     Args:
         path: Path of the bag, a folder that must not exist. Its files are `NAME_0.mcap` and so on.
@@ -47,10 +47,10 @@ class BagWriter:
         max_duration_ns: Start another file before one spans more record time; 0 for no limit.
         flush_interval_s: Maximum age of a message in memory in s, with compression. Call `flush`
             that often if messages may pause.
-        custom_data: Further facts by name for the metadata.
+        custom_data: Custom data for the metadata, by name.
 
     Raises:
-        BagExistsError: If there is something at `path`.
+        BagExistsError: If `path` exists.
         DiskFullError: If no space is left, here and in every method that writes.
         BagError: If an option is unknown or the folder cannot be written.
     """
@@ -99,7 +99,7 @@ class BagWriter:
 
     @property
     def counts(self) -> Counter[str]:
-        """Count the messages by topic."""
+        """Number of messages by topic."""
         counts = Counter(dict.fromkeys(self._channels, 0))
         for file in self._files:
             counts.update(file.counts)
@@ -115,7 +115,7 @@ class BagWriter:
         qos: Qos | None = None,
         definition: TypeDefinition | None = None,
     ) -> None:
-        """Declare a topic before its first message; at any time, but once.
+        """Declare a topic, once, before its first message.
 
         Args:
             name: Topic name, for example `/event_camera/events`.
@@ -124,7 +124,7 @@ class BagWriter:
             definition: Definition of the type, if `messages.type_definition` does not know it.
 
         Raises:
-            BagError: If there is such a topic already.
+            BagError: If the topic was declared already.
         """
         if name in self._channels:
             msg = f"topic {name} is in the bag {self.path} already"
@@ -145,13 +145,13 @@ class BagWriter:
         """Write one message.
 
         Args:
-            topic: Declared before.
+            topic: Name of a declared topic.
             record_time_ns: Receive time, in ns of ROS time.
             cdr: The serialized message; the caller may reuse a buffer afterwards.
             publish_time_ns: Publish time in ns, if known; otherwise the record time.
 
         Raises:
-            BagError: If the topic is unknown.
+            BagError: If the topic was not declared.
         """
         if topic not in self._channels:
             msg = f"topic {topic} was not added to the bag {self.path}"

@@ -1,4 +1,8 @@
-"""Packets in, tensors out: decoders, the sensor's clock, windows, representations, activity."""
+"""Event decoding and event tensors.
+
+Input: payloads of event packets. Output: events as arrays (`EventBatch`), the map from the
+sensor's clock to ROS time, and tensors and activity masks of windows of events.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Windows over a live stream of events: packets in, the tensor of the last window out.
+"""Tensors of the latest windows of a live stream of events.
 
-Time is cut into slices. One plane of int64 cells, a pixel each, sums all events that ever came,
-and is copied at each slice's end. The difference of two copies is what happened between them, so
-that a window costs as many planes as it has bins, however many slices and events it spans, and an
-event costs one addition. Sums are whole numbers that may wrap, because differences still come out
-right: Crow's summed-area tables (SIGGRAPH 1984), over time.
+Time is cut into slices. One plane of int64 cells, one for each pixel, sums all events since the
+start, and is copied at the end of each slice. The difference of two copies holds the events between
+them. So a window costs as many planes as it has bins, however many slices and events it spans, and
+an event costs one addition. Sums are integers that may wrap, because differences remain correct:
+Crow's summed-area tables (SIGGRAPH 1984), over time.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ RECENT_EVENTS = 2_000_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """The events of one window.
+    """Tensor and event counts of one window.
 
     Attributes:
         tensor: float32 [channels, height, width].
-        t_start: The window's start, ns on the sensor's clock, included.
-        t_end: End of the window, excluded.
+        t_start: Start of the window in ns on the sensor's clock, included.
+        t_end: End of the window in ns on the sensor's clock, excluded.
         events: Number of events.
         patch_counts: Number of events in each patch, int64 [ceil(height / patch), ceil(width /
             patch)].
@@ -70,13 +70,13 @@ class AccumulatorStats:
     """Counters of events since the start.
 
     Attributes:
-        events: Events taken.
+        events: Events added.
         dropped_slices: Slices with events that went out of reach before any window ended at or
-            after them: the consumer is too slow, or asks for none.
-        dropped_events: The events in those slices.
-        late_events: Events left out because they came after a slice that they belonged to.
+            after them: the consumer is too slow, or reads no windows.
+        dropped_events: Events in those slices.
+        late_events: Events left out because their slice had ended when they came.
         outside_events: Events left out because they lie off the sensor.
-        restarts: Number of resets, where time stepped back by more than what is kept.
+        restarts: Number of resets, where time stepped back by more than the kept duration.
     """
 
     events: int
@@ -88,7 +88,13 @@ class AccumulatorStats:
 
 
 class _Boundary(NamedTuple):
-    """The sums of everything before a slice's end: the plane's slot, by patch, and in all."""
+    """Sums of all events before a slice's end.
+
+    Attributes:
+        slot: Index of the plane with the sums by pixel.
+        patches: Counts by patch.
+        events: Number of events.
+    """
 
     slot: int
     patches: Cells
@@ -105,33 +111,32 @@ class _Knot(NamedTuple):
 
 
 class WindowAccumulator:
-    """Keeps the last windows of a stream of events within reach, in bounded memory.
+    """Tensors of the latest windows of a stream of events, in bounded memory.
 
-    One thread may push while another reads; neither waits for the other's arithmetic, and both
-    run without the GIL, but for leaky integrals: who pushes waits while they are copied, and the
-    other way round, for less than a millisecond. Windows start and end on multiples of `slice_ns`.
+    One thread may push while another reads; both run without the GIL and do not wait for each
+    other, except for leaky integrals, which are updated and copied under a lock, in less than a
+    millisecond. Windows start and end on multiples of `slice_ns`.
 
-    A voxel grid equals `voxel_grid` of the same window to 2 ** -19 for each of a pixel's events,
-    times the longest window's length over this one's, which is what rounding their times may do,
-    and exactly in windows up to 1 ms. Histograms are
-    exact. A pixel's sums are right for fewer than 2 ** 21 events of it in an interval. Leaky
-    integrals are those of all events since the first, or since time stepped back; they equal
-    `leaky_integrals` to 1e-5 of the weights. A window that ends more than `RECENT_EVENTS` events
-    before the newest window has integrals of a little later.
+    A voxel grid differs from `voxel_grid` of the same window because times are rounded: by at most
+    2 ** -19 for each of a pixel's events, times the longest window's length over this one's; in
+    windows up to 1 ms it is exact. Histograms are exact. A pixel's sums are correct for fewer than
+    2 ** 21 of its events in an interval. Leaky integrals are those of all events since the first,
+    or since time stepped back; they equal `leaky_integrals` to 1e-5 of the weights. A window that
+    ends more than `RECENT_EVENTS` events before the newest one has the integrals of a slightly
+    later time.
 
     Args:
         height: Sensor height in pixels.
         width: Sensor width in pixels.
         spec: Specification of the tensor: ``voxel``, ``histogram`` or ``stacked_histogram``, and
             leaky integrals. It is not normalized.
-        window: Length of the windows. A length is rounded up to whole ns of its slices, by less
-            than one ns for each.
-        slices_per_bin: Slices of a fixed window's interval between bins. Windows end on slices, so
-            more of them make a window more up to date, and cost a plane of memory each.
+        window: Length of the windows, rounded up by less than one ns for each of its slices.
+        slices_per_bin: Slices in each interval between bins of a fixed window. Windows end on
+            slices, so more slices make windows more up to date, and cost a plane of memory each.
         patch: Side of a patch for the counts that come with each window, in pixels.
 
     Raises:
-        EventsError: If a size is impossible, or the representation is not one of these.
+        EventsError: If a size is out of range, or the representation is not one of these.
     """
 
     def __init__(
@@ -193,13 +198,13 @@ class WindowAccumulator:
 
     @property
     def memory_bytes(self) -> int:
-        """The most memory that the planes take, once all have been used."""
+        """Maximum memory of the sums in bytes, reached once all planes have been used."""
         leaky = self._leaky.memory_bytes if self._leaky else 0
         return self._planes.nbytes + self._cells.nbytes + leaky
 
     @property
     def stats(self) -> AccumulatorStats:
-        """Counters of events so far."""
+        """Counters since the start."""
         with self._lock:
             return AccumulatorStats(
                 self._events, self._dropped_slices, self._dropped_events, self._late,
@@ -216,7 +221,8 @@ class WindowAccumulator:
         """Add the stream's next events.
 
         Raises:
-            EventsError: If they are from a sensor of another size, or their times cannot be.
+            EventsError: If they are from a sensor of another size, or their times are out of order
+                or out of range.
         """
         if (batch.width, batch.height) != (self.width, self.height):
             msg = (
@@ -280,12 +286,12 @@ class WindowAccumulator:
         """Build the latest window that ends at or before a time.
 
         Args:
-            t_end: ns on the sensor's clock; the latest window if None, or if later than that.
-            out: A C-contiguous float32 [channels, height, width] to write the tensor into,
-                instead of into new memory, which costs as much again.
+            t_end: Time in ns on the sensor's clock; None for the latest window.
+            out: C-contiguous float32 [channels, height, width] to write the tensor into. New
+                memory costs as much again as the arithmetic.
 
         Returns:
-            The window; what was before the stream began counts as empty.
+            The window; the time before the first event counts as empty.
 
         Raises:
             EventsError: If nothing was pushed yet, if the window is no longer within reach, or
@@ -310,7 +316,7 @@ class WindowAccumulator:
         return Window(out, old.t, new.t, new.events - old.events, new.patches - old.patches)
 
     def _read_leaky(self, t_end: int, out: Floats) -> None:
-        """Read the leaky integrals at a slice's end: later events are taken back for that long."""
+        """Write the leaky integrals at a slice's end; later events are subtracted meanwhile."""
         if self._leaky is None:
             return
         later = [
@@ -325,7 +331,7 @@ class WindowAccumulator:
             self._leaky.add(batch)
 
     def _choose(self, t_end: int | None) -> list[_Knot]:
-        """Find the boundaries that part a window's intervals, its start and its end included."""
+        """Find the boundaries of a window's intervals, including its start and its end."""
         if not self._boundaries:
             msg = "there is no window: no event has been pushed yet"
             raise EventsError(msg)
@@ -346,9 +352,10 @@ class WindowAccumulator:
         ]
 
     def _length(self, newest: int) -> int:
-        """Choose how many slices an interval of the window has that ends at a boundary.
+        """Choose the number of slices in each interval of a window, by the rule of `window_start`.
 
-        The rule is that of training, see `window_start`.
+        Args:
+            newest: Index of the boundary at which the window ends.
         """
         if self._longest == self._unit:
             return self._longest
@@ -405,7 +412,7 @@ class WindowAccumulator:
             self._integrate()
 
     def _snapshot(self) -> _Boundary:
-        """Copy the current sums to unused planes."""
+        """Copy the current sums to an unused plane."""
         with self._lock:
             taken = {boundary.slot for boundary in self._boundaries} | self._reading
         slot = next(slot for slot in range(len(self._planes)) if slot not in taken)
@@ -414,7 +421,7 @@ class WindowAccumulator:
 
 
 def _warm_up() -> None:
-    """Compile the kernels, or load them from the disk, before a packet waits for it."""
+    """Compile the kernels, or load them from the disk, before the first packet comes."""
     index, cells, grid = np.zeros(2, np.int64), np.zeros((2, 1), np.int64), np.zeros((2, 1), "f4")
     zero = np.zeros(1, np.uint16)
     for signed in (True, False):
@@ -450,7 +457,7 @@ def _add(
     if t[end - 1] >= t_end:
         end = start + np.searchsorted(t[start:], t_end)
     x, y, t, p = x[start:end], y[start:end], t[start:end], p[start:end]
-    # In two passes, which a core overlaps better than one that waits for both tables.
+    # Two passes are faster than one that waits for both tables.
     if signed:
         add_signed_moments(x, y, t, p, width, origin, 1, 0, shift, cells)
     else:
@@ -484,12 +491,12 @@ def _read_moments(
     """Build a voxel grid from the differences between planes.
 
     Args:
-        planes: int64 [slots, pixels]; all sums up to a time, times being since an origin.
+        planes: Sums of all events up to a time, int64 [slots, pixels].
         slots: Indices of the planes in order, int64 [intervals + 1].
-        steps: The time of each interval's start since the origin, in the planes' unit, rounded
-            down, int64 [intervals] ...
-        fractions: Rounding errors of these, as a share of the interval.
-        scale: The unit, as a share of the interval.
+        steps: Start of each interval since the planes' origin, in the planes' unit of time, rounded
+            down, int64 [intervals].
+        fractions: Rounding errors of ``steps``, as a share of the interval, float64 [intervals].
+        scale: Unit of time, as a share of the interval.
         grid: Output, float32 [bins, pixels].
     """
     pixels = planes.shape[1]
@@ -506,7 +513,7 @@ def _read_moments(
             fraction = np.float32(fractions[interval])
             for i in range(len(low)):
                 count, time = split_moments(new[i] - old[i])
-                # Wrapped to the bits that a cell has for it.
+                # Wrapped to the bits that a cell has for times.
                 since = ((time - count * step) << COUNT_BITS) >> COUNT_BITS
                 late = np.float32(since) * factor - np.float32(count) * fraction
                 high[i] = late

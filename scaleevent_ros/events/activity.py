@@ -35,8 +35,8 @@ def activity_mask(
     """Mark the patches in which at least ``threshold`` events fell, of either polarity.
 
     The activation mask of ScaleEvent (arXiv 2603.03969): ``M = (D >= tau)`` with ``D`` the number
-    of a patch's events in the window, ``tau`` = 64 for 16x16 patches. It counts events and never
-    reads a picture, in which one event and ten look the same.
+    of a patch's events in the window, ``tau`` = 64 for 16x16 patches. Events are counted, not read
+    from a picture, in which one event and ten look the same.
 
     Args:
         events: The window's events, or their counts by pixel (see `patch_counts`).
@@ -101,7 +101,7 @@ def patch_counts(
 
 
 def patch_index(size: int, patch: int) -> NDArray[np.uint16]:
-    """Return the patch of each of ``size`` pixels, uint16 [size]."""
+    """Return the index of the patch of each of ``size`` pixels in a row, uint16 [size]."""
     return (np.arange(size) // patch).astype(np.uint16)
 
 

@@ -65,7 +65,7 @@ class EventBatch:
         """Check the values too: coordinates inside the sensor, times in order, polarity 0 or 1.
 
         Raises:
-            EventsError: An event is invalid; names the first one.
+            EventsError: If an event is invalid; the message gives the first one.
         """
         wrong = (
             ("x", self.x >= self.width, f"outside the width {self.width}"),
@@ -100,17 +100,17 @@ class EventBatch:
                 the one before it.
         """
         if not batches:
-            msg = "nothing to concatenate: the geometry of no batches is unknown"
+            msg = "nothing to concatenate: give at least one batch"
             raise EventsError(msg)
         width, height = batches[0].width, batches[0].height
         last = None
         for batch in batches:
             if (batch.width, batch.height) != (width, height):
-                msg = f"batches of {width}x{height} and {batch.width}x{batch.height} do not join"
+                msg = f"cannot join batches of {width}x{height} and {batch.width}x{batch.height}"
                 raise EventsError(msg)
             if len(batch):
                 if last is not None and batch.t[0] < last:
-                    msg = f"a batch starts at {batch.t[0]} ns, before {last} ns where the last ends"
+                    msg = f"a batch starts at {batch.t[0]} ns, before the last one ends, {last} ns"
                     raise EventsError(msg)
                 last = batch.t[-1]
         return EventBatch(

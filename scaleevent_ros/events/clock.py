@@ -1,9 +1,9 @@
 """Mapping from the sensor's clock to ROS time, by the packets' host stamps.
 
-A packet's stamp is later than its events by a delay that varies by milliseconds, but that is never
-less than what the transport takes. So the true line runs along the lower edge of the stamps, not
-through their middle, and with every packet that travels fast it is known better: the error of an
-edge falls with the number of packets, that of a mean with its square root only.
+A packet's stamp is later than its events by a delay that varies by milliseconds, but is never less
+than the transport needs. So the true line runs along the lower edge of the stamps, not through
+their middle, and every fast packet improves it: the error of an edge falls with the number of
+packets, that of a mean only with its square root.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ MEMORY = 16384  # pairs: 65 s at 250 packets a second
 WARM_UP = 32  # pairs before any can be an outlier
 RUN = 8  # pairs that disagree alike make a new segment, ...
 APART_NS = 30_000_000  # ... as many times that apart on the sensor's clock
-EARLY_NS = 5_000_000  # before the line by more than this: no delay explains it
-LATE_NS = 100_000_000  # after the line by more than this, and steadily: nor a busy host
-MAX_DRIFT = 500e-6  # of any clock worth the name; also how fast NTP may slew the host's
-MIN_SPAN_S = 1.0  # before that, the drift is too uncertain to be better than none
+EARLY_NS = 5_000_000  # no delay explains stamps earlier than the line by more than this
+LATE_NS = 100_000_000  # no busy host explains stamps that stay later than the line by more
+MAX_DRIFT = 500e-6  # of real clocks; also how fast NTP may slew the host's
+MIN_SPAN_S = 1.0  # of pairs: over less, an estimated drift would be worse than none
 BLOCKS = 16  # parts of a segment that are compared with each other
 STRAY_GAPS = 4.0  # the logarithm of how much denser stamps are above their edge than below it
-STRAY_LIMIT = 64  # stray stamps close below the edge that are looked for
+STRAY_LIMIT = 64  # maximum number of stray stamps below the edge that are left out
 MOST_PAIRS = 1 << 17  # of a segment, thinned beyond: more change nothing and take 100 bytes each
 
 _NO_PAIR = "the sensor's clock is unknown: no packet has come yet"
@@ -49,13 +49,13 @@ class ClockFit:
     """Linear map from sensor time to ROS time.
 
     Attributes:
-        sensor_ns: A sensor time ...
-        ros_ns: ... and its ROS time.
+        sensor_ns: Sensor time of a point on the line, in ns.
+        ros_ns: ROS time of that point, in ns.
         drift: Rate of ROS time relative to sensor time, minus 1.
-        pairs: Number of pairs of stamps that were used.
-        jitter_ns: The standard deviation of those stamps about the line, outliers left out.
-        residual_ns: Residual of the line in ns: the median deviation from it of the pairs' edge in
-            each of up to 16 parts.
+        pairs: Number of pairs of sensor time and stamp that were given.
+        jitter_ns: Standard deviation of the stamps about the line in ns, without outliers.
+        residual_ns: Residual of the line in ns: median, over up to 16 parts, of the distance
+            between the line and the earliest stamp of the part.
     """
 
     sensor_ns: int
@@ -80,14 +80,14 @@ class ClockFit:
 
 @dataclass(frozen=True, slots=True)
 class ClockSegment:
-    """A stretch in which the sensor's clock ran on without a step.
+    """A part of a recording in which the sensor's clock ran without a step.
 
     Attributes:
         start: Index of its first pair.
         end: Index after its last pair.
-        sensor_ns: Sensor time of its first pair.
-        host_ns: Stamp of its first pair.
-        fit: The line through all its pairs, or evenly spaced ones where it is long.
+        sensor_ns: Sensor time of its first pair, in ns.
+        host_ns: Stamp of its first pair, in ns.
+        fit: Line through its pairs; in a long segment, through evenly spaced ones.
     """
 
     start: int
@@ -98,15 +98,15 @@ class ClockSegment:
 
 
 class SensorClock:
-    """Follows the sensor's clock through the stamps of its packets, as they come.
+    """Live estimate of the map from sensor time to ROS time, from the stamps of packets.
 
     Each pair is the sensor time of a packet's first event and the ROS time of the packet's stamp.
-    The last 16384 pairs are kept; the line is fitted again after each sixteenth part more, so
-    that a pair costs some microseconds, independent of their number.
+    The last 16384 pairs are kept. The line is fitted again whenever their number has grown by a
+    sixteenth, so that a pair costs some microseconds on average.
 
-    Pairs far from the line are outliers, unless for a quarter of a second none other comes and
-    they agree with each other: then the sensor's or the host's clock was reset, and a new
-    segment starts with them.
+    Pairs far from the line are outliers, unless no other pairs come for a quarter of a second and
+    they agree with each other: then the sensor's or the host's clock was reset, and a new segment
+    starts with them.
 
     Not for use from two threads at once.
     """
@@ -151,7 +151,7 @@ class SensorClock:
         """Add the next packet's pair: its first event's sensor time and its stamp, ns."""
         index, self._seen = self._seen, self._seen + 1
         if self._count:
-            # A packet from before the newest overtook another, or the clock was set back.
+            # Either packets overtook each other, or the clock was set back.
             back = sensor_ns < self._sensor[self._count - 1]
             late = host_ns - self.to_ros(sensor_ns)
             if back or (self._count >= WARM_UP and not -EARLY_NS < late < LATE_NS):
@@ -173,10 +173,13 @@ class SensorClock:
         return self.fit.to_ros(sensor_ns)
 
     def stamp(self, sensor_ns: int) -> int:
-        """Map one sensor time like `to_ros`, but never to before the last result.
+        """Map one sensor time like `to_ros`, but never to a time before the previous result.
 
         For the stamps of a node's messages, which must not step back when the line is fitted
         again or the sensor restarts.
+
+        Raises:
+            EventsError: If no pair has been added yet.
         """
         self._stamp = max(self._stamp, self.to_ros(sensor_ns))
         return self._stamp
@@ -227,7 +230,7 @@ class SensorClock:
 
 
 class RecordingClock:
-    """Finds the segments of a whole recording, and fits each one; 3 MB for any length."""
+    """Segments of a recording's clock, each with its fit; at most 3 MB of pairs for each."""
 
     def __init__(self) -> None:
         self._clock = SensorClock()
@@ -269,7 +272,7 @@ class _SegmentPairs:
         self._apart = 1
 
     def add(self, index: int, sensor_ns: int, host_ns: int) -> None:
-        """Add a pair, unless it is the last one again or too close to it."""
+        """Add a pair, unless it is too close to the last one, or the same."""
         if self.index and index < self.index[-1] + self._apart:
             return
         self.index.append(index)
@@ -289,6 +292,7 @@ class _SegmentPairs:
         return tail
 
     def fit(self, end: int) -> ClockSegment:
+        """Fit the segment, whose pairs have indices below ``end``."""
         sensor, host = np.array(self._sensor, np.int64), np.array(self._host, np.int64)
         fit = replace(fit_line(sensor, host), pairs=end - self.index[0])
         return ClockSegment(self.index[0], end, int(sensor[0]), int(host[0]), fit)
@@ -298,11 +302,11 @@ def fit_clock(sensor_ns: Times, host_ns: Times) -> tuple[ClockSegment, ...]:
     """Find the segments of a whole recording, and fit each one (see `RecordingClock`).
 
     Args:
-        sensor_ns: Sensor time of each packet's first event, int64 [N], in order of arrival.
-        host_ns: The packets' stamps, int64 [N].
+        sensor_ns: Sensor time of each packet's first event in ns, int64 [N], in order of arrival.
+        host_ns: Stamps of the packets in ns, int64 [N].
 
     Raises:
-        EventsError: If there is no pair, or not one stamp for each time.
+        EventsError: If there is no pair, or the lengths differ.
     """
     if len(sensor_ns) != len(host_ns):
         msg = f"a clock needs pairs: {len(sensor_ns)} sensor times, {len(host_ns)} stamps"
@@ -317,8 +321,8 @@ def fit_line(sensor_ns: Times, host_ns: Times) -> ClockFit:
     """Fit one line to pairs without a step.
 
     Args:
-        sensor_ns: Sensor times, int64 [N], N at least 1; in order but for a few.
-        host_ns: Their stamps, int64 [N].
+        sensor_ns: Sensor times in ns, int64 [N], N at least 1; a few may be out of order.
+        host_ns: Stamps in ns, int64 [N].
     """
     sensor_zero, host_zero = int(sensor_ns[-1]), int(host_ns[-1])
     since = (sensor_ns - sensor_zero).astype(np.float64)
@@ -349,7 +353,7 @@ def fit_line(sensor_ns: Times, host_ns: Times) -> ClockFit:
 
 
 def _coarse_slope(seconds: Floats, offset: Floats) -> float:
-    """Estimate the drift (ns a second) from the medians of blocks, so that no outlier counts."""
+    """Estimate the drift (ns a second) from the medians of blocks, which ignore outliers."""
     if np.ptp(seconds) < MIN_SPAN_S or len(seconds) < WARM_UP:
         return 0.0
     blocks = [
@@ -362,16 +366,16 @@ def _coarse_slope(seconds: Floats, offset: Floats) -> float:
     first, second = np.triu_indices(BLOCKS, BLOCKS // 4)
     apart = t[second] > t[first]
     slopes = (o[second] - o[first])[apart] / (t[second] - t[first])[apart]
-    return _possible(float(np.median(slopes)) if len(slopes) else 0.0)
+    return _clamp_drift(float(np.median(slopes)) if len(slopes) else 0.0)
 
 
-def _possible(slope: float) -> float:
+def _clamp_drift(slope: float) -> float:
     """Clamp a drift (ns a second) to the range of real clocks."""
     return min(max(slope, -MAX_DRIFT * 1e9), MAX_DRIFT * 1e9)
 
 
 def _dense_edge(deviation: Floats, scale: float) -> float:
-    """Find where the bulk of deviations begins, below which early outliers are scattered."""
+    """Find the deviation (ns) at which their bulk begins; early outliers lie below it."""
     width = scale / 8
     ordered = np.sort(deviation)
     within = np.searchsorted(ordered, ordered + width, side="right") - np.arange(len(ordered))
@@ -382,7 +386,7 @@ def _dense_edge(deviation: Floats, scale: float) -> float:
 def _lower_line(
     seconds: Floats, offset: Floats, deviation: Floats, typical_gap: float
 ) -> tuple[float, float]:
-    """Find the highest line below all points, but for stray points below it.
+    """Find slope and intercept of the highest line below all points but stray ones.
 
     A point is stray where the line without it, at the mean time, is higher by more than
     `STRAY_GAPS` typical gaps between neighbours: the gain in likelihood of a line that is closer
@@ -395,14 +399,14 @@ def _lower_line(
     if len(seconds) > 8 and np.ptp(seconds) >= MIN_SPAN_S:
         slope, intercept = _edge_line(seconds, offset, cost)
     if intercept == -np.inf or abs(slope) > MAX_DRIFT * 1e9:
-        slope = _possible(slope)
+        slope = _clamp_drift(slope)
         lowest = np.sort(offset - slope * seconds)[:STRAY_LIMIT]
         intercept = float(lowest[np.argmax(lowest - cost * np.arange(len(lowest)))])
     return slope, intercept
 
 
 def _lowest_of_parts(deviation: Floats) -> NDArray[np.int64]:
-    """Select the four lowest of each of 128 parts: no edge rests on others, and they are few."""
+    """Return the indices of the four lowest points of each of 128 parts, which form the edge."""
     part = np.arange(len(deviation)) * 128 // len(deviation)
     order = np.lexsort((deviation, part))
     starts = np.searchsorted(part, part)
@@ -411,11 +415,12 @@ def _lowest_of_parts(deviation: Floats) -> NDArray[np.int64]:
 
 @kernel
 def _edge_line(seconds: Floats, offset: Floats, cost: float) -> tuple[float, float]:
-    """Find the highest line at the mean time below all points but stray ones.
+    """Find slope and intercept of the line that is highest at the mean time, below most points.
 
-    It is the edge of the lower convex hull at the mean time (Moon et al. 1999). Points are left
-    out one by one, each time that of the edge's two whose absence lifts it more, and of the lines
-    on the way the one is taken whose height, less ``cost`` for each point left out, is greatest.
+    It is the edge of the lower convex hull at the mean time (Moon et al. 1999). Points are left out
+    one by one: of the two points of the edge, the one whose absence lifts the edge more. Of all
+    lines met on the way, the result is the one with the greatest height, less ``cost`` for each
+    point left out. The intercept is -inf if there is no edge.
     """
     keep = np.ones(len(seconds), np.bool_)
     mean = seconds.mean()

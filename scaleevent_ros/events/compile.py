@@ -1,4 +1,4 @@
-"""The one way in which this package compiles its kernels."""
+"""Compilation of this package's numba kernels, with a cache on disk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound="Callable[..., object]")
 
 config: Any = numba.config  # filled from the environment when numba is imported
-KEPT_DAYS = 30  # for which compiled kernels of other installations are kept unused
+KEPT_DAYS = 30  # compiled kernels of other installations are deleted after so long without use
 
 
 def kernel(function: Function) -> Function:
@@ -97,7 +97,7 @@ def _sources(module: str) -> set[Path]:
 
 @functools.cache
 def _imports(path: Path) -> tuple[str, ...]:
-    """Return the names of modules, and names in them, that a file may import."""
+    """List the modules that a file imports, and its imported names as if they were modules."""
     return tuple(_imported(ast.parse(path.read_bytes())))
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_SIDE = 1 << 16
-"""Coordinates are uint16."""
+"""Maximum width and height of a sensor in pixels: coordinates are uint16."""
 
 TRIGGER_CAPACITY = 1 << 16
-"""Edges that wait for `Decoder.triggers`; a minute at 1 kHz."""
+"""Maximum number of edges kept until `Decoder.triggers` is called: a minute at 1 kHz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,12 @@ class DecoderStats:
         before_time: Events and edges dropped because no time had been seen yet.
         unknown: Words of types that the encoding does not define.
         padding: Words that fill a transfer (0x99...).
-        skipped: Words of the maker's own types (OTHERS, CONTINUED), which hold no event.
+        skipped: Words of the manufacturer's own types (OTHERS, CONTINUED), which hold no event.
         roll_overs: Times that the stream's clock started again from zero.
         backward: Events and edges that kept the time of the one before, because the clock had
             stepped back a little.
-        resets: Times that the clock stepped back so far that it must have been reset; time
-            went on from where it was.
+        resets: Times that the clock stepped back so far that it must have been reset; decoded
+            times continue from the latest one.
         triggers_lost: Edges dropped, oldest first, because they were not drained.
         truncated_bytes: Bytes of words that never became whole.
     """
@@ -93,9 +93,9 @@ class DecoderStats:
 class Decoder:
     """Decodes the packets of one stream, in order; made by `make_decoder`.
 
-    Clock and addresses live on from packet to packet, and so does a word of which a payload holds
-    only the beginning: payloads may be cut anywhere. Times never decrease, not across packets
-    either. Not for use from two threads at once; decoding runs without the GIL.
+    The clock, the addresses and an incomplete last word are kept from packet to packet, so payloads
+    may be cut anywhere. Times never decrease, even across packets. Not for use from two threads at
+    once; decoding runs without the GIL.
     """
 
     def __init__(self, codec: Codec, width: int, height: int, word_order: int) -> None:
@@ -143,13 +143,13 @@ class Decoder:
     def snapshot(self) -> NDArray[np.int64]:
         """Copy the clock and the addresses, from which `restore` continues the stream, int64 [S].
 
-        Call it between whole packets that were flushed and whose triggers were drained.
+        Call it between packets, after `flush` and `triggers`.
         """
         state: NDArray[np.int64] = self._state[: state_of.COUNTERS].copy()
         return state
 
     def restore(self, snapshot: NDArray[np.int64]) -> None:
-        """Continue as the decoder did of which the snapshot is; counters go on."""
+        """Set the clock, the addresses and the sensor size to a `snapshot`; counters continue."""
         self._state[: state_of.COUNTERS] = snapshot
         self._width = int(snapshot[state_of.WIDTH])
         self._height = int(snapshot[state_of.HEIGHT])
@@ -174,7 +174,7 @@ class Decoder:
                 Other encodings ignore it.
 
         Returns:
-            The events, in arrays of their own. Bytes decode to at most 6 events each.
+            The events, in newly allocated arrays; at most 6 for each byte of the payload.
         """
         codec = self._codec
         base = self._start_packet(int(time_base)) if codec.in_packets else 0
@@ -205,8 +205,8 @@ class Decoder:
         return DecoderStats(*self._state[state_of.COUNTERS :].tolist())
 
     def _start_packet(self, time_base: int) -> int:
-        """Start from a packet's time base, unless it continues the one before."""
-        # As int64: a base beyond that range wraps, and is then a clock that was reset.
+        """Restart the packet's clock if its time base is new; return the base as int64."""
+        # A base beyond the range of int64 wraps, which then counts as a reset of the clock.
         time_base = (time_base + (1 << 63)) % (1 << 64) - (1 << 63)
         state = self._state
         if time_base != state[state_of.TIME_BASE]:

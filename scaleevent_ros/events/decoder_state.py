@@ -1,8 +1,8 @@
 """State of a decoder between packets: one int64 array that every codec's kernel works on.
 
 A kernel has the signature ``(words, time_base, state, trigger_t, trigger_code) -> (x, y, t, p)``:
-it reads whole words, continues from ``state``, and leaves there where it stopped and what it
-counted. Indices below are plain integers because kernels compile them in.
+it decodes whole words, starting from ``state``, and updates the position and the counters in it.
+Indices below are plain integers because kernels compile them in.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ Arrays = tuple[NDArray[np.uint16], NDArray[np.uint16], NDArray[np.int64], NDArra
 # Geometry.
 WIDTH = 0
 HEIGHT = 1
-# The clock: the time of the latest event (ns), what is added to the stream's own time (ns), the
-# high and the low part of that time as the encoding counts them.
+# The clock: the time of the latest event (ns), the offset of decoded times from the stream's own
+# (ns), and the high and low parts of the stream's own time, in the encoding's units.
 LAST = 2
 OFFSET = 3
 HIGH = 4
@@ -26,13 +26,13 @@ LOW = 5
 HAS_HIGH = 6
 HAS_TIME = 7
 TIME_BASE = 8
-# What a codec keeps from word to word: of an address, or (evt3) of a whole event.
+# State that a codec keeps between words: parts of an address, or (evt3) of a whole event.
 CONTEXT = 9
 COLUMN = 10
 BASE = 11
 POLARITY = 12
 WORD_ORDER = 13
-# Triggers that wait to be drained: a ring, its oldest entry and how many it holds.
+# Ring buffer of triggers that wait to be drained: index of the oldest entry, number of entries.
 TRIGGER_START = 14
 TRIGGER_COUNT = 15
 LAST_TRIGGER = 16
@@ -60,7 +60,7 @@ NEVER = np.iinfo(np.int64).min
 """Initial value of the clock, before any time."""
 
 BACKWARD_TOLERANCE = 40_960_000
-"""A clock that steps back by no more (ns) is noise; by more, it was reset.
+"""Maximum step back of a clock (ns) that is noise; a larger one is a reset.
 
 Ten units of EVT3's TIME_HIGH, as in the ROS drivers' codecs.
 """
@@ -76,7 +76,7 @@ def new_state(width: int, height: int) -> NDArray[np.int64]:
 
 @kernel
 def make_arrays(size: int, slack: int) -> Arrays:
-    """Allocate arrays for events, with some more in ``t``."""
+    """Allocate arrays for ``size`` events, with ``slack`` more elements in ``t``."""
     return (
         np.empty(size, np.uint16),
         np.empty(size, np.uint16),
@@ -140,7 +140,7 @@ def push_trigger(
     trigger_t: NDArray[np.int64],
     trigger_code: NDArray[np.uint16],
 ) -> None:
-    """Append a trigger (``code`` is id << 1 | edge) to the ring; a full one loses its oldest."""
+    """Append a trigger (``code`` is id << 1 | edge) to the ring; a full ring drops its oldest."""
     capacity = trigger_t.size
     start, count = state[TRIGGER_START], state[TRIGGER_COUNT]
     slot = np.uintp((start + count) % capacity)

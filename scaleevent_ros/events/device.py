@@ -1,9 +1,9 @@
 """Events on a torch device, and their representations there.
 
-The definitions, and the functions to call, are in `representations`, `normalization` and
-`activity`; here is how torch computes them. Nothing waits for the device: windows are masked
-rather than cut, and every sum is one scattered integer addition an event, which commutes, so that
-a GPU's results repeat from run to run.
+Implementations with torch of the functions in `representations`, `normalization`, `activity` and
+`leaky`, which define them; callers use `represent` and `normalize_tensor`. Nothing waits for the
+device: windows are masked rather than cut. Every sum is one scattered integer addition per event,
+which commutes, so that a GPU's results repeat from run to run.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ class DeviceEvents:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceState:
-    """A `leaky.LeakyState` on a device: float32 [decays, height, width] at a time in ns."""
+    """A `leaky.LeakyState` on a device.
+
+    Attributes:
+        values: float32 [decays, height, width].
+        t: Time in ns on the sensor's clock; all events before it are included.
+    """
 
     values: torch.Tensor
     t: int
@@ -82,14 +87,14 @@ class DeviceState:
 class EventUploader:
     """Copies batches to a device while the device computes.
 
-    A batch goes through pinned memory and a stream of its own; the stream that is current when
-    `upload` is called waits for it, the calling thread does not. Two batches can be under way:
+    A batch goes through pinned memory and a separate CUDA stream; the stream that is current when
+    `upload` is called waits for it, the calling thread does not. Two batches can be in transfer;
     a third waits for the first.
 
     Args:
-        device: Target device; copies to other devices than CUDA are synchronous.
-        capacity: The most events of a batch that the pinned memory has room for at first; it
-            grows where a batch is larger.
+        device: Target device; copies to devices other than CUDA are synchronous.
+        capacity: Initial capacity of the pinned memory in events per batch; it grows for larger
+            batches.
     """
 
     def __init__(self, device: torch.device | str, capacity: int = 1 << 20) -> None:
@@ -105,8 +110,8 @@ class EventUploader:
         """Start copying a batch, and return its events for use on the current stream.
 
         Raises:
-            EventsError: If an event lies off the sensor, or the sensor is larger than 32767
-                pixels each way.
+            EventsError: If an event lies off the sensor, or a side of the sensor has more than
+                32767 pixels.
         """
         check_values(batch)
         if max(batch.width, batch.height) > np.iinfo(np.int16).max:
@@ -157,7 +162,7 @@ def voxel_grid(events: DeviceEvents, t_start: int, t_end: int, bins: int) -> tor
     for block in _blocks(events):
         inside, interval, time = _locate(block, t_start, t_end, bins - 1, intervals)
         sign = (block.p.view(torch.int8) * 2 - 1) * inside
-        # In place, as memory's speed is what limits a GPU here.
+        # In place: memory bandwidth limits a GPU here.
         value = time.add_(half).bitwise_right_shift_(shift).bitwise_left_shift_(COUNT_BITS)
         value = value.add_(1).mul_(sign)
         cells = torch.zeros(intervals * pixels, dtype=torch.int64, device=grid.device)
@@ -251,7 +256,7 @@ def percentile_of(tensor: torch.Tensor, floor: float = 0) -> torch.Tensor:
 def patch_counts(counts: torch.Tensor, patch: int) -> torch.Tensor:
     """Compute `activity.patch_counts` of counts by pixel, int64 [..., rows, columns].
 
-    Whether counts are whole and not negative is not checked: it would wait for the device.
+    The counts are not checked to be whole and not negative, which would wait for the device.
     """
     height, width = counts.shape[-2:]
     rows, columns = -(-height // patch), -(-width // patch)
@@ -265,13 +270,13 @@ def _picture(grid: torch.Tensor) -> torch.Tensor:
     low, high = grid.min(), grid.max()
     picture = torch.floor((grid - low) / (high - low) * 255)
     picture = torch.where(high > low, picture, 127) / 255
-    # By numbers: tensors made of them would be copied from the host, which no CUDA graph can hold.
+    # Python numbers: tensors of them would be copied from the host, which no CUDA graph can hold.
     channels = zip(picture, IMAGENET_MEAN, IMAGENET_STD, strict=True)
     return torch.stack([(channel - mean) / std for channel, mean, std in channels])
 
 
 def _blocks(events: DeviceEvents) -> Iterator[DeviceEvents]:
-    """Cut events into blocks small enough for cells that hold two sums, and for a GPU's cache."""
+    """Cut events into blocks small enough for cells with two sums (see `COUNT_BITS`)."""
     for start in range(0, len(events), BLOCK):
         yield events[start : start + BLOCK]
 
@@ -279,10 +284,11 @@ def _blocks(events: DeviceEvents) -> Iterator[DeviceEvents]:
 def _locate(
     events: DeviceEvents, t_start: int, t_end: int, factor: int, intervals: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Find events in a window's intervals, in units of the span / ``factor``.
+    """Assign events to a window's intervals, with times in units of the span / ``factor``.
 
     Returns:
-        Whether each is inside; its interval, valid for all; its time since the interval's start.
+        Whether each event is inside the window, bool [N]; the index of its interval, clamped for
+        events outside, int64 [N]; its time since the start of the interval, int64 [N].
     """
     span = t_end - t_start
     inside = (events.t >= t_start) & (events.t < t_end)
@@ -292,11 +298,12 @@ def _locate(
 
 
 def _pixel(events: DeviceEvents) -> torch.Tensor:
+    """Return the flat index of each event's pixel, int32 [N]."""
     return torch.add(events.x, events.y.to(torch.int32), alpha=events.width)
 
 
 def _parts(memory: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Serialize times, columns, rows and polarities to bytes, the widest first for alignment."""
+    """View bytes as times, columns, rows and polarities, the widest first for alignment."""
     events = len(memory) // EVENT_BYTES
     t, x, y, p = (memory[a * events : b * events] for a, b in ((0, 8), (8, 10), (10, 12), (12, 13)))
     return t.view(torch.int64), x.view(torch.int16), y.view(torch.int16), p

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.events.batch import EventBatch
 
 MAX_GAP = 365 * 24 * 3600 * 10**9
-"""The longest silence (ns) that is encoded, as roll-overs of the clock: 20 kB of EVT3 a day."""
+"""Maximum gap between events (ns); it is encoded as roll-overs: 20 kB of EVT3 a day."""
 
 
 MAX_CHANNEL = 15
@@ -28,12 +28,12 @@ class Format:
     """Word format of one encoding.
 
     Attributes:
-        encode: The kernel.
+        encode: Encoding kernel.
         dtype: Data type of the words.
         words_per_event: Maximum number of words per event, without roll-overs.
         max_side: Maximum width and height of the sensor in pixels.
         high_unit: Unit of TIME_HIGH in ns.
-        epoch: The time (ns) after which TIME_HIGH starts again.
+        epoch: Period (ns) after which TIME_HIGH starts again from zero.
     """
 
     encode: Callable[..., int]
@@ -57,8 +57,8 @@ FORMATS = {
 class Encoder:
     """Encodes the batches of one stream, in order; made by `make_encoder`.
 
-    Each packet starts with the full time and address, so that a decoder may join at any. A decoder
-    that reads all of them follows the clock over its roll-overs, silent ones too.
+    Each packet starts with the full time and address, so decoding may start at any packet. A
+    decoder that reads all of them follows every roll-over of the clock, even where no events come.
     """
 
     def __init__(self, form: Format, origin: int) -> None:
@@ -105,14 +105,14 @@ class Encoder:
             Whole words.
 
         Raises:
-            EventsError: If the encoding is not EVT3, a value is none of these, or the time is out
-                of order or more than a year after the one before.
+            EventsError: If the encoding is not EVT3, channel or edge is out of range, or the time
+                is out of order or more than a year after the previous one.
         """
         if self._format is not FORMATS["evt3"]:
-            msg = "triggers are encoded as evt3 alone"
+            msg = "triggers can only be encoded as evt3"
             raise EventsError(msg)
         if not (0 <= channel <= MAX_CHANNEL and edge in (0, 1)):
-            msg = f"a trigger of channel {channel}, edge {edge}: 0 to {MAX_CHANNEL}, and 0 or 1"
+            msg = f"channel {channel} must be 0 to {MAX_CHANNEL}, and edge {edge} 0 or 1"
             raise EventsError(msg)
         self._check_time(t)
         now = (t - self._origin) // 1000
@@ -134,7 +134,7 @@ class Encoder:
             self._check_time(int(batch.t[0]), int(np.diff(batch.t).max(initial=0)))
 
     def _check_time(self, t: int, gap: int = 0) -> None:
-        """Check that a time may come next, and that no gap is too long."""
+        """Check that a time is in order, and that neither its gap nor ``gap`` (ns) is too long."""
         if t < self._last:
             msg = f"{t} ns follows {self._last} ns: encode in order of time"
             raise EventsError(msg)
@@ -152,11 +152,11 @@ def make_encoder(encoding: str, origin: int = 0) -> Encoder:
 
     Args:
         encoding: ``evt3`` (with vector words where they are shorter) or ``evt2``.
-        origin: The time (ns) that is zero on the wire. EVT3 pays 20 kB for each day from there to
-            the first event.
+        origin: Time (ns) that is encoded as zero. EVT3 needs 20 kB for each day from there to the
+            first event.
 
     Raises:
-        UnknownEncodingError: If it is neither.
+        UnknownEncodingError: If the encoding is neither.
     """
     if encoding not in FORMATS:
         msg = f"cannot encode {encoding!r}: known are {', '.join(FORMATS)}"

@@ -6,8 +6,8 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class EventsError(ScaleEventError):
-    """Error of events, or of a request for them."""
+    """Base class of errors in event data, and in arguments of this package."""
 
 
 class UnknownEncodingError(EventsError):
-    """An encoding of event packets that no decoder knows."""
+    """Unknown encoding of event packets, or unknown word order of one."""

@@ -49,7 +49,7 @@ CONTINUED = 15
 
 PADDING_WORD = 0x99999999
 EPOCH = (1 << 34) * 1000
-"""The time (ns) after which the 34 bits on the wire start again."""
+"""Period (ns) after which the 34-bit time starts again from zero."""
 
 
 @kernel
@@ -136,7 +136,7 @@ def find_word_order(halves: NDArray[np.uint32], state: NDArray[np.int64]) -> int
     One of its halves is all zeros, the other starts with the type.
 
     Returns:
-        How many words were skipped.
+        Number of words skipped.
     """
     count = halves.size // 2
     for i in range(count):
@@ -220,16 +220,16 @@ def encode_evt2_words(
     high: int,
     words: NDArray[np.uint32],
 ) -> int:
-    """Encode events, starting with their time, in their order.
+    """Encode events in their order, starting with a TIME_HIGH word.
 
     Args:
         batch: x and y below 2048, t (ns) non-decreasing, p.
-        origin: The time (ns) that is zero on the wire.
-        high: The time of the words before, in units of 64 µs, all its bits.
-        words: Room for 2 words an event, and 2 for each roll-over.
+        origin: Time (ns) that is encoded as zero.
+        high: Time of the previous words in units of 64 µs, not cut to 28 bits.
+        words: Output, with room for 2 words an event and 2 for each roll-over.
 
     Returns:
-        How many words were written.
+        Number of words written.
     """
     x, y, t, p = batch
     n = 0

@@ -52,14 +52,14 @@ CONTINUED_12 = 15
 
 PADDING_WORD = 0x9999
 HIGH_NOISE = 10
-"""A TIME_HIGH that drops by no more is noise, not a roll-over."""
+"""Maximum drop of TIME_HIGH that is noise; a larger one is a roll-over."""
 
 EPOCH = (1 << 24) * 1000
-"""The time (ns) after which the 24 bits on the wire start again."""
+"""Period (ns) after which the 24-bit time starts again from zero."""
 
 # While words are read, an event is one number: column and polarity in bits 0 to 11, row in 16 to
-# 27, time (µs) in 28 to 51. The context is the event that a vector word would make: the one before
-# with the changes since, bit 12 set once vector words have left the widest sensor.
+# 27, time (µs) in 28 to 51. The context is the event that the next vector word starts from: the
+# previous one with later changes, bit 12 set once vector words have left the widest sensor.
 ROW_SHIFT = 16
 TIME_SHIFT = 28
 HIGH_SHIFT = 40
@@ -68,11 +68,11 @@ LAST_COLUMN = 0x7FF
 LANES = 12
 
 SIMPLE = 1 << ADDR_Y | 1 << ADDR_X | 1 << VECT_BASE_X | 1 << TIME_LOW
-"""Types whose 12 bits replace a field of the context, as bits."""
+"""Bit mask of the word types whose 12 bits replace a field of the context."""
 
 
 def _fields() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Tabulate by type which context a word keeps and where its 12 bits go: [16] each."""
+    """Tabulate, by word type, the context bits to keep and the shift of its 12 bits: [16] each."""
     keep = np.full(16, (1 << 64) - 1, np.uint64)
     shift = np.zeros(16, np.uint64)
     for kind, start, end in (
@@ -87,7 +87,7 @@ def _fields() -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
 
 
 def _columns() -> NDArray[np.uint8]:
-    """List, for each mask of a vector word, its set bits first: uint8 [4096, LANES]."""
+    """List, for each mask of a vector word, its bits with the set ones first, [4096, LANES]."""
     ones = np.arange(1 << LANES)[:, None] >> np.arange(LANES) & 1
     return np.argsort(1 - ones, axis=1, kind="stable").astype(np.uint8)
 
@@ -133,7 +133,7 @@ def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> tuple[int,
     """Find the first TIME_LOW after a TIME_HIGH, without which no event has a time.
 
     Returns:
-        How many words there are up to it, itself included, and whether it was found.
+        Number of words up to and including it, and 1; or the number of all words, and 0.
     """
     for i in range(words.size):
         kind = words[i] >> 12
@@ -146,7 +146,7 @@ def find_time(words: NDArray[np.uint16], state: NDArray[np.int64]) -> tuple[int,
 
 @kernel
 def unpack(arrays: Arrays, start: int, end: int, state: NDArray[np.int64]) -> None:
-    """Part events, packed in ``t``, into columns, rows, polarities and times."""
+    """Split events, packed in ``t``, into columns, rows, polarities and times."""
     x, y, t, p = arrays
     offset = state[OFFSET]
     for i in range(start, end):
@@ -187,10 +187,10 @@ def read_words(
     trigger_t: NDArray[np.int64],
     trigger_code: NDArray[np.uint16],
 ) -> int:
-    """Read words into arrays that have room for their events and LANES more in ``t``.
+    """Decode words into arrays that have room for their events and LANES more in ``t``.
 
     Returns:
-        How many events there are, inside the sensor or not.
+        Number of events, including those outside the sensor.
     """
     packed = arrays[2]
     context = np.uint64(state[CONTEXT])
@@ -305,13 +305,13 @@ def write_high(high: int, before: int, words: NDArray[np.uint16], n: int) -> int
     """Write TIME_HIGH words that lead a decoder from one time to a later one.
 
     Args:
-        high: The new time, in units of 4096 µs, all its bits.
-        before: The time in the words before, alike.
-        words: The words written so far.
-        n: Number of events.
+        high: New time in units of 4096 µs, not cut to 12 bits.
+        before: Time of the previous words, in the same units.
+        words: Output.
+        n: Number of words written so far.
 
     Returns:
-        How many words there are now.
+        Number of words written now.
     """
     for _ in range((high >> 12) - (before >> 12)):
         # A drop that every decoder takes for a roll-over.
@@ -324,18 +324,16 @@ def write_high(high: int, before: int, words: NDArray[np.uint16], n: int) -> int
 
 @kernel
 def measure_run(x: NDArray[np.uint16], start: int, end: int) -> tuple[int, int]:
-    """Measure how far vector words would reach that start at an event.
-
-    They go on as long as each group of words saves some.
+    """Count the groups of vector words, from an event on, that are shorter than single words.
 
     Args:
         x: Columns of events, of which those in ``start`` to ``end`` are of one row, one time and
             one polarity, and ascend.
-        start: The first of them.
-        end: Behind the last of them.
+        start: Index of the first event.
+        end: Index after the last event.
 
     Returns:
-        How many groups there are, and the number of the first event behind them.
+        Number of groups, and the index of the first event after them.
     """
     groups = 0
     i = start
@@ -354,7 +352,7 @@ def measure_run(x: NDArray[np.uint16], start: int, end: int) -> tuple[int, int]:
 def write_vector(
     x: NDArray[np.uint16], start: int, end: int, words: NDArray[np.uint16], n: int
 ) -> int:
-    """Write the vector words of events ``start`` to ``end``, and count all words."""
+    """Write the vector words of events ``start`` to ``end``; return the new number of words."""
     base = np.int64(x[start])
     i = start
     while i < end:
@@ -377,16 +375,16 @@ def encode_evt3_words(
     high: int,
     words: NDArray[np.uint16],
 ) -> int:
-    """Encode events, starting with their time and their row, in their order.
+    """Encode events in their order, starting with time and row.
 
     Args:
         batch: x and y below 2048, t (ns) non-decreasing, p.
-        origin: The time (ns) that is zero on the wire.
-        high: The time of the words before, in units of 4096 µs.
-        words: Room for 4 words an event, and 2 for each roll-over.
+        origin: Time (ns) that is encoded as zero.
+        high: Time of the previous words in units of 4096 µs, not cut to 12 bits.
+        words: Output, with room for 4 words an event and 2 for each roll-over.
 
     Returns:
-        How many words were written.
+        Number of words written.
     """
     x, y, t, p = batch
     n = 0

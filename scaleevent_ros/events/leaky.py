@@ -1,4 +1,4 @@
-"""Leaky integrals: per-pixel memory of the polarity of all events so far.
+"""Leaky integrals: exponentially decaying sums of the polarities of each pixel's events.
 
 ``I(x, y) = sum of s_i * exp(-(t_end - t_i) / decay)`` over all events before ``t_end``, with the
 sign ``s_i`` +1 for brighter and -1 for darker: the leaky integrator of event-based vision, a
@@ -36,12 +36,12 @@ LEAKY_DECAYS = (0.1, 0.5, 2.0)
 """Decays in seconds that the presets use; `benchmarks/representation.py` compares others."""
 
 MAX_DECAYS = LANES
-"""Sums of one pixel lie side by side, and one vector instruction updates them."""
+"""Maximum number of decays: one vector instruction updates all sums of a pixel."""
 
 SHORTEST_DECAY, LONGEST_DECAY = 0.01, 100.0
 
-# Sums are kept relative to an origin in time, so that nothing decays between events. The weight
-# of an event grows with its distance from the origin; at this exponent the origin moves on.
+# Sums are relative to an origin in time, so that they need no update between events. The weight of
+# an event grows with its distance from the origin; the origin is moved before this exponent.
 _LARGEST_EXPONENT = 40.0
 TILE = 1024
 TINY = np.float32(1e-6)
@@ -49,11 +49,11 @@ TINY = np.float32(1e-6)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LeakyState:
-    """Leaky integrals at one moment, from which they continue.
+    """Leaky integrals at one time, from which an integration can continue.
 
     Attributes:
         values: float32 [decays, height, width].
-        t: The moment, ns on the sensor's clock: all events before it are included.
+        t: Time in ns on the sensor's clock; all events before it are included.
     """
 
     values: Floats
@@ -61,7 +61,7 @@ class LeakyState:
 
 
 def check_decays(decays: Sequence[float]) -> None:
-    """Refuse decays that cannot be integrated.
+    """Check the decays of leaky integrals.
 
     Raises:
         EventsError: If there are more than `MAX_DECAYS`, or one is not 10 ms to 100 s.
@@ -82,16 +82,16 @@ def leaky_integrals(
 
     Args:
         batch: Events up to ``t_end`` at least; those at or after it are left out.
-        t_end: End of the window, ns, excluded.
+        t_end: End of the window in ns, excluded.
         decays: Time constants in seconds.
-        state: Integrals of what was before the batch; zero if None.
+        state: Integrals of the events before the batch; zero if None.
 
     Returns:
         float32 [decays, height, width].
 
     Raises:
-        EventsError: If a decay is out of range, an event lies off the sensor, or the state is of
-            another shape or later than ``t_end``.
+        EventsError: If a decay is out of range, an event lies off the sensor, or the state has
+            another shape or is later than ``t_end``.
     """
     check_values(batch)
     integrator = LeakyIntegrator(batch.height, batch.width, decays)
@@ -123,8 +123,8 @@ class LeakyIntegrator:
         self.decays = tuple(decays)
         self._shape = (height, width)
         self._rates = np.array([1e-9 / decay for decay in decays])
-        # The sums of a pixel have no padding: less memory to read, and strides that are a power of
-        # two take twice as long. The last pixel's vector ends beyond its sums.
+        # The sums of a pixel have no padding: it would cost memory, and strides of a power of two
+        # take twice as long. The vector of the last pixel ends beyond its sums.
         sums = height * width * len(decays)
         self._memory = np.zeros(sums + LANES - len(decays), np.float32)
         self._sums = self._memory[:sums].reshape(height * width, len(decays))
@@ -137,19 +137,19 @@ class LeakyIntegrator:
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the sums."""
+        """Memory of the sums in bytes."""
         return self._memory.nbytes
 
     def reset(self, t: int | None = None) -> None:
-        """Forget all events, and continue around a time in ns, or wherever the next event is."""
+        """Discard all events; the origin becomes ``t`` in ns, or the time of the next event."""
         self._sums[:] = 0
         self._origin = t
 
     def start(self, state: LeakyState, t: int) -> None:
-        """Continue from a state, for events and reads around a time, in ns.
+        """Continue from a state, with the origin at ``t`` in ns.
 
         Raises:
-            EventsError: If the state is of another shape, or later than the time.
+            EventsError: If the state has another shape, or is later than ``t``.
         """
         shape = (len(self.decays), *self._shape)
         if state.values.shape != shape:
@@ -167,7 +167,7 @@ class LeakyIntegrator:
 
         Args:
             batch: The stream's next events.
-            sign: -1 takes events back that were added before.
+            sign: -1 to subtract events that were added before.
         """
         at = 0
         while at < len(batch):
@@ -183,8 +183,8 @@ class LeakyIntegrator:
         """Compute the integrals at a time at or after all events that were added.
 
         Args:
-            t_end: ns.
-            out: Contiguous float32 [decays, height, width] to write to.
+            t_end: Time in ns.
+            out: Contiguous float32 [decays, height, width] to write to; new memory if None.
 
         Returns:
             float32 [decays, height, width].
@@ -197,7 +197,7 @@ class LeakyIntegrator:
         return out
 
     def _move_origin(self, t: int) -> int:
-        """Let the origin follow the stream to a time, where that is far from it."""
+        """Move the origin to a time in ns if it lies far before it; return the origin."""
         if self._origin is None:
             self._origin = t
         elif t - self._origin > self._reach:
@@ -219,7 +219,7 @@ def add_events(
     sign: np.float32,
     sums: Floats,
 ) -> None:
-    """Add each event's weights at its time to the sums of its pixel, ``len(rates)`` for each."""
+    """Add each event's weights at its time to the ``len(rates)`` sums of its pixel."""
     columns, count, row = np.uint64(width), np.uint64(x.shape[0]), np.uint64(len(rates))
     # At `start`, and their slopes; 0 in lanes that belong to the next pixel.
     weights = np.zeros(8, np.float32)
@@ -239,7 +239,7 @@ def add_events(
 
 @kernel
 def read_sums(sums: Floats, factors: Floats, out: Floats) -> None:
-    """Decay the sums, and write each decay's to a plane of its own, [decays, pixels]."""
+    """Decay sums [pixels, decays] and write them as planes [decays, pixels]."""
     flat, pixels, row = sums.reshape(-1), sums.shape[0], len(out)
     for start in range(0, pixels, TILE):
         end = min(start + TILE, pixels)
@@ -253,7 +253,7 @@ def read_sums(sums: Floats, factors: Floats, out: Floats) -> None:
 
 @kernel
 def decay_sums(sums: Floats, factors: Floats) -> None:
-    """Decay the sums in place; what is too small to matter becomes 0, not a subnormal."""
+    """Decay the sums in place; negligible values become 0, since subnormal numbers are slow."""
     for i in range(sums.shape[0]):
         for k in range(len(factors)):
             value = sums[i, k] * factors[k]

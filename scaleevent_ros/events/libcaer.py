@@ -42,7 +42,7 @@ VECT_BASE_Y = 4
 VECT_8 = 5
 
 EPOCH = (1 << 31) * 1000
-"""The time (ns) after which the 31 bits of an uncompressed event start again."""
+"""Period (ns) after which the 31-bit time of an uncompressed event starts again from zero."""
 
 
 @kernel

@@ -32,11 +32,11 @@ LEAKY_LIMIT = np.float32(4)
 
 
 def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
-    """Normalize an event tensor into memory that is used again and again.
+    """Normalize an event tensor into given memory, which callers should reuse.
 
-    Fresh memory for every window costs more than the arithmetic: each of its pages is made when it
-    is first touched. Active values are those that are not zero; inactive ones stay zero, except in
-    a picture.
+    New memory for every window costs more than the arithmetic, because its pages are mapped at the
+    first access. Active values are those that are not zero; inactive ones stay zero, except in a
+    picture.
 
     - ``none``: unchanged.
     - ``mean_std``: ``(x - mean) / std`` of the active values, over all channels together; where
@@ -52,7 +52,8 @@ def normalize_into(tensor: Floats, how: str, result: Floats) -> None:
         result: Contiguous float32 of the same shape, which shares no memory with the tensor.
 
     Raises:
-        EventsError: If the normalization is unknown, or a picture is asked of other than 3 bins.
+        EventsError: If the normalization is unknown, or ``scaleevent_picture`` gets a tensor
+            without exactly 3 bins.
     """
     check_normalization(tensor, how)
     values, results = np.ascontiguousarray(tensor).reshape(-1), result.reshape(-1)
@@ -95,7 +96,7 @@ def percentile_of(values: Floats, floor: float = 0) -> np.float32:
 
     Args:
         values: Contiguous float32 of any shape.
-        floor: Magnitudes above it count.
+        floor: Smaller magnitudes, and equal ones, are ignored.
     """
     flat = values.reshape(-1)
     percentile: np.float32 = _percentile(flat, np.empty_like(flat), np.float32(floor))
@@ -103,7 +104,12 @@ def percentile_of(values: Floats, floor: float = 0) -> np.float32:
 
 
 def check_normalization(tensor: Floats | torch.Tensor, how: str) -> None:
-    """Refuse a normalization that is unknown or does not fit a tensor."""
+    """Check that a normalization is known and fits a tensor.
+
+    Raises:
+        EventsError: If it is unknown, or ``scaleevent_picture`` gets a tensor without exactly 3
+            bins.
+    """
     if how not in NORMALIZATIONS:
         msg = f"unknown normalization {how!r}; known: {', '.join(NORMALIZATIONS)}"
         raise EventsError(msg)
@@ -140,7 +146,7 @@ def scaleevent_picture(grid: Floats) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
-# Compiled whole: between two runs of a network, when caches are cold, each call costs.
+# One kernel: between two runs of a network, when caches are cold, each call is expensive.
 @kernel
 def _divide_by_percentile(values: Floats, result: Floats) -> None:
     """Divide by the 99th percentile of the active values' magnitudes."""
@@ -185,8 +191,8 @@ def _take_above(
 def _percentile(values: Floats, scratch: Floats, floor: np.float32) -> np.float32:
     """Select the 99th percentile of the active values' magnitudes, exactly; 1 without any.
 
-    A sample sets a bar that nearly always lies below it, so that only the few magnitudes above
-    the bar need to be ordered. Where the bar is too high, all are.
+    A sample gives a bar that nearly always lies below the percentile, so that only the few
+    magnitudes above the bar need to be ordered. If the bar is too high, all are.
 
     Args:
         values: Values to select from.
@@ -199,7 +205,7 @@ def _percentile(values: Floats, scratch: Floats, floor: np.float32) -> np.float3
         one: np.float32 = np.float32(1)
         return one
     rank = (active * PERCENT + 99) // 100 - 1
-    wanted = active - rank  # so many are not less than the percentile
+    wanted = active - rank  # number of magnitudes at or above the percentile
     if above < wanted:
         _, not_below = _take_above(values, np.nextafter(bar, np.float32(0)), floor, scratch)
         if wanted <= not_below:
@@ -210,7 +216,7 @@ def _percentile(values: Floats, scratch: Floats, floor: np.float32) -> np.float3
 
 @kernel
 def _bar(values: Floats, scratch: Floats, floor: np.float32) -> np.float32:
-    """Choose a magnitude probably a little below the percentile; the floor without any."""
+    """Estimate a magnitude slightly below the percentile; the floor without active values."""
     step = max(len(values) // SAMPLE, 1) | 1
     count = 0
     for i in range(0, len(values), step):
@@ -226,7 +232,7 @@ def _bar(values: Floats, scratch: Floats, floor: np.float32) -> np.float32:
 
 @kernel
 def _select(values: Floats, at: int) -> np.float32:
-    """Return the value that stands at a place once all are in order."""
+    """Return the value at an index of the sorted values."""
     selected: np.float32 = np.partition(values, at)[at]
     return selected
 

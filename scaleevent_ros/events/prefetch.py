@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DISTANCE = 32
-"""Prefetch distance in events, handled during a memory access (measured: 16 to 64)."""
+"""Number of events between a prefetch and its use (best by measurement: 16 to 64)."""
 
 
 def _prefetch(_typing_context: Any, array: Any, index: Any) -> Any:

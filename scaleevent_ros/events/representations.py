@@ -1,9 +1,9 @@
 """Event tensors: voxel grids, histograms and time surfaces of a window of events.
 
-Each representation has one definition, which is computed here by numba from an `EventBatch`, and
-in `scaleevent_ros.events.device` by torch from `DeviceEvents`; `scaleevent_ros.events.represent`
-takes either. Sums are formed in integers, so a result does not depend on the order of the
-additions, and both agree to the last few bits of a float32.
+Each representation has one definition and two implementations: here by numba from an `EventBatch`,
+and in `events.device` by torch from `DeviceEvents`; `events.represent` takes either. Sums are
+formed in integers, so a result does not depend on the order of the additions, and both agree to the
+last few bits of a float32.
 
 A window is ``[t_start, t_end)`` in ns on the sensor's clock; events outside it are not counted.
 """
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 
 REPRESENTATIONS = ("voxel", "histogram", "stacked_histogram", "time_surface")
 
-# One int64 a pixel holds two sums of a block of events: the signed count in the low bits, the
-# signed times above it. One addition an event serves both, and they part again exactly as long as
-# a block has fewer than 2 ** 21 events and times are at most 2 ** 20.
+# One int64 per pixel holds two sums of a block of events: the signed count in the low bits, the
+# signed times above it. One addition per event updates both, and they can be split exactly as long
+# as a block has fewer than 2 ** 21 events and times are at most 2 ** 20.
 COUNT_BITS = 22
 TIME_BITS = 20
 BLOCK = (1 << 21) - 1
 
 MAX_TIME = 1 << 62
-"""Times are less than this, ns, before and after 0: 146 years, and sums of two of them fit."""
+"""Bound of the magnitude of times in ns: 146 years, so that the sum of two fits an int64."""
 
 
 def voxel_grid(
@@ -156,7 +156,7 @@ def time_surface(
     t_end: int,
     decay: int | None = None,
 ) -> Floats:
-    """Show how long ago each pixel last fired, by polarity.
+    """Compute how recently each pixel fired, by polarity.
 
     ``S[p, y, x] = exp(-(t_end - t_last) / decay)`` with the time of the pixel's last event of
     that polarity in the window, 0 where there is none: Lagorce et al., "HOTS: A Hierarchy of
@@ -182,7 +182,7 @@ def time_surface(
         raise EventsError(msg)
     check_values(batch)
     part = batch.between(t_start, t_end)
-    # Held as ns since the window's start, plus one: 0 is a pixel that never fired.
+    # In ns since the window's start, plus one, so that 0 marks a pixel that never fired.
     last = np.zeros(2 * batch.width * batch.height, np.int64)
     _keep_last(part.x, part.y, part.t, part.p, batch.width, batch.width * batch.height,
                t_start - 1, last)  # fmt: skip
@@ -192,7 +192,7 @@ def time_surface(
 
 
 def channel_count(name: str, bins: int) -> int:
-    """Count the channels of a representation.
+    """Return the number of channels of a representation.
 
     Raises:
         EventsError: If the name is unknown.
@@ -204,7 +204,11 @@ def channel_count(name: str, bins: int) -> int:
 
 
 def check_window(t_start: int, t_end: int, bins: int = 1) -> None:
-    """Refuse a window without duration, one too long for the arithmetic, and less than one bin."""
+    """Check a window and its number of bins.
+
+    Raises:
+        EventsError: If the window is empty or too long for the arithmetic, or there is no bin.
+    """
     if t_end <= t_start:
         msg = f"the window [{t_start}, {t_end}) ns is empty: its end must be after its start"
         raise EventsError(msg)
@@ -217,7 +221,11 @@ def check_window(t_start: int, t_end: int, bins: int = 1) -> None:
 
 
 def check_values(batch: EventBatch) -> None:
-    """Refuse events off the sensor, at a fraction of a ns an event; `validate` names the first."""
+    """Check coordinates and polarities, but not the order of times, in a fraction of a ns an event.
+
+    Raises:
+        EventsError: If an event is invalid; the message gives the first one.
+    """
     if len(batch) and (
         batch.x.max() >= batch.width or batch.y.max() >= batch.height or batch.p.max() > 1
     ):
@@ -225,7 +233,7 @@ def check_values(batch: EventBatch) -> None:
 
 
 def window_knots(t_start: int, t_end: int, intervals: int) -> NDArray[np.int64]:
-    """Cut a window into equal intervals: the first ns of each, and the end, [intervals + 1]."""
+    """Cut a window into equal intervals: int64 [intervals + 1], the starts and the end in ns."""
     span = t_end - t_start
     return np.array([t_start - (-i * span // intervals) for i in range(intervals + 1)], np.int64)
 
@@ -238,7 +246,7 @@ def time_scale(span: int) -> tuple[int, float]:
 
 @kernel
 def signed_moment(time: int, polarity: int) -> int:
-    """Return the contribution of an event to its cell: its sign, and above it sign times time."""
+    """Pack an event's sign (low bits) and its sign times its time (high bits) into one integer."""
     value = (time << COUNT_BITS) + 1
     sign = int(polarity) - 1  # 0 or all ones: negates without a branch
     return (value ^ sign) - sign
@@ -246,7 +254,7 @@ def signed_moment(time: int, polarity: int) -> int:
 
 @kernel
 def split_moments(cell: int) -> tuple[int, int]:
-    """Part a cell's sums: of signs, and of signs times times."""
+    """Split a cell into its two sums: of signs, and of signs times times."""
     count = (cell << (64 - COUNT_BITS)) >> (64 - COUNT_BITS)
     return count, (cell - count) >> COUNT_BITS
 
@@ -266,8 +274,8 @@ def add_signed_moments(
 ) -> None:
     """Add each event's sign and sign times time, ``(t - origin) * factor - base``, to its pixel.
 
-    Both sums share the pixel's int64 cell, which is why events in order of time need only one
-    plane at a time, small enough for a core's cache.
+    Both sums share the pixel's int64 cell (see `COUNT_BITS`); times are shifted right by ``shift``
+    bits, rounded.
     """
     columns, count = np.uint64(width), np.uint64(x.shape[0])
     zero = ((np.int64(1) << shift) >> 1) - base - origin * factor
@@ -280,7 +288,7 @@ def add_signed_moments(
 
 @kernel
 def spread_moments(cells: NDArray[np.int64], scale: float, low: Floats, high: Floats) -> None:
-    """Part each cell's sums, add them to the two bins they lie between, and clear the cell."""
+    """Split each cell's sums, add them to the two adjacent bins, and clear the cell."""
     factor = np.float32(scale)
     for i in range(np.uint64(cells.shape[0])):
         cell = cells[i]
@@ -302,7 +310,7 @@ def _count(
     off: Floats,
     on: Floats,
 ) -> None:
-    """Count in bytes, which stay in the cache, and carry every 256 events over to the result."""
+    """Count events in bytes, which stay in the cache; each overflow adds 256 to the result."""
     columns, plane = np.uint64(width), np.uint64(pixels)
     for i in range(np.uint64(x.shape[0])):
         pixel = np.uint64(y[i]) * columns + np.uint64(x[i])

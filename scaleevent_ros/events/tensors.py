@@ -1,4 +1,4 @@
-"""Event tensors on any device, and the specification of a student's input."""
+"""Event tensors on the CPU or a device, and the specification of a student's input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 Tensor = TypeVar("Tensor", "NDArray[np.float32]", "torch.Tensor")
 
 HISTORY_DECAYS = 3
-"""Number of decay times of history after which 5 % of an integral's weight is missing."""
+"""Length of history in decay times; events before it have 5 % of an integral's weight."""
 
 
 @overload
@@ -104,7 +104,8 @@ def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
         float32 of the same shape, kind and device; the tensor itself for ``none``.
 
     Raises:
-        EventsError: If the normalization is unknown, or a picture is asked of other than 3 bins.
+        EventsError: If the normalization is unknown, or ``scaleevent_picture`` gets a tensor
+            without exactly 3 bins.
     """
     if how == "none":
         return tensor
@@ -120,13 +121,13 @@ def normalize_tensor(tensor: Tensor, how: str) -> Tensor:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """Specification of a student's input: a representation of the window, and leaky integrals.
+    """Specification of a student's input tensor: a representation of the window, leaky integrals.
 
     The tensor has the representation's channels first, then one leaky integral for each decay.
 
     Attributes:
         representation: Name of the representation of the window's events.
-        bins: Number of its time bins, where it has them.
+        bins: Number of time bins, for representations that have them.
         normalization: Normalization of the representation, see `normalize_tensor`. Leaky integrals
             are normalized separately.
         leaky: Decays of leaky integrals in seconds, see `scaleevent_ros.events.leaky`.
@@ -138,10 +139,11 @@ class InputSpec:
     leaky: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check that there is such a tensor.
+        """Check the fields.
 
         Raises:
-            EventsError: If the representation is unknown, or a decay out of range.
+            EventsError: If the representation is unknown, a decay is out of range, or there are
+                too many decays.
         """
         channel_count(self.representation, self.bins)
         check_decays(self.leaky)
@@ -158,7 +160,7 @@ class InputSpec:
 
     @property
     def history_ns(self) -> int:
-        """Default duration of history before a window, in ns; 0 without leaky integrals."""
+        """Default duration of events to read before a window, in ns; 0 without leaky integrals."""
         return round(HISTORY_DECAYS * max(self.leaky, default=0) * 1e9)
 
     @overload
@@ -179,10 +181,10 @@ class InputSpec:
         """Build the tensor of a window, not normalized.
 
         Args:
-            batch: Events of the window, and of as long before it as is known.
+            batch: Events of the window and, for leaky integrals, known events before it.
             t_start: Start of the window in ns, included.
             t_end: End of the window in ns, excluded.
-            state: Leaky integrals of what was before the batch; zero if None.
+            state: Leaky integrals of the events before the batch; zero if None.
 
         Returns:
             float32 [`channels`, height, width], on the events' device.

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LANES = 4
-"""Values that `add_row` updates."""
+"""Number of values that `add_row` updates."""
 
 BLOCK = 32
-"""Values that `compare_block` compares."""
+"""Number of values that `compare_block` compares."""
 
 _FLOAT, _INT32, _INT64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -63,7 +63,7 @@ add_row = cast(
 )
 """Add ``sign * (weights[:4] + time * weights[4:])`` to the four values from an index on.
 
-For kernels only; numba leaves these four additions apart, which takes three times as long.
+For kernels only; numba does not vectorize these four additions, which takes three times as long.
 """
 
 

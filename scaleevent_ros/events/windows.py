@@ -1,4 +1,4 @@
-"""Which events belong to a frame: the window that ends when the frame was taken."""
+"""Windows of events that end when a frame was taken: length and start."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Mode = Literal["fixed", "motion"]
 
 @dataclass(frozen=True)
 class WindowOptions:
-    """How long a window is.
+    """Length of the windows of events.
 
     Attributes:
         mode: ``fixed``: always ``length_ms``. ``motion``: as short as motion allows, so that slow
             scenes gather enough events and fast ones do not smear.
-        length_ms: The length, and with ``motion`` the greatest length, in ms.
-        shortest_ms: With ``motion``, the least length, in ms.
-        events_per_pixel: With ``motion``, the window is the shortest multiple of ``shortest_ms``
-            that holds so many events for each pixel of the sensor, on average.
+        length_ms: Length in ms; with ``motion``, the maximum length.
+        shortest_ms: Minimum length with ``motion``, in ms.
+        events_per_pixel: Wanted events with ``motion``: the window is the shortest multiple of
+            ``shortest_ms`` that holds so many events for each pixel of the sensor, on average.
     """
 
     mode: Mode = "fixed"
@@ -38,7 +38,11 @@ class WindowOptions:
     events_per_pixel: float = 0.3
 
     def __post_init__(self) -> None:
-        """Check that such a window exists."""
+        """Check ranges.
+
+        Raises:
+            EventsError: If a value is out of range.
+        """
         if self.mode not in {"fixed", "motion"}:
             msg = f"window: mode is {self.mode!r}, it must be 'fixed' or 'motion'"
             raise EventsError(msg)
@@ -57,35 +61,35 @@ class WindowOptions:
 
     @property
     def length_ns(self) -> int:
-        """The greatest length in ns: what must be read to cut a window out of it."""
+        """Maximum length in ns; so much must be read to cut any window out of it."""
         return round(self.length_ms * NS_PER_MS)
 
     @property
     def unit_ns(self) -> int:
-        """With ``motion``, lengths are multiples of this, in ns."""
+        """Unit of the lengths with ``motion``, in ns."""
         return round(self.shortest_ms * NS_PER_MS)
 
     @property
     def units(self) -> int:
-        """With ``motion``, the greatest multiple."""
+        """Maximum length with ``motion``, in units."""
         return self.length_ns // self.unit_ns
 
     def wanted_events(self, width: int, height: int) -> int:
-        """With ``motion``, how many events a window on a sensor of this size should hold."""
+        """Return the number of events that a window with ``motion`` should hold."""
         return max(round(self.events_per_pixel * width * height), 1)
 
 
 def window_start(batch: EventBatch, t_end: int, options: WindowOptions) -> int:
     """Choose where the window that ends at ``t_end`` (ns, excluded) starts.
 
-    The length that follows motion is the idea of motion-adaptive sampling, as ScaleEvent takes it
-    over (arXiv 2603.03969, section on data): a number of events stands for an amount of motion.
-    Training, `WindowAccumulator` and the perception node share this rule.
+    Mode ``motion`` is motion-adaptive sampling as in ScaleEvent (arXiv 2603.03969, section on
+    data): a number of events stands for an amount of motion. Training, `WindowAccumulator` and the
+    perception node share this rule.
 
     Args:
-        batch: Events of at least the greatest length before ``t_end``.
-        t_end: End of the window on the events' clock.
-        options: See `WindowOptions`.
+        batch: Events of at least the maximum length before ``t_end``.
+        t_end: End of the window on the events' clock, in ns.
+        options: Length of the window.
 
     Returns:
         The first ns of the window.
@@ -105,7 +109,7 @@ def choose_units(counts: NDArray[np.int64], wanted: int) -> int:
         wanted: Events that the window should hold.
 
     Returns:
-        The least number of units with as many events; all where there are too few.
+        The smallest number of units that hold the wanted events; all units if none do.
     """
     enough = np.flatnonzero(counts >= wanted)
     return int(enough[0]) + 1 if len(enough) else len(counts)

@@ -139,7 +139,7 @@ def test_missing_frames_are_counted(good_bag: Path, tmp_path: Path) -> None:
     quality = check_bag(BagReader(bag))
     assert quality.frames is not None
     assert (quality.frames.count, quality.frames.missing) == (42, 3)
-    assert quality.warnings == [f"3 frames are missing beside 42 of {IMAGE_TOPIC}"]
+    assert quality.warnings == [f"3 frames of {IMAGE_TOPIC} are missing; it holds 42"]
 
 
 def test_a_stamp_that_was_never_set_is_no_time(good_bag: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from scaleevent_ros.bags import BagError, BagReader, BagWriter, SynchronizationE
 from scaleevent_ros.bags.check import check_bag
 from scaleevent_ros.bags.event_stream import EventStream
 from scaleevent_ros.bags.messages import parse_image, serialize_image
-from scaleevent_ros.bags.shift import _liveliest, estimate_shift
+from scaleevent_ros.bags.shift import _busiest_frames, estimate_shift
 from scaleevent_ros.bags.summary_text import quality_text
 from scaleevent_ros.bags.synchronization import _assign, synchronize
 from scaleevent_ros.bags.timeline import RecordedClock, events_from, read_timeline
@@ -79,14 +79,14 @@ def test_frames_out_of_order_and_recorded_at_one_time_do_not_matter(tmp_path: Pa
     assert result.shift_ms == pytest.approx(30, abs=1.5)
 
 
-def test_of_frames_far_apart_the_liveliest_two_are_taken() -> None:
+def test_of_frames_far_apart_the_busiest_frames_two_are_taken() -> None:
     second = 1_000_000_000
     stamps = np.arange(0, 100, 1) * second
     events = np.where(stamps == 50 * second, 1000, 1)
     packets = SimpleNamespace(first=stamps, before=np.cumsum(events) - events)
     timeline = cast("Timeline", SimpleNamespace(packets=packets, start_ns=0, end_ns=100 * second))
-    assert _liveliest(timeline, np.array([10, 30, 45, 80]) * second) == (2, 2)
-    assert _liveliest(timeline, np.array([10, 30, 49, 69]) * second) == (2, 3)
+    assert _busiest_frames(timeline, np.array([10, 30, 45, 80]) * second) == (2, 2)
+    assert _busiest_frames(timeline, np.array([10, 30, 49, 69]) * second) == (2, 3)
 
 
 def test_changes_of_exposure_do_not_hide_a_shift(tmp_path: Path) -> None:
