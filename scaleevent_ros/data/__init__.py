@@ -1,8 +1,8 @@
-"""Bags and shards in, training samples out: alignment, windows, augmentation, order, shards.
+"""Training samples from bags and shards: alignment, windows, augmentation, order, shards.
 
-In come recordings of pairs, a frame and the events before it each (`open_recordings`). Out go
-tensors: the student's events, the teacher's frame, and the masks of patches that are active and
-covered, in an order and with random changes that follow from a seed alone.
+Input: recordings of pairs of a frame and the events before it (`open_recordings`). Output: tensors
+of the student's events and the teacher's frame, and masks of active and covered patches. Their
+order and their random augmentation follow from a seed alone.
 """
 
 from __future__ import annotations

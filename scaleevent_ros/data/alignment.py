@@ -1,4 +1,4 @@
-"""Frames brought into the event image, and which of its pixels they cover."""
+"""Warping of frames into the event image, and masks of the pixels that they cover."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _LEAST_BILINEAR = 0.75
 
 
 def filling_homography(frame: tuple[int, int], sensor: tuple[int, int]) -> Matrix:
-    """Alignment of frames with the same view as the sensor.
+    """Return the homography that scales frames of the same view to the sensor's size.
 
     Args:
-        frame: Width and height.
-        sensor: Width and height.
+        frame: Width and height of the frames, in pixels.
+        sensor: Width and height of the sensor, in pixels.
 
     Returns:
         float64 [3, 3], between pixel centres.
@@ -37,7 +37,7 @@ def filling_homography(frame: tuple[int, int], sensor: tuple[int, int]) -> Matri
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HomographyAlignment:
-    """Frames that a homography brings into the event image.
+    """Alignment of frames with the event image by a homography.
 
     Attributes:
         matrix: Homography from pixel centres of the frame to those of the event image, float64 [3,
@@ -91,7 +91,7 @@ class HomographyAlignment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapAlignment:
-    """Frames that a look-up brings into the event image, as a rig with distortion needs.
+    """Alignment of frames with the event image by a look-up table, for rigs with distortion.
 
     Attributes:
         sample_map: Position in the frame of each pixel of the event image, float32 [H, W, 2], x and
@@ -104,7 +104,7 @@ class MapAlignment:
         """Warp a frame into a view; see `HomographyAlignment.warp`."""
         places = self._places(view, scale)
         columns, rows = places[..., 0], places[..., 1]
-        # How far apart in the frame neighbouring samples are: blur what would alias.
+        # Distance of neighbouring samples in the frame: blur against aliasing if it is large.
         apart = float(np.nanmedian(np.abs(np.diff(columns, axis=1)))) if columns.size > 1 else 1.0
         if apart > 1 / _LEAST_BILINEAR:
             frame = np.asarray(cv2.GaussianBlur(frame, (0, 0), 0.5 * math.sqrt(apart**2 - 1)))
@@ -120,7 +120,7 @@ class MapAlignment:
         return None if known.all() else known
 
     def _places(self, view: View, scale: int) -> NDArray[np.float32]:
-        """Position in the frame of each output pixel of a view, float32 [h, w, 2]."""
+        """Return the position in the frame of each output pixel of a view, float32 [h, w, 2]."""
         size = view.output_width * scale, view.output_height * scale
         if scale == 1 and view.whole and self.sample_map.shape[1::-1] == size:
             return self.sample_map
@@ -153,8 +153,8 @@ def covered_patches(
     """Mark the patches whose pixels are all covered, bool [ceil(H / patch), ceil(W / patch)].
 
     Args:
-        mask: Covered pixels, bool [H, W]; all if None.
-        shape: Height and width.
+        mask: Covered pixels, bool [H, W]; None if all are covered.
+        shape: Height and width of the event image, in pixels.
         patch: Side of a patch in pixels.
     """
     height, width = shape
@@ -190,7 +190,7 @@ def _on_frame(
 
 
 def _magnification(matrix: Matrix, point: tuple[float, float]) -> float:
-    """Number of output pixels per frame pixel, in one direction, near an output point."""
+    """Return the number of output pixels per frame pixel, per direction, near an output point."""
     inverse = np.linalg.inv(matrix)
     x, y, w = inverse @ (*point, 1.0)
     jacobian = (inverse[:2, :2] * w - np.outer((x, y), inverse[2, :2])) / (w * w)

@@ -1,4 +1,4 @@
-"""Views of a pair, drawn at random: the same cut for frame and events, events moved as events."""
+"""Random augmentation: a common view for frame and events, and perturbation of events."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class AugmentationOptions:
             msg = f"augmentation: shift is {self.shift}, it must be 0 to 1000 cells"
             raise DataError(msg)
         if not 0 <= self.event_dropout < 1:
-            msg = f"augmentation: event_dropout is {self.event_dropout}, not from 0 to below 1"
+            msg = f"augmentation: event_dropout is {self.event_dropout}, it must be 0 to below 1"
             raise DataError(msg)
         if not 0 <= self.noise_hz <= 1000:
             msg = f"augmentation: noise_hz is {self.noise_hz}, it must be 0 to 1000"
@@ -80,7 +80,7 @@ class View:
         height: Height in pixels of the sensor.
         output_width: Width of the output in pixels.
         output_height: Height of the output in pixels.
-        flip: Mirror it, left to right.
+        flip: Whether the view is mirrored, left to right.
     """
 
     left: float
@@ -93,7 +93,7 @@ class View:
 
     @property
     def whole(self) -> bool:
-        """Return whether output pixels are sensor pixels, starting at the corner."""
+        """Whether output pixels are sensor pixels, starting at the upper left corner."""
         return (
             (self.left, self.top) == (0, 0)
             and (self.width, self.height) == (self.output_width, self.output_height)
@@ -101,10 +101,10 @@ class View:
         )
 
     def matrix(self, scale: int = 1) -> NDArray[np.float64]:
-        """Homography from pixel centres of the sensor to those of the output.
+        """Return the homography from pixel centres of the sensor to those of the output.
 
         Args:
-            scale: Resolution factor of the output.
+            scale: Factor of the output's resolution.
 
         Returns:
             float64 [3, 3], for homogeneous ``(x, y, 1)`` with whole numbers at pixel centres.
@@ -121,9 +121,9 @@ class CellMove(NamedTuple):
     """Mapping of a view's cells to those of the view without shift and flip.
 
     Attributes:
-        rows: Cells that the picture moves down.
-        columns: Cells that the picture moves right, before it is mirrored.
-        flip: Mirror it, left to right.
+        rows: Number of cells by which the picture moves down.
+        columns: Number of cells by which the picture moves right, before it is mirrored.
+        flip: Whether the picture is mirrored, left to right.
     """
 
     rows: int = 0
@@ -134,13 +134,13 @@ class CellMove(NamedTuple):
 def choose_shift(
     view: View, options: AugmentationOptions, cell: int, rng: np.random.Generator
 ) -> CellMove:
-    """Draw by how many cells a view is shifted.
+    """Draw the shift of a view in cells of the student's grid.
 
     Args:
         view: View of the sensor, perhaps flipped.
         options: Options of the augmentation.
         cell: Side of a cell in pixels of the output.
-        rng: Random numbers of the draw.
+        rng: Random number generator.
     """
     most = [min(options.shift, side // cell) for side in (view.output_height, view.output_width)]
     rows, columns = (int(rng.integers(-limit, limit, endpoint=True)) for limit in most)
@@ -162,13 +162,14 @@ def choose_view(
     options: AugmentationOptions,
     rng: np.random.Generator,
 ) -> View:
-    """Draw the view of one sample: the output's shape, as large as fits, then zoomed and placed.
+    """Draw the view of one sample: the largest one of the output's shape, zoomed and placed.
 
     Args:
         size: Width and height of the sensor.
         output: Width and height of the output.
         options: Options of the augmentation.
-        rng: Always draws the same count of numbers, so that options do not shift one another.
+        rng: Random number generator. Four numbers are always drawn, so that one option does not
+            change the random numbers of another.
     """
     draws = rng.random(4)
     low, high = options.zoom
@@ -187,9 +188,9 @@ def choose_view(
 def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
     """Map events into a view; events outside are dropped.
 
-    Where the view magnifies, a pixel becomes several, and each of its events falls into one of
-    them, drawn by hashing: counts over patches stay true, and no grid of empty pixels appears.
-    Where it shrinks, events of several pixels fall together. None is added or lost inside.
+    If the view magnifies, a pixel becomes several, and each of its events falls into one of them,
+    drawn by hashing: counts over patches are preserved, and no grid of empty pixels appears. If it
+    shrinks, events of several pixels fall into one. Inside the view, no event is added or lost.
 
     Args:
         batch: The sensor's events.
@@ -215,7 +216,7 @@ def move_events(batch: EventBatch, view: View, seed: int) -> EventBatch:
 def move_state(state: LeakyState | None, view: View) -> LeakyState | None:
     """Resample leaky integrals in a view, as the mean effect of `move_events` on their events.
 
-    The value of a pixel is shared out among the pixels of the output that it overlaps, by area.
+    The value of a pixel is divided among the pixels of the output that it overlaps, by area.
 
     Args:
         state: Leaky integrals of the sensor, or None.
@@ -246,14 +247,14 @@ def perturb_events(
 ) -> tuple[EventBatch, LeakyState | None]:
     """Drop events, swap polarities and add noise events, by the options.
 
-    Leaving out at random is the first of the three ways of EventDrop (Gu et al., IJCAI 2021).
+    Random dropping is the first of the three augmentations of EventDrop (Gu et al., IJCAI 2021).
 
     Args:
         batch: Events of the window, and of its history where the student has leaky integrals.
         t_start: The first ns at which noise may fall.
         t_end: End of the window in ns, excluded: noise falls before it.
         options: Options of the augmentation.
-        rng: Random numbers of this sample.
+        rng: Random number generator of this sample.
         state: Leaky integrals before the batch. They are scaled by the share of events that is
             kept, and change sign with the polarity.
 
@@ -302,11 +303,11 @@ def _move(
     new_t: NDArray[np.int64],
     new_p: NDArray[np.uint8],
 ) -> int:
-    """Move the events that a view shows, and return how many those are."""
+    """Map the events inside a view, and return their number."""
     count = 0
     state = np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
     for i in range(len(x)):
-        # SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): where in its pixel the event fell.
+        # SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): random position within the pixel.
         state += np.uint64(0x9E3779B97F4A7C15)
         z = state
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Training pairs of a bag: its times are read once, then pairs are read individually."""
+"""Training pairs of a bag: its times are indexed once, then pairs are read individually."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class BagOptions:
     Attributes:
         events_topic: Event topic, for bags that hold several.
         frames_topic: Image topic, for bags that hold several.
-        clock: How frames and events are put on one clock; ``auto`` takes the most exact way that
-            the bag supports.
-        calibration: Path of a ``calibration.yaml``, which maps frames into the event image. Unset:
-            the bag's, or none, if frames and events have the same view.
+        clock: Mode of synchronization of frames and events; ``auto`` selects the most exact one
+            that the bag supports.
+        calibration: Path of a ``calibration.yaml``, which maps frames into the event image. If
+            unset, the bag's is used; without one, frames are assumed to have the sensor's view.
         quality: ``usable`` leaves out pairs that `scaleevent check` rejects: dark, saturated,
             blurred or repeated frames, lost packets, few events. A bag is checked once, and the
             result cached. ``all`` takes every pair.
@@ -66,10 +66,10 @@ class BagOptions:
 
 
 class IndexedBag:
-    """A bag whose times are known, so that any frame and its window are read by themselves.
+    """A bag with an index of its times, so that any frame and its window can be read on its own.
 
-    The first time a bag is opened, all of it is read for its times, which are then kept under
-    ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``), or in the temporary folder where that
+    The first time a bag is opened, all of it is read for its times, which are then cached under
+    ``$XDG_CACHE_HOME/scaleevent`` (``~/.cache/scaleevent``), or in the temporary folder if that
     cannot be written, until the bag changes. Each worker opens the files itself.
 
     Attributes:
@@ -82,7 +82,7 @@ class IndexedBag:
         """Open a bag.
 
         Raises:
-            ScaleEventError: If it is no bag, lacks events or frames, or their clocks do not meet.
+            ScaleEventError: If it is not a bag, lacks events or frames, or cannot be synchronized.
         """
         self.path = path
         self.timeline, self.synchronization = _index(path, options)
@@ -90,7 +90,7 @@ class IndexedBag:
         self._process = -1
 
     def covered(self, before_ns: int, after_ns: int) -> NDArray[np.int64]:
-        """List the frames whose windows lie within the events."""
+        """List the indices of frames whose windows lie within the events, int64 [N]."""
         from scaleevent_ros.bags.pairing import is_covered
 
         covered = is_covered(self.timeline, self.synchronization, before_ns, after_ns)
@@ -107,7 +107,7 @@ class IndexedBag:
                 exist.
 
         Raises:
-            ScaleEventError: If they cannot be read any more.
+            ScaleEventError: If the bag has changed or cannot be read.
         """
         from scaleevent_ros.bags.pairing import frame_windows
 
@@ -154,14 +154,15 @@ class BagPairs:
         """Open a bag.
 
         Args:
-            path: The bag.
+            path: Path of the bag.
             options: Options for reading the bag.
-            window: The longest window of events before a frame.
+            window: Window of events before a frame; its maximum length is read.
             history_ns: Duration of events before the window to read too, in ns, as far as they
                 exist.
 
         Raises:
-            ScaleEventError: If it is no bag, lacks events or frames, or their clocks do not meet.
+            ScaleEventError: If it is not a bag, lacks events or frames, cannot be synchronized, or
+                has no usable pair.
         """
         self.name = str(path)
         self._length_ns, self._history_ns = window.length_ns, history_ns
@@ -187,10 +188,10 @@ class BagPairs:
         )
 
     def _usable(self, path: Path, options: BagOptions) -> NDArray[np.int64]:
-        """Drop frames that a check of the bag rejects, and log how many and why."""
-        verdicts = _verdicts(path, options, self._length_ns)
-        usable = [frame for frame in self._frames.tolist() if not verdicts[frame]]
-        reasons = Counter(reason for frame in self._frames.tolist() for reason in verdicts[frame])
+        """Drop frames that a check of the bag rejects, and log their number and the reasons."""
+        rejected = _rejections(path, options, self._length_ns)
+        usable = [frame for frame in self._frames.tolist() if not rejected[frame]]
+        reasons = Counter(reason for frame in self._frames.tolist() for reason in rejected[frame])
         listed = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         total = len(self._frames)
         if not usable:
@@ -209,7 +210,7 @@ class BagPairs:
         """Read and decode a pair.
 
         Raises:
-            ScaleEventError: If its frame or its events cannot be read any more.
+            ScaleEventError: If the bag has changed, or the frame or the events cannot be read.
         """
         from scaleevent_ros.bags.images import picture_file
         from scaleevent_ros.bags.messages import CompressedImageView
@@ -224,12 +225,13 @@ class BagPairs:
         return Pair(pair.frame, pair.events, pair.stamp_ns, alignment, stored=stored)
 
     def states(self, indices: range, decays: Sequence[float]) -> Iterator[LeakyState]:
-        """Compute the leaky integrals before the windows of pairs in a row.
+        """Compute the leaky integrals before the windows of successive pairs.
 
-        The bag is read once, from `WARM_UP_DECAYS` of the longest decay before the first pair on.
+        The bag is read once, starting `WARM_UP_DECAYS` times the longest decay before the first
+        pair.
 
         Args:
-            indices: Numbers of the pairs.
+            indices: Indices of the pairs.
             decays: Time constants in seconds.
 
         Yields:
@@ -253,7 +255,7 @@ class BagPairs:
     def _alignment(self, picture: NDArray[np.uint8], sensor: tuple[int, int]) -> Alignment:
         """Build the alignment of a bag's frames with its event image.
 
-        Without a calibration it is taken to show what the sensor sees.
+        Without a calibration, frames are assumed to have the sensor's view.
         """
         size = (picture.shape[1], picture.shape[0])
         if self._calibration is None:
@@ -269,10 +271,10 @@ class BagPairs:
 
 
 class _LeakyReader:
-    """Leaky integrals of a stream at one moment after the other.
+    """Leaky integrals of a stream at successive times.
 
     Attributes:
-        t: The last moment, ns.
+        t: Time of the last integrals, in ns.
 
     Args:
         batches: The stream, with at least one event.
@@ -287,7 +289,7 @@ class _LeakyReader:
         self._last = self.t
 
     def integrals(self, t: int) -> NDArray[np.float32]:
-        """Read on to a moment, and compute the integrals of all events before it."""
+        """Read on to a time in ns, and compute the integrals of all events before it."""
         while True:
             count = int(np.searchsorted(self._next.t, t))
             self._integrator.add(self._next[:count])
@@ -307,7 +309,11 @@ class _LeakyReader:
 def _read_alignment(
     bag: Path, named: str | None
 ) -> tuple[tuple[tuple[int, int], tuple[int, int]], Alignment] | None:
-    """Read the calibration that is named, or lies in the bag: sizes of frame and sensor, and it."""
+    """Read the named calibration, or that in the bag; None if there is none.
+
+    Returns:
+        Width and height of the frame and of the sensor, and the alignment.
+    """
     from scaleevent_ros.sources.calibration import Homography, read_calibration
 
     path = bag / CALIBRATION_NAME if named is None else Path(named)
@@ -323,7 +329,7 @@ def _read_alignment(
 
 
 def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
-    """Find the times of a bag, from the last time they were found if the bag is the same."""
+    """Read the times of a bag and synchronize it, or load the cached result for the same bag."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.bags.synchronization import synchronize
     from scaleevent_ros.bags.timeline import read_timeline
@@ -344,12 +350,12 @@ def _index(path: Path, options: BagOptions) -> tuple[Timeline, Synchronization]:
     try:
         _save_index(kept, timeline, synchronization)
     except OSError as error:
-        logger.warning("the times of %s cannot be kept: %s", path, error)
+        logger.warning("the times of %s cannot be cached: %s", path, error)
     return timeline, synchronization
 
 
-def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]]:
-    """List for each frame of a bag why it is not usable, from the last time if it is the same."""
+def _rejections(path: Path, options: BagOptions, before_ns: int) -> list[list[str]]:
+    """Check a bag, or load the cached result; return the reasons against using each frame."""
     from scaleevent_ros.bags import BagReader
     from scaleevent_ros.bags.check import check_bag
 
@@ -363,24 +369,24 @@ def _verdicts(path: Path, options: BagOptions, before_ns: int) -> list[list[str]
         logger.warning("%s is damaged and is rebuilt: %s", kept, error)
     logger.info("%s: checking its pairs", path)
     quality = check_bag(
-        BagReader(path),
+        BagReader(path, skip_damaged=True),
         event_topic=options.events_topic,
         image_topic=options.frames_topic,
         mode=options.clock,
         before_ns=before_ns,
     )
-    verdicts = [list(pair.reasons) for pair in quality.pairs]
+    rejections = [list(pair.reasons) for pair in quality.pairs]
     try:
         temporary = kept.with_name(f".{os.getpid()}.{kept.name}")
-        temporary.write_text(json.dumps(verdicts))
+        temporary.write_text(json.dumps(rejections))
         temporary.replace(kept)
     except OSError as error:
-        logger.warning("the check of %s cannot be kept: %s", path, error)
-    return verdicts
+        logger.warning("the check of %s cannot be cached: %s", path, error)
+    return rejections
 
 
 def _index_path(path: Path, options: BagOptions) -> Path:
-    """Path of a bag's cached index, by all that it depends on."""
+    """Return the path of a bag's cached index, a digest of the files and options it depends on."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     content = [
         (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns)

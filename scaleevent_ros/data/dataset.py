@@ -1,4 +1,4 @@
-"""Training samples: pairs of frame and events become tensors, in workers."""
+"""Training samples: pairs of frame and events, converted to tensors in worker processes."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_UNREADABLE, _UNREADABLE_SHARE = 10, 0.01  # pairs that a worker leaves out before it gives up
-_PATCH = 16  # of the activity threshold
-_GRACE_S = 30  # what batch systems give a job before they kill it
+_UNREADABLE, _UNREADABLE_SHARE = 10, 0.01  # unreadable pairs that a worker tolerates
+_PATCH = 16  # side of the patches to which the activity threshold applies
+_GRACE_S = 30  # time that batch systems give a job between SIGTERM and SIGKILL
 
 
 class Pair(NamedTuple):
@@ -56,14 +56,13 @@ class Pair(NamedTuple):
 
     Attributes:
         frame: uint8 [H, W, 3], RGB.
-        events: Events of the longest window at least, with the history of leaky integrals, on their
-            own clock.
-        t_end: Time of the frame on that clock, in ns.
+        events: Events of at least the longest window and, for leaky integrals, of the time before.
+        t_end: Time of the frame on the clock of the events, in ns.
         alignment: Alignment of the frame with the event image.
         covered: Pixels of the event image that the frame covers, bool [H, W] of the sensor's size;
-            if None, those where the alignment puts it.
-        history: Leaky integrals of all that was before ``events``, where they are known.
-        stored: The frame as a JPEG or PNG file, where it was recorded as one.
+            None for those to which the alignment maps the frame.
+        history: Leaky integrals of all events before ``events``; None if unknown.
+        stored: Frame as a JPEG or PNG file; None if it was not recorded as one.
     """
 
     frame: NDArray[np.uint8]
@@ -76,21 +75,21 @@ class Pair(NamedTuple):
 
 
 class PairSource(Protocol):
-    """A recording: pairs by number, in order of time."""
+    """Interface of a recording: its pairs by index, in order of time."""
 
     @property
     def name(self) -> str:
-        """Name of the recording, for errors."""
+        """Name of the recording, for error messages."""
 
     def __len__(self) -> int:
         """Count the pairs."""
 
     def read(self, index: int) -> Pair:
-        """Read a pair; called in workers, any number of times, in any order."""
+        """Read a pair; called in worker processes, any number of times, in any order."""
 
 
 @dataclass(frozen=True)
-class PartOfSource:
+class Subset:
     """Subset of consecutive pairs of a recording."""
 
     source: PairSource
@@ -133,10 +132,16 @@ class Sample(NamedTuple):
 
 
 class StoredFeatures(Protocol):
-    """A teacher's features of frames seen before, such as `FeatureFolder` has."""
+    """Interface of stored teacher features, such as those in a `FeatureFolder`."""
 
     def load(self, frame: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
-        """Load the features of a frame, float16 [D, h, w], if they are there; see `Sample`."""
+        """Load the features of a frame, float16 [D, h, w]; None if they are not stored.
+
+        Args:
+            frame: Frame of a `Sample`, uint8 [3, scale * H, scale * W].
+            grid: Rows and columns of the student's grid.
+            size: Height and width of the event tensor, in pixels.
+        """
 
 
 class Batch(NamedTuple):
@@ -168,14 +173,14 @@ class SampleOptions:
     """Options of samples.
 
     Attributes:
-        width: Width of the event tensor.
-        height: Height of the event tensor.
-        stride: Pixels per feature of the student.
+        width: Width of the event tensor in pixels.
+        height: Height of the event tensor in pixels.
+        stride: Pixels per feature of the student, in each direction.
         frame_scale: Resolution of frames relative to the event tensor.
         input: Specification of the event tensor.
         window: Length of the window of events.
-        history_ns: Duration of noise events before the longest window, in ns, for leaky integrals.
-        threshold: Events that make 16x16 pixels active.
+        history_ns: Duration of events before the longest window, in ns, for leaky integrals.
+        threshold: Number of events that make 16x16 pixels active.
         augmentation: Random augmentation.
         seed: Seed of all random numbers.
     """
@@ -195,7 +200,8 @@ class SampleOptions:
 class PairDataset(Dataset[Sample]):
     """Samples of pairs from any number of recordings, each a function of its draw alone.
 
-    A pair that cannot be read is logged, and its sample has empty masks, so that it does not count.
+    A pair that cannot be read is logged, and its sample has masks without active and covered cells,
+    so that losses ignore it.
     """
 
     def __init__(
@@ -212,7 +218,7 @@ class PairDataset(Dataset[Sample]):
             sources: The recordings.
             options: Options of samples.
             stored: Storage of teacher features; None if they are not stored.
-            strict: Raise at the first pair that cannot be read.
+            strict: Raise an error at the first pair that cannot be read.
         """
         self._strict = strict
         self._unreadable: set[int] = set()
@@ -234,7 +240,8 @@ class PairDataset(Dataset[Sample]):
 
         Raises:
             ScaleEventError: If the pair cannot be read and ``strict`` is set.
-            DataError: If more than 1 % of all pairs (and more than 10) could not be read here.
+            DataError: If more than 1 % of all pairs (and more than 10) could not be read in this
+                process.
         """
         try:
             pair = self._read(draw.pair)
@@ -248,7 +255,7 @@ class PairDataset(Dataset[Sample]):
         return (without_masks(sample) if draw.position == PADDING else sample), pair.t_end
 
     def first_of_recording(self, number: int) -> int:
-        """Return the number of the first pair of a pair's recording."""
+        """Return the index of the first pair in the recording of a pair, over all recordings."""
         recording = bisect_right(self._ends, number)
         return self._ends[recording] - len(self._sources[recording])
 
@@ -258,7 +265,7 @@ class PairDataset(Dataset[Sample]):
         return source.read(number - self._ends[recording] + len(source))
 
     def _skip(self, number: int, error: Exception) -> None:
-        """Count a pair that cannot be read, in this worker."""
+        """Count a pair that cannot be read, in this process."""
         if number not in self._unreadable:
             logger.warning("pair left out, it cannot be read: %s", error)
         self._unreadable.add(number)
@@ -269,7 +276,7 @@ class PairDataset(Dataset[Sample]):
 
 
 def without_masks(sample: Sample) -> Sample:
-    """Empty the masks of a sample, so that it does not count."""
+    """Clear the masks of a sample, so that losses and scores ignore it."""
     return sample._replace(
         active=torch.zeros_like(sample.active), covered=torch.zeros_like(sample.covered)
     )
@@ -296,7 +303,7 @@ def make_sample(
     size = (options.width, options.height)
     events = pair.events
     still = choose_view((events.width, events.height), size, options.augmentation, rng)
-    # Random numbers of its own, so that a shift changes nothing else that is drawn.
+    # A separate generator, so that the shift does not change any other random number.
     of_shift = np.random.default_rng((options.seed, draw.epoch, draw.position + 1, 1))
     move = choose_shift(still, options.augmentation, options.stride, of_shift)
     view = shift_view(still, move, options.stride)
@@ -306,7 +313,7 @@ def make_sample(
         first = pair.t_end - options.window.length_ns - options.history_ns
         state = move_state(pair.history, view)
     past = events[: int(np.searchsorted(events.t, pair.t_end))]
-    if state is None:  # else its events end where these begin, to a µs
+    if state is None:  # otherwise the state ends where the events begin, to a µs
         past = past.between(first, pair.t_end)
     moved = move_events(past, view, int(rng.integers(np.iinfo(np.int32).max)))
     moved, state = perturb_events(moved, first, pair.t_end, options.augmentation, rng, state)
@@ -343,7 +350,7 @@ def move_cells(features: Tensor, moves: Tensor, outside: float | None = None) ->
     Args:
         features: ``[B, D, h, w]``.
         moves: `CellMove` of each map, int64 ``[B, 3]``.
-        outside: Value of cells that were outside before; those of the edge if None.
+        outside: Value of cells that come from outside; None to repeat the cells of the edge.
 
     Returns:
         ``[B, D, h, w]``.
@@ -363,7 +370,7 @@ def move_cells(features: Tensor, moves: Tensor, outside: float | None = None) ->
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples; features only if all have them, since a teacher takes whole batches."""
+    """Stack samples; features only if all samples have them, since teachers take whole batches."""
     events, frames, active, covered, features, moves = zip(*samples, strict=True)
     found = all(len(each) for each in features)
     return Batch(
@@ -377,13 +384,13 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class Samples(Protocol):
-    """Samples by draw, such as a `PairDataset`."""
+    """Interface of a dataset of samples by draw, such as a `PairDataset`."""
 
     def __len__(self) -> int:
-        """Number of pairs that can be drawn."""
+        """Count the pairs that can be drawn."""
 
     def __getitem__(self, draw: Draw) -> Any:
-        """Build the sample of a draw; called in workers."""
+        """Build the sample of a draw; called in worker processes."""
 
 
 @dataclass(frozen=True)
@@ -391,12 +398,12 @@ class PairLoaders:
     """Training and validation samples for a trainer.
 
     Attributes:
-        train: Samples to learn from.
-        held_out: Samples to judge by.
-        schedule: The order of the former.
-        workers: Processes that make samples.
-        prefetch: Batches that each makes ahead.
-        stack: Makes a batch of samples.
+        train: Training samples.
+        held_out: Validation samples.
+        schedule: Order of the training samples.
+        workers: Number of worker processes; 0 to make samples in this process.
+        prefetch: Number of batches that each worker prepares in advance.
+        stack: Function that makes a batch from samples.
     """
 
     train: Samples
@@ -408,15 +415,15 @@ class PairLoaders:
 
     @property
     def validation_count(self) -> int:
-        """Count the samples to judge by."""
+        """Number of validation samples."""
         return len(self.held_out)
 
     def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
-        """Load batches to learn from, in order."""
+        """Load training batches, in order."""
         return self._loader(self.train, batches, device)
 
     def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
-        """Load batches to judge by, in order."""
+        """Load validation batches, in order."""
         return self._loader(self.held_out, batches, device)
 
     def _loader(self, samples: Samples, batches: Any, device: torch.device) -> DataLoader[Any]:
@@ -438,11 +445,11 @@ def load_batches(
 
     Args:
         samples: Dataset of samples by draw.
-        batches: Lists of draws.
-        device: Target device of batches.
-        workers: Processes that make samples; this one makes them if there are none.
-        prefetch: Batches that each makes ahead.
-        stack: Makes a batch of samples.
+        batches: Iterable of the batches' lists of draws.
+        device: Device to which batches will be moved; for CUDA they are in pinned memory.
+        workers: Number of worker processes; 0 to make samples in this process.
+        prefetch: Number of batches that each worker prepares in advance.
+        stack: Function that makes a batch from samples.
     """
     return DataLoader(
         cast("Dataset[Any]", samples),
@@ -455,38 +462,38 @@ def load_batches(
     )
 
 
-def split_off(source: PairSource, share: float) -> tuple[PartOfSource, PartOfSource]:
+def split_off(source: PairSource, share: float) -> tuple[Subset, Subset]:
     """Split a recording into a training part and its last part, which is held out.
 
     Args:
         source: The recording.
-        share: Fraction to hold out; at least one pair.
+        share: Fraction to hold out; at least one pair is held out.
 
     Raises:
-        DataError: If that leaves nothing to learn from.
+        DataError: If no pair is left for training.
     """
     held_out = max(1, round(len(source) * share))
     first = len(source) - held_out
     if first < 1:
         msg = f"{source.name} has {len(source)} pairs: too few to hold {held_out} out"
         raise DataError(msg)
-    return PartOfSource(source, range(first)), PartOfSource(source, range(first, len(source)))
+    return Subset(source, range(first)), Subset(source, range(first, len(source)))
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:
-    """End a worker whose parent has died."""
+    """Handle SIGTERM in a worker: end it after a grace period in which its parent may finish."""
     del number, frame
     signal.alarm(_GRACE_S)
 
 
 def _end_with_parent() -> None:
-    """End a worker whose parent was killed.
+    """End a worker when the process that started it has died.
 
-    PyTorch's workers look whose children they are, which with a fork server is the server; it
-    lives for as long as they do, and they with it.
+    PyTorch's workers check their parent process. With a fork server that is the server, which lives
+    as long as its workers do.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker is somebody's"
+    assert parent is not None, "a worker has a parent process"
     parent.join()
     os._exit(1)
 
@@ -495,7 +502,8 @@ def _start_worker(number: int) -> None:
     """Limit a worker to one thread, and end it with its parent.
 
     Ctrl-C, and a batch system at a job's end, send signals to all processes, while the parent may
-    want to finish its step. It ends workers by their queue, and they end when it is gone.
+    need its workers to finish a step. It ends them by their queue; if it dies, they end by
+    themselves.
     """
     del number
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Recordings by their places: bags, folders of shards, and folders or patterns of either."""
+"""Search for recordings: bags, folders of shards, and folders or patterns of either."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _BAG_SUFFIXES = {".mcap", ".db3"}
 BAG_MARK = "metadata.yaml"
-_UNFINISHED_SUFFIX = ".partial"  # what `scaleevent convert` leaves after an interruption
+_UNFINISHED_SUFFIX = ".partial"  # of the folder that an interrupted `scaleevent convert` leaves
 
 
 def open_recordings(
@@ -35,16 +35,16 @@ def open_recordings(
     """Open all recordings at a place, in the order of their names.
 
     Args:
-        place: A bag, a folder or URL of shards, a folder that holds bags or shards at any depth, or
-            a pattern with ``*``, ``?`` or ``**`` of such paths.
+        place: Path of a bag, path or URL of a folder of shards, path of a folder that holds bags or
+            shards at any depth, or a pattern of such paths with ``*``, ``?`` or ``**``.
         options: Options for reading bags.
         window: Length of the windows of events.
-        leaky: Decays of the student's leaky integrals in seconds: shards must hold these.
+        leaky: Decays of the student's leaky integrals in seconds, which shards must hold.
         history_ns: Duration of events to read before a window of a bag, in ns, for leaky integrals.
 
     Raises:
-        DataError: If there is none.
-        ScaleEventError: If one cannot be read.
+        DataError: If there is no recording.
+        ScaleEventError: If a recording cannot be read.
     """
     if "://" in place:
         return [ShardSource(place, window, leaky)]
@@ -60,7 +60,7 @@ def find_recordings(place: str) -> list[Path]:
     """Find the bags and the folders of shards at a place, as `open_recordings` does.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no recording.
     """
     visited: set[Path] = set()
     recordings = [path for start in _matches(place) for path in _recordings(start, visited)]
@@ -75,7 +75,7 @@ def _is_shards(path: Path) -> bool:
 
 
 def _matches(place: str) -> list[Path]:
-    """List the paths that fit a pattern; a path without one fits itself."""
+    """List the paths that match a pattern; a path without special characters matches itself."""
     path = Path(place)
     if path.exists():  # with any special characters in its name
         return [path]

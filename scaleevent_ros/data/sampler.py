@@ -1,4 +1,4 @@
-"""Order of samples: a function of seed and step alone, for any number of processes."""
+"""Order of training samples: a function of seed and step, for any number of processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PADDING = -1
-"""Position of a draw whose sample must not count: its masks are made empty."""
+"""Position of a draw that fills up a batch: the masks of its sample are cleared."""
 
 
 class Draw(NamedTuple):
@@ -35,16 +35,16 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class Schedule:
-    """The order of pairs through all epochs.
+    """Order of the pairs in all epochs.
 
-    Each recording gets its share of an epoch: pairs times weight, so that with equal weights every
-    pair is as likely as every other, however long its recording. Within a recording, pairs come in
-    random order without repetition until all have come, across epochs. Nothing is remembered: the
-    order of an epoch follows from the seed and its number, so that a run can go on at any step.
+    Each recording gets a share of an epoch in proportion to its number of pairs times its weight,
+    so that with equal weights all pairs are equally likely. Within a recording, pairs come in
+    random order without repetition until all have come, across epochs. The order of an epoch
+    follows from the seed and its number alone, so that a run can be resumed at any step.
 
     Attributes:
-        counts: Pairs of each recording.
-        weights: Sampling weight of a pair for each recording.
+        counts: Number of pairs of each recording.
+        weights: Sampling weight of the pairs of each recording.
         pairs_per_epoch: Number of draws in an epoch, rounded down to whole batches; the sum of
             ``counts`` if None.
         batch_size: Global batch size of an optimizer step.
@@ -58,7 +58,11 @@ class Schedule:
     pairs_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that there is something to draw."""
+        """Check the weights, and that an epoch has at least one batch.
+
+        Raises:
+            DataError: If it has none, or the weights are invalid.
+        """
         if len(self.weights) != len(self.counts):
             msg = f"{len(self.counts)} recordings need as many weights, not {len(self.weights)}"
             raise DataError(msg)
@@ -76,7 +80,7 @@ class Schedule:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Count the steps of the optimizer in an epoch."""
+        """Number of optimizer steps in an epoch."""
         return (self.pairs_per_epoch or sum(self.counts)) // self.batch_size
 
     def epoch_order(self, epoch: int) -> NDArray[np.int64]:
@@ -97,11 +101,11 @@ class Schedule:
         return order
 
     def _shares(self, epoch: int) -> NDArray[np.int64]:
-        """Count the pairs that each recording gives to an epoch, int64 [recordings].
+        """Compute the number of pairs from each recording in an epoch, int64 [recordings].
 
         Systematic sampling: equidistant points with a random start, on a line where each recording
-        is as long as its pairs times their weight. So a recording too small for an epoch's whole
-        pair still comes as often as it should.
+        has a length of its pairs times its weight. So a recording whose share is less than one pair
+        in an epoch is still drawn at the right rate over many epochs.
         """
         total = self.steps_per_epoch * self.batch_size
         masses = np.multiply(self.weights, self.counts)
@@ -112,10 +116,11 @@ class Schedule:
 
 
 class BatchSampler:
-    """Batches of draws for one process, endless by default, for a `DataLoader`.
+    """Batches of draws for one process, for a `DataLoader`.
 
-    A batch of the schedule is dealt to the processes in turns, and each process cuts its hand into
-    ``accumulate`` equal parts. All processes and parts together see the batch that one would see.
+    The draws of a step are assigned to the processes in turns, and each process divides its own
+    into ``accumulate`` equal parts. All processes and parts together have the same draws as a
+    single process.
     """
 
     def __init__(
@@ -126,10 +131,17 @@ class BatchSampler:
         world: int = 1,
         accumulate: int = 1,
     ) -> None:
-        """Return the batches of the steps in ``steps``.
+        """Create the batches of one process.
+
+        Args:
+            schedule: Order of the pairs.
+            steps: Steps of the optimizer.
+            rank: Index of this process.
+            world: Number of processes.
+            accumulate: Number of parts of a step, whose gradients are accumulated.
 
         Raises:
-            DataError: If the batch does not divide evenly.
+            DataError: If the global batch does not divide evenly over processes and parts.
         """
         if schedule.batch_size % (world * accumulate):
             msg = (
@@ -139,15 +151,15 @@ class BatchSampler:
             raise DataError(msg)
         self._schedule = schedule
         self._steps = steps
-        self._deal = rank, world, accumulate
+        self._split = rank, world, accumulate
 
     def __len__(self) -> int:
-        """Count the lists."""
-        return len(self._steps) * self._deal[2]
+        """Count the batches of this process."""
+        return len(self._steps) * self._split[2]
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Return the lists in order."""
-        rank, world, accumulate = self._deal
+        """Yield the draws of each batch, in order."""
+        rank, world, accumulate = self._split
         size = self._schedule.batch_size
         epoch, order = -1, np.empty(0, np.int64)
         for step in self._steps:
@@ -155,19 +167,19 @@ class BatchSampler:
                 epoch = step // self._schedule.steps_per_epoch
                 order = self._schedule.epoch_order(epoch)
             first = (step % self._schedule.steps_per_epoch) * size
-            hand = range(first + rank, first + size, world)
+            own = range(first + rank, first + size, world)
             for part in range(accumulate):
                 yield [
                     Draw(epoch, position, int(order[position]))
-                    for position in hand[part::accumulate]
+                    for position in own[part::accumulate]
                 ]
 
 
 def validation_batches(count: int, batch_size: int, rank: int, world: int) -> list[list[Draw]]:
-    """Distribute all pairs once, in order, over the processes; the last lists may be shorter.
+    """Distribute all pairs once, in order, over the processes; the last batch may be shorter.
 
-    All processes get equally many, because some strategies need them to call the model equally
-    often: `PADDING` draws make up for what is missing.
+    All processes get the same number of draws, filled up with `PADDING`, because some distributed
+    strategies require that all processes call the model equally often.
     """
     mine = [
         Draw(0, index if index < count else PADDING, min(index, count - 1))
@@ -177,7 +189,7 @@ def validation_batches(count: int, batch_size: int, rank: int, world: int) -> li
 
 
 def _walk(count: int, first: int, last: int, seed: tuple[int, int]) -> NDArray[np.int64]:
-    """Return elements ``first`` to ``last`` of an endless row of permutations of ``count``."""
+    """Return elements ``first`` to ``last`` of an endless series of permutations of ``count``."""
     laps = range(first // count, (last - 1) // count + 1)
     row = np.concatenate([_permutation(count, (*seed, lap)) for lap in laps])
     skip = laps.start * count

@@ -1,4 +1,4 @@
-"""Training samples for a student with memory: consecutive windows of one recording."""
+"""Training samples for a recurrent student: consecutive windows of one recording."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """Consecutive windows.
+    """Options of sequences of windows.
 
     Attributes:
-        length: Windows of a sequence, and steps of backpropagation through time.
-        stride: Frames from one window to the next.
-        longest_gap_s: Time between two windows beyond which the memory is emptied.
+        length: Number of windows in a sequence, and of steps of backpropagation through time.
+        stride: Number of frames from one window to the next.
+        longest_gap_s: Maximum time between two windows in s; after a longer one the student's
+            memory is reset.
     """
 
     length: int = 6
@@ -39,8 +40,8 @@ class WindowSequence(NamedTuple):
     """Windows of one recording in order of time.
 
     Attributes:
-        samples: T samples. All share one view, so that they show one scene.
-        elapsed_s: Time since the window before in s, float32 [T]; infinite where there is none, or
+        samples: T samples of one view.
+        elapsed_s: Time since the previous window in s, float32 [T]; infinite if there is none, or
             it is too long ago.
     """
 
@@ -49,9 +50,10 @@ class WindowSequence(NamedTuple):
 
 
 class SequenceBatch(NamedTuple):
-    """B sequences of T windows; see `Batch` for the other fields, each with dimensions [T, B].
+    """B sequences of T windows, in reverse order of time: the last windows come first.
 
-    Windows are in reverse order of time: the last of each sequence come first.
+    The fields are those of `Batch` with first dimensions [T, B], and ``elapsed_s``, float32 [T, B];
+    see `WindowSequence`.
     """
 
     events: Tensor
@@ -69,7 +71,7 @@ class SequenceBatch(NamedTuple):
 
     @property
     def windows(self) -> Batch:
-        """All windows as one batch of T * B; the last ones of the sequences come first."""
+        """All windows as one batch of T * B; the last windows of the sequences come first."""
         return Batch(*(each.flatten(0, 1) if len(each) else each for each in self[:-1]))
 
     @property
@@ -87,12 +89,12 @@ class SequenceDataset(Dataset[WindowSequence]):
     def __init__(
         self, pairs: PairDataset, options: SequenceOptions, *, only_last: bool = False
     ) -> None:
-        """Take pairs.
+        """Create a dataset of sequences.
 
         Args:
             pairs: Samples of single windows.
             options: Options of sequences.
-            only_last: Let only the last window count, as for validation.
+            only_last: Clear the masks of all windows but the last, for validation.
         """
         self._pairs, self._options, self._only_last = pairs, options, only_last
 
@@ -120,7 +122,7 @@ class SequenceDataset(Dataset[WindowSequence]):
         return WindowSequence(samples, torch.tensor(elapsed))
 
     def _elapsed(self, before: int | None, now: int | None) -> float:
-        """Compute the time between two windows in s; infinite where the memory is emptied."""
+        """Compute the time between two windows in s; infinite if the memory is to be reset."""
         if before is None or now is None:
             return math.inf
         seconds = (now - before) * 1e-9
@@ -128,7 +130,7 @@ class SequenceDataset(Dataset[WindowSequence]):
 
 
 def collate_sequences(sequences: Sequence[WindowSequence]) -> SequenceBatch:
-    """Stack sequences."""
+    """Stack sequences to a batch."""
     steps = [
         collate(samples) for samples in zip(*(each.samples for each in sequences), strict=True)
     ]

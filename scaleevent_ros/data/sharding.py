@@ -1,8 +1,8 @@
-"""Bags become shards: by one process, by many, or by the workers of a cluster.
+"""Conversion of bags to shards, in one process, in many, or on a cluster.
 
-The job is a plain function of a part of one bag, so that any `concurrent.futures.Executor` can
-run it: a process pool here, ``dask.distributed.Client.get_executor()`` on a cluster. What a shard
-holds depends on its bag alone; shards that are whole are not written again.
+A task is a plain function of a part of one bag, so that any `concurrent.futures.Executor` can run
+it: a process pool here, ``dask.distributed.Client.get_executor()`` on a cluster. The content of a
+shard depends on its bag and the options alone; complete shards are not written again.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class ShardOptions:
         samples: Maximum number of samples in a shard.
         codec: Codec of frames: ``jpeg`` (quality 95) or ``png``.
         bags: Options for reading bags.
-        window: Window of events before each frame; its greatest length is stored.
+        window: Window of events before each frame; its maximum length is stored.
         leaky: Decays of the leaky integrals stored with each sample, in seconds.
     """
 
@@ -87,7 +87,7 @@ class Task(NamedTuple):
         name: Name of the bag in keys and names of shards.
         number: Number of the shard within the bag.
         options: Options of the shards.
-        out: The folder.
+        out: Folder of shards.
     """
 
     bag: Path
@@ -98,16 +98,16 @@ class Task(NamedTuple):
 
 
 def count_pairs(bag: Path, options: ShardOptions) -> int:
-    """Count the pairs of a bag, reading it for its times; runs in a worker.
+    """Count the pairs of a bag and index its times; runs in a worker.
 
     Raises:
-        ScaleEventError: If it is no bag, has no pairs, or cannot be read.
+        ScaleEventError: If it is not a bag, has no pairs, or cannot be read.
     """
     return len(BagPairs(bag, options.bags, options.window))
 
 
 def write_one(task: Task) -> Shard:
-    """Write one shard, unless it is there; runs in a worker.
+    """Write one shard, unless it is complete already; runs in a worker.
 
     Raises:
         ScaleEventError: If the bag cannot be read.
@@ -144,22 +144,23 @@ def write_shards(
     executor: Executor | None = None,
     show_progress: bool = False,
 ) -> Manifest:
-    """Write the pairs of bags as shards, or go on where an earlier call stopped.
+    """Write the pairs of bags as shards, or continue an earlier call that was interrupted.
 
     Args:
-        source: A bag, a folder that holds bags at any depth, or a pattern of such paths.
-        out: The folder of shards, which all workers see.
+        source: Path of a bag or of a folder that holds bags at any depth, or a pattern of such
+            paths.
+        out: Folder of shards, which all workers must be able to write.
         options: Options of the shards.
-        workers: Processes on this machine, if no executor is given.
-        executor: Executor that runs the work, instead of processes.
-        show_progress: Draw bars.
+        workers: Number of processes on this machine, if no executor is given.
+        executor: Executor that runs the tasks, instead of local processes.
+        show_progress: Show progress bars.
 
     Returns:
         Manifest of the folder, independent of the executor.
 
     Raises:
         DataError: If there are no bags, or `out` holds something else.
-        ScaleEventError: If a bag cannot be read; shards that are whole are kept.
+        ScaleEventError: If a bag cannot be read; complete shards are kept.
     """
     bags = find_recordings(source)
     names = _names(bags)
@@ -196,7 +197,7 @@ def _local_executor(workers: int) -> Executor:
 
 
 def _run(futures: Sequence[Future[Result]], advance: Callable[[], None]) -> list[Result]:
-    """Wait for all tasks; after an error, cancel those that have not started."""
+    """Wait for all tasks and return their results; after an error, cancel those not started."""
     try:
         for future in as_completed(futures):
             future.result()
@@ -212,7 +213,7 @@ def _names(bags: Sequence[Path]) -> list[str]:
     """Name bags by their relative paths, in characters that are allowed in keys.
 
     Raises:
-        DataError: If two names come out alike.
+        DataError: If two bags would get the same name.
     """
     shared = os.path.commonpath([bag.resolve().parent for bag in bags])
     paths = [str(bag.resolve().relative_to(shared)) for bag in bags]
@@ -233,7 +234,7 @@ def _file_name(name: str) -> str:
 
 
 def _describe(bags: Sequence[Path], names: Sequence[str], options: ShardOptions) -> dict[str, Any]:
-    """Describe the inputs of shards in JSON values, which must be the same in later calls."""
+    """Describe bags and options as JSON values, which must be equal in calls that continue."""
     made_of = [
         {"name": name, "files": {file.name: _fingerprint(file) for file in _files(bag)}}
         for name, bag in zip(names, bags, strict=True)
@@ -260,10 +261,10 @@ def _files(bag: Path) -> list[Path]:
 
 
 def _fingerprint(file: Path) -> str:
-    """Digest a file's size, first and last 64 KiB: a bag that grew or was replaced differs there.
+    """Compute a digest of a file's size and its first and last 64 KiB.
 
-    Storage formats keep their indexes and counters at these places. Modification times would
-    refuse a copy of the same bag.
+    A bag that grew or was replaced differs there, because storage formats keep their indexes and
+    counters at these places. Modification times would differ for a copy of the same bag.
 
     Raises:
         DataError: If it cannot be read.
@@ -285,7 +286,7 @@ def _start(out: Path, manifest: Manifest) -> None:
     """Start a folder of shards, or check that an existing one was started with the same options."""
     if not (out / MANIFEST_NAME).exists():
         if out.exists() and any(out.iterdir()):
-            msg = f"{out} holds something that is no shards; give a folder that is empty or new"
+            msg = f"{out} holds other files than shards; give a folder that is empty or new"
             raise DataError(msg)
         out.mkdir(parents=True, exist_ok=True)
         write_manifest(out, manifest)

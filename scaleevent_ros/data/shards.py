@@ -1,12 +1,12 @@
 """Shards: tar files of samples that many workers and nodes stream, from disk or object storage.
 
-The layout is WebDataset's (github.com/webdataset/webdataset): files with one name up to the first
-dot are one sample, and stand together. Beside each ``NAME.tar`` lies ``NAME.json`` with the place
-of every file in it, so that samples can be read in any order too; it is written last, so that a
-shard is whole if it is there. ``shards.json`` lists the shards of a folder and how they were
-made; look-ups of alignments, which many samples share, lie beside as ``map-*.npy``.
+The layout is WebDataset's (github.com/webdataset/webdataset): consecutive files with the same name
+up to the first dot are one sample. ``NAME.json`` beside each ``NAME.tar`` holds offset and size of
+every file in it, so that samples can also be read in any order. It is written last: a shard that
+has it is complete. ``shards.json`` lists the shards of a folder and their options; look-up tables
+of alignments, which many samples share, are stored as ``map-*.npy``.
 
-Folders are paths, or URLs of any storage that fsspec knows (``s3://``, ``gs://``, ``https://``).
+Folders are paths, or URLs of any storage that fsspec supports (``s3://``, ``gs://``, ``https://``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MANIFEST_NAME = "shards.json"
 
 
 class Shard(NamedTuple):
-    """Shard of a folder.
+    """Name and size of a shard.
 
     Attributes:
         name: Name of its files, without suffix.
@@ -56,7 +56,7 @@ class Manifest(NamedTuple):
     Attributes:
         shards: Shards in order.
         options: Options of the shards; ``window_ns`` is the duration of events before a frame.
-        complete: Whether all are there.
+        complete: Whether all shards have been written.
     """
 
     shards: list[Shard]
@@ -83,23 +83,23 @@ def read_manifest(folder: str | Path) -> Manifest:
         shards = [Shard(**shard) for shard in said["shards"]]
         return Manifest(shards, said["options"], said["complete"])
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{url}: is no list of shards: {error!r}"
+        msg = f"{url}: is not a list of shards: {error!r}"
         raise DataError(msg) from error
 
 
 def write_shard(
     folder: Path, name: str, samples: Iterable[tuple[str, Mapping[str, bytes]]]
 ) -> Shard:
-    """Write a shard that appears as a whole, byte for byte the same for the same samples.
+    """Write a shard, atomically; the same samples give the same bytes.
 
     Args:
         folder: Folder to write to.
-        name: Name of its files, without suffix.
-        samples: Keys without a dot, each with its files by suffix.
+        name: Name of the shard's files, without suffix.
+        samples: Keys, which must not contain a dot, each with its files by suffix.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     temporary = folder / f".{name}.{os.getpid()}.tmp"
-    # PAX is USTAR with further headers where a name is too long for it.
+    # PAX is USTAR with additional headers for names that are too long for it.
     with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
         for key, files in samples:
             places[key] = {}
@@ -115,14 +115,14 @@ def write_shard(
 
 
 def whole_shard(folder: Path, name: str) -> Shard | None:
-    """Find a shard that was written completely."""
+    """Return a shard if it was written completely; None otherwise."""
     if not (folder / f"{name}.json").is_file():
         return None
     return Shard(name, len(_read_places(str(folder), name)))
 
 
 def store_map(folder: Path, alignment: MapAlignment) -> str:
-    """Store the look-up of an alignment, if it is not there, and return the name of its file."""
+    """Store the look-up table of an alignment, once, and return the name of its file."""
     digest = hashlib.blake2b(alignment.sample_map.tobytes(), digest_size=8).hexdigest()
     path = folder / f"map-{digest}.npy"
     if not path.exists():
@@ -134,7 +134,7 @@ def store_map(folder: Path, alignment: MapAlignment) -> str:
 
 @lru_cache(maxsize=16)
 def load_map(folder: str, name: str) -> MapAlignment:
-    """Load the look-up of an alignment.
+    """Load the look-up table of an alignment.
 
     Raises:
         DataError: If it cannot be read.
@@ -142,7 +142,7 @@ def load_map(folder: str, name: str) -> MapAlignment:
     try:
         return MapAlignment(np.load(io.BytesIO(_read_file(f"{folder}/{name}"))))
     except (ValueError, EOFError) as error:
-        msg = f"{folder}/{name}: is no look-up: {error}"
+        msg = f"{folder}/{name}: is not a look-up table: {error}"
         raise DataError(msg) from error
 
 
@@ -153,7 +153,7 @@ def _write_file(path: Path, data: bytes) -> None:
 
 
 def _read_file(url: str, start: int | None = None, end: int | None = None) -> bytes:
-    """Read the bytes from ``start`` to ``end``, and nothing else, in one request."""
+    """Read only the bytes from ``start`` to ``end``, in one request."""
     try:
         storage, path = fsspec.core.url_to_fs(url)
         return bytes(storage.cat_file(path, start=start, end=end))
@@ -173,7 +173,7 @@ def _read_places(folder: str, name: str) -> dict[str, dict[str, tuple[int, int]]
 
 
 class _ShardIndex(NamedTuple):
-    """Place of every file of a shard: 12 bytes a file, since each worker holds those of all shards.
+    """Offsets and sizes of a shard's files, in 12 bytes each: workers keep those of all shards.
 
     Attributes:
         suffixes: Suffix of each column.
@@ -199,10 +199,10 @@ def _read_index(folder: str, name: str) -> _ShardIndex:
 
 
 class ShardSource:
-    """The pairs of a folder of shards by number, a `PairSource`.
+    """The pairs of a folder of shards, a `PairSource`.
 
     Attributes:
-        name: The folder or URL.
+        name: Path or URL of the folder.
     """
 
     def __init__(
@@ -211,12 +211,12 @@ class ShardSource:
         window: WindowOptions | None = None,
         leaky: Sequence[float] = (),
     ) -> None:
-        """List the shards; where samples lie in one is read when it is first needed.
+        """Open a folder; the index of a shard is read when it is first needed.
 
         Args:
-            folder: A path or URL.
-            window: Window that is to be cut out of the events.
-            leaky: Decays of the leaky integrals that are to be read, in seconds.
+            folder: Path or URL of the folder.
+            window: Window that will be cut out of the events; None to skip the check.
+            leaky: Decays of the leaky integrals to read, in seconds.
 
         Raises:
             DataError: If the folder has no list of shards or is not complete, its events are
@@ -251,7 +251,7 @@ class ShardSource:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def read(self, index: int) -> Pair:
-        """Read a pair.
+        """Read a pair, in one request.
 
         Raises:
             DataError: If it cannot be read.

@@ -1,12 +1,11 @@
 """A pair of frame and events as the files of one sample in a shard, and back.
 
-``.evt3``: the events, EVT3 words as in `event_camera_msgs/EventPacket`, counted from the JSON's
-``origin_ns``. ``.jpg`` or ``.png``: the frame; the bytes that were recorded if it was recorded as
-such a file. ``.covered.png``: 255 for each
-pixel of the event image that the frame covers, else 0. ``.json``: times in ns, sizes, the alignment
-of the frame with the event image, and where the pair comes from. ``.leaky.z``: the leaky integrals
-of all events before, float16 [decays, height, width], compressed by zlib; the JSON holds their
-decays and time.
+``.evt3``: the events, as EVT3 words like in `event_camera_msgs/EventPacket`, with times relative to
+the JSON's ``origin_ns``. ``.jpg`` or ``.png``: the frame; if it was recorded as such a file, the
+recorded bytes. ``.covered.png``: 255 for each pixel of the event image that the frame covers, else
+0. ``.json``: times in ns, sizes, the alignment of the frame with the event image, and the origin of
+the pair. ``.leaky.z``: the leaky integrals of all earlier events, float16 [decays, height, width],
+compressed by zlib; the JSON holds their decays and time.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ class Origin(NamedTuple):
     """Origin of a pair.
 
     Attributes:
-        recording: The name of its recording.
-        number: Index in the recording.
+        recording: Name of the recording.
+        number: Index of the pair in the recording.
     """
 
     recording: str
@@ -65,11 +64,11 @@ def encode_pair(
         codec: Codec of a frame that is not stored as JPEG or PNG already: ``jpeg`` (quality 95) or
             ``png``.
         origin: Origin of the pair.
-        name_map: Stores an alignment's look-up, once, and names it.
+        name_map: Function that stores the look-up table of an alignment and returns its file name.
         decays: Decays of the pair's leaky integrals in seconds; empty if it has none.
 
     Returns:
-        The files by suffix, the same bytes for the same pair.
+        The files by suffix; the same pair gives the same bytes.
 
     Raises:
         DataError: If the codec is unknown, or the events span 16 s or more.
@@ -80,7 +79,7 @@ def encode_pair(
     events, alignment = pair.events, pair.alignment
     start = int(events.t[0]) // 1000 * 1000 if len(events) else pair.t_end
     if len(events) and int(events.t[-1]) - start >= _LONGEST_NS:
-        msg = f"events of {(int(events.t[-1]) - start) / 1e9:.1f} s do not fit one sample"
+        msg = f"events of {(int(events.t[-1]) - start) / 1e9:.1f} s do not fit into one sample"
         raise DataError(msg)
     said: dict[str, Any] = {
         "width": events.width,
@@ -137,12 +136,12 @@ def decode_pair(
 
     Args:
         files: Files by suffix, as returned by `encode_pair`.
-        place: Place of the files, for error messages.
-        load_map: Gives the alignment of a look-up by the name that it was stored under.
-        decays: Decays of the leaky integrals that are wanted, in seconds.
+        place: Description of the sample, for error messages.
+        load_map: Function that loads an alignment by the file name of its look-up table.
+        decays: Decays of the leaky integrals to decode, in seconds.
 
     Raises:
-        DataError: If one is missing or damaged.
+        DataError: If a file is missing or damaged.
     """
     try:
         said = json.loads(files["json"])

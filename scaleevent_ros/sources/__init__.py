@@ -1,7 +1,7 @@
 """Conversion of recordings, data sets and videos to bags.
 
-In come files and folders as cameras and data sets leave them, and videos; out go bags like those of
-any event camera: `EventPacket` in ``evt3``, frames, calibration, labels, depth, flow.
+Input: files and folders of cameras and data sets, and videos. Output: bags like those of any event
+camera, with `EventPacket` in ``evt3``, frames, calibration, labels, depth and flow.
 """
 
 from __future__ import annotations

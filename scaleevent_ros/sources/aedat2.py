@@ -73,7 +73,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
                 )
                 first += len(t)
                 if whole < len(chunk):
-                    faults.add("torn files", f"{path}: is cut off after event {first:,}")
+                    faults.add("truncated files", f"{path}: is cut off after event {first:,}")
 
     def events(t_start: int) -> Iterator[EventBatch]:
         return event_batches(pieces(), width, height, faults, t_start)

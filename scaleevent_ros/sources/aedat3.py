@@ -121,7 +121,7 @@ def _packets(
             if not head:
                 return
         msg = f"{path}: is cut off or damaged before byte {file.tell():,}"
-        faults.add("torn files", msg)
+        faults.add("truncated files", msg)
 
 
 def _times(header: caer.PacketHeader, us: NDArray[np.uint32]) -> NDArray[np.int64]:

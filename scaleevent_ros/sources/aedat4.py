@@ -115,7 +115,7 @@ def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
                 packet = next(decoder, None)
         except RuntimeError as error:
             msg = f"{path}: is cut off or damaged after packet {count}: {error}"
-            faults.add("torn files", msg)
+            faults.add("truncated files", msg)
             return
         if kind == "frame":
             if packet is not None and "frame" in packet:

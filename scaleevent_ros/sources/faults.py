@@ -1,4 +1,4 @@
-"""Faults of a recording: left out or repaired, and counted; strict reading stops instead."""
+"""Faults of a recording: skipped or repaired, and counted; strict reading stops at the first."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_LOST_SHARE = 0.01
-"""A recording that loses more of its events is refused: it is read wrongly."""
+"""Maximum share of dropped events; a recording that loses more is probably misread."""
 
-_ENOUGH_EVENTS = 1 << 20  # before the end of a recording, the share is not judged by fewer
+_ENOUGH_EVENTS = 1 << 20  # before the end of a recording, the share is not checked with fewer
 _SECOND = 1_000_000_000
 
 
 UNREADABLE = "pictures that cannot be read"
-"""A kind of fault that every format has."""
+"""Kind of fault that all formats share."""
 
 
 class Fault(TypedDict):
@@ -35,10 +35,10 @@ class Fault(TypedDict):
 
 
 class Faults:
-    """Counts the faults of one recording by kind.
+    """Counter of the faults of one recording, by kind.
 
     Args:
-        strict: Whether the first fault raises a `SourceError`.
+        strict: Raise a `SourceError` at the first fault.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -53,7 +53,7 @@ class Faults:
         self._lost_first = ""
 
     def resume(self, earlier: dict[str, Fault], start_ns: int) -> None:
-        """Continue the counts of an interrupted run, which read everything before a time (ns)."""
+        """Continue the counts of an interrupted run; faults before a time (ns) are in `earlier`."""
         self._earlier = earlier
         self._start_ns = max(self._start_ns, start_ns)
 
@@ -67,7 +67,7 @@ class Faults:
                 once, however often the file is read.
 
         Raises:
-            SourceError: With the message, in strict reading.
+            SourceError: With the message, if reading is strict.
         """
         if times is not None:
             times = times[times >= self._start_ns]
@@ -88,10 +88,15 @@ class Faults:
         read: Callable[[], T],
         times: NDArray[np.int64] | None = None,
     ) -> T | None:
-        """Read something; a `SourceError` is counted as `add` does, and gives None.
+        """Call a function and return its result; count a `SourceError` and return None.
+
+        Args:
+            kind: Kind of the fault; see `add`.
+            read: Function to call.
+            times: Time of the fault in ns, int64 [1]; see `add`.
 
         Raises:
-            SourceError: In strict reading.
+            SourceError: If reading is strict.
         """
         try:
             return read()
@@ -100,10 +105,15 @@ class Faults:
             return None
 
     def count_events(self, read: int, lost: int = 0, first_lost: str = "") -> None:
-        """Count events that were read, and of these the ones that had to be dropped.
+        """Count events that were read, and those of them that were dropped.
+
+        Args:
+            read: Number of events that were read.
+            lost: Number of these that were dropped.
+            first_lost: Place and description of the first dropped event.
 
         Raises:
-            SourceError: If more than 1 % of many events were dropped.
+            SourceError: If more than 1 % of the events were dropped, of a million or more.
         """
         self._events += read
         self._lost += lost
@@ -113,20 +123,21 @@ class Faults:
             self.check_share()
 
     def check_share(self) -> None:
-        """Check how many events were dropped; called at the end of a recording.
+        """Check the share of dropped events; called at the end of a recording.
 
         Raises:
-            SourceError: If it was more than 1 %.
+            SourceError: If it is more than 1 %.
         """
         if self._lost > MAX_LOST_SHARE * self._events:
             msg = f"{self._lost_first} ({self._lost:,} of {self._events:,} events are wrong)"
             raise SourceError(msg)
 
     def summary(self, before_ns: int | None = None) -> dict[str, Fault]:
-        """Sum up the faults by kind, those of earlier runs included.
+        """Sum up the faults by kind, including those of earlier runs.
 
         Args:
-            before_ns: Leave out faults of events and pictures from this time on.
+            before_ns: Time in ns from which faults of events and pictures are left out; None for
+                all faults.
         """
         counts: Counter[str] = Counter()
         for (kind, second), count in self._by_second.items():
@@ -143,7 +154,7 @@ class Faults:
 
 
 def faults_text(faults: dict[str, Fault]) -> str:
-    """Write faults as one line: ``3 events outside the sensor (first: …)``."""
+    """Format faults as one line: ``3 events outside the sensor (first: …)``."""
     return "; ".join(
         f"{fault['count']:,} {kind} (first: {fault['first']})" for kind, fault in faults.items()
     )

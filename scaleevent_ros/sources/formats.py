@@ -1,4 +1,4 @@
-"""Detection of a path's format, by its content and never by its name alone."""
+"""Detection of recordings and their formats, by content and not by name alone."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _COMPANIONS = ("_gt.hdf5", "_depth_gt.h5", "_pose_gt.h5", "_semantics.h5", "rect
 
 
 class Found(NamedTuple):
-    """Recording that was found.
+    """A recording found at a path.
 
     Attributes:
-        name: Path relative to the searched folder, without suffix; empty for the folder itself.
-        format: The name of its format's module.
-        open: Opens it.
+        name: Path relative to the searched folder, without suffix; empty for the path itself.
+        format: Name of the module of its format; empty if it cannot be read.
+        open: Function that opens it, or raises the reason why it cannot be opened.
     """
 
     name: str
@@ -44,8 +44,8 @@ class Found(NamedTuple):
 def find_recordings(source: Path) -> list[Found]:
     """Find the recordings at a path: a file, a folder that is one, or all those below a folder.
 
-    Links are followed, each folder is searched once. What cannot be read, and what belongs to a
-    format whose library is not installed, is found too: opening it raises the reason.
+    Links are followed, and each folder is searched once. Files that cannot be read, or whose format
+    needs a library that is not installed, are returned too; opening them raises the reason.
 
     Raises:
         UnknownFormatError: If there are none.
@@ -93,7 +93,7 @@ def _file_recording(path: Path, top: Path) -> Iterator[Found]:
     if head.startswith(_ROSBAG1_SIGNATURE) or path.suffix in _ROSBAG2_SUFFIXES:
         yield from _event_arrays(path, top)
         return
-    # Text and NumPy files hold anything: only those that are named are taken for events.
+    # Text and NumPy files may hold anything: only the given path itself is taken for events.
     named = _TABLES.get(path.suffix.lower()) if path == top else None
     format_name = named or _file_format(path)
     if format_name is not None:
@@ -102,7 +102,7 @@ def _file_recording(path: Path, top: Path) -> Iterator[Found]:
 
 
 def _fail(path: Path, error: SourceError | OSError, _: ReadOptions) -> Recording:
-    """Raise why something that was found cannot be opened."""
+    """Raise the reason why a recording cannot be opened, as a `SourceError`."""
     if isinstance(error, SourceError):
         raise error
     msg = f"{path}: cannot be read: {error.strerror or error}"
@@ -121,7 +121,7 @@ def _event_arrays(bag: Path, top: Path) -> Iterator[Found]:
 
 
 def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
-    """Yield the recordings that consist of a folder as a whole, by each format's module."""
+    """Yield the recordings that consist of a whole folder."""
     if any((folder / f"events/{side}/events.h5").is_file() for side in ("left", "right")):
         yield Found(_name(folder, top), "dsec", partial(_module("dsec").open_recording, folder))
     elif (folder / "frame_event").is_dir():
@@ -140,7 +140,7 @@ def _folder_recordings(folder: Path, top: Path) -> Iterator[Found]:
 
 
 def _file_format(path: Path) -> str | None:
-    if path.suffix.lower() in PICTURE_SUFFIXES:  # data sets hold hundreds of thousands
+    if path.suffix.lower() in PICTURE_SUFFIXES:  # not opened: data sets hold hundreds of thousands
         return None
     with path.open("rb") as file:
         head = file.read(16)

@@ -1,4 +1,4 @@
-"""Access to HDF5 files, datasets and event columns, with errors that name them."""
+"""Access to HDF5 files, datasets, event columns and pictures."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading.
 
     Raises:
-        SourceError: If it is not HDF5, is cut off, or holds data that cannot be read, inside the
-            `with` block too.
+        SourceError: If it is not HDF5 or is cut off, or data cannot be read in the `with` block.
     """
     try:
         with h5py.File(path, "r") as file:
@@ -82,12 +81,12 @@ def dataset(file: h5py.Group, name: str) -> h5py.Dataset:
 
 
 class EventColumns:
-    """Events in one HDF5 file: as a dataset for each column, or as a table of them.
+    """Events in one HDF5 file, in one dataset for each column or in a table.
 
     Attributes:
         path: Path of the file.
         length: Number of events.
-        span_ns: The times of the first and the last.
+        span_ns: Times of the first and the last event, in ns.
     """
 
     def __init__(
@@ -100,19 +99,20 @@ class EventColumns:
         offset: int = 0,
         faults: Faults | None = None,
     ) -> None:
-        """Check that the columns are there and fit each other.
+        """Open the columns, and check that they exist and have the same length.
 
         Args:
             path: Path of the file.
             columns: Names of the datasets x, y, t and p; or, for a table, names of its fields or
                 indices of its columns.
-            unit: Unit of t, a key of `TIME_UNITS`; None for the likely one.
-            table: The dataset that is a table, [N] of fields or [N, columns].
-            offset: Added to every time, in that unit.
+            unit: Unit of t, a key of `TIME_UNITS`; None to guess it.
+            table: Path of the table, [N] with fields or [N, columns]; None for separate datasets.
+            offset: Offset to add to every time, in the unit of t.
             faults: Counter of faults.
 
         Raises:
-            SourceError: If one is missing, longer than another in strict reading, or all are empty.
+            SourceError: If a column is missing or empty, the unit is unknown, or lengths differ in
+                strict reading.
         """
         if unit is not None and unit not in TIME_UNITS:
             msg = f"{path}: unknown unit of time {unit!r}; known: {', '.join(TIME_UNITS)}"
@@ -174,14 +174,14 @@ class EventColumns:
         t_end: int,
         bounds: tuple[int, int] | None = None,
     ) -> EventBatch:
-        """Read the events with ``t_start <= t < t_end`` (ns), and little else.
+        """Read the events with ``t_start <= t < t_end``; faults among them are not counted.
 
         Args:
-            width: Sensor width.
-            height: Sensor height.
+            width: Sensor width in pixels.
+            height: Sensor height in pixels.
             t_start: Start in ns.
-            t_end: End in ns.
-            bounds: Indices between which these events are known to lie; searched for if None.
+            t_end: End in ns, excluded.
+            bounds: Start and end of the range of indices to read; None to search for it.
 
         Raises:
             SourceError: See `event_batches`.
@@ -207,7 +207,7 @@ class EventColumns:
             yield from event_batches(pieces, width, height, self._faults, t_start)
 
     def _pieces(self, file: h5py.File, first: int) -> Iterator[Columns]:
-        """Read pieces of events; unreadable parts of a damaged file are left out."""
+        """Read pieces of events; unreadable parts of a damaged file are skipped and counted."""
         step = CHUNK_EVENTS
         start = first
         while start < self.length:
@@ -242,7 +242,7 @@ def dataset_pictures(
         topic: Topic of the pictures in a bag.
         name: Name of the dataset [N, …].
         times: Times of its rows in ns, int64 [N].
-        prepare: Makes the pixels of a `Picture` of one row.
+        prepare: Function that converts a row to the pixels of a `Picture`.
         faults: Counter of faults.
 
     Raises:
@@ -267,14 +267,14 @@ def picture_stream(
     read_pixels: Callable[[h5py.File, int], NDArray[Any]],
     faults: Faults,
 ) -> PictureStream:
-    """Stream pictures of a file; those that cannot be read are counted.
+    """Stream pictures of a file; unreadable ones are skipped and counted.
 
     Args:
         path: Path of the file.
         topic: Topic of the pictures in a bag.
-        place: Location of the times, for error messages.
-        times: Their times in ns, int64 [N].
-        read_pixels: Reads the pixels of a `Picture` by its index.
+        place: Location of the pictures, for error messages.
+        times: Times of the pictures in ns, int64 [N].
+        read_pixels: Function that reads the pixels of a `Picture` by its index.
         faults: Counter of faults.
 
     Raises:

@@ -4,9 +4,9 @@ Layout: github.com/AHupuJR/NTIRE2025_EventDeblur_challenge (``basicsr/data/npz_i
 Sun et al., "Event-based Frame Interpolation with Ad-hoc Deblurring", CVPR 2023.
 ``sharp/SEQ_%5d.png``, ``blur/SEQ_%5d.png`` and ``event/SEQ_%5d_%2d.npz``, whose arrays
 ``timestamp``, ``x``, ``y`` and ``polarity`` [N, 1] hold the events during one exposure, in steps;
-the last file lies behind its end. ``x`` holds rows and ``y`` columns. No file contains when a frame
-was taken but its events: a sharp frame is put at the middle of its exposure. Times are
-microseconds unless the options differ.
+the last file begins after its end. ``x`` holds rows and ``y`` columns. Frames have no times: that
+of a sharp frame is the middle of the events of its exposure. Times are microseconds unless the
+options differ.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
 
 
 def _middle(files: list[Path], unit: str) -> int | None:
-    """Compute the middle of an exposure from its events; None if none can be read."""
-    # What cannot be read is counted when events are read.
+    """Compute the middle of an exposure in ns from its events; None if none can be read."""
+    # Unreadable files are counted when the events are streamed.
     columns = [Faults().attempt("", partial(_columns, path, unit)) for path in files[:-1]]
     stamps = [piece.t for piece in columns if piece is not None]
     t = np.concatenate([np.empty(0, np.int64), *stamps])

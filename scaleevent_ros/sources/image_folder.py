@@ -5,8 +5,8 @@ Simulator", IJRR 2017 (DAVIS240C). ``events.txt`` (t x y p), ``images.txt`` (t a
 picture), ``images/``, ``calib.txt`` (fx fy cx cy k1 k2 p1 p2 k3), ``imu.txt`` (t, acceleration in
 m/s², turning rate in rad/s); all times in seconds of one clock.
 
-Read too, where those are not there: ``events.csv``, ``events.h5`` and ``events.hdf5`` (see
-`event_hdf5`), and ``timestamps.txt`` or ``images/timestamps.txt``, a time for each picture by name.
+If those are missing, ``events.csv``, ``events.h5`` or ``events.hdf5`` (see `event_hdf5`) is read,
+and ``timestamps.txt`` or ``images/timestamps.txt``, one time for each picture in order of name.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ HDF5_NAMES = ("events.h5", "events.hdf5")
 def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a folder: events, and the available pictures, calibration and IMU data.
 
-    The sensor is as large as the pictures, unless the options or the file of events differ.
+    The sensor has the size of the pictures, unless the options or the file of events give another.
 
     Raises:
-        SourceError: If something is not laid out like that, or pictures have no times.
+        SourceError: If a file has another layout, or pictures have no times.
     """
     images = folder / "images"
     faults = options.faults()
@@ -82,7 +82,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         width,
         height,
         events,
-        ClockStatement("sensor_time", "As the files stamp both; one sensor, if a DAVIS made them."),
+        ClockStatement("sensor_time", "Stamps of the files; one sensor if a DAVIS was used."),
         pictures,
         _cameras(folder / "calib.txt", width, height),
         imu=(lambda t_start: _imu(imu, t_start)) if imu.is_file() else None,
@@ -105,8 +105,8 @@ def listed_pictures(
 ) -> tuple[list[Path], NDArray[np.int64]] | None:
     """Read the times of pictures from a file in their folder or beside it.
 
-    ``images.txt`` holds lines of a time and a name, ``timestamps.txt`` a time for each picture by
-    name.
+    ``images.txt`` holds lines of a time and a name, ``timestamps.txt`` one time for each picture in
+    order of name.
 
     Args:
         images: Folder of the pictures.
@@ -116,7 +116,7 @@ def listed_pictures(
         The pictures, and their times in ns; None if there is no such file.
 
     Raises:
-        SourceError: A line is invalid; names it.
+        SourceError: If a line is invalid; the message gives it.
     """
     listing = images.parent / "images.txt"
     if listing.is_file():
@@ -134,7 +134,7 @@ def listed_pictures(
 
 
 def _times(path: Path, texts: list[str], unit: str | None) -> NDArray[np.int64]:
-    """Read times: with a decimal point seconds, without one microseconds, by default."""
+    """Convert times to ns; without a unit, in s if any has a decimal point, else in µs."""
     decimal = any("." in text for text in texts)
     try:
         times = np.array([float(t) if decimal else int(t) for t in texts])

@@ -1,12 +1,12 @@
-"""Frames between frames, along the optical flow.
+"""Interpolation of frames along the optical flow.
 
-A simulator that draws straight lines between two frames makes an edge that jumps by several pixels
-fade out here and fade in there. Moved along the flow, in steps below a pixel, it passes over the
-pixels between, and events get the times at which it does: Gehrig et al., "Video to Events:
-Recycling Video Datasets for Event Cameras", CVPR 2020. How flows and frames are combined follows
-Jiang et al., "Super SloMo", CVPR 2018, equations 1 to 4; a pixel counts as visible as far as the
-flows there and back agree. The flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using
-Dense Inverse Search", ECCV 2016.
+If intensities are interpolated linearly between two frames, an edge that jumps by several pixels
+fades out at one place and in at another. Moved along the flow in steps below a pixel, it passes the
+pixels in between, and events get the right times: Gehrig et al., "Video to Events: Recycling Video
+Datasets for Event Cameras", CVPR 2020. Flows and frames are combined as in Jiang et al., "Super
+SloMo", CVPR 2018, equations 1 to 4; a pixel is visible to the degree to which forward and backward
+flow agree. The flow is OpenCV's DIS: Kroeger et al., "Fast Optical Flow using Dense Inverse
+Search", ECCV 2016.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _FASTEST_PERCENTILE = 99.5  # of displacements: single wild vectors do not count
 def frames_between(
     before: NDArray[np.uint8], after: NDArray[np.uint8], max_steps: int = 64
 ) -> Iterator[tuple[float, NDArray[np.float32]]]:
-    """Interpolate so many frames that nothing moves by much more than a pixel.
+    """Interpolate as many frames as are needed for steps of about one pixel.
 
     Args:
-        before: Grey, uint8 [H, W].
-        after: The next frame, alike.
-        max_steps: The most steps from one to the other, however fast the motion.
+        before: First frame, grey, uint8 [H, W].
+        after: Second frame, grey, uint8 [H, W].
+        max_steps: Maximum number of steps from the first to the second, for fast motion.
 
     Yields:
-        Where each lies, as a fraction of the way, between 0 and 1, and its intensities, float32
-        [H, W]. None where nothing moves by more than a pixel.
+        Position between the frames, above 0 and below 1, and the intensities, float32 [H, W].
+        Nothing if no motion exceeds a pixel.
     """
-    # A new one for each pair: it would start from the last flow's state otherwise.
+    # A new object for each pair: it would start from the last flow's state otherwise.
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     forth = np.asarray(dis.calc(before, after, np.empty(0, np.float32)), np.float32)
     back = np.asarray(dis.calc(after, before, np.empty(0, np.float32)), np.float32)
@@ -58,13 +58,13 @@ def frames_between(
 
 
 def _weighted(frame: NDArray[np.uint8], weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Stack a frame's intensities, times their weights, with these: float32 [H, W, 2]."""
+    """Stack a frame's intensities times their weights, and the weights, float32 [H, W, 2]."""
     return np.stack([frame * weight, weight], axis=-1)
 
 
 @kernel
 def _corner(x: np.float32, y: np.float32, width: int, height: int) -> tuple[int, int, float, float]:
-    """Find the pixel left of and above a place inside the picture, and the place's offset in it."""
+    """Clamp a position to the picture; return the pixel to its upper left, and the offset to it."""
     x = min(max(x, np.float32(0)), np.float32(width - 1))
     y = min(max(y, np.float32(0)), np.float32(height - 1))
     column, row = min(int(x), width - 2), min(int(y), height - 2)
@@ -73,11 +73,11 @@ def _corner(x: np.float32, y: np.float32, width: int, height: int) -> tuple[int,
 
 @kernel
 def _visibility(forth: NDArray[np.float32], back: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weight pixels by the error of going there and back: 1 for none, a half for a pixel.
+    """Weight pixels by their error after the flow forth and back: 1 for none, 0.5 for one pixel.
 
     Args:
-        forth: Flow [H, W, 2] of the pixels that are weighed.
-        back: Flow from where they go.
+        forth: Flow [H, W, 2] of the weighted pixels to the other frame.
+        back: Flow [H, W, 2] of the other frame to this one.
 
     Returns:
         float32 [H, W].
@@ -108,8 +108,8 @@ def _blend(
 
     Args:
         fraction: Position between the frames: 0 at the first, 1 at the second.
-        before: The first frame's intensities times their weights, and the weights: [H, W, 2].
-        after: The second frame, alike.
+        before: Intensities of the first frame times their weights, and the weights, [H, W, 2].
+        after: The same of the second frame.
         forth: Flow [H, W, 2] from the first frame to the second.
         back: Flow from the second to the first.
 

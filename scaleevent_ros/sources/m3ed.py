@@ -69,12 +69,12 @@ _DISTORTION_MODELS = {"radtan": "plumb_bob", "equidistant": "equidistant"}
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
-    """Open ``NAME_data.h5``, with depth and semantics where they lie beside it.
+    """Open ``NAME_data.h5``, with depth and semantics if their files lie beside it.
 
-    Truth exists for the left event camera alone, so the right one comes with frames only.
+    Ground truth exists only for the left event camera, so the right one comes with frames only.
 
     Raises:
-        SourceError: If a file is not laid out like that.
+        SourceError: If a file has another layout.
     """
     group = f"prophesee/{options.camera}"
     names = (f"{group}/x", f"{group}/y", f"{group}/t", f"{group}/p")
@@ -94,7 +94,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         WIDTH,
         HEIGHT,
         lambda t_start: events.batches(WIDTH, HEIGHT, t_start),
-        ClockStatement("hardware_trigger", "One board triggers all cameras; times are exposures'."),
+        ClockStatement("hardware_trigger", "One board triggers all cameras, at each exposure."),
         tuple(pictures),
         cameras,
         rig,
@@ -139,9 +139,9 @@ def _depth(row: NDArray[Any]) -> NDArray[Any]:
 
 
 def _cameras(file: h5py.File, group: str) -> tuple[tuple[CameraCalibration, ...], Rig | None]:
-    """Read the cameras, event camera first, and how one is mounted to the other.
+    """Read the cameras, event camera first, and the rotation between them.
 
-    The translation, of some centimetres, is left out: frames meet events at infinity.
+    The translation, of some centimetres, is left out: the mapping is exact at infinite depth.
     """
     groups = [f"{group}/calib", "ovc/rgb/calib"]
     if any(name not in file for name in groups):

@@ -1,7 +1,7 @@
 """Cut-out objects that move through a scene in front of a still or moving camera.
 
-An event camera at rest sees nothing but what moves. Objects cut out of other pictures, drawn over
-a background along smooth paths, make such scenes, and uncover the background again when they leave.
+An event camera at rest sees only moving objects. Here, objects cut out of other pictures move along
+smooth paths over a background, which they uncover again when they leave.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ def read_cutouts(folder: Path) -> list[NDArray[np.uint8]]:
         Each uint8 [H, W, 4], red-green-blue-alpha, in order of name.
 
     Raises:
-        SourceError: If there are none, one cannot be read, or one has no alpha channel.
+        SourceError: If there are no pictures, or one cannot be read or has no alpha channel.
     """
     cutouts = []
     for path in pictures_in(folder):
         pixels = read_raster(path)
         if pixels.dtype != np.uint8 or pixels.shape[2:] != (4,):
-            msg = f"{path}: objects are 8-bit pictures with an alpha channel, as PNG has it"
+            msg = f"{path}: an object must be an 8-bit picture with an alpha channel, such as a PNG"
             raise SimulationError(msg)
         cutouts.append(np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA), np.uint8))
     return cutouts
@@ -47,15 +47,15 @@ def read_cutouts(folder: Path) -> list[NDArray[np.uint8]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MovingObject:
-    """An object on a straight path with a sway.
+    """An object that moves along a straight path with an added sine wave.
 
     Attributes:
         cutout: Picture of the object, red-green-blue-alpha, uint8 [h, w, 4].
         size: Width and height in the view, in pixels.
-        start: Center at time 0, in pixels of the view, float64 [2].
+        start: Centre at time 0, in pixels of the view, float64 [2].
         velocity: Velocity in pixels per second, float64 [2].
         sway: Amplitude of a sine added to the path, in pixels, float64 [2].
-        sway_hz: Frequency of the sine.
+        sway_hz: Frequency of the sine in Hz.
     """
 
     cutout: NDArray[np.uint8]
@@ -67,7 +67,7 @@ class MovingObject:
     _pictures: dict[int, NDArray[np.float32]] = field(default_factory=dict, init=False)
 
     def position(self, t: float) -> NDArray[np.float64]:
-        """Center at a time (s): float64 [2], in pixels of the view."""
+        """Return the centre at a time (s): float64 [2], in pixels of the view."""
         sine = np.sin(2 * np.pi * self.sway_hz * t)
         return np.asarray(self.start + self.velocity * t + self.sway * sine)
 
@@ -107,7 +107,7 @@ class MovingObject:
         return mask
 
     def _picture(self, scale: int) -> NDArray[np.float32]:
-        """Premultiplied picture at a scale, float32 [h, w, 4]."""
+        """Return the picture at a scale, premultiplied by its alpha, float32 [h, w, 4]."""
         if scale not in self._pictures:
             size = (self.size[0] * scale, self.size[1] * scale)
             resized = cv2.resize(self.cutout, size, interpolation=cv2.INTER_AREA)
@@ -131,7 +131,7 @@ def random_objects(
         cutouts: Objects from `read_cutouts`.
         count: Number of objects.
         size: Width and height of the view, in pixels.
-        length_s: Duration of the scene: each object's path passes through the view within it.
+        length_s: Duration of the scene in s; each object passes through the view within it.
     """
     width, height = size
     objects = []

@@ -38,10 +38,10 @@ WIDTH, HEIGHT = 346, 260
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
-    """Open ``NAME_data.hdf5``, with ``NAME_gt.hdf5`` where that lies beside it.
+    """Open ``NAME_data.hdf5``, with ``NAME_gt.hdf5`` if that lies beside it.
 
     Raises:
-        SourceError: If a file is not laid out like that.
+        SourceError: If a file has another layout.
     """
     group = f"davis/{options.camera}"
     with open_hdf5(path) as file:

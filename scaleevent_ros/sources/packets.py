@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from scaleevent_ros.events.encoder import Encoder
 
 PACKET_NS = 5_000_000
-"""A packet holds the events of one such stretch of time at most, counted from time zero."""
+"""Maximum duration of a packet in ns; no packet crosses a multiple of it."""
 
 PACKET_EVENTS = 1 << 16
-"""A packet holds no more events."""
+"""Maximum number of events in a packet."""
 
 
 class Packet(NamedTuple):
-    """Event packet.
+    """An encoded event packet.
 
     Attributes:
-        stamp_ns: The time of its first event, or of its trigger if it holds none; cut to µs, as
-            EVT3 cuts it too.
-        last_ns: The time of its last.
+        stamp_ns: Time of its first event in ns, or of its trigger if it holds none; truncated to
+            µs, as in EVT3.
+        last_ns: Time of its last event in ns, or of its trigger if it holds none.
         events: Number of events.
         payload: EVT3 payload.
     """
@@ -41,7 +41,7 @@ class Packet(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """A trigger edge: its time in ns, its channel, 1 if it rises."""
+    """A trigger edge: time in ns, channel, and 1 for a rising or 0 for a falling edge."""
 
     t: int
     channel: int
@@ -51,13 +51,13 @@ class Edge(NamedTuple):
 def encode_packets(
     batches: Iterable[EventBatch], triggers: Iterable[Triggers], after_ns: int | None = None
 ) -> Iterator[Packet]:
-    """Encode a stream of events, with the triggers in their places.
+    """Encode a stream of events and triggers in order of time.
 
     Args:
         batches: Batches in order of time.
         triggers: Triggers in order of time.
-        after_ns: Time of the last event or trigger that was encoded before, if the stream continues
-            from there.
+        after_ns: Time in ns of the last event or trigger of an earlier call that the stream
+            continues; None for a new stream.
     """
     origin = None if after_ns is None else after_ns // EPOCH * EPOCH
     edges = _edges(triggers)
@@ -88,13 +88,13 @@ def encode_packets(
 
 
 class LivePackets:
-    """Encodes a stream whose batches arrive one after the other, without triggers."""
+    """Encoder of a live stream of batches, without triggers."""
 
     def __init__(self) -> None:
         self._encoder: Encoder | None = None
 
     def encode(self, batch: EventBatch) -> Iterator[Packet]:
-        """Encode the next batch; the first one may begin at any time."""
+        """Encode the next batch, in order of time; the first one may begin at any time."""
         for piece in _pieces([batch]):
             first, last = int(piece.t[0]), int(piece.t[-1])
             if self._encoder is None:

@@ -47,10 +47,10 @@ def read_photograph(path: Path) -> NDArray[Any]:
 
 
 def _stored_photograph(path: Path, t: int) -> Picture:
-    """Read a photograph, with its file if decoders make the same pixels of it.
+    """Read a photograph, and keep its file if all decoders give the same pixels.
 
-    They may turn a picture by its EXIF orientation, and treat transparency and 16-bit colour in
-    different ways.
+    Decoders differ in whether they apply the EXIF orientation, and in how they convert transparency
+    and 16-bit colour.
     """
     raster = read_raster(path)
     stored = path.read_bytes()
@@ -87,7 +87,7 @@ def picture_size_of(files: Sequence[Path]) -> tuple[int, int]:
     """Read width and height of the first picture that can be decoded.
 
     Raises:
-        SourceError: If none can.
+        SourceError: If none can be decoded.
     """
     for path in files:
         pixels = Faults().attempt(UNREADABLE, partial(read_raster, path))
@@ -101,7 +101,7 @@ def read_integers(path: Path, columns: int) -> NDArray[np.int64]:
     """Read a text file of integers, `columns` in each line; commas and ``#`` comments may occur.
 
     Raises:
-        SourceError: If it cannot be read, or naming the line that is something else.
+        SourceError: If it cannot be read, or a line is invalid; the message gives it.
     """
     try:
         lines = path.read_text().splitlines()
@@ -131,12 +131,12 @@ def file_stream(
     """Stream files as pictures.
 
     Args:
-        folder: Folder of the files, for errors.
+        folder: Folder of the files, for error messages.
         topic: Topic of the pictures in a bag.
         files: Files in order.
-        times: Time of each in ns, int64.
+        times: Time of each file in ns, int64 [N].
         faults: Counter of faults: unreadable pictures, and times that do not increase.
-        load: Makes the pixels of a `Picture` of a file; None reads photographs.
+        load: Function that reads the pixels of a `Picture` from a file; None for photographs.
 
     Raises:
         SourceError: If there are not as many times as files, or most times do not increase.

@@ -36,7 +36,8 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a DAT file of CD events.
 
     Raises:
-        SourceError: If the header is not understood, or the sensor's size is unknown.
+        SourceError: If the header is invalid or of another version, or the sensor's size is
+            unknown.
     """
     with path.open("rb") as file:
         head = file.read(1 << 16)
@@ -68,7 +69,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
                 first += len(rows)
                 before_us = int(t_us[-1]) if len(t_us) else before_us
                 if whole < len(chunk):
-                    faults.add("torn files", f"{path}: is cut off inside event {first:,}")
+                    faults.add("truncated files", f"{path}: is cut off inside event {first:,}")
 
     def events(t_start: int) -> Iterator[EventBatch]:
         return event_batches(pieces(), width, height, faults, t_start)

@@ -31,7 +31,7 @@ _ENCODINGS = {"2.0": "evt2", "2.1": "evt21", "3.0": "evt3"}
 _WORD_BYTES = {"evt2": 4, "evt21": 8, "evt3": 2}
 
 _ANY_SIDE = 2048  # addresses have 11 bits
-_MAX_NONSENSE = 0.05  # share of words that an encoding may not explain
+_MAX_NONSENSE = 0.05  # maximum share of words that are invalid in the right encoding
 
 # Sensor sizes by the names of plugins and sensors, for headers without a geometry (the manual's
 # page on cameras: Gen3.1 is VGA, Gen4.1 and IMX636 are HD, GenX320 is 320x320).
@@ -76,7 +76,7 @@ def read_header(path: Path) -> RawHeader:
     """Parse the header of a RAW file.
 
     Raises:
-        SourceError: If it has none, or its encoding is not one of events.
+        SourceError: If there is no header, or the encoding is none of EVT2, EVT2.1 and EVT3.
     """
     with path.open("rb") as file:
         head = file.read(_HEADER_BYTES)
@@ -92,9 +92,7 @@ def read_header(path: Path) -> RawHeader:
     if not named:
         encoding = _guess_encoding(path, position)
     if encoding not in _WORD_BYTES:
-        held = (
-            named or "words that are none of EVT2, EVT2.1 and EVT3, which its header does not name"
-        )
+        held = named or "an encoding that its header does not name"
         msg = f"{path}: holds {held}, not EVT2, EVT2.1 or EVT3"
         raise SourceError(msg)
     byte_order = said.get("endianness", fields.get("endianness", "little"))
@@ -109,7 +107,7 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
     data.
 
     Returns:
-        Values by keyword, and where the data begins.
+        Values by keyword, and the offset of the data in bytes.
     """
     fields: dict[str, str] = {}
     position = 0
@@ -130,7 +128,7 @@ def parse_header(head: bytes) -> tuple[dict[str, str], int]:
 
 
 def _guess_encoding(path: Path, data_start: int) -> str | None:
-    """Find the encoding whose decoder makes most sense of the first words; None if none does."""
+    """Find the encoding with the fewest invalid words in the first 2 MB; None if all have many."""
     with path.open("rb") as file:
         file.seek(data_start)
         data = file.read(_CHUNK_BYTES)
@@ -160,10 +158,11 @@ def _geometry(fields: dict[str, str], said: dict[str, str]) -> tuple[int | None,
 
 
 def open_recording(path: Path, options: ReadOptions) -> Recording:
-    """Open a RAW file. It holds events and trigger edges, no frames.
+    """Open a RAW file, which holds events and trigger edges but no frames.
 
     Raises:
-        SourceError: If the header is not understood, or the sensor's size is unknown.
+        SourceError: If the header is invalid, the words are big-endian, or the sensor's size is
+            unknown.
     """
     header = read_header(path)
     if header.width is not None and header.height is not None and options.width is None:
@@ -227,7 +226,7 @@ def _pieces(path: Path, header: RawHeader, decoder: Decoder, faults: Faults) -> 
         decoder.flush()
         if cut := decoder.stats.truncated_bytes:
             msg = f"{path}: is cut off at byte {file.tell() - cut:,}, inside a word"
-            faults.add("torn files", msg)
+            faults.add("truncated files", msg)
     if not seen:
         msg = f"{path}: holds no events"
         raise SourceError(msg)

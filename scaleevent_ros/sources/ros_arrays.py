@@ -222,7 +222,7 @@ def _columns(width: int, height: int, rows: NDArray[Any]) -> EventArray:
 
 def _arrays(bag: _Bag, topic: str, faults: Faults) -> Iterator[tuple[str, EventArray]]:
     """Yield the place and the content of each array of a topic; damaged ones are counted."""
-    for number, data in enumerate(_until_torn(bag, topic, faults)):
+    for number, data in enumerate(_until_cut(bag, topic, faults)):
         place = f"{bag.path}: {topic}: message {number}"
         parse = partial(parse_event_array, data, place, ros1=bag.is_rosbag1)
         array = faults.attempt("messages that cannot be read", parse)
@@ -230,9 +230,9 @@ def _arrays(bag: _Bag, topic: str, faults: Faults) -> Iterator[tuple[str, EventA
             yield place, array
 
 
-def _until_torn(bag: _Bag, topic: str, faults: Faults) -> Iterator[bytes | memoryview]:
+def _until_cut(bag: _Bag, topic: str, faults: Faults) -> Iterator[bytes | memoryview]:
     messages = bag.messages(topic)
-    while (data := faults.attempt("torn files", partial(next, messages, None))) is not None:
+    while (data := faults.attempt("truncated files", partial(next, messages, None))) is not None:
         yield data
 
 
@@ -259,7 +259,7 @@ def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
 
 def _pictures(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[Picture]:
     depth = cache(partial(_depth, bag, topic))
-    for data in _until_torn(bag, topic, faults):
+    for data in _until_cut(bag, topic, faults):
         picture = faults.attempt(UNREADABLE, partial(_picture, bag, topic, data, depth))
         if picture is not None and picture.t >= t_start:
             yield picture
@@ -283,7 +283,7 @@ def _picture(bag: _Bag, topic: str, data: bytes | memoryview, depth: Callable[[]
 def _depth(bag: _Bag, topic: str) -> int:
     """Number of bits that the 16-bit images of a topic use."""
     bits = 8
-    for data in _until_torn(bag, topic, Faults()):
+    for data in _until_cut(bag, topic, Faults()):
         with suppress(BagError, SourceError):
             bits = max(bits, depth_of(_view(bag, topic, data)))
     return bits
@@ -307,7 +307,7 @@ def _view(bag: _Bag, topic: str, data: bytes | memoryview) -> ImageView | Compre
 
 
 def _imu(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[ImuSample]:
-    for data in _until_torn(bag, topic, faults):
+    for data in _until_cut(bag, topic, faults):
         message = faults.attempt("messages that cannot be read", partial(bag.parse, data, IMU))
         if message is not None and (t := _stamp(message)) >= t_start:
             a, w = message.linear_acceleration, message.angular_velocity

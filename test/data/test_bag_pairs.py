@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic_pairs import SlidingTexture, write_bag
 
-from scaleevent_ros.bags import BagReader
+from scaleevent_ros.bags import BagReader, BagWriter
 from scaleevent_ros.bags.pairing import pairs
 from scaleevent_ros.data import bag_pairs
 from scaleevent_ros.data.alignment import HomographyAlignment
@@ -222,3 +222,21 @@ def test_pairs_that_a_check_rejects_are_left_out(
     # Kept from the last time, so that the bag is not checked again.
     monkeypatch.setattr("scaleevent_ros.bags.check.check_bag", None)
     assert read_times(usable) == kept
+
+
+def test_a_check_skips_damaged_parts_as_reading_does(bag: Path, tmp_path: Path) -> None:
+    reader, path = BagReader(bag), tmp_path / "damaged"
+    size = sum(file.stat().st_size for file in bag.glob("*.mcap"))
+    with BagWriter(path, max_bytes=size // 3) as writer:
+        for name, info in reader.topics.items():
+            writer.add_topic(name, info.msgtype, definition=info.definition)
+        for message in reader.messages():
+            writer.write(message.topic, message.record_time_ns, message.data)
+    last = max(path.glob("*.mcap"))
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    last.write_bytes(content)
+    everything = BagPairs(path, BagOptions(), WINDOW)
+    usable = BagPairs(path, BagOptions(quality="usable"), WINDOW)
+    assert 0 < len(everything) < len(BagPairs(bag, BagOptions(), WINDOW))
+    assert 0 < len(usable) <= len(everything)

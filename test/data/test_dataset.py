@@ -16,8 +16,8 @@ from scaleevent_ros.data.dataset import (
     Pair,
     PairDataset,
     PairLoaders,
-    PartOfSource,
     SampleOptions,
+    Subset,
     collate,
     make_sample,
     move_cells,
@@ -204,7 +204,7 @@ def test_the_last_part_is_held_out() -> None:
     train, held_out = split_off(source, 0.25)
     assert (len(train), len(held_out)) == (8, 2)
     assert held_out.read(0).t_end == source.read(8).t_end
-    assert isinstance(train, PartOfSource)
+    assert isinstance(train, Subset)
     with pytest.raises(DataError, match="too few"):
         split_off(SlidingTexture(1), 0.1)
 

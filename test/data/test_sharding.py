@@ -114,7 +114,7 @@ def test_other_options_do_not_mix(bags: Path, tmp_path: Path) -> None:
         write_shards(str(bags), tmp_path / "out", replace(OPTIONS, codec="jpeg"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").touch()
-    with pytest.raises(DataError, match="holds something that is no shards"):
+    with pytest.raises(DataError, match="holds other files than shards"):
         write_shards(str(bags), tmp_path / "mine", OPTIONS)
 
 

@@ -193,5 +193,5 @@ def test_a_folder_that_is_wrong_is_an_error(folder: Path, tmp_path: Path) -> Non
     with pytest.raises(DataError, match="is not complete"):
         ShardSource(folder)
     (folder / "shards.json").write_text(json.dumps({"shards": 3}))
-    with pytest.raises(DataError, match=r"shards\.json: is no list of shards"):
+    with pytest.raises(DataError, match=r"shards\.json: is not a list of shards"):
         read_manifest(folder)

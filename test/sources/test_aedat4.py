@@ -99,7 +99,7 @@ def test_a_torn_file_gives_what_lies_before_the_tear(tmp_path: Path) -> None:
     assert_same_events(bag.events, events[:900])
     assert len(bag.messages["/camera/image_raw"]) == 1
     state = json.loads((tmp_path / "bag/conversion.json").read_text())
-    assert state["faults"]["torn files"]["count"] == 1  # though several passes met it
+    assert state["faults"]["truncated files"]["count"] == 1  # though several passes met it
 
 
 @pytest.mark.parametrize("bits", [10, 12, 16])

@@ -13,18 +13,18 @@ def test_a_run_that_goes_on_counts_nothing_twice() -> None:
     times = np.array([1, 2, 30, 31]) * SECOND
     whole = Faults()
     whole.add("odd events", "first of all", times)
-    whole.add("torn files", "a.raw is torn")
-    whole.add("torn files", "a.raw is torn")  # by another pass over the file
+    whole.add("truncated files", "a.raw is torn")
+    whole.add("truncated files", "a.raw is torn")  # by another pass over the file
     earlier = whole.summary(30 * SECOND)
     assert earlier["odd events"] == {"count": 2, "first": "first of all"}
 
     later = Faults()
     later.resume(earlier, 30 * SECOND)
     later.add("odd events", "first of the second run", times)
-    later.add("torn files", "a.raw is torn")
+    later.add("truncated files", "a.raw is torn")
     assert later.summary() == whole.summary()
     assert faults_text(later.summary()) == (
-        "4 odd events (first: first of all); 1 torn files (first: a.raw is torn)"
+        "4 odd events (first: first of all); 1 truncated files (first: a.raw is torn)"
     )
 
 
@@ -35,7 +35,7 @@ def test_strict_reading_stops_at_the_first_fault() -> None:
     with pytest.raises(SourceError, match=r"^place: what$"):
         strict.add("odd events", "place: what", np.array([SECOND]))
     with pytest.raises(SourceError, match=r"^torn$"):
-        strict.add("torn files", "torn")
+        strict.add("truncated files", "torn")
 
 
 def test_one_percent_of_lost_events_is_the_limit() -> None:

@@ -149,7 +149,7 @@ def test_a_torn_and_noisy_file_is_converted_and_its_faults_are_counted(tmp_path:
     assert {kind: fault["count"] for kind, fault in state["faults"].items()} == {
         "events outside the sensor": 1,
         "words of unknown type": 1,
-        "torn files": 1,
+        "truncated files": 1,
     }
     first = state["faults"]["events outside the sensor"]["first"]
     assert first.startswith(f"{source}: event 1,000: x = 5, y = 100 is outside")
