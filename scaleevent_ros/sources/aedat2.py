@@ -4,7 +4,7 @@ Layout: docs.inivation.com, "AEDAT 2.0": big-endian 32 bits of address and of µ
 ``# AEChip:`` names the camera. DAVIS addresses: bit 31 set for frames and IMU samples, bit 10 for
 external inputs, else an event: y in bits 22 to 30, x in 12 to 21 from the right edge (jAER's
 ``DavisBaseCamera``), polarity in bit 11. DVS128: y in bits 8 to 14, x in 1 to 7, polarity in bit 0,
-bit 15 for external inputs. Rows count from the bottom. Events alone are read: frames are stored as
+bit 15 for external inputs. Rows count from the bottom. Only events are read: frames are stored as
 samples of single pixels, which have no exposure times.
 """
 
@@ -90,7 +90,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
 
 def _read_header(path: Path) -> tuple[str, int]:
-    """Return the name of the camera in lower case, and where events begin."""
+    """Return the name of the camera in lower case, and the offset of the events in bytes."""
     chip = ""
     with path.open("rb") as file:
         while True:

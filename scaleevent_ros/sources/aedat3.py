@@ -83,7 +83,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
 
 
 def _read_header(path: Path) -> tuple[dict[str, str], int]:
-    """Read the lines of the header, and where packets begin."""
+    """Return the fields of the header, and the offset of the first packet in bytes."""
     fields = {"version": ""}
     with path.open("rb") as file:
         while (line := file.readline(1 << 16)).startswith(b"#"):
@@ -101,7 +101,7 @@ def _read_header(path: Path) -> tuple[dict[str, str], int]:
 def _packets(
     path: Path, start: int, kind: int, faults: Faults
 ) -> Iterator[tuple[caer.PacketHeader, NDArray[np.uint32]]]:
-    """Yield the packets of a kind: header and words [count, size/4]."""
+    """Yield the packets of a kind: header and words, uint32 [count, size / 4]."""
     with path.open("rb") as file:
         file.seek(start)
         while len(head := file.read(caer.HEADER_BYTES)) == caer.HEADER_BYTES:

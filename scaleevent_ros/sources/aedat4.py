@@ -2,8 +2,8 @@
 
 Container: https://docs.inivation.com/software/software-advanced-usage/file-formats/aedat-4.0.html
 (``#!AER-DAT4.0``, then compressed flatbuffers packets of events, frames, IMU samples and triggers,
-all stamped in µs of one clock since 1970). Read with the `aedat` package. Each kind is read in a
-pass of its own over the file, so that no kind has to wait in memory for another.
+all stamped in µs of one clock since 1970). It is read with the `aedat` package, each kind in a
+separate pass over the file, so that no kind is buffered in memory.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _streams(path: Path) -> dict[int, dict[str, Any]]:
 
 
 def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
-    """Yield the packets' contents of the first stream of one kind, as far as the file is intact."""
+    """Yield the contents of the packets of the first stream of a kind, up to any damage."""
     wanted = None
     count = frame_ns = 0
     decoder = iter(aedat.Decoder(path))
@@ -136,7 +136,7 @@ def _packets(path: Path, kind: str, faults: Faults) -> Iterator[Any]:
 
 
 def _skipped_frames(path: Path) -> int:
-    """Count the frames that the file announces and the library skips; 1 where the file is torn."""
+    """Count the frames in the file that the library skips; 1 if the file is damaged."""
     present = _streams(path)
     announced = 0
     with path.open("rb") as file, warnings.catch_warnings():
@@ -148,7 +148,7 @@ def _skipped_frames(path: Path) -> int:
         file.seek(_HEAD_BYTES)
         (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
         file.seek(length, 1)
-        # Before each packet its stream and its length; after the last a table that is neither.
+        # Stream and length precede each packet; a table follows the last one.
         while len(head := file.read(_PACKET_HEAD.size)) == _PACKET_HEAD.size:
             stream, length = _PACKET_HEAD.unpack(head)
             if stream not in present:

@@ -1,4 +1,4 @@
-"""`scaleevent align`: a bag, or Kalibr's file, becomes a `calibration.yaml`."""
+"""Estimation of the mapping of a bag's frames into its event image, for `scaleevent align`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ logger = logging.getLogger(__name__)
 _INTERVALS = 32
 _LAG_STEP_NS = 2_000_000
 _LAG_STEPS = 10
-_LEAST_NS = 40_000_000  # of an interval: in less, little changes
-_LEAST_EVENTS = 0.01  # of each pixel in an interval: with less there is nothing to see
-_LEAST_CHANGE = 0.01  # standard deviation of a frame's change, in natural logarithms
-_TOE = 20.0  # of 255: darker differences are noise
+_LEAST_NS = 40_000_000  # minimum length of an interval: in less, little changes
+_LEAST_EVENTS = 0.01  # minimum number of events per pixel in an interval
+_LEAST_CHANGE = 0.01  # minimum standard deviation of a frame's change, in natural logarithms
+_TOE = 20.0  # of 255: below it, differences are noise
 
 
 def align_bag(
@@ -47,34 +47,34 @@ def align_bag(
     image_topic: str | None = None,
     mode: str = "auto",
 ) -> Homography:
-    """Estimate how a bag's frames map into its event image.
+    """Estimate the homography from a bag's frames to its event image.
 
-    A bag of any length is read once for its times; then intervals between frames, spread over it,
-    are looked at.
+    The bag is read once for its times; then only some intervals between frames, spread over it, are
+    read.
 
     Args:
         path: Path of the bag.
         event_topic: Event topic; may be omitted if there is only one.
         image_topic: Image topic; may be omitted if there is only one, or one named `.../image_raw`.
-        mode: How frames and events are put on one clock; see `bags.synchronization.synchronize`.
+        mode: Clock mode; see `bags.synchronization.synchronize`.
 
     Raises:
         AlignmentError: If it cannot be estimated; the message gives the reason.
-        BagError: If the bag or the mode is wrong.
+        BagError: If the bag cannot be read, or does not support the mode.
     """
     reader = BagReader(path)
     timeline = read_timeline(reader, event_topic, image_topic)
     synchronization = synchronize(reader, timeline, mode)
 
-    def look(lag_ns: int) -> list[Interval]:
+    def read_intervals(lag_ns: int) -> list[Interval]:
         late = replace(synchronization, frame_ns=synchronization.frame_ns + lag_ns)
         return _intervals(reader, timeline, late)
 
-    intervals = look(0)
+    intervals = read_intervals(0)
     try:
         found = register(intervals)
-        if lag_ns := _lag(look, found.matrix):
-            intervals = look(lag_ns)
+        if lag_ns := _estimate_lag(read_intervals, found.matrix):
+            intervals = read_intervals(lag_ns)
             found = register(intervals, found.matrix)
     except AlignmentError as error:
         msg = f"{path}: {error}"
@@ -95,24 +95,26 @@ def align_bag(
     )
 
 
-def _lag(look: Callable[[int], list[Interval]], matrix: NDArray[np.float64]) -> int:
-    """Find how far events are behind frames: pixels have a latency, most in the dark.
+def _estimate_lag(
+    read_intervals: Callable[[int], list[Interval]], matrix: NDArray[np.float64]
+) -> int:
+    """Estimate the delay of events after frames: pixels have a latency, most in the dark.
 
-    Where all that is seen moves outwards, as before a driving car, even a millisecond would pass
-    for a wrong scale.
+    In front of a driving car everything moves outwards, and a delay of even a millisecond has the
+    same effect as a wrong scale.
 
     Args:
-        look: Function that returns the intervals for a delay of the events in ns.
+        read_intervals: Function that reads the intervals for a delay of the events in ns.
         matrix: Approximate homography.
 
     Returns:
-        The lag in ns of best agreement, within 20 ms.
+        The delay of best agreement in ns, up to about 20 ms either way.
     """
     agreements: dict[int, float] = {}
 
     def agree(step: int) -> float:
         if step not in agreements:
-            intervals = look(step * _LAG_STEP_NS)
+            intervals = read_intervals(step * _LAG_STEP_NS)
             enough = len(intervals) >= LEAST_INTERVALS
             agreements[step] = agreement(intervals, matrix) if enough else 0.0
         return agreements[step]
@@ -135,13 +137,13 @@ def _intervals(
     """Collect brightness changes between frames with enough change, spread evenly over a bag."""
     moments = synchronization.frame_ns[synchronization.known]
     if len(moments) <= LEAST_INTERVALS:
-        msg = f"{reader.path}: has {len(moments)} frames whose time is known, too few to align by"
+        msg = f"{reader.path}: has {len(moments)} frames with a known time, too few for alignment"
         raise AlignmentError(msg)
     period = max(float(np.median(np.diff(moments))), 1.0)
     skip = math.ceil(_LEAST_NS / period)
     last = len(synchronization.frame_ns) - 1 - skip
     firsts = np.unique(np.linspace(0, max(last, 0), _INTERVALS).astype(int)).tolist()
-    # A clip may end between the two frames; nothing is compared across such a gap.
+    # Frames are not compared across gaps, such as those between clips.
     found = [
         _interval(reader, timeline, synchronization, first, skip, int(1.5 * skip * period))
         for first in firsts

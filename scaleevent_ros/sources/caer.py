@@ -1,4 +1,4 @@
-"""Packets as libcaer lays them out: in AEDAT 3.1 files, and inside DDD17's and DDD20's HDF5.
+"""Packets in libcaer's layout, in AEDAT 3.1 files and inside the HDF5 files of DDD17 and DDD20.
 
 Layout: docs.inivation.com, "AEDAT 3.1": a header of 28 bytes, then events of one kind. Polarity
 events have 8 bytes: valid bit 0, polarity bit 1, y bits 2 to 16, x bits 17 to 31, then µs. Frames
@@ -23,7 +23,15 @@ _FRAME_HEADER_BYTES = 36
 
 
 class PacketHeader(NamedTuple):
-    """Header of a packet: kind, bytes of an event, clock overflows of 2^31 µs, room, events."""
+    """Header of a packet.
+
+    Attributes:
+        kind: Kind of its events: `SPECIAL`, `POLARITY`, `FRAME`, `IMU6` or another number.
+        size: Size of one event in bytes.
+        overflow: Number of overflows of the clock, of 2^31 µs each.
+        capacity: Number of events for which the packet has room.
+        events: Number of events.
+    """
 
     kind: int
     size: int
@@ -41,7 +49,11 @@ def parse_packet_header(data: bytes) -> PacketHeader:
 def polarities(
     words: NDArray[np.uint32],
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.int64], NDArray[Any]]:
-    """Decode polarity events [N, 2]: which are valid, and x, y and p of these."""
+    """Decode polarity events, uint32 [N, 2].
+
+    Returns:
+        Whether each is valid, bool [N], and x, y and p of the valid ones.
+    """
     data = words[:, 0]
     valid = (data & 1) == 1
     data = data[valid].astype(np.int64)

@@ -1,10 +1,10 @@
 """Mapping of frames into the event image: `calibration.yaml`, and Kalibr's files.
 
-Needs neither ROS nor rosbags. A calibration is one of two things:
+Needs neither ROS nor rosbags. A calibration is either
 
-- a `Homography`, which `scaleevent align` estimates, the identity among them, or
+- a `Homography`, such as the identity, or one estimated by `scaleevent align`, or
 - a `Rig` of two cameras, each with matrix and distortion, and the pose between them. Without a
-  translation it is the mapping of infinite depth.
+  translation it is the mapping at infinite depth.
 
 `calibration.yaml`, sizes as width and height, matrices by rows::
 
@@ -22,7 +22,7 @@ Needs neither ROS nor rosbags. A calibration is one of two things:
                    model: equidistant, distortion: [k1, k2, k3, k4]}
     rotation: [[1, 0, 0], [0, 1, 0], [0, 0, 1]]  # X_event = rotation * X_frame + translation
     translation: [0.05, 0, 0]           # in m
-    depth: 10                           # in m: where frames and events are made to meet
+    depth: 10                           # in m: distance at which the mapping is exact
 """
 
 from __future__ import annotations
@@ -76,7 +76,11 @@ class Camera:
     distortion: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the number of coefficients and the focal lengths."""
+        """Check the model, the number of its coefficients, the size and the focal lengths.
+
+        Raises:
+            CalibrationError: If one of them is invalid.
+        """
         if len(self.distortion) not in _COEFFICIENTS.get(self.model, ()):
             known = ", ".join(f"{name} with {n}" for name, n in _COEFFICIENTS.items())
             msg = (
@@ -85,11 +89,11 @@ class Camera:
             )
             raise CalibrationError(msg)
         if min(*self.matrix[:2], *self.size) <= 0:
-            msg = f"a camera of size {self.size} and matrix {self.matrix} cannot be"
+            msg = f"a camera of size {self.size} and matrix {self.matrix} is impossible"
             raise CalibrationError(msg)
 
     def rays(self) -> NDArray[np.float64]:
-        """Compute where each pixel looks.
+        """Compute the viewing ray of each pixel.
 
         Returns:
             float64 [H, W, 2], x / z and y / z; NaN for pixels beyond the range in which the
@@ -126,7 +130,8 @@ class Camera:
             points: float64 [..., 3].
 
         Returns:
-            float64 [..., 2]; NaN for points behind it, and where the distortion folds the image.
+            float64 [..., 2]; NaN for points behind the camera, and where the distortion folds the
+            image.
         """
         ahead = points[..., 2:] > 1e-9
         if self.distortion:
@@ -144,17 +149,17 @@ class Camera:
 
     @property
     def _profile(self) -> _RadialProfile:
-        """Distorted by true radius (``plumb_bob``), or by angle (``equidistant``)."""
+        """Distorted radius by undistorted radius (``plumb_bob``) or angle (``equidistant``)."""
         if self.model == "equidistant":
             return _RadialProfile(self.distortion, math.pi / 2 - 1e-3)
         return _RadialProfile((*self.distortion[:2], *self.distortion[4:]), _MAX_SLOPE)
 
 
 class _RadialProfile:
-    """The polynomial r (1 + k1 r^2 + k2 r^4 + ...) where it increases, from 0 on.
+    """The polynomial r (1 + k1 r^2 + k2 r^4 + ...) on the range from 0 in which it increases.
 
     Attributes:
-        limit: Argument up to which it increases.
+        limit: End of that range.
     """
 
     def __init__(self, coefficients: Sequence[float], limit: float) -> None:
@@ -167,7 +172,7 @@ class _RadialProfile:
         self.limit = float(min(limit, *turns)) if len(turns) else limit
 
     def invert(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Find the arguments of values; NaN for values beyond the limit's."""
+        """Find the arguments of values; NaN for values above that at the limit."""
         grid = np.linspace(0, self.limit, _PROFILE_POINTS)
         found = np.interp(values, self._value(grid), grid)
         for _ in range(_NEWTON_STEPS):
@@ -184,7 +189,7 @@ class Homography:
         frame_size: Width and height of the frames.
         event_size: Width and height of the event image.
         matrix: float64 [3, 3], homogeneous pixels of the frame to those of the event image.
-        residual_px: Error of its corners in pixels, as far as known.
+        residual_px: Error of its corners in pixels; None if unknown.
         source: Description of its origin.
     """
 
@@ -195,16 +200,20 @@ class Homography:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Check that it can be inverted."""
+        """Check that it can be inverted.
+
+        Raises:
+            CalibrationError: If it cannot, or is not [3, 3].
+        """
         if self.matrix.shape != (3, 3) or not abs(np.linalg.det(self.matrix)) > 1e-12:
             msg = f"a homography is an invertible 3x3 matrix, not {self.matrix.tolist()}"
             raise CalibrationError(msg)
 
     def sample_map(self) -> NDArray[np.float32]:
-        """Compute where in the frame each pixel of the event image lies.
+        """Compute the position in the frame of each pixel of the event image.
 
         Returns:
-            float32 [H, W, 2] in pixels of the frame, x and y; NaN where nowhere.
+            float32 [H, W, 2] in pixels of the frame, x and y; NaN for pixels without a position.
         """
         width, height = self.event_size
         x, y = np.meshgrid(np.arange(width), np.arange(height))
@@ -224,7 +233,7 @@ class Rig:
         rotation: float64 [3, 3].
         translation: float64 [3], in m.
         depth: Distance of the scene from the event camera in m; infinity ignores the translation.
-        residual_px: Reprojection error, as far as is known.
+        residual_px: Reprojection error in pixels; None if unknown.
         source: Description of its origin.
     """
 
@@ -237,7 +246,11 @@ class Rig:
     source: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the rotation is one."""
+        """Check rotation, translation and depth.
+
+        Raises:
+            CalibrationError: If one of them is invalid.
+        """
         turn = self.rotation
         if turn.shape != (3, 3) or not np.allclose(turn @ turn.T, np.eye(3), atol=1e-3):
             msg = f"a rotation is an orthonormal 3x3 matrix, not {turn.tolist()}"
@@ -246,7 +259,10 @@ class Rig:
             msg = "a rotation's determinant is 1, not -1: an axis is mirrored"
             raise CalibrationError(msg)
         if self.translation.shape != (3,) or not self.depth > 0:
-            msg = f"translation {self.translation.tolist()} and depth {self.depth} cannot be"
+            msg = (
+                f"a translation has 3 numbers and a depth is positive, not "
+                f"{self.translation.tolist()} and {self.depth}"
+            )
             raise CalibrationError(msg)
 
     @property
@@ -260,7 +276,7 @@ class Rig:
         return self.event_camera.size
 
     def sample_map(self) -> NDArray[np.float32]:
-        """Compute where in the frame each pixel of the event image lies; see `Homography`."""
+        """Compute the position in the frame of each pixel of the event image; see `Homography`."""
         rays = self.event_camera.rays()
         if lost := float(np.isnan(rays[..., 0]).mean()):
             logger.warning(
@@ -280,15 +296,15 @@ Calibration: TypeAlias = "Homography | Rig"
 
 
 def identity(size: Size) -> Homography:
-    """Calibration of frames and events with the same pixels, as in a DAVIS."""
+    """Return the calibration of frames and events from the same pixels, as in a DAVIS."""
     return Homography(size, size, np.eye(3))
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Read a `calibration.yaml`; see the module.
+    """Read a `calibration.yaml`; see the module's docstring for the format.
 
     Raises:
-        CalibrationError: The file is invalid; names it and the reason.
+        CalibrationError: If the file is missing or invalid; the message gives path and reason.
     """
     content = _load(path)
     try:
@@ -298,12 +314,12 @@ def read_calibration(path: Path) -> Calibration:
         raise CalibrationError(msg) from None
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        msg = f"{path}: {what}; a calibration of kind {content.get('kind')!r} needs it"
+        msg = f"{path}: invalid calibration of kind {content.get('kind')!r}: {what}"
         raise CalibrationError(msg) from None
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Write a `calibration.yaml`, replacing one that is there."""
+    """Write a `calibration.yaml`, replacing an existing one."""
     content: dict[str, Any]
     if isinstance(calibration, Homography):
         content = {
@@ -337,18 +353,20 @@ def read_kalibr(
 ) -> Rig:
     """Read a camera chain of Kalibr.
 
-    Format: https://github.com/ethz-asl/kalibr/wiki/yaml-formats; ``T_cn_cnm1`` takes points of the
-    camera before into the camera.
+    Format: https://github.com/ethz-asl/kalibr/wiki/yaml-formats; ``T_cn_cnm1`` maps points from the
+    previous camera to the camera.
 
     Args:
-        path: A ``camchain.yaml``.
-        frame_camera: ``cam0`` and so on; None for the only one whose topic does not speak of
-            events.
-        event_camera: The same; None for the only one whose topic speaks of events.
-        depth: Distance of the scene; see `Rig`.
+        path: Path of a ``camchain.yaml``.
+        frame_camera: Name of the frame camera, such as ``cam0``; None for the only camera whose
+            topic does not look like one of events.
+        event_camera: Name of the event camera; None for the only camera whose topic looks like one
+            of events: its name contains ``event``, ``dvs``, ``davis`` or the like.
+        depth: Distance of the scene in m; see `Rig`.
 
     Raises:
-        CalibrationError: The file is invalid; names it and the reason.
+        CalibrationError: If the file is missing or invalid, or the cameras are ambiguous; the
+            message gives path and reason.
     """
     chain = _load(path)
     names = [name for name in sorted(chain) if name.startswith("cam")]
@@ -373,7 +391,7 @@ def read_kalibr(
         msg = f"{path}: {error}"
         raise CalibrationError(msg) from None
     except (KeyError, TypeError, ValueError) as error:
-        msg = f"{path}: is no camera chain of Kalibr: {error!r}"
+        msg = f"{path}: is not a camera chain of Kalibr: {error!r}"
         raise CalibrationError(msg) from None
 
 
@@ -384,7 +402,7 @@ def _load(path: Path) -> dict[str, Any]:
         msg = f"{path}: cannot be read: {error.strerror}"
         raise CalibrationError(msg) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"{path}: is no YAML: {error}"
+        msg = f"{path}: is not YAML: {error}"
         raise CalibrationError(msg) from None
     if not isinstance(content, dict):
         msg = f"{path}: holds no calibration"
@@ -400,12 +418,12 @@ def _parse(content: dict[str, Any]) -> Calibration:
     if kind in {"identity", "homography"}:
         frame_size, event_size = _size(content["frame_size"]), _size(content["event_size"])
         if kind == "identity" and frame_size != event_size:
-            msg = f"frames of {frame_size} and events of {event_size} do not map by identity"
+            msg = f"frames of {frame_size} and events of {event_size} are not related by identity"
             raise CalibrationError(msg)
         matrix = np.eye(3) if kind == "identity" else np.array(content["homography"], np.float64)
         return Homography(frame_size, event_size, matrix, residual, source)
     if kind not in {"rotation", "rig"}:
-        msg = f"kind {kind!r} is none of identity, homography, rotation, rig"
+        msg = f"unknown kind {kind!r}; known are identity, homography, rotation and rig"
         raise CalibrationError(msg)
     is_rig = kind == "rig"
     return Rig(
@@ -466,7 +484,7 @@ def _kalibr_camera(content: dict[str, Any]) -> Camera:
 
 
 def _kalibr_poses(chain: dict[str, Any], names: list[str]) -> dict[str, NDArray[np.float64]]:
-    """Compute the transformation from the first camera into each, float64 [4, 4]."""
+    """Compute the transformation from the first camera to each camera, float64 [4, 4]."""
     pose = np.eye(4)
     poses = {names[0]: pose}
     for name in names[1:]:
@@ -486,6 +504,6 @@ def _by_topic(
     ]
     if len(found) != 1:
         kind = "event" if speaks_of_events else "frame"
-        msg = f"{path}: which of {', '.join(names)} is the {kind} camera? Name it"
+        msg = f"{path}: cannot tell which of {', '.join(names)} is the {kind} camera; name it"
         raise CalibrationError(msg)
     return found[0]

@@ -1,9 +1,9 @@
 """A virtual camera that moves in front of a still picture, with its exact geometry.
 
 The picture is a plane that faces the camera. The camera turns about its three axes and moves along
-them, smoothly and at random, as in the planar renderer of ESIM (Rebecq et al., CoRL 2018), so what
-it sees is a homography of the picture, and so is the way from any view to any other: flow and
-labels are exact. Where a view leaves the picture, the border is reflected.
+them, smoothly and at random, as in the planar renderer of ESIM (Rebecq et al., CoRL 2018). So each
+view is a homography of the picture, and of any other view: flow and labels are exact. Where a view
+leaves the picture, the border is reflected.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ class CameraMotion:
         )
 
     def progress(self, t: float) -> float:
-        """Time (s) that the camera has moved until ``t`` (s).
+        """Return the time (s) that the camera has moved until ``t`` (s).
 
-        The camera's pace is 1 outside pauses; it falls to 0 and rises again exponentially.
+        It passes at a rate of 1 outside pauses; in them, the rate falls to 0 exponentially, and
+        rises again after them.
         """
         moved = t
         for start, end in self.pauses:
@@ -74,7 +75,7 @@ class CameraMotion:
         return float(moved)
 
     def homography(self, t: float) -> NDArray[np.float64]:
-        """Map the view at a time (s) into the picture.
+        """Return the homography of the view at a time (s) into the picture.
 
         Returns:
             float64 [3, 3], from homogeneous pixels of the view to those of the picture.
@@ -92,13 +93,13 @@ class CameraMotion:
 def random_motion(
     rng: np.random.Generator, size: tuple[int, int], strength: float = 1.0
 ) -> CameraMotion:
-    """Draw a motion.
+    """Draw a random motion.
 
     Args:
         rng: Random number generator.
         size: Width and height of picture and view, in pixels.
-        strength: Scales all extents, and so the speed. 1 moves a picture 640 pixels wide at about
-            100 pixels a second on average; 0 stands still.
+        strength: Factor of all amplitudes, and so of the speed. 1 moves a picture 640 pixels wide
+            at about 100 pixels a second on average; 0 stands still.
 
     Raises:
         SimulationError: If the strength is negative or not finite.
@@ -126,13 +127,13 @@ def see(picture: NDArray[Pixel], homography: NDArray[np.float64]) -> NDArray[Pix
         homography: Homography from view to picture.
 
     Returns:
-        The view: of the picture's shape and dtype.
+        The view, with the picture's shape and dtype.
     """
     return _warp(picture, homography, cv2.INTER_LINEAR)
 
 
 def see_labels(labels: NDArray[Pixel], homography: NDArray[np.float64]) -> NDArray[Pixel]:
-    """Render class ids: each pixel takes the nearest, and none are mixed. See `see`."""
+    """Render class ids by nearest neighbours, so that none are mixed; see `see`."""
     return _warp(labels, homography, cv2.INTER_NEAREST)
 
 
@@ -150,11 +151,11 @@ def _warp(picture: NDArray[Any], homography: NDArray[np.float64], how: int) -> N
 def exact_flow(
     before: NDArray[np.float64], after: NDArray[np.float64], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Compute where each pixel of one view lies in another.
+    """Compute the optical flow from one view to another.
 
     Args:
         before: Homography of the first view into the picture.
-        after: Homography of the second.
+        after: Homography of the second view into the picture.
         size: Width and height of the views.
 
     Returns:
@@ -173,7 +174,7 @@ def exact_flow(
 def largest_displacement(
     before: NDArray[np.float64], after: NDArray[np.float64], size: tuple[int, int]
 ) -> float:
-    """Largest displacement in pixels among 9x9 places; see `exact_flow`."""
+    """Return the largest displacement in pixels at a grid of 9x9 points; see `exact_flow`."""
     width, height = size
     columns, rows = np.linspace(0, width - 1, 9), np.linspace(0, height - 1, 9)
     places = np.stack(np.meshgrid(columns, rows), axis=-1)

@@ -1,14 +1,15 @@
-"""Recordings of any known format become bags.
+"""Conversion of recordings of any known format to bags.
 
-A recording is converted in stretches of 30 s. Each becomes one file of the bag, and is noted in
-``OUT.partial/conversion.json`` when it is whole. A conversion that was interrupted, or that met an
-error, leaves ``OUT.partial``; the next one with the same arguments continues after the last
-complete stretch. ``OUT`` appears at the end, complete.
+A recording is converted in parts of 30 s. Each becomes one file of the bag, and is listed in
+``OUT.partial/conversion.json`` when it is complete. A conversion that was interrupted, or ended
+with an error, leaves ``OUT.partial``; the next one with the same arguments continues after the last
+complete part. ``OUT`` appears at the end, complete.
 
-Event packets hold at most 5 ms and carry the time of their first event; times are those of the
-recording's own clock, cut to µs. ``OUT/conversion.json``, and ``custom_data`` in ``metadata.yaml``,
-describe how frames and events share that clock; if frames come from another lens, and the recording
-has its calibration, ``OUT/calibration.yaml`` defines how they map into the event image.
+Event packets hold at most 5 ms and are stamped with the time of their first event. Times are those
+of the recording's own clock, truncated to µs. ``OUT/conversion.json``, and ``custom_data`` in
+``metadata.yaml``, describe how frames and events share that clock. If frames come from another
+lens, and the recording has its calibration, ``OUT/calibration.yaml`` maps them into the event
+image.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ class ConvertOptions:
     Attributes:
         read: Options of the readers.
         image_codec: ``jpeg`` or ``png`` for frames as `sensor_msgs/CompressedImage`; None for
-            `sensor_msgs/Image`. Truth stays `sensor_msgs/Image`.
+            `sensor_msgs/Image`. Ground truth is always `sensor_msgs/Image`.
         compression: Compression of the bag's chunks: ``zstd``, ``lz4`` or None.
         metadata_version: 9 for Jazzy and later, 8 for Humble and Iron.
         stretch_ns: Recording time in one file of a bag, in ns.
         start_s: Start of the part to convert, in seconds after the first event.
-        duration_s: Duration of the part to convert, in s; None up to the end.
+        duration_s: Duration of the part to convert, in s; None for all up to the end.
     """
 
     read: ReadOptions = field(default_factory=ReadOptions)
@@ -90,10 +91,10 @@ class State:
         arguments: Arguments of the conversion, which must be the same to continue it.
         clock: The recording's `ClockStatement`.
         status: ``partial`` or ``complete``.
-        parts: The stretches that are whole, each a file of the bag.
-        next_ns: Start of the next stretch, in ns.
-        error: Error that ended the last run, if any.
-        faults: Faults that were left out or repaired, by kind.
+        parts: Complete parts, each a file of the bag.
+        next_ns: Start of the next part, in ns.
+        error: Error that ended the last run; None if there was none.
+        faults: Faults that were skipped or repaired, by kind.
     """
 
     arguments: dict[str, Any]
@@ -105,7 +106,7 @@ class State:
     faults: dict[str, Fault] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
-        """Write it so that at any moment either the old or the new one is there."""
+        """Write the state to its file in a folder, atomically."""
         temporary = folder / f".{STATE_NAME}.tmp"
         temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
         temporary.replace(folder / STATE_NAME)
@@ -116,10 +117,10 @@ class Part:
     """Content of one file of a bag.
 
     Attributes:
-        counts: Messages by topic.
-        spans_ns: Times of the first and the last message, by topic.
+        counts: Number of messages by topic.
+        spans_ns: Times of the first and the last message in ns, by topic.
         events: Number of events.
-        last_event_ns: The time of the last event or trigger; None if there is none.
+        last_event_ns: Time of the last event or trigger in ns; None if there is none.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -142,18 +143,18 @@ def convert(
     """Convert a recording, or every recording below a folder.
 
     Args:
-        source: A file or a folder.
+        source: File or folder of recordings.
         out: Bag to write; if recordings lie below `source`, a folder of bags with their names and
             nesting. Complete bags are not changed.
         options: Options of the conversion.
-        show_progress: Draw a bar for each recording.
+        show_progress: Show a progress bar for each recording.
 
     Returns:
-        The bags, in order. What was left out or repaired in them is logged.
+        The paths of the bags, in order. Faults that were skipped or repaired are logged.
 
     Raises:
-        SourceError: If recordings could not be converted; all others were, or in strict reading
-            all before the first of them.
+        SourceError: If a recording could not be converted. All others are converted first; in
+            strict reading, only those before it.
         BagError: If a bag cannot be written.
     """
     bags: list[Path] = []
@@ -206,21 +207,21 @@ def convert_recording(
     options: ConvertOptions,
     report: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Fault]:
-    """Convert one recording, or go on where an earlier call stopped.
+    """Convert one recording, or continue an earlier call that was interrupted.
 
     Args:
         recording: Recording to convert.
         bag: Bag to write; nothing happens if it is complete already.
         options: Options of the conversion.
-        report: Called now and then with the time (ns) that was reached.
+        report: Function that is called with the time in ns of each message written.
 
     Returns:
-        What was left out or repaired, by kind.
+        Faults that were skipped or repaired, by kind.
 
     Raises:
         SourceError: If the recording is invalid, or has a fault in strict reading; `BAG.partial`
-            holds the reason, and the complete parts.
-        ConversionError: If another file is at `bag` or at `BAG.partial`.
+            keeps the reason and the complete parts.
+        ConversionError: If something else exists at `bag` or at `BAG.partial`.
         BagError: If the bag cannot be written.
     """
     arguments = {
@@ -247,7 +248,7 @@ def convert_recording(
         state.error = str(error)
         state.save(work)
         raise
-    except EventsError as error:  # which knows of no file
+    except EventsError as error:  # whose message does not give the file
         state.error = f"{recording.source}: {error}"
         state.save(work)
         raise SourceError(state.error) from error
@@ -262,7 +263,7 @@ def _load(folder: Path, arguments: dict[str, Any]) -> State:
         state = State(**said)
         state.parts = [Part(**part) for part in said["parts"]]
     except (OSError, ValueError, TypeError):
-        msg = f"{folder} exists already and is no conversion; nothing is overwritten"
+        msg = f"{folder} exists already and is not a conversion; nothing is overwritten"
         raise ConversionError(msg) from None
     if state.arguments != arguments:
         msg = (
@@ -314,7 +315,7 @@ def _part_folder(work: Path, index: int) -> Path:
 
 
 def _check_spans(recording: Recording, parts: list[Part]) -> None:
-    """Check the whole recording: that there are events, and that clocks overlap."""
+    """Check that a recording has events, and that all topics overlap with them in time."""
     spans: dict[str, tuple[int, int]] = {}
     for part in parts:
         for topic, (first, last) in part.spans_ns.items():
@@ -335,7 +336,7 @@ def _check_spans(recording: Recording, parts: list[Part]) -> None:
 def _assemble(
     recording: Recording, bag: Path, work: Path, state: State, options: ConvertOptions
 ) -> None:
-    """Join the parts to one bag, which appears in one step."""
+    """Join the parts to one bag, atomically."""
     whole = work / "bag"
     whole.mkdir(exist_ok=True)
     files = []

@@ -1,4 +1,4 @@
-"""A part of a recording."""
+"""Selection of a part of a recording."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
     """Cut a part out of a recording.
 
     Args:
-        recording: The whole.
+        recording: Recording to cut.
         start_s: Start of the part, in seconds after the first event.
-        duration_s: Duration of the part in s; None up to the end.
+        duration_s: Duration of the part in s; None for all up to the end.
 
     Raises:
         SourceError: If the recording holds no events, or a time is negative.

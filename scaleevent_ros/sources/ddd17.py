@@ -7,8 +7,8 @@ the host's time, a packet header of 28 bytes and the packet's events, as libcaer
 to 16, x bits 17 to 31, then µs), frames with 36 bytes of header and 16-bit pixels, special events.
 Rows beyond the end of the recording are empty. ``dvs/timestamp`` holds the host's µs since 1970.
 
-The sensor's 31-bit clock is joined with the header's overflow count. It restarts at a reset;
-every stretch is then put where the host saw it begin.
+The sensor's 31-bit clock is extended by the header's overflow count. It restarts at a reset; every
+part between resets is placed by the host's time of its first packet.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ _ROWS = 128  # the recorder's own chunk
 
 
 class _Stretch(NamedTuple):
-    """Rows from ``first_row`` on are on a clock that ``offset_us`` moves to the host's."""
+    """Part of a recording between resets of the sensor's clock.
+
+    Attributes:
+        first_row: Index of its first row.
+        offset_us: Host time minus sensor time in µs.
+    """
 
     first_row: int
     offset_us: int
@@ -57,7 +62,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a recording: events, and frames at the middle of their exposure.
 
     Raises:
-        SourceError: If the file is not laid out like that, or holds no events.
+        SourceError: If the file has another layout, or holds no events.
     """
     with open_hdf5(path) as file:
         rows = int(np.count_nonzero(dataset(file, "dvs/timestamp")[:]))
@@ -117,7 +122,7 @@ class _Reader:
                     yield Picture(stamp, flipped if self._flip else pixels)
 
     def _find_stretches(self) -> list[_Stretch]:
-        """Find where the sensor's clock restarts, reading little but headers."""
+        """Find the parts between restarts of the sensor's clock, mostly from packet headers."""
         stretches: list[_Stretch] = []
         start: int | None = 0
         last: tuple[int, caer.PacketHeader] | None = None
@@ -147,7 +152,7 @@ class _Reader:
         return stretches
 
     def _packets(self, kind: int) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.int64]]]:
-        """Yield of each packet of a kind its row, words [count, size/4] and times [count] in µs."""
+        """Yield row, words [count, size / 4] and host times [count], µs, of packets of a kind."""
         following = iter(self._stretches)
         stretch = next(following)
         upcoming = next(following, None)
@@ -173,7 +178,7 @@ class _Reader:
         self._faults.add("damaged packets", f"{self._path}: packet {row}: {what}")
 
     def _words(self, file: h5py.File, row: int, header: caer.PacketHeader) -> NDArray[np.uint32]:
-        """Read a packet's words [count, size/4], none of a damaged packet."""
+        """Read the words of a packet, uint32 [count, size / 4]; none if it is damaged."""
         packed: NDArray[np.uint8] = file["dvs/data"][row, 2]
         length = header.size * header.events
         if header.size < 8 or header.size % 4 or length > len(packed):
@@ -185,6 +190,6 @@ class _Reader:
         return packed[:length].view(np.uint32).reshape(header.events, header.size // 4)
 
     def _times(self, words: NDArray[np.uint32], header: caer.PacketHeader) -> NDArray[np.int64]:
-        """Return the sensor time in µs; for a frame, the end of its read-out."""
+        """Return the sensor times of events in µs; of frames, those of the end of read-out."""
         column = 2 if header.kind == caer.FRAME else 1
         return words[:, column].astype(np.int64) + (header.overflow << 31)

@@ -9,8 +9,8 @@ DSEC-Semantic (Sun et al., ECCV 2022, github.com/uzh-rpg/ess),
 ``semantic/left/11classes/data/*.png`` (440 rows: the hood below is left out; 255 unknown) with
 ``semantic/timestamps.txt``.
 
-Truth lives in the rectified view of the left event camera, so events are moved there too, to the
-nearest pixel; those that leave the picture are dropped.
+Ground truth is given in the rectified view of the left event camera, so events are moved to the
+nearest pixel of that view; those that leave the picture are dropped.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a sequence: events, and the available frames, disparity, flow and labels.
 
     Raises:
-        SourceError: If something is not laid out like that, or ``rectify_map.h5`` is missing.
+        SourceError: If a file has another layout, or ``rectify_map.h5`` is missing.
     """
     side = options.camera
     faults = options.faults()
@@ -115,10 +115,10 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
 
 
 def open_events(path: Path, faults: Faults | None = None) -> EventColumns:
-    """Open an ``events.h5``, as the sensor saw the events.
+    """Open an ``events.h5`` with the events in the sensor's own, unrectified view.
 
     Raises:
-        SourceError: If it is not laid out like that.
+        SourceError: If the file has another layout.
     """
     with open_hdf5(path) as file:
         offset_us = int(dataset(file, "t_offset")[()])
@@ -152,13 +152,13 @@ def read_events(
 
 
 def rectified_addresses(path: Path) -> NDArray[np.int32]:
-    """Read where each pixel [480, 640] goes, as y·640 + x; -1 outside the picture.
+    """Read the rectified position of each pixel, int32 [480, 640], as y·640 + x; -1 if outside.
 
     Raises:
-        SourceError: If there is no such file, or it is not laid out like that.
+        SourceError: If the file is missing or has another layout.
     """
     if not path.is_file():
-        msg = f"{path}: is missing; it comes with the events, and truth and frames need it"
+        msg = f"{path}: is missing; ground truth and frames need it; it comes with the events"
         raise SourceError(msg)
     with open_hdf5(path) as file:
         moved = np.rint(dataset(file, "rectify_map")[:]).astype(np.int32)
@@ -233,8 +233,8 @@ def _labels(path: Path) -> NDArray[Any]:
 def _cameras(path: Path, side: str) -> tuple[tuple[CameraCalibration, ...], Rig | None]:
     """Read the rectified cameras, event camera first, and the rotation between them.
 
-    ``T_10`` moves points from camera 0 to camera 1, ``R_rectN`` those of camera N to its rectified
-    view. The translation, of some centimetres, is left out: frames meet events at infinity.
+    ``T_10`` maps points from camera 0 to camera 1, ``R_rectN`` those of camera N to its rectified
+    view. The translation, of some centimetres, is left out: the mapping is exact at infinite depth.
     """
     if not path.is_file():
         return (), None

@@ -6,7 +6,7 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class SourceError(ScaleEventError):
-    """A recording is invalid; the message names the file and the place."""
+    """A recording is invalid; the message gives the file and the position in it."""
 
 
 class UnknownFormatError(SourceError):
@@ -22,7 +22,7 @@ class SimulationError(SourceError):
 
 
 class CalibrationError(SourceError):
-    """A calibration file is wrong, or does not fit the cameras it is used for."""
+    """A calibration is invalid, or does not fit the cameras for which it is used."""
 
 
 class AlignmentError(SourceError):

@@ -1,4 +1,4 @@
-"""Columns of events as files hold them become checked batches."""
+"""Validation of event columns read from files, and conversion to batches."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from scaleevent_ros.sources.faults import Faults
 
 SORTING_NS = 40_960_000
-"""Events out of order by no more are sorted, others dropped; the decoders' tolerance."""
+"""Maximum time (ns) by which events out of order are sorted, not dropped, as in the decoders."""
 
 _MINUS_ONE_32 = (1 << 32) - 1
 
 
 class Columns(NamedTuple):
-    """Events as they come from a file.
+    """Unchecked events of a file.
 
     Attributes:
         place: Origin of the columns, for error messages.
-        first: Index of the first event there, for errors.
+        first: Index of the first event in the file, for error messages.
         x: Columns [N], any integer or float dtype.
         y: Rows [N], any integer or float dtype.
         t: Times in ns, int64 [N].
@@ -48,8 +48,8 @@ def event_batches(
 ) -> Iterator[EventBatch]:
     """Check columns of events piece by piece.
 
-    Events outside the sensor, before time zero or out of order by more than 40 ms are dropped,
-    other ones that are out of order are sorted within their piece; both are counted.
+    Events outside the sensor, at times that ROS cannot represent, or out of order by more than
+    40 ms are dropped. Others that are out of order are sorted within their piece. Both are counted.
 
     Args:
         pieces: Columns, in order.
@@ -59,8 +59,8 @@ def event_batches(
         t_start: Time of the first event to yield, in ns.
 
     Raises:
-        SourceError: An event has no valid polarity, or faults are strict, or more than 1 % of the
-            events are dropped; names the place and the index of the first one.
+        SourceError: If an event has no valid polarity, there is a fault in strict reading, or more
+            than 1 % of the events are dropped; the message gives the first such event.
     """
     after = 0
     for piece in pieces:
@@ -154,7 +154,7 @@ def _likely_cause(piece: Columns, off: NDArray[np.bool_]) -> str:
 
 
 def _strays(t: NDArray[np.int64], after: int) -> NDArray[np.bool_]:
-    """Find events that cannot be sorted in: far behind those before them, or far ahead."""
+    """Find events that are too far out of order to be sorted, bool [N]."""
     stray = t < after - SORTING_NS
     while True:
         rest = np.flatnonzero(~stray)
@@ -163,7 +163,8 @@ def _strays(t: NDArray[np.int64], after: int) -> NDArray[np.bool_]:
         ahead = some - np.minimum.accumulate(some[::-1])[::-1] > SORTING_NS
         if not behind.any():
             return stray
-        # A wrong time puts all that follow behind it, or all before it ahead: the fewer are wrong.
+        # One wrong time makes either the events after it seem late, or those before it early. The
+        # smaller group is taken to be wrong.
         stray[rest[behind if behind.sum() <= ahead.sum() else ahead]] = True
 
 

@@ -1,6 +1,6 @@
-"""Events in HDF5 as columns ``x, y, t, p``: no one data set's layout, but that of many tools.
+"""Events in HDF5 as columns ``x, y, t, p``, in the layouts of many tools and data sets.
 
-Supported, wherever they lie in the file:
+Supported, anywhere in the file:
 
 - columns in one group, by the names that are in use: ``events/{x,y,t,p}`` (RVT,
   github.com/uzh-rpg/RVT; DSEC; TUM-VIE, cvg.cit.tum.de; VECtor, star-datasets.github.io/vector),
@@ -56,7 +56,7 @@ class Layout(NamedTuple):
         table: Path of the table; None if each column is a dataset.
         unit: Unit of t, a key of `TIME_UNITS`; None if unknown.
         size: Width and height of the sensor; None if unknown.
-        offset: Added to every time, in that unit.
+        offset: Offset to add to every time, in the unit of t.
     """
 
     columns: tuple[str, str, str, str] | tuple[int, int, int, int]
@@ -67,14 +67,14 @@ class Layout(NamedTuple):
 
 
 def match_columns(names: list[str]) -> tuple[str, str, str, str] | None:
-    """Find the names of x, y, t and p among some; None if one is missing."""
+    """Find the names of x, y, t and p in a list of names; None if one is missing."""
     found = [next((n for n in known if n in names), None) for known in _NAMES]
     x, y, t, p = found
     return (x, y, t, p) if x and y and t and p else None
 
 
 def find_layout(file: h5py.File) -> Layout | None:
-    """Find columns or a table of events in a file, the uppermost ones; None if there are none."""
+    """Find the columns or the table of events nearest to the file's root; None without any."""
     nodes: list[h5py.Group | h5py.Dataset] = [file]
     file.visititems(lambda _, node: nodes.append(node))
     for node in sorted(nodes, key=lambda node: node.name.count("/")):
@@ -93,7 +93,7 @@ def find_layout(file: h5py.File) -> Layout | None:
 
 
 def _order(table: h5py.Dataset) -> tuple[int, int, int, int] | None:
-    """Find the columns x, y, t, p of a table [N, 4] named ``events``; times are what rises."""
+    """Find the indices of x, y, t, p in a table [N, 4] named ``events``, by where times rise."""
     if table.name.rpartition("/")[2] != "events" or table.shape[1:] != (4,) or not len(table):
         return None
     rows = table[:1000]
@@ -149,7 +149,7 @@ def event_source(
 
     Args:
         path: Path of the file.
-        options: Their size and unit take precedence over the file's.
+        options: Options of the reader; its size and unit take precedence over the file's.
         faults: Counter of faults.
         likely_size: Sensor size, if neither options nor file have it.
 
@@ -157,7 +157,7 @@ def event_source(
         The columns, and the sensor's width and height.
 
     Raises:
-        SourceError: If there are none, or the sensor's size is not known.
+        SourceError: If there are no events, or the sensor's size is unknown.
     """
     with open_hdf5(path) as file:
         layout = find_layout(file)
@@ -177,7 +177,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
     """Open a file of events, with the frames inside it if it is of the Monash layout.
 
     Raises:
-        SourceError: If there are no events, or the sensor's size is not known.
+        SourceError: If there are no events, or the sensor's size is unknown.
     """
     faults = options.faults()
     events, (width, height) = event_source(path, options, faults)
@@ -188,7 +188,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         width,
         height,
         lambda t_start: events.batches(width, height, t_start),
-        ClockStatement("sensor_time", "As the file stamps both."),
+        ClockStatement("sensor_time", "Events and frames with the file's stamps."),
         pictures,
         span_ns=events.span_ns,
         faults=faults,

@@ -63,6 +63,6 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         width,
         height,
         events,
-        ClockStatement("sensor_time", "As the file stamps events."),
+        ClockStatement("sensor_time", "Events with the file's stamps."),
         faults=faults,
     )

@@ -1,9 +1,9 @@
-"""Events as text, one a line: ``t x y p``, as the IJRR data set and many tools write them.
+"""Events as text, one per line: ``t x y p``, as written by many tools and in the IJRR data set.
 
 Source: https://rpg.ifi.uzh.ch/davis_data.html ("timestamp x y polarity", timestamps in seconds).
 Times with a decimal point are seconds, whole numbers microseconds (nanoseconds, if they would be
-later than the year 5000), unless the options differ. Blanks, tabs and commas separate.
-Lines that start with ``#``, and before the first event with a letter, are comments.
+later than the year 5000), unless the options differ. Blanks, tabs and commas are separators. Lines
+that start with ``#`` are comments, and before the first event also lines that start with a letter.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def _parse_number(text: NDArray[np.uint8], i: int) -> tuple[int, int, int]:
     """Parse one decimal number that starts at a byte.
 
     Returns:
-        The integer part; the 9 digits after its point, -1 if there is none; and the byte behind it,
-        -1 if it is no number, or a separator does not follow.
+        The integer part; the first 9 digits after the decimal point, -1 without one; the index of
+        the byte after the number, -1 if it is not a number or no separator follows.
     """
     sign = -1 if text[i] == _MINUS else 1
     start = i + (text[i] == _MINUS)
@@ -75,18 +75,17 @@ def _parse(
     fractions: NDArray[np.int64],
     header_ends: bool,
 ) -> tuple[int, int, int]:
-    """Parse whole lines of four decimal numbers each, and skip lines that are something else.
+    """Parse whole lines of four decimal numbers each; skip other lines.
 
     Args:
-        text: The bytes; the last one ends a line.
-        numbers: Filled with whole parts, [lines, 4].
-        fractions: Filled with the 9 digits after the point of the first number, -1 if there is no
-            point, [lines].
-        header_ends: Treat lines that start with a letter as faults, as they are after events.
+        text: Bytes of the lines; the last one is a newline.
+        numbers: Output: integer parts, int64 [lines, 4].
+        fractions: Output: first 9 digits after the point of the first number, -1 without a point,
+            int64 [lines].
+        header_ends: Treat lines that start with a letter as faults, not as a header.
 
     Returns:
-        How many events were parsed, how many lines are wrong, and how many lines lie before the
-        first of these.
+        Number of events, number of invalid lines, and number of lines before the first of these.
     """
     events, lines, column = 0, 0, 0
     wrong, first_wrong = 0, 0
@@ -141,7 +140,7 @@ def open_recording(path: Path, options: ReadOptions) -> Recording:
         width,
         height,
         lambda t_start: read_text(path, width, height, t_start, faults, options.time_unit),
-        ClockStatement("sensor_time", "As the file stamps events."),
+        ClockStatement("sensor_time", "Events with the file's stamps."),
         faults=faults,
     )
 
@@ -158,16 +157,16 @@ def read_text(
 
     Args:
         path: Path of the file.
-        width: Sensor width.
-        height: Sensor height.
+        width: Sensor width in pixels.
+        height: Sensor height in pixels.
         t_start: Start in ns.
-        faults: Counter of faults: of lines that are not events, and of `event_batches`.
+        faults: Counter of invalid lines, and of the faults of `event_batches`.
         unit: Unit of the times, a key of `TIME_UNITS`; None for seconds if they have a decimal
             point, else as `likely_unit` finds.
 
     Raises:
-        SourceError: If it holds no events, more than 1 % of the lines are none, or as
-            `event_batches` does.
+        SourceError: If it holds no events, more than 1 % of the lines are invalid, or the unit is
+            unknown; see also `event_batches`.
     """
     if unit is not None and unit not in TIME_UNITS:
         msg = f"{path}: unknown unit of time {unit!r}; known: {', '.join(TIME_UNITS)}"

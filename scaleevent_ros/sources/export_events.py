@@ -1,8 +1,8 @@
-"""The events of a bag as a file for other tools: RAW, HDF5, text or NumPy.
+"""Export of a bag's events to a file for other tools: RAW, HDF5, text or NumPy.
 
-Times are the sensor's, in whole microseconds. Where a bag was converted or simulated, its packets
-are stamped with their first event's time, and exported times are that recording's again; otherwise
-they count as the sensor's clock does.
+Times are in whole microseconds on the sensor's clock. If a bag was converted or simulated, its
+packets are stamped with the time of their first event, and exported times are those of the original
+recording.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NUMPY_EVENT = np.dtype([("t", "<i8"), ("x", "<u2"), ("y", "<u2"), ("p", "u1")])
 
 
 def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int:
-    """Write the events of a bag as one file, by the suffix of its name.
+    """Write the events of a bag to one file, in the format of its suffix.
 
     - ``.raw``: Prophesee RAW in EVT3, with trigger edges.
     - ``.h5``, ``.hdf5``: ``events/{x,y,t,p}``, ``ms_to_idx`` and ``t_offset``, as in DSEC.
@@ -47,11 +47,11 @@ def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int
         topic: Event topic; may be omitted if there is only one.
 
     Returns:
-        How many events there are.
+        Number of events.
 
     Raises:
         ConversionError: If the suffix is unknown, the file exists, or there are no events.
-        BagError: If the topic is not in the bag or not clear.
+        BagError: If the topic is not in the bag or ambiguous.
     """
     write = _WRITERS.get(out.suffix.lower())
     if write is None:
@@ -75,9 +75,10 @@ def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int
 
 
 def _packets(reader: BagReader, topic: str | None) -> Iterator[DecodedPacket]:
-    """Decode packets, their times moved by whole periods of the wire's clock to their stamps.
+    """Decode packets; in converted bags, move their times to the original ones.
 
-    Only where a packet's stamp is its first event's time, as in converted bags.
+    Decoded EVT3 times lack whole periods of EVT3's clock. They are added if the first packet's
+    stamp is the time of its first event but for such periods, as in converted bags.
     """
     shift: int | None = None
     for packet in EventStream(reader, topic).packets():
@@ -98,7 +99,7 @@ def _packets(reader: BagReader, topic: str | None) -> Iterator[DecodedPacket]:
 
 
 def _chunks(packets: Iterator[DecodedPacket]) -> Iterator[EventBatch]:
-    """Join the events of packets to batches of about a million."""
+    """Join the events of packets to batches of about a million events."""
     waiting: list[EventBatch] = []
     for packet in packets:
         waiting.append(packet.events)
@@ -120,7 +121,7 @@ def _write_raw(path: Path, packets: Packets, first: EventBatch) -> int:
 
     size = f"{first.width}x{first.height}"
     header = f"% evt 3.0\n% format EVT3;height={first.height};width={first.width}\n"
-    # From time zero, unless the silence up to the first event is longer than the format holds.
+    # From time zero, unless the gap up to the first event is too long to be encoded.
     start_ns = 0 if first.t[0] < MAX_GAP else int(first.t[0])
     with path.open("wb") as file:
         file.write(f"{header}% geometry {size}\n% end\n".encode())

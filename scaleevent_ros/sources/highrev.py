@@ -51,7 +51,7 @@ def open_recording(folder: Path, name: str, options: ReadOptions) -> Recording:
     """Open one sequence of a split.
 
     Raises:
-        SourceError: If something is not laid out like that.
+        SourceError: If a file has another layout.
     """
     frames = [p for p in pictures_in(folder / "sharp") if p.stem.rpartition("_")[0] == name]
     width, height = picture_size_of(frames)

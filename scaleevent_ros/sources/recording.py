@@ -1,8 +1,8 @@
 """Common form of all recordings: the result of every reader and the input of the converter.
 
-All times are int64 nanoseconds on one clock, which `ClockStatement` names. Every stream starts
-from a given time, so that an interrupted conversion continues where it stopped, and
-yields one thing after another, so that a recording of any size fits.
+All times are int64 nanoseconds on one clock, which `ClockStatement` describes. Every stream starts
+from a given time, so that an interrupted conversion can continue, and yields its content in small
+pieces, so that memory does not depend on the length of a recording.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.events import EventBatch, Triggers
 
-# Topics of bags. Those below /event_camera show its view, the others that of a camera beside it.
+# Topics of bags. Those below /event_camera are in the event camera's view, others in the frame
+# camera's.
 EVENTS_TOPIC = "/event_camera/events"
 EVENTS_INFO_TOPIC = "/event_camera/camera_info"
 IMU_TOPIC = "/event_camera/imu"
@@ -42,10 +43,10 @@ CHUNK_EVENTS = 1 << 20
 """Readers yield about this many events at a time: 13 MB in an `EventBatch`."""
 
 TIME_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
-"""Nanoseconds in each unit of time."""
+"""Number of nanoseconds in each unit of time."""
 
 MAX_TIME_NS = (1 << 31) * 1_000_000_000 - 1
-"""The latest time that a ROS header holds."""
+"""Maximum time in ns that a ROS header can represent."""
 
 ClockMethod = Literal["hardware_trigger", "sensor_time", "header_stamps", "estimated"]
 
@@ -55,10 +56,11 @@ class ClockStatement:
     """Common clock of frames and events.
 
     Attributes:
-        method: ``sensor_time`` if one device stamped both, ``hardware_trigger`` if a signal joined
-            two devices, ``header_stamps`` if each was stamped on arrival, else ``estimated``.
+        method: ``sensor_time`` if one device stamped both, ``hardware_trigger`` if a signal
+            synchronized two devices, ``header_stamps`` if both were stamped on arrival, else
+            ``estimated``.
         detail: Description in one sentence.
-        residual_ms: Residual between both in ms, if the data set's authors state it.
+        residual_ms: Residual of the synchronization in ms; None if the authors do not state it.
     """
 
     method: ClockMethod
@@ -71,12 +73,12 @@ class Picture:
     """A frame, a label map, a depth map or a flow field.
 
     Attributes:
-        t: Time in ns; the middle of a frame's exposure where that is known.
+        t: Time in ns; the middle of a frame's exposure if that is known.
         pixels: uint8 [H, W] grey or class ids, uint8 [H, W, 3] red-green-blue, uint16 [H, W],
-            float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y). Float
-            pixels that are not known are NaN; 255 is a class that is not known.
-        stored: JPEG or PNG file from which the pixels were decoded, if any, for bags of compressed
-            frames.
+            float32 [H, W] (m, or px of disparity), or float32 [H, W, 2] (px of flow: x, y).
+            Unknown float values are NaN, and unknown classes 255.
+        stored: JPEG or PNG file from which the pixels were decoded, for bags of compressed frames;
+            None if there is none.
     """
 
     t: int
@@ -90,9 +92,9 @@ class PictureStream:
 
     Attributes:
         topic: Topic in a bag.
-        place: The file or folder that they are read from, for errors.
+        place: File or folder of the pictures, for error messages.
         read: Function that reads them in order from a time in ns.
-        span_ns: The first and the last time, where that is cheap to know.
+        span_ns: First and last time in ns; None if finding them would need a pass over the data.
     """
 
     topic: str
@@ -103,7 +105,13 @@ class PictureStream:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImuSample:
-    """IMU sample: acceleration [3] in m/s², angular velocity [3] in rad/s, at ``t`` ns."""
+    """IMU sample.
+
+    Attributes:
+        t: Time in ns.
+        acceleration: Linear acceleration in m/s²: x, y, z.
+        angular_velocity: Angular velocity in rad/s: x, y, z.
+    """
 
     t: int
     acceleration: tuple[float, float, float]
@@ -141,7 +149,7 @@ class Recording:
 
     Attributes:
         source: File or folder of the recording.
-        format: The name of its format.
+        format: Name of its format.
         width: Width of the event sensor in pixels.
         height: Height of the event sensor in pixels.
         events: Function that reads batches of events in order from a time in ns.
@@ -151,10 +159,11 @@ class Recording:
         calibration: Mapping of frames into the event image, if they come from another lens.
         triggers: Function that reads triggers from a time in ns; None if the format has none.
         imu: Function that reads IMU samples from a time in ns; None if the format has none.
-        span_ns: First and last event, where that is cheap to know.
-        one_sensor: Whether the pixels that make the events make the frames too, as in a DAVIS.
+        span_ns: Times of the first and the last event in ns; None if finding them would need a pass
+            over the data.
+        one_sensor: Whether events and frames come from the same pixels, as in a DAVIS.
         labels: Class names by id, for pictures on `LABELS_TOPIC`.
-        faults: Faults that its streams left out or repaired so far.
+        faults: Counter of the faults that its streams have skipped or repaired so far.
     """
 
     source: Path
@@ -179,12 +188,13 @@ class ReadOptions:
     """Options for information that a recording lacks.
 
     Attributes:
-        width: Width of the event sensor, if the file lacks it.
-        height: Height of the event sensor, if the file lacks it.
-        time_unit: Unit of times, a key of `TIME_UNITS`, if the file lacks it.
+        width: Width of the event sensor in pixels, which overrides the file's.
+        height: Height of the event sensor in pixels, which overrides the file's.
+        time_unit: Unit of times, a key of `TIME_UNITS`, which overrides the file's.
         camera: Camera of a stereo pair: ``left`` or ``right``.
-        rotate_180: Turn events and frames upright: some DDD cars carried the camera upside down.
-        strict: Stop at the first fault instead of leaving it out and counting it.
+        rotate_180: Rotate events and frames of DDD17 and DDD20 by 180 degrees: some of the cars
+            carried the camera upside down.
+        strict: Raise an error at the first fault instead of skipping or repairing it.
     """
 
     width: int | None = None
@@ -199,16 +209,20 @@ class ReadOptions:
         return Faults(strict=self.strict)
 
     def __post_init__(self) -> None:
-        """Check options that are independent of the format."""
+        """Check the options that do not depend on the format.
+
+        Raises:
+            SourceError: If the camera is neither ``left`` nor ``right``.
+        """
         if self.camera not in {"left", "right"}:
-            msg = f"there is no camera {self.camera!r} in a stereo pair, but left and right"
+            msg = f"a stereo pair has the cameras left and right, not {self.camera!r}"
             raise SourceError(msg)
 
     def geometry(self, source: Path) -> tuple[int, int]:
-        """Return width and height, for a format without them.
+        """Return the width and the height of the options.
 
         Raises:
-            SourceError: If the user has not said them either.
+            SourceError: If they are not given.
         """
         if self.width is None or self.height is None:
             msg = f"{source}: the sensor's size is unknown; give --width and --height"
@@ -219,8 +233,8 @@ class ReadOptions:
 def nanoseconds(times: NDArray[Any], unit: str) -> NDArray[np.int64]:
     """Convert times of a unit (a key of `TIME_UNITS`) to int64 ns, rounded to µs.
 
-    A microsecond is what event cameras, and the EVT3 encoding of bags, resolve. Times that are no
-    number become negative, and those that ROS time cannot hold become later than `MAX_TIME_NS`.
+    A microsecond is the resolution of event cameras, and of the EVT3 encoding of bags. NaN becomes
+    a negative time, and times that ROS cannot represent become later than `MAX_TIME_NS`.
     """
     scale = TIME_UNITS[unit]
     beyond = MAX_TIME_NS // scale + 1
@@ -246,10 +260,10 @@ def likely_unit(times: NDArray[Any]) -> str:
 
 
 def ordered_times(times: NDArray[np.int64], place: str) -> NDArray[np.int64]:
-    """Return the times of pictures (ns), if they increase and are not negative.
+    """Return the times of pictures (ns) after checking that they increase and are not negative.
 
     Raises:
-        SourceError: A time is wrong; names the place and the time.
+        SourceError: If a time is invalid; the message gives place and time.
     """
     wrong = (np.diff(times, prepend=times[:1] - 1) <= 0) | (times < 0)
     if wrong.any():
@@ -265,9 +279,9 @@ def unwrapped(ticks: NDArray[Any], bits: int, before: int = 0) -> NDArray[np.int
     """Unwrap a counter: a step back by more than half its range is an overflow.
 
     Args:
-        ticks: Times shown by the counter, [N].
-        bits: Bits of the counter.
-        before: The last value that was returned.
+        ticks: Values of the counter, [N].
+        bits: Number of bits of the counter.
+        before: Last value of an earlier call that this one continues; 0 for none.
     """
     period = 1 << bits
     steps = np.diff(ticks.astype(np.int64), prepend=before % period)
@@ -276,17 +290,17 @@ def unwrapped(ticks: NDArray[Any], bits: int, before: int = 0) -> NDArray[np.int
 
 
 def rising(times: NDArray[np.int64], place: str, faults: Faults) -> NDArray[np.int64]:
-    """Choose the pictures whose times (ns) rise, as many as possible; others are counted.
+    """Select the most pictures whose times (ns) increase; the others are counted as faults.
 
     Returns:
         Indices of the pictures, int64 [N].
 
     Raises:
-        SourceError: A time is wrong in strict reading, or more than 1 % of the times, and more than
-            one, are; names the place and the first one.
+        SourceError: If a time is out of order in strict reading, or more than one, and more than
+            1 % of them, are; the message gives the first one.
     """
-    tails: list[int] = []  # the last time of the best sequence of each length
-    lasts: list[int] = []  # and its picture
+    tails: list[int] = []  # last time of the best sequence of each length
+    lasts: list[int] = []  # index of the picture at that time
     before = np.full(len(times), -1, np.int64)
     for index, t in enumerate(times.tolist()):
         if not 0 <= t <= MAX_TIME_NS:

@@ -1,19 +1,19 @@
 """Estimation of the homography between two cameras from the changes seen by both.
 
-Between two moments, a frame camera sees the logarithm of brightness change by D, and the events of
-an event camera, summed with their signs, say the same of each of its pixels: E (Gallego et al.,
-"Event-based Vision: A Survey", TPAMI 2022, section 2.4). Both are strong at edges that moved.
-Wherever the cameras look, E is D seen through the homography between them, up to a gain and noise.
-That homography is sought over many intervals at once, from coarse to fine:
+Between two times, a frame camera measures the change D of the logarithm of brightness. The events
+of an event camera, summed with their signs, measure the same change E at each of its pixels
+(Gallego et al., "Event-based Vision: A Survey", TPAMI 2022, section 2.4). Both are strong at edges
+that moved. Where the views overlap, E is D warped by the homography between them, up to a gain and
+noise. That homography is estimated from many intervals at once, from coarse to fine:
 
-1. An exhaustive search over rotation and scale. For each, all shifts at once: normalized
-   cross-correlation, by Fourier transform, of where there was any change, masked as in Padfield,
+1. Exhaustive search over rotation and scale. For each, all shifts at once: normalized
+   cross-correlation of the magnitudes of the changes, by Fourier transform, masked as in Padfield,
    "Masked Object Registration in the Fourier Domain", IEEE TIP 2012.
 2. From the best few, least squares over the homography: Baker and Matthews, "Lucas-Kanade 20 Years
-   On: A Unifying Framework", IJCV 2004; a gain for each interval; residuals weighed as by Huber.
+   On: A Unifying Framework", IJCV 2004, with a gain for each interval and Huber weights.
 3. The same with parts of the intervals, for the error of the result.
 
-Inside, homographies go from pixels of the event image to those of the frame.
+Inside this module, homographies map pixels of the event image to those of the frame.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ LEAST_INTERVALS = 8
 
 _LEAST_CORRELATION = 0.2
 _MOST_RESIDUAL_PX = 3.0
-_RIVAL = 0.8  # another alignment with so much of the best one's correlation makes it ambiguous
-_SAME = 0.03  # of the event image's longer side: alignments closer than that are one
+_RIVAL = 0.8  # an alignment with more than this share of the best correlation is a rival
+_SAME = 0.03  # of the event image's longer side: alignments closer than this are the same
 _PARTS = 4
 
 # The exhaustive search.
@@ -49,11 +49,11 @@ _COARSE_INTERVALS = 8
 _SCALES = 2.0 ** np.arange(-1, 1.01, 1 / 6)  # of the frame, relative to images of equal sides
 _ROTATIONS = np.radians(np.arange(0, 360, 6))
 _LEAST_OVERLAP = 0.25  # of the smaller image
-_PEAK = 3  # pixels: shifts closer than that belong to one peak
+_PEAK = 3  # pixels: shifts closer than this belong to one peak
 _CANDIDATES = 8
 
 # Least squares.
-_MIDDLE_LEVELS = ((128, False), (256, True))  # longer side in pixels, whether signs count
+_MIDDLE_LEVELS = ((128, False), (256, True))  # longer side in pixels, whether changes have signs
 _FINE_SIDE = 640
 _FINALISTS = 3
 _HUBER = 1.5  # standard deviations
@@ -67,7 +67,7 @@ _SIMILARITY[2, 2] = _SIMILARITY[5, 3] = 1
 
 
 class Interval(NamedTuple):
-    """Changes seen by both cameras between two moments.
+    """Changes measured by both cameras between two times.
 
     Attributes:
         frame: Change of the logarithm of brightness, float32 [H, W] of the frames.
@@ -86,7 +86,7 @@ class Registration:
         matrix: Homography from pixels of frames to those of the event image, float64 [3, 3].
         residual_px: Root mean square difference of the event image's corners between estimates from
             quarters of the intervals.
-        correlation: Between both changes where both cameras look; 1 at best.
+        correlation: Correlation of both changes where the views overlap, at most 1.
     """
 
     matrix: NDArray[np.float64]
@@ -95,7 +95,7 @@ class Registration:
 
 
 class _Candidate(NamedTuple):
-    """A similarity from a scaled frame into the scaled event image, and how well it fits."""
+    """A similarity from the scaled frame into the scaled event image, with its score."""
 
     score: float
     scale: float
@@ -104,7 +104,7 @@ class _Candidate(NamedTuple):
 
 
 class _Fit(NamedTuple):
-    """A homography from event image to frame, and how well changes correlate under it."""
+    """A homography from event image to frame, and the correlation of the changes under it."""
 
     matrix: NDArray[np.float64]
     correlation: float
@@ -113,15 +113,16 @@ class _Fit(NamedTuple):
 def register(
     intervals: Sequence[Interval], start: NDArray[np.float64] | None = None
 ) -> Registration:
-    """Find the homography that brings changes in frames onto changes in events.
+    """Estimate the homography that maps changes in frames to changes in events.
 
     Args:
         intervals: Intervals of one recording in order of time, all of the same two sizes.
-        start: A result of before that is nearly right, to save the search.
+        start: Matrix of an earlier `Registration` that is nearly right; None for an exhaustive
+            search.
 
     Raises:
-        AlignmentError: If it is not reliable: too few intervals, nothing in common, several answers
-            that are as good, or parts of the recording that disagree.
+        AlignmentError: If the result is not reliable: there are too few intervals, the correlation
+            is low, another alignment is nearly as good, or parts of the recording disagree.
     """
     if len(intervals) < LEAST_INTERVALS:
         msg = (
@@ -142,17 +143,17 @@ def register(
     best = _fit(level, fits[0].matrix)
     if best.correlation < _LEAST_CORRELATION:
         msg = (
-            "frames and events have too little in common: the best alignment correlates by "
-            f"{best.correlation:.2f}, {_LEAST_CORRELATION} is needed: are they of one scene, and "
-            "on one clock?"
+            "frames and events have too little in common: the best alignment has a correlation of "
+            f"{best.correlation:.2f}, {_LEAST_CORRELATION} is needed: do they show one scene, and "
+            "share one clock?"
         )
         raise AlignmentError(msg)
     for rival in fits[1:]:
         if rival.correlation > _RIVAL * fits[0].correlation:
             apart = _corner_distance(fits[0].matrix, rival.matrix, (width, height))
             msg = (
-                f"the alignment is ambiguous: another one, {apart:.0f} px away, correlates by "
-                f"{rival.correlation:.2f}, the best by {fits[0].correlation:.2f}: record a scene "
+                f"the alignment is ambiguous: another one, {apart:.0f} px away, has a correlation "
+                f"of {rival.correlation:.2f}, the best {fits[0].correlation:.2f}: record a scene "
                 "whose texture does not repeat"
             )
             raise AlignmentError(msg)
@@ -171,11 +172,11 @@ def register(
 
 
 def agreement(intervals: Sequence[Interval], matrix: NDArray[np.float64]) -> float:
-    """Correlation of changes under a homography, after a few least-squares steps.
+    """Return the correlation of changes under a homography, after least-squares refinement.
 
     Args:
-        intervals: Intervals of `register`.
-        matrix: Matrix of `Registration`.
+        intervals: Intervals as for `register`.
+        matrix: Matrix of a `Registration`, float64 [3, 3].
     """
     side, signed = _MIDDLE_LEVELS[-1]
     return _fit(_Level(intervals, side, signed=signed), _inverse(matrix)).correlation
@@ -187,7 +188,7 @@ def _inverse(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _different(fits: Sequence[_Fit], size: tuple[int, int]) -> list[_Fit]:
-    """Sort by correlation, and keep one of those that have come to the same answer."""
+    """Sort fits by correlation, and keep only the best of those with nearly equal homographies."""
     kept: list[_Fit] = []
     for fit in sorted(fits, key=lambda fit: -fit.correlation):
         if all(
@@ -203,7 +204,8 @@ def _corner_distance(
     """Compare two maps of the event image into the frame, in pixels of the event image.
 
     Returns:
-        Root mean square of how far the corners that `one` maps come back by `other`.
+        Root mean square distance of the event image's corners from where they are after `one` and
+        the inverse of `other`.
     """
     width, height = size
     corners = np.array([[[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]], float)
@@ -218,11 +220,11 @@ def _prepare(
 
     Args:
         change: [H, W].
-        side: Pixels that the longer side shall have at most.
-        signed: Whether signs count; otherwise, where there was any change.
+        side: Maximum length of the longer side after scaling, in pixels.
+        signed: Keep the signs of the change; otherwise the root of its magnitude is used.
 
     Returns:
-        float32 [h, w], of mean square 1, and the matrix from pixels to scaled ones.
+        float32 [h, w], of mean square 1, and the matrix from pixels to scaled pixels.
     """
     height, width = change.shape
     scale = min(side / max(height, width), 1.0)
@@ -268,7 +270,7 @@ def _search(intervals: Sequence[Interval]) -> list[NDArray[np.float64]]:
             kept.append(candidate)
         if len(kept) == _CANDIDATES:
             break
-    # Events, scaled down, rotated and shifted back into the scaled frame, and scaled up.
+    # From event image to scaled event image, to scaled frame, to frame.
     return [
         np.linalg.inv(frame_to_scaled) @ np.linalg.inv(candidate.into_event) @ event_to_scaled
         for candidate in kept
@@ -276,7 +278,10 @@ def _search(intervals: Sequence[Interval]) -> list[NDArray[np.float64]]:
 
 
 def _apart(one: _Candidate, other: _Candidate) -> bool:
-    """Return whether candidates differ by more than a shift and are not neighbours."""
+    """Return whether two candidates are not neighbours in scale and rotation.
+
+    Candidates of the same scale and rotation count as apart: they are different peaks of the shift.
+    """
     turn = abs((one.rotation - other.rotation + math.pi) % (2 * math.pi) - math.pi)
     ratio = abs(math.log2(one.scale / other.scale))
     return ratio > 0.2 or turn > math.radians(7) or (ratio, turn) == (0, 0)
@@ -293,7 +298,7 @@ def _best_shifts(
         turn: Rotation and scale, float64 [2, 2].
 
     Returns:
-        For each a score, and the shift [2] in pixels after the turn.
+        Score and shift of each, float64 [2], in pixels after the turn.
     """
     height, width = frames.shape[1:]
     corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]]) @ turn.T
@@ -313,7 +318,7 @@ def _best_shifts(
     def correlate(
         one: NDArray[np.complex128], other: NDArray[np.complex128]
     ) -> NDArray[np.float64]:
-        """Sum, for each shift, one image where it is moved by it, times the other."""
+        """Cross-correlate two images, given by their spectra, at all shifts."""
         return np.asarray(np.fft.irfft2(np.conj(one) * other, shape))
 
     product_sum = np.asarray(
@@ -331,7 +336,7 @@ def _best_shifts(
     best = []
     for _ in range(2):
         row, column = map(int, np.unravel_index(score.argmax(), score.shape))
-        # Shifts beyond the event image are negative ones.
+        # The transform is periodic: shifts beyond the event image are negative.
         shift_y = row if row < tall else row - shape[0]
         shift_x = column if column < wide else column - shape[1]
         best.append((float(score[row, column]), np.array([shift_x, shift_y]) - low))
@@ -367,13 +372,16 @@ def _fit(
     *,
     similarity_first: bool = False,
 ) -> _Fit:
-    """Improve a homography from event image to frame until it stands still.
+    """Refine a homography from event image to frame by least squares until it converges.
 
     Args:
         level: The intervals.
         matrix: Initial homography.
-        part: Use this quarter of the intervals only.
+        part: Index of the only quarter of the intervals to use; None for all.
         similarity_first: Estimate rotation, scale and shift before the full homography.
+
+    Returns:
+        The refined homography; the initial one with a correlation of 0 if it diverges.
     """
     frames, events = level.frames, level.events
     if part is not None:
@@ -381,7 +389,7 @@ def _fit(
         frames, events = frames[chosen], events[chosen]
     height, width = frames.shape[1:]
     tall, wide = events.shape[1:]
-    # Unit coordinates of the frame make the eight parameters alike in size.
+    # In unit coordinates of the frame, the eight parameters have similar magnitudes.
     unit = np.array([[2 / width, 0, -1], [0, 2 / width, -height / width], [0, 0, 1]])
     back = np.linalg.inv(unit)
     current = level.frame_to_scaled @ matrix @ np.linalg.inv(level.event_to_scaled)
@@ -429,18 +437,18 @@ def _accumulate(
 ) -> None:
     """Sum the terms of a least-squares step, for each interval.
 
-    The residual is E - gain * D(q), q the place in the frame of a pixel of the event image. A step
-    moves q, in unit coordinates (x, y), to ((1 + d0) x + d1 y + d2, d3 x + (1 + d4) y + d5) divided
-    by (d6 x + d7 y + 1).
+    The residual is E - gain * D(q), with q the position in the frame of a pixel of the event image.
+    A step moves q, in unit coordinates (x, y), to ((1 + d0) x + d1 y + d2, d3 x + (1 + d4) y + d5)
+    divided by (d6 x + d7 y + 1).
 
     Args:
         frames: D, [N, H, W].
         events: E, [N, h, w].
         matrix: Homography from the event image to the frame.
         unit: Scale and shift from pixels of the frame to unit coordinates.
-        gains: [N].
-        huber: Residual from which on weights fall.
-        sums: Takes, for each interval [N, 76]: count, E², D², E·D, the upper triangle of the
+        gains: Gain of each interval, [N].
+        huber: Residual above which weights decrease.
+        sums: Output, [N, 76], for each interval: count, E², D², E·D, the upper triangle of the
             matrix of the normal equations [8, 8], and their right side [8].
     """
     height, width = frames.shape[1:]

@@ -3,7 +3,7 @@
 Messages: `dvs_msgs/EventArray` (github.com/uzh-rpg/rpg_dvs_ros) and
 `prophesee_event_msgs/EventArray` (github.com/prophesee-ai/prophesee_ros_wrapper), which have the
 same fields: header, height, width, and events of x, y, ts and polarity. Images and IMU samples come
-from the topics beside them. Each topic of arrays is a recording of its own.
+from the topics in the same namespace. Each topic of arrays is a separate recording.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _STORES = {True: Stores.ROS1_NOETIC, False: Stores.ROS2_JAZZY}
 
 
 class EventArray(NamedTuple):
-    """An array message: sensor size, and its events as columns with times in ns."""
+    """An array message: sensor size in pixels, and its events as columns with times in ns."""
 
     width: int
     height: int
@@ -68,7 +68,7 @@ class EventArray(NamedTuple):
 
 
 class _Bag:
-    """A bag of either kind."""
+    """A ROS 1 or ROS 2 bag."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,11 @@ class _Bag:
                     yield memoryview(message.data)
 
     def parse(self, data: bytes | memoryview, msgtype: str) -> Any:
-        """Deserialize a message of a standard type."""
+        """Deserialize a message of a standard type.
+
+        Raises:
+            SourceError: If the bytes do not match the type.
+        """
         store = get_typestore(_STORES[self.is_rosbag1])
         try:
             if self.is_rosbag1:
@@ -162,7 +166,7 @@ def open_recording(path: Path, topic: str, options: ReadOptions) -> Recording:
         width,
         height,
         events,
-        ClockStatement("header_stamps", "As the drivers stamped events and frames."),
+        ClockStatement("header_stamps", "Events and frames with the drivers' stamps."),
         pictures,
         imu=None if imu is None else partial(_imu, bag, imu, faults),
         faults=faults,
@@ -170,11 +174,11 @@ def open_recording(path: Path, topic: str, options: ReadOptions) -> Recording:
 
 
 def parse_event_array(data: bytes | memoryview, place: str, *, ros1: bool) -> EventArray:
-    """Read an array message.
+    """Parse an array message.
 
     Args:
-        data: The serialized message: CDR, or as ROS 1 has it.
-        place: Place in the file, for the error.
+        data: Serialized message, in CDR or in the ROS 1 format.
+        place: Position in the file, for error messages.
         ros1: Whether it is a ROS 1 message.
 
     Raises:
@@ -183,7 +187,7 @@ def parse_event_array(data: bytes | memoryview, place: str, *, ros1: bool) -> Ev
     try:
         return _parse_ros1(data) if ros1 else _parse_cdr(data)
     except (struct.error, ValueError, TypeError) as error:
-        msg = f"{place}: is no event array: {error}"
+        msg = f"{place}: is not an event array: {error}"
         raise SourceError(msg) from error
 
 
@@ -221,7 +225,7 @@ def _columns(width: int, height: int, rows: NDArray[Any]) -> EventArray:
 
 
 def _arrays(bag: _Bag, topic: str, faults: Faults) -> Iterator[tuple[str, EventArray]]:
-    """Yield the place and the content of each array of a topic; damaged ones are counted."""
+    """Yield position and content of each array of a topic; damaged ones are counted."""
     for number, data in enumerate(_until_cut(bag, topic, faults)):
         place = f"{bag.path}: {topic}: message {number}"
         parse = partial(parse_event_array, data, place, ros1=bag.is_rosbag1)
@@ -246,7 +250,7 @@ def _size(bag: _Bag, topic: str, options: ReadOptions) -> tuple[int, int]:
 
 
 def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
-    """Find the topic of some kinds whose name shares most with that of the events."""
+    """Find the topic of given types whose name has the most leading parts like `topic`."""
     parts = topic.split("/")
 
     def shared(name: str) -> int:
@@ -281,7 +285,7 @@ def _picture(bag: _Bag, topic: str, data: bytes | memoryview, depth: Callable[[]
 
 
 def _depth(bag: _Bag, topic: str) -> int:
-    """Number of bits that the 16-bit images of a topic use."""
+    """Return the number of bits that the 16-bit images of a topic use, in one pass over them."""
     bits = 8
     for data in _until_cut(bag, topic, Faults()):
         with suppress(BagError, SourceError):

@@ -1,4 +1,4 @@
-"""SEE-600K: the same scenes under many lights, with a DAVIS346, a folder for each video.
+"""SEE-600K: the same scenes in many illuminations, with a DAVIS346, a folder for each video.
 
 Layout: github.com/yunfanLu/SEE (``docs/TUTORIAL.md``, ``see/datasets/see_dataset.py``); Lu et al.,
 "SEE: See Everything Every Time", 2025. ``frame_event/T_START_END_BEGIN_STOP.png`` is a frame
@@ -39,7 +39,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
     """Open a video: events, and frames at the middle of their exposure.
 
     Raises:
-        SourceError: If something is not laid out like that.
+        SourceError: If a file has another name or layout.
     """
     data = folder / "frame_event"
     files = sorted(data.glob("*.npy"), key=lambda path: _stamps(path, 2))

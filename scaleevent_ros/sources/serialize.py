@@ -69,10 +69,10 @@ def compressed_image_message(picture: Picture, frame_id: str, codec: str) -> byt
     """Serialize a `sensor_msgs/CompressedImage`.
 
     Args:
-        picture: Pixels uint8 [H, W] or [H, W, 3], or for PNG uint16 [H, W]. A stored file is passed
-            through with any codec.
-        frame_id: Frame of its header.
-        codec: Codec of pixels that no stored file holds: ``jpeg`` (quality 95) or ``png``.
+        picture: Picture with pixels uint8 [H, W] or [H, W, 3], or for PNG uint16 [H, W]. Its stored
+            file is passed through if it has one.
+        frame_id: Header frame id.
+        codec: Codec for pictures without a stored file: ``jpeg`` (quality 95) or ``png``.
     """
     if picture.stored is not None and (stored := picture_codec(picture.stored)) is not None:
         view = CompressedImageView(picture.t, frame_id, stored, picture.stored)
@@ -129,7 +129,7 @@ def camera_info_message(camera: CameraCalibration, stamp_ns: int, frame_id: str)
 
 
 def imu_message(sample: ImuSample, frame_id: str) -> bytes:
-    """Serialize a `sensor_msgs/Imu` without orientation, its covariances unknown."""
+    """Serialize a `sensor_msgs/Imu` without orientation and with unknown covariances."""
     types = _typestore().types
     vector, quaternion = types["geometry_msgs/msg/Vector3"], types["geometry_msgs/msg/Quaternion"]
     unknown = np.zeros(9)

@@ -1,8 +1,8 @@
-"""Videos and pictures as recordings of a simulated event camera, ready to become bags.
+"""Recordings of a simulated event camera, from videos and still pictures, for conversion to bags.
 
-A video, or a folder of pictures that follow each other, is seen by a `VideoSimulator`. Still
-pictures are filmed one after another by a moving camera (see `stills`): one recording holds them
-all, as clips with silence between, so that many pictures are near at hand wherever a reader starts.
+A video, or a folder of consecutive pictures, is converted by a `VideoSimulator`. Still pictures are
+filmed one after another by a moving camera (see `stills`): one recording holds all of them, as
+clips with gaps without events between them.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ if TYPE_CHECKING:
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.stills import StillSequence
 
-_CLOCK = ClockStatement("sensor_time", "simulated: events are made of the frames", 0.0)
+_CLOCK = ClockStatement("sensor_time", "simulated: events are computed from the frames", 0.0)
 EPOCH_NS = 1_000_000_000
-"""Start of simulated time; not 0, which in a header means that no stamp was set."""
+"""Start of simulated time in ns; not 0, which in a header means that no stamp was set."""
 
 
 class Moment(NamedTuple):
-    """A piece of a simulation.
+    """A part of a simulation that ends with a frame.
 
     Attributes:
-        events: Those since the piece before it.
+        events: Events since the previous part.
         pictures: Images at its end, by topic.
     """
 
@@ -74,10 +74,10 @@ class VideoOptions:
     Attributes:
         frame_rate: Frame rate in Hz; None for the times of the video, see `open_video`.
         interpolate: Whether frames are interpolated where they move by more than a pixel.
-        size: Width and height of the sensor; frames are scaled and cropped to cover it. None keeps
-            theirs.
-        pixels: The model of the sensor's pixels.
-        seed: Seed of mismatch and noise.
+        size: Width and height of the sensor; frames are scaled and cropped to it. None for the
+            frames' own size.
+        pixels: Model of the sensor's pixels.
+        seed: Seed of the pixels' mismatch and noise.
         frame_scale: Pixels of a frame in the bag for each pixel of the sensor, in each direction.
         keep_every: Write every Nth frame to the bag; all frames make events.
     """
@@ -91,7 +91,11 @@ class VideoOptions:
     keep_every: int = 1
 
     def __post_init__(self) -> None:
-        """Check that time goes forward."""
+        """Check ranges.
+
+        Raises:
+            SimulationError: If a value is out of range.
+        """
         if self.frame_rate is not None and not 0 < self.frame_rate <= 1e6:
             msg = f"a frame rate of {self.frame_rate} Hz cannot be simulated"
             raise SimulationError(msg)
@@ -104,30 +108,30 @@ class VideoOptions:
 
 
 def size_of(text: str | None) -> tuple[int, int] | None:
-    """Read a size such as ``640x480``; None stays None.
+    """Parse a size such as ``640x480``; return None for None.
 
     Raises:
-        SimulationError: If it is none.
+        SimulationError: If the text is not a size.
     """
     if text is None:
         return None
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        msg = f"{text!r} is no size; write it like 640x480"
+        msg = f"{text!r} is not a size; write it like 640x480"
         raise SimulationError(msg)
     return int(width), int(height)
 
 
 def video_recording(source: Path, options: VideoOptions) -> Recording:
-    """Open a video, or a folder of pictures that follow each other, for simulation.
+    """Open a video, or a folder of consecutive pictures, for simulation.
 
     Args:
-        source: See `open_video`.
+        source: Video file or folder; see `open_video`.
         options: Options of the simulation.
 
     Raises:
         SourceError: If it cannot be opened, or its frames have no times. While it is read: if a
-            picture cannot be read, or is of another size than the first.
+            picture cannot be read, or has another size than the first.
     """
     video = open_video(source, options.frame_rate)
     # Simulated time starts at the epoch; a source whose clock is beyond it keeps its times.
@@ -135,14 +139,14 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
     times_us = video.times_us if late else video.times_us - video.times_us[0] + EPOCH_NS // 1000
     number = len(times_us)
     if number < 2:
-        msg = f"{source}: holds {number} frames; events need two, or a still picture that moves"
+        msg = f"{source}: holds {number} frames; events need two, or --still for a still picture"
         raise SimulationError(msg)
     size = options.size or video.size
 
     def moments(_: int) -> Iterator[Moment]:
-        # Pixels have memory, so the simulation always runs from the first frame.
+        # Pixels have state, so the simulation always starts at the first frame.
         timed = zip(video.frames(), times_us.tolist(), strict=False)
-        return _see_video(source, timed, size, options)
+        return _simulate_video(source, timed, size, options)
 
     return _recording(
         source,
@@ -160,7 +164,7 @@ def _format(kind: str, options: VideoOptions | StillsOptions) -> str:
     return f"simulated from {kind}: {json.dumps(asdict(options), default=str)}"
 
 
-def _see_video(
+def _simulate_video(
     source: Path,
     frames: Iterable[tuple[NDArray[np.generic], int]],
     size: tuple[int, int],
@@ -196,17 +200,17 @@ class StillsOptions:
 
     Attributes:
         film: Options of each picture.
-        labels: A folder of class ids, uint8, by the names of the pictures without suffix; None for
-            no labels.
+        labels: Folder of class ids, uint8 pictures with the names of the pictures apart from the
+            suffix; None for no labels.
         class_names: Class names by id.
-        flow: Whether the exact flow from frame to frame is kept: 8 bytes a pixel. Not with moving
-            objects, whose flow is not that of the camera.
-        cutouts: A folder of pictures with an alpha channel: the objects that move through the
-            scenes if ``film.objects`` is above 0.
-        gap: Time without events between the clips of two pictures, in s. Longer than a student's
-            memory, so that clips do not mix.
+        flow: Whether the exact flow from frame to frame is written: 8 bytes per pixel. It must be
+            off with moving objects, whose flow is not that of the camera.
+        cutouts: Folder of pictures with an alpha channel: the objects that move through the scenes
+            if ``film.objects`` is above 0.
+        gap: Time without events between the clips of two pictures, in s. It should exceed the
+            duration of a student's memory, so that clips do not mix.
         jobs: Number of pictures simulated in parallel; the result does not depend on it.
-        seed: The same pictures, options and seed give the same recording.
+        seed: Seed of all random numbers.
     """
 
     film: StillOptions = field(default_factory=StillOptions)
@@ -219,25 +223,29 @@ class StillsOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that clips follow each other, and that flow is exact."""
+        """Check the gap, and that no flow is requested with moving objects.
+
+        Raises:
+            SimulationError: If one of them is not so.
+        """
         if not 0.001 <= self.gap <= 3600:
             msg = f"a gap of {self.gap} s between clips is not between 0.001 and 3600 s"
             raise SimulationError(msg)
         if self.film.objects and self.flow:
-            msg = "there is no exact flow of moving objects: leave the flow out (--no-flow)"
+            msg = "the flow of moving objects is not simulated: leave the flow out (--no-flow)"
             raise SimulationError(msg)
 
 
 def write_bag(
     recording: Recording, out: Path, options: ConvertOptions, *, show_progress: bool = False
 ) -> None:
-    """Simulate a recording into a bag, or go on where an earlier call stopped.
+    """Simulate a recording and write it to a bag, or continue an interrupted earlier call.
 
     Args:
         recording: Recording of `video_recording` or `stills_recording`.
-        out: The bag.
+        out: Path of the bag.
         options: Options of the written bag.
-        show_progress: Draw a bar.
+        show_progress: Show a progress bar.
 
     Raises:
         SourceError: See those functions, and `convert_recording`.
@@ -253,15 +261,16 @@ def write_bag(
 def stills_recording(source: Path, options: StillsOptions) -> Recording:
     """Open a picture, or a folder of pictures, for simulation under a moving camera.
 
-    Pictures follow each other by name, each a clip that starts from nothing.
+    Each picture, in order of name, is a clip with new camera motion and new pixels.
 
     Args:
         source: A picture or a folder of pictures.
         options: Options of the simulation.
 
     Raises:
-        SourceError: If there are no pictures, labels lack, or sizes differ and none is given. While
-            it is read: if a picture cannot be read, or its labels do not fit it.
+        SourceError: If there are no pictures, or labels are missing. While it is read: if a picture
+            cannot be read, has another size than the first and no size is given, or does not fit
+            its labels.
     """
     files = pictures_in(source) if source.is_dir() else [source]
     labels = [_labels_of(file, options.labels) for file in files]
@@ -327,7 +336,7 @@ def _labels_of(picture: Path, folder: Path | None) -> Path | None:
 def _ahead(
     film: Callable[[int], StillSequence], indices: Iterable[int], jobs: int
 ) -> Iterator[StillSequence]:
-    """Simulate in order, some pictures ahead in threads: kernels and OpenCV release the GIL."""
+    """Simulate pictures in threads, and yield the results in order; kernels release the GIL."""
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
         waiting: deque[Future[StillSequence]] = deque()
         for index in indices:
@@ -404,10 +413,11 @@ def _camera(topic: str, width: int, height: int) -> CameraCalibration:
 
 
 class _SharedPass:
-    """Shared simulation that each stream of a recording reads at its own pace.
+    """One simulation that is shared by all streams of a recording.
 
-    What one stream has read and another not is kept, so they should keep pace, as a converter does.
-    A stream that is taken twice, or from another start, begins a new pass.
+    Parts that only some of the streams have read are kept in memory, so the streams should be read
+    side by side, as a converter does. Taking a stream twice, or from another start, begins a new
+    simulation.
     """
 
     def __init__(self, moments: Callable[[int], Iterator[Moment]], streams: int) -> None:

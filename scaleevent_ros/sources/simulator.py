@@ -1,6 +1,6 @@
-"""Frames in, events out: a model of the pixels of an event camera.
+"""Simulator of an event camera's pixels: frames in, events out.
 
-Each pixel follows the published models part by part:
+Each pixel combines published models:
 
 - Log intensity with a linear toe, so that noise in the dark makes no events: Katz, Nikolic and
   Delbruck, "Live demonstration: Behavioural emulation of event-based vision sensors", ISCAS 2012;
@@ -8,10 +8,10 @@ Each pixel follows the published models part by part:
   Ours meets the logarithm with equal slope.
 - Finite bandwidth, a first-order low pass whose cutoff grows with intensity: v2e, section 4. Solved
   exactly for an input that is linear between frames, hence stable however far apart they are.
-- An event wherever the signal has moved by a contrast threshold since the level that the pixel
+- An event whenever the signal has moved by a contrast threshold from the level that the pixel
   memorized, at the time at which the signal, linear between two frames, crosses it: Rebecq, Gehrig
   and Scaramuzza, "ESIM: an Open Event Camera Simulator", CoRL 2018, section 3.
-- Thresholds that differ from pixel to pixel, normally distributed: both, in the same sections.
+- Thresholds that differ from pixel to pixel, normally distributed: v2e and ESIM, same sections.
 - A refractory period, in which the pixel is held in reset, so that it memorizes the level at its
   end: Lichtsteiner, Posch and Delbruck, "A 128x128 120 dB 15 us Latency Asynchronous Temporal
   Contrast Vision Sensor", JSSC 2008.
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 
 _WHITE = 255.0
 _LEAST_THRESHOLD = 0.01  # as in v2e: a pixel with less would fire without end
-_NO_LAG = np.float32(1e-9)  # below it a lag is over: subnormal numbers would be slow
-_SLOTS = 256  # of the tables that give what depends on intensity
+_NO_LAG = np.float32(1e-9)  # smaller lags become 0: subnormal numbers would be slow
+_SLOTS = 256  # length of the tables of values that depend on intensity
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class PixelModel:
 
     Attributes:
         threshold_on: Rise of log intensity that makes an ON event, in natural logarithms.
-        threshold_off: Fall that makes an OFF event.
-        threshold_sigma: Standard deviation of both from pixel to pixel.
+        threshold_off: Fall of log intensity that makes an OFF event.
+        threshold_sigma: Standard deviation of both thresholds from pixel to pixel.
         refractory: Dead time of a pixel after an event, in s.
         cutoff: 3 dB frequency of a white pixel's low pass, in Hz; infinite switches it off.
         leak_rate: ON events of a pixel that sees no change, in Hz.
@@ -77,7 +77,11 @@ class PixelModel:
     toe: float = 20.0
 
     def __post_init__(self) -> None:
-        """Check that such pixels can exist."""
+        """Check ranges.
+
+        Raises:
+            SimulationError: If a value is out of range.
+        """
         least = {"threshold_on": _LEAST_THRESHOLD, "threshold_off": _LEAST_THRESHOLD}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -118,13 +122,13 @@ def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
 
     Args:
         name: Name of the model.
-        threshold: Replaces both its thresholds.
+        threshold: Value of both thresholds; None for those of the model.
 
     Raises:
         SimulationError: If there is no such model.
     """
     if name not in PIXEL_MODELS:
-        msg = f"pixel model {name!r} is unknown; there are {', '.join(PIXEL_MODELS)}"
+        msg = f"pixel model {name!r} is unknown; known are {', '.join(PIXEL_MODELS)}"
         raise SimulationError(msg)
     model = PIXEL_MODELS[name]
     if threshold is None:
@@ -135,8 +139,9 @@ def pixel_model(name: str, threshold: float | None = None) -> PixelModel:
 def vary_pixels(model: PixelModel, rng: np.random.Generator) -> PixelModel:
     """Draw the parameters of a sensor around a model, over the range of real sensors and light.
 
-    Thresholds are multiplied by 0.7 to 2.5, the cutoff by 0.03 to 1, leak and shot noise by 0.3
-    to 30 and the dead time by 0.3 to 30, all uniformly in their logarithms.
+    Both thresholds are multiplied by a common factor of 0.7 to 2.5 and a separate one of 0.85 to
+    1.18, their standard deviation by 0.5 to 3, the cutoff by 0.03 to 1, and leak, shot noise and
+    dead time by 0.3 to 30, all uniform in the logarithm.
     """
 
     def factor(low: float, high: float) -> float:
@@ -160,7 +165,7 @@ def log_intensity(frame: Frame, toe: float) -> NDArray[np.float32]:
 
     Args:
         frame: Intensities from 0 to 255, of any shape: uint8, or floating point.
-        toe: Intensity below which the response is linear, its slope that of the logarithm there.
+        toe: Intensity below which the response is linear, with the logarithm's slope there.
 
     Returns:
         float32, of the frame's shape.
@@ -175,7 +180,7 @@ def log_intensity(frame: Frame, toe: float) -> NDArray[np.float32]:
 
 
 class EventSimulator:
-    """An array of pixels that sees one frame after another and answers with events.
+    """Simulated event sensor: converts successive frames to events.
 
     Attributes:
         width: Sensor width in pixels.
@@ -183,6 +188,15 @@ class EventSimulator:
         model: Pixel model.
         threshold_on: Threshold of each pixel for brighter events, float32 [H, W].
         threshold_off: Threshold of each pixel for darker events, float32 [H, W].
+
+    Args:
+        width: Sensor width in pixels, at most 65,535.
+        height: Sensor height in pixels, at most 32,767.
+        model: Pixel model; the default `PixelModel` if None.
+        seed: Seed of the pixels' mismatch and noise.
+
+    Raises:
+        SimulationError: If the sensor's size is out of range.
     """
 
     def __init__(
@@ -221,8 +235,8 @@ class EventSimulator:
             t: Time in ns, at least a µs after the previous frame.
 
         Returns:
-            The events from the frame before it, inclusive, to this one, exclusive, sorted in time;
-            times are whole µs, as sensors give them. The first frame gives none.
+            The events from the previous frame, inclusive, to this one, exclusive, sorted by time;
+            times are whole µs, as in real sensors. The first frame gives none.
 
         Raises:
             SimulationError: If the frame's shape or type is wrong, or its time not later.
@@ -326,12 +340,12 @@ def _draw_thresholds(
 
 
 def _slot_brightness(toe: float) -> tuple[NDArray[np.float64], float, float]:
-    """Tabulate what depends on intensity, in equal steps of log intensity.
+    """Tabulate brightness in equal steps of log intensity.
 
     Returns:
-        The brightness of each slot, from 20/275 for black to 1 for white: the offset, which keeps
-        a black pixel from standing still, is v2e's. Then the log intensity of the first slot, and
-        slots per unit of log intensity.
+        Brightness of each slot, from 20/275 for black to 1 for white (the offset is that of v2e and
+        gives a black pixel some bandwidth); log intensity of the first slot; slots per unit of log
+        intensity.
     """
     lowest, highest = (float(v) for v in log_intensity(np.array([0, _WHITE], np.float32), toe))
     slots = np.linspace(lowest, highest, _SLOTS)
@@ -398,18 +412,18 @@ def _advance(
 ) -> int:
     """Update every pixel's level, and mark where it may have crossed a threshold.
 
-    Arrays are flat, by pixel. `level` is the signal relative to what the pixel memorized, NaN while
-    it is held in reset. Where no threshold is reached, it is brought up to date; the rest is left
-    to `_emit`. No branch depends on data, so that the loop compiles to vector instructions.
+    Arrays are flat, by pixel. `level` is the signal relative to the memorized one, NaN while the
+    pixel is held in reset. It is updated where no threshold is reached, and otherwise left to
+    `_emit`. No branch depends on data, so that the loop compiles to vector instructions.
 
     Returns:
-        The sum of `count`, the most events that each pixel may make.
+        The sum of `count`, the maximum number of events of each pixel.
     """
     total = 0
     for i in range(len(level)):
         moved = change[i] + leak[i] * length
         change[i] = moved
-        held = level[i] != level[i]  # NaN alone differs from itself
+        held = level[i] != level[i]  # only NaN differs from itself
         reached = moved if held else level[i] + moved
         most = np.int32(max(reached / threshold_on[i], -reached / threshold_off[i]))
         most = np.int32(most + held)
@@ -439,19 +453,19 @@ def _emit(
     memorized again. Times here are fractions of the interval.
 
     Args:
-        events: Takes offset in µs << 32 | y << 17 | x << 1 | polarity.
+        events: Output: offset in µs << 32 | y << 17 | x << 1 | polarity.
         start_us: Start of the interval since the first frame, in µs.
         length_us: Length of the interval in µs.
         refractory: Dead time as a fraction of the interval.
-        threshold_on: [H, W], as are the following.
-        threshold_off: Thresholds; see `EventSimulator`.
+        threshold_on: Thresholds of brighter events, [H, W], like all following arrays.
+        threshold_off: Thresholds of darker events.
         change: Change of the signal over the interval.
-        count: The most events that a pixel may make; 0 skips it.
-        level: Memorized level; see `_advance`.
-        ready: End of the pixel's last reset, in µs since the first frame.
+        count: Maximum number of events of each pixel; 0 to skip it.
+        level: Signal relative to the memorized level; see `_advance`.
+        ready: End of each pixel's last reset, in µs since the first frame.
 
     Returns:
-        How many there are.
+        Number of events.
     """
     number = 0
     height, width = level.shape
@@ -491,7 +505,7 @@ def _emit(
 
 
 def _shot_noise_shade(brightness: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Factor of shot noise relative to the dark: v2e's line from 1 to a quarter."""
+    """Return the rate of shot noise relative to the dark: v2e's line from 1 to a quarter."""
     return 1 - 0.75 * brightness
 
 
@@ -531,30 +545,30 @@ def _add_shot_noise(
 ) -> int:
     """Append noise events: a Poisson process over all pixels.
 
-    It jumps from one event to the next at the rate of black pixels, and keeps each with the
-    probability by which its own pixel is quieter: pixels without noise cost nothing. Noise crosses
-    the threshold that the signal is nearer to, and the pixel memorizes what it saw, the noise with
-    it. So noise events alternate in sign and do not add up, as observed by Graca and Delbruck.
+    Events are drawn at the rate of black pixels, and each is kept with the probability of its
+    pixel's rate relative to black: pixels without noise cost nothing. Noise crosses the threshold
+    that is nearer to the signal, and the pixel memorizes the signal with the noise. So noise events
+    alternate in sign and do not add up, as observed by Graca and Delbruck.
 
     Args:
-        events: Buffers of `_emit`; events that do not fit are dropped.
-        number: Number of events in the buffers.
+        events: Output, packed as in `_emit`; events that do not fit are dropped.
+        number: Number of events in it so far.
         key: Key of this frame's random numbers.
-        mean: Number of events of a black pixel.
+        mean: Mean number of events of a black pixel in the interval.
         start_us: Start of the interval since the first frame, in µs.
         length_us: Length of the interval in µs.
-        refractory_us: Dead time.
-        log_frame: [H, W].
+        refractory_us: Dead time in µs.
+        log_frame: Log intensity, [H, W].
         lowest: Log intensity of the first slot.
         slots_per_unit: Slots per unit of log intensity.
         shade: Rate relative to black, by slot of log intensity.
-        threshold_on: [H, W], as are the following.
-        threshold_off: Thresholds; see `EventSimulator`.
-        level: Memorized level; see `_advance`.
-        ready: End of the last reset; see `_emit`.
+        threshold_on: Thresholds of brighter events, [H, W], like all following arrays.
+        threshold_off: Thresholds of darker events.
+        level: Signal relative to the memorized level; see `_advance`.
+        ready: End of each pixel's last reset; see `_emit`.
 
     Returns:
-        How many events there are now.
+        New number of events.
     """
     height, width = level.shape
     place = 0.0
@@ -579,7 +593,7 @@ def _add_shot_noise(
 
 @kernel
 def _sort(events: NDArray[np.uint64], bits: int) -> None:
-    """Sort by the lowest `bits` of the upper half: a stable radix sort, least digit first."""
+    """Sort by the lowest `bits` of the upper half, by a stable radix sort."""
     digits = max((bits + 10) // 11, 1)
     width = (bits + digits - 1) // digits
     mask = np.uint64((1 << width) - 1)

@@ -1,6 +1,6 @@
-"""Still pictures under a virtual camera: frames, events, labels and flow, in memory.
+"""Simulation of a virtual camera over a still picture: frames, events, labels and flow in memory.
 
-The camera moves, may pause, or stands still while objects move in front of it.
+The camera moves and may pause, or stands still while objects move in front of it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNLABELED = 255
 
 _PAUSE_S = (0.3, 2.5)
 _DARKEST = 0.04
-_STRAIGHT_US = 50_000  # camera and objects move straight for so long
+_STRAIGHT_US = 50_000  # duration in which motion is nearly straight
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +48,21 @@ class StillOptions:
     Attributes:
         frames: Number of frames.
         frame_rate: Frames per second.
-        margin: Time before the first frame and after the last in which there are events, in s.
-        lead: Further time before that in which there are events, in s.
+        margin: Duration of events before the first frame and after the last, in s.
+        lead: Additional duration of events before the first frame, in s.
         strength: Strength of the camera's motion; see `random_motion`.
-        size: Width and height of the views, in pixels; the picture is scaled and cropped to cover
-            them. None keeps the picture's own.
+        size: Width and height of the views, in pixels; the picture is scaled and cropped to them.
+            None for the picture's own size.
         pixels: Model of the event camera's pixels.
         pause_share: Probability that the camera pauses once during the clip, from 0 to 1.
         still_share: Probability that the camera stands still throughout, from 0 to 1; objects,
             if there are any, then move in front of it.
-        objects: Largest number of objects that move through the scene.
+        objects: Maximum number of objects that move through the scene.
         frame_scale: Resolution of frames relative to the event sensor, in each direction, for
             teachers with finer input.
         vary: Draw contrast thresholds, bandwidth and noise of the pixels, and the brightness of
-            the scene for each clip, from fine sensors by daylight to noisy ones in the dark.
-            Frames stay as bright as the picture.
+            the scene for each clip at random, from good sensors by daylight to noisy ones in the
+            dark. Frames keep the brightness of the picture.
     """
 
     frames: int = 10
@@ -79,7 +79,11 @@ class StillOptions:
     vary: bool = False
 
     def __post_init__(self) -> None:
-        """Check that there is something to film."""
+        """Check ranges.
+
+        Raises:
+            SimulationError: If a value is out of range.
+        """
         for name in ("pause_share", "still_share"):
             if not 0 <= getattr(self, name) <= 1:
                 msg = f"{name} is {getattr(self, name)}; a probability is from 0 to 1"
@@ -105,7 +109,7 @@ class StillOptions:
 
     @property
     def frames_us(self) -> list[int]:
-        """Times of the frames, in µs since events start."""
+        """Times of the frames, in µs since the start of the events."""
         start = round((self.lead + self.margin) * 1e6)
         return [start + round(i * 1e6 / self.frame_rate) for i in range(self.frames)]
 
@@ -162,19 +166,19 @@ def simulate_still(
 ) -> StillSequence:
     """Simulate a camera with a frame sensor and an event sensor that moves over a still picture.
 
-    Between frames the picture is rendered often enough for nothing to move by more than a pixel.
+    Between frames the picture is rendered so often that nothing moves by more than a pixel.
 
     Args:
         picture: uint8 [H, W, 3] red-green-blue, or [H, W] grey.
         labels: Class ids, uint8 [H, W].
         options: Options of the simulation.
-        seed: The same inputs and seed give the same sequence.
+        seed: Seed of all random numbers.
         start_ns: Start of the events in ns.
         cutouts: Pictures of objects to draw from, uint8 [h, w, 4]; see `read_cutouts`.
 
     Raises:
-        SimulationError: If the picture is not of that kind, labels are of another size, or there
-            are no cutouts for the objects that the options ask for.
+        SimulationError: If the picture has another shape or dtype, labels have another size, or
+            there are no cutouts for the objects of the options.
     """
     options = StillOptions() if options is None else options
     if (
@@ -182,13 +186,13 @@ def simulate_still(
         or picture.ndim not in {2, 3}
         or picture.shape[2:] not in {(), (3,)}
     ):
-        msg = f"a picture is {picture.dtype} {picture.shape}, not uint8 [H, W, 3] or [H, W]"
+        msg = f"the picture is {picture.dtype} {picture.shape}, not uint8 [H, W, 3] or [H, W]"
         raise SimulationError(msg)
     if labels is not None and (labels.shape != picture.shape[:2] or labels.dtype != np.uint8):
-        msg = f"labels are {labels.dtype} {labels.shape}, of a picture of {picture.shape[:2]}"
+        msg = f"labels are {labels.dtype} {labels.shape}, not uint8 {picture.shape[:2]}"
         raise SimulationError(msg)
     if options.objects and not cutouts:
-        msg = f"{options.objects} objects are to move through the scene, and there are no cutouts"
+        msg = f"{options.objects} objects shall move through the scene, but there are no cutouts"
         raise SimulationError(msg)
     size = (picture.shape[1], picture.shape[0]) if options.size is None else options.size
     scene = _Scene(picture, options, size, cutouts, seed)
@@ -261,7 +265,7 @@ class _Scene:
         self._background, self._homography = self._light, np.empty((0, 0))
 
     def light(self, t: float) -> NDArray[np.float32]:
-        """Intensity at a time (s), from 0 to 255: float32 [H, W]."""
+        """Render the intensity at a time (s), from 0 to 255: float32 [H, W]."""
         homography = self.motion.homography(t)
         if not np.array_equal(homography, self._homography):
             self._background, self._homography = see(self._light, homography), homography
@@ -271,10 +275,10 @@ class _Scene:
         return view if self._brightness == 1.0 else view * np.float32(self._brightness)
 
     def frame(self, t: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-        """Frame at a time (s), and the sensor's pixels that objects hide, bool [H, W]."""
+        """Render the frame at a time (s), and a mask of pixels hidden by objects, bool [H, W]."""
         scale, homography = self._scale, self.motion.homography(t)
         if scale > 1:
-            # Centers of pixels are at whole numbers in both grids.
+            # Pixel centres have integer coordinates in both grids.
             finer = np.array([[scale, 0, (scale - 1) / 2], [0, scale, (scale - 1) / 2], [0, 0, 1]])
             homography = finer @ homography @ np.linalg.inv(finer)
         view = see(self._picture, homography)
@@ -288,12 +292,12 @@ class _Scene:
 
 
 def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArray[np.uint8]:
-    """Scale a picture until it covers a size, and cut its middle out.
+    """Scale a picture to cover a size, and crop it to its centre.
 
     Args:
-        picture: [H, W] or [H, W, C].
-        size: Width and height.
-        how: OpenCV's interpolation; `cv2.INTER_AREA` becomes linear where the picture grows.
+        picture: uint8 [H, W] or [H, W, C].
+        size: Width and height in pixels.
+        how: OpenCV's interpolation; `cv2.INTER_AREA` becomes linear if the picture is enlarged.
     """
     height, width = picture.shape[:2]
     scale = max(size[0] / width, size[1] / height)
@@ -309,7 +313,7 @@ def cover(picture: NDArray[np.uint8], size: tuple[int, int], how: int) -> NDArra
 def _render_times(
     motion: CameraMotion, anchors_us: list[int], objects: Sequence[MovingObject] = ()
 ) -> Iterator[int]:
-    """Times in µs, the anchors among them, between which nothing moves by more than a pixel."""
+    """Yield times in µs, with the anchors, between which nothing moves by more than a pixel."""
     yield anchors_us[0]
     spans = (_split_span(*span) for span in pairwise(anchors_us) if span[0] != span[1])
     for start, end in (part for span in spans for part in span):

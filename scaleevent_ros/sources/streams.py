@@ -1,4 +1,4 @@
-"""A recording as one stream of serialized ROS messages, in order of time."""
+"""Conversion of a recording to one stream of serialized ROS messages, in order of time."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ _QUEUE = Qos(depth=1000)
 
 
 class Message(NamedTuple):
-    """Serialized message.
+    """A serialized message.
 
     Attributes:
-        stamp_ns: Header stamp, and record time in a bag.
+        stamp_ns: Header stamp in ns, which is also the record time in a bag.
         topic: Topic of the message.
         cdr: CDR bytes.
-        events: Number of events.
-        last_ns: The time of the last event or trigger in it; 0 if it holds none.
+        events: Number of events in it.
+        last_ns: Time of the last event or trigger in it, in ns; 0 if it holds none.
     """
 
     stamp_ns: int
@@ -85,9 +85,9 @@ class Position(NamedTuple):
     """Point from which a stream continues after an interruption.
 
     Attributes:
-        t: Messages before this time (ns) are done.
-        packets: Number of packets with events.
-        last_event_ns: The time of the last event among them; None if there is none.
+        t: Time in ns of the first message that is still to be written.
+        packets: Number of event packets written so far.
+        last_event_ns: Time of the last event or trigger written, in ns; None if there is none.
     """
 
     t: int = 0
@@ -96,7 +96,7 @@ class Position(NamedTuple):
 
 
 def topics(recording: Recording, image_codec: str | None) -> dict[str, tuple[str, Qos]]:
-    """List the topics that a recording fills: message type and quality of service of each."""
+    """Return the topics of a recording, with message type and quality of service of each."""
     found = {EVENTS_TOPIC: (EVENT_PACKET, _QUEUE)}
     for stream in recording.pictures:
         if image_codec is not None and stream.topic in _PHOTOGRAPHS:
@@ -112,17 +112,17 @@ def topics(recording: Recording, image_codec: str | None) -> dict[str, tuple[str
 
 
 def messages(recording: Recording, image_codec: str | None, start: Position) -> Iterator[Message]:
-    """Stream everything that a recording holds, from a position on.
+    """Stream all messages of a recording from a position on.
 
     Args:
         recording: Recording to stream.
-        image_codec: ``jpeg`` or ``png`` for photographs as compressed images, or None; those that
-            the recording holds as JPEG or PNG files are passed through.
-        start: Point to start from.
+        image_codec: ``jpeg`` or ``png`` for photographs as compressed images, with JPEG and PNG
+            files of the recording passed through; None for raw images.
+        start: Position to start from.
 
     Raises:
-        SourceError: If its clocks do not overlap, most of a stream is wrong, or at the first fault
-            in strict reading.
+        SourceError: If pictures and events do not overlap in time, a stream has too many faults, or
+            at the first fault in strict reading.
     """
     _check_clocks(recording)
     cameras = {camera.topic: camera for camera in recording.cameras}
@@ -195,7 +195,7 @@ def _pictures(
     names_wanted = stream.topic == LABELS_TOPIC and bool(recording.labels)
     wrong_count = 0
     for count, picture in enumerate(stream.read(t_start), 1):
-        wrong = _wrong_with(picture, size, before)
+        wrong = _find_fault(picture, size, before)
         if wrong is not None:
             kind, what = wrong
             message = f"{stream.place}: the picture at {picture.t} ns is {what}"
@@ -219,13 +219,13 @@ def _pictures(
         yield Message(picture.t, topic, cdr)
 
 
-def _wrong_with(
+def _find_fault(
     picture: Picture, size: tuple[int, int] | None, before: int
 ) -> tuple[str, str] | None:
-    """Check a picture against the size and the time of its stream.
+    """Compare a picture's size and time with those of the previous pictures of its stream.
 
     Returns:
-        The kind of fault and its description; None if there is none.
+        Kind and description of a fault; None if there is none.
     """
     height, width = picture.pixels.shape[:2]
     if size is not None and size != (height, width):

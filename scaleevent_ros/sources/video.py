@@ -1,4 +1,4 @@
-"""Videos, and folders of pictures that follow each other, as frames with their times."""
+"""Reading of videos, and of folders of consecutive pictures, as frames with times."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ _PICTURES_RATE = 25.0
 
 
 class Video(NamedTuple):
-    """Frames that follow each other.
+    """Consecutive frames.
 
     Attributes:
-        times_us: Time of each frame in µs, rising, int64 [N].
-        frames: Reads them: uint8 or uint16, red-green-blue [H, W, 3] or grey [H, W].
-        size: Width and height of the first.
+        times_us: Time of each frame in µs, increasing, int64 [N].
+        frames: Function that reads the frames: uint8 or uint16, red-green-blue [H, W, 3] or grey
+            [H, W].
+        size: Width and height of the first frame, in pixels.
     """
 
     times_us: NDArray[np.int64]
@@ -42,15 +43,15 @@ class Video(NamedTuple):
 def open_video(source: Path, frame_rate: float | None = None) -> Video:
     """Open a video file, or a folder of pictures.
 
-    Times are a file's presentation stamps, or of pictures those in ``timestamps.txt`` or
-    ``images.txt`` beside them, unless a rate is given; pictures without times follow at 25 Hz.
+    Unless a rate is given, times are the presentation stamps of a file, or those of pictures in
+    ``timestamps.txt`` or ``images.txt`` beside them; pictures without times are taken at 25 Hz.
 
     Args:
-        source: File that OpenCV or PyAV can play, or folder of pictures, ordered by name.
+        source: File that OpenCV or PyAV can decode, or folder of pictures, ordered by name.
         frame_rate: Frame rate in Hz; None for the source's own times.
 
     Raises:
-        SourceError: If it cannot be opened, or its frames have no times. While frames are read: if
+        SourceError: If it cannot be opened, or its times do not increase. While frames are read: if
             a picture cannot be read.
     """
     video = _open_pictures(source, frame_rate) if source.is_dir() else _open_file(source)
@@ -79,7 +80,7 @@ def _open_pictures(source: Path, frame_rate: float | None) -> Video:
 
 
 def _open_file(source: Path) -> Video:
-    """Read a file's times, by PyAV where OpenCV decodes fewer frames than the file announces."""
+    """Open a file with OpenCV, or with PyAV if OpenCV decodes fewer frames than are announced."""
     capture = cv2.VideoCapture(str(source))
     rate = capture.get(cv2.CAP_PROP_FPS)
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, and not in every file
@@ -91,9 +92,9 @@ def _open_file(source: Path) -> Video:
     times_us = np.rint((np.array(stamps_ms) - (stamps_ms or [0])[0]) * 1000).astype(np.int64)
     video = Video(times_us, lambda: _decode(source), size)
     if len(times_us) < max(announced, 1):
-        video = _more_by_pyav(source, video)
+        video = _try_pyav(source, video)
     if not len(video.times_us):
-        msg = f"{source}: cannot be played as a video; it may be missing, cut off or damaged"
+        msg = f"{source}: cannot be decoded as a video; it may be missing, cut off or damaged"
         raise SimulationError(msg)
     if (np.diff(video.times_us) <= 0).any() and rate > 0:  # a container without stamps
         times_us = np.rint(np.arange(len(video.times_us)) * 1e6 / rate).astype(np.int64)
@@ -110,11 +111,11 @@ def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
         yield np.asarray(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _more_by_pyav(source: Path, video: Video) -> Video:
-    """Open a file by PyAV, or return OpenCV's result if that has as many frames.
+def _try_pyav(source: Path, video: Video) -> Video:
+    """Open a file with PyAV; return OpenCV's result if PyAV is missing or decodes no more frames.
 
-    OpenCV gives up where 4,096 packets of other streams, 90 s of sound, lie between two frames, and
-    its wheels before 4.12 do not decode AV1.
+    OpenCV stops if 4,096 packets of other streams, 90 s of sound, lie between two frames, and its
+    wheels before 4.12 do not decode AV1.
     """
     try:
         import av

@@ -1,4 +1,4 @@
-"""Successive frames of a video become events, with frames interpolated in between."""
+"""Simulation of events from the frames of a video, with interpolated frames in between."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.sources.simulator import PixelModel
 
-_MOST_STEPS = 64  # interpolated frames between two frames
+_MOST_STEPS = 64  # maximum number of steps between two frames
 
 
 class VideoSimulator:
-    """An event camera that sees a video.
+    """Simulated event camera that is given the frames of a video.
 
     Args:
         size: Width and height of the sensor and of its frames, in pixels.
@@ -51,10 +51,10 @@ class VideoSimulator:
             t_us: Time in µs, later than the previous frame's.
 
         Returns:
-            The events since the frame before it; none for the first frame.
+            The events since the previous frame; none for the first frame.
 
         Raises:
-            SimulationError: If the frame is of another size, or its time is not later.
+            SimulationError: If the frame has another size, or its time is not later.
         """
         grey = frame if frame.ndim == 2 else cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         grey = np.asarray(grey, np.uint8)

@@ -107,7 +107,7 @@ def test_bad_frames_are_told_apart(good_bag: Path, tmp_path: Path) -> None:
     assert reasons(quality, 21) == {"duplicate"}
     assert "unreadable" in reasons(quality, 26)
     assert quality.pairs[25].reasons
-    assert "wrong: the message" in quality.warnings[0] or "invented12" in quality.warnings[0]
+    assert "invalid: the message" in quality.warnings[0] or "invented12" in quality.warnings[0]
     assert reasons(quality, 5) == reasons(quality, 30) == set()
 
 

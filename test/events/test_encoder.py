@@ -129,7 +129,7 @@ def test_triggers_keep_their_place_among_events() -> None:
 
 
 def test_refuses_triggers_that_it_cannot_write() -> None:
-    with pytest.raises(EventsError, match="evt3 alone"):
+    with pytest.raises(EventsError, match="only be encoded as evt3"):
         make_encoder("evt2").encode_trigger(0, 0, 0)
     encoder = make_encoder("evt3")
     for channel, edge in ((16, 0), (-1, 0), (0, 2)):

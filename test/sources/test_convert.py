@@ -154,7 +154,7 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match="with other options"):
         convert(source, tmp_path / "bag", replace(OPTIONS, compression="zstd"))
     (tmp_path / "mine").mkdir()
-    with pytest.raises(ConversionError, match="is no conversion; nothing is overwritten"):
+    with pytest.raises(ConversionError, match="is not a conversion; nothing is overwritten"):
         convert(source, tmp_path / "mine", OPTIONS)
 
 

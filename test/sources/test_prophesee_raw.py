@@ -188,5 +188,5 @@ def test_an_encoding_that_no_header_names_shows_in_the_words(tmp_path: Path, enc
     convert(source, tmp_path / "bag", ConvertOptions())
     assert_same_events(read_bag(tmp_path / "bag").events, events)
     noise = np.random.default_rng(0).integers(0, 256, 50_000, np.uint8).tobytes()
-    with pytest.raises(SourceError, match="words that are none of EVT2"):
+    with pytest.raises(SourceError, match="an encoding that its header does not name"):
         read_header(write_raw(tmp_path / "a.raw", header, noise))

@@ -159,9 +159,9 @@ def test_each_topic_of_arrays_is_a_recording(tmp_path: Path) -> None:
 def test_damaged_arrays_and_bags_are_named(tmp_path: Path) -> None:
     maker = BagMaker("dvs_msgs", ros1=True)
     good = maker.serialize(*maker.array(EVENTS)[1:])
-    with pytest.raises(SourceError, match=r"^here: is no event array"):
+    with pytest.raises(SourceError, match=r"^here: is not an event array"):
         parse_event_array(good[:-1], "here", ros1=True)
-    with pytest.raises(SourceError, match=r"^here: is no event array"):
+    with pytest.raises(SourceError, match=r"^here: is not an event array"):
         parse_event_array(b"\x00\x01\x00\x00", "here", ros1=False)
     maker.write(tmp_path / "a.bag", arrays(maker, "/dvs/events"))
     whole = (tmp_path / "a.bag").read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from scaleevent_ros.sources.errors import SimulationError
-from scaleevent_ros.sources.video import Video, _more_by_pyav, open_video
+from scaleevent_ros.sources.video import Video, _try_pyav, open_video
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,7 +82,7 @@ def test_pyav_and_opencv_read_the_same(tmp_path: Path) -> None:
     at = stored.index(level, stored.index(b"tkhd"))  # the track's matrix, not the movie's
     path.write_bytes(stored[:at] + turned + stored[at + len(level) :])
     by_opencv = open_video(path)
-    by_pyav = _more_by_pyav(path, Video(np.empty(0, np.int64), lambda: iter(()), (0, 0)))
+    by_pyav = _try_pyav(path, Video(np.empty(0, np.int64), lambda: iter(()), (0, 0)))
     for video in (by_opencv, by_pyav):
         assert video.times_us.tolist() == [0, 11, 33_356]
         assert video.size == (48, 64)
@@ -117,5 +117,5 @@ def test_what_is_no_video_is_refused(tmp_path: Path, name: str) -> None:
             container.mux(sound.encode(piece))
     elif name == "text.mp4":
         path.write_text("no video")
-    with pytest.raises(SimulationError, match="cannot be played as a video"):
+    with pytest.raises(SimulationError, match="cannot be decoded as a video"):
         open_video(path)
