@@ -1,9 +1,9 @@
 """Check and measure this machine's GPU in one command: `python -m tools.gpu_check`.
 
-Runs the tests that use a GPU, then the benchmarks, each in a process of its own with a time limit,
-and writes ``gpu_check.json`` and ``gpu_check.md`` into the output folder. Without a GPU the same
-commands run small on the CPU, so that the script itself can be tested anywhere. Exit code 0: every
-step ran; 1: a step failed or ran out of time.
+Runs the tests that use a GPU, then the benchmarks, each in a separate process with a time limit,
+and writes ``gpu_check.json`` and ``gpu_check.md`` to the output folder. Without a GPU the same
+commands run with little work on the CPU, so that the script itself can be tested anywhere. Exit
+code 0: every step succeeded; 1: a step failed or ran out of time.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Step:
     Attributes:
         name: Title in the tables.
         command: Arguments of Python.
-        share: Part of the time limit of all steps.
+        share: Share of the time limit of all steps, 0 to 1.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Result:
         name: Title of the step.
         command: Command line.
         outcome: ``ok``, ``failed``, or ``out of time``.
-        seconds: Time that it took.
-        tables: Markdown tables that it printed, row by row.
-        tail: End of its output, where it did not succeed.
+        seconds: Duration in s.
+        tables: Markdown tables that it printed: rows of cells by title.
+        tail: End of its output; empty if it succeeded.
     """
 
     name: str
@@ -78,7 +78,7 @@ class Result:
 
 
 def gpu_steps(pictures: Path, output: Path) -> list[Step]:
-    """List the steps on a machine with a GPU, in their order."""
+    """List the steps for a machine with a GPU, in order."""
     row = representation(pictures, output, "small")
     tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *GPU_TESTS)
     return [
@@ -92,7 +92,7 @@ def gpu_steps(pictures: Path, output: Path) -> list[Step]:
 
 
 def cpu_steps(pictures: Path, output: Path) -> list[Step]:
-    """List the same steps, small enough for a test on the CPU."""
+    """List the same steps with little work, for a test on the CPU."""
     one = ("--models", "lite0", "--sizes", "64x64", "--backends", "eager", "--seconds", "0.1")
     tiny = ("--models", "small", "--sizes", "32x32", "--batch", "1", "--steps", "1")
     few = ("--tokens", "2048", "--width", "64", "--repeats", "1")
@@ -109,14 +109,14 @@ def cpu_steps(pictures: Path, output: Path) -> list[Step]:
 
 
 def representation(pictures: Path, output: Path, scale: str) -> tuple[str, ...]:
-    """Compose the command for one row of the table of representations."""
+    """Compose the arguments of Python for one row of the table of representations."""
     options = ("--scale", scale, "--only", "structure_active", "--finetune")
     folders = ("--pictures", str(pictures), "--output", str(output))
     return ("benchmarks/representation.py", *options, *folders)
 
 
 def run_step(step: Step, limit_s: float) -> Result:
-    """Run a step, and end it with all its children when its time is over."""
+    """Run a step; kill it with all its child processes when its time limit is reached."""
     start = time.monotonic()
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'test' / 'support'}"}
     process = subprocess.Popen(
@@ -145,7 +145,7 @@ def run_step(step: Step, limit_s: float) -> Result:
 
 
 def read_tables(output: str) -> list[list[dict[str, str]]]:
-    """Find the Markdown tables in an output; those cut short by a time limit as far as they go."""
+    """Parse the Markdown tables in an output; one may be incomplete after a time limit."""
     tables: list[list[dict[str, str]]] = []
     titles: list[str] | None = None
     for line in output.splitlines():
@@ -161,7 +161,7 @@ def read_tables(output: str) -> list[list[dict[str, str]]]:
 
 
 def machine() -> dict[str, str]:
-    """Describe the hardware and the releases that figures depend on."""
+    """Return the hardware and the package versions that results depend on."""
     found = {
         "python": platform.python_version(),
         "processor": platform.machine(),
@@ -196,7 +196,7 @@ def to_markdown(facts: dict[str, str], results: Sequence[Result]) -> str:
 
 
 def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Write textured rectangles with labels, for a machine that has no pictures of its own."""
+    """Write pictures of textured rectangles and their labels, for a machine without CamVid."""
     width, height = size
     for part, first in (("train", 0), ("val", count)):
         for kind in ("images", "labels"):
@@ -215,7 +215,7 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all steps and write the report."""
+    """Run all steps and write the report; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=8.0, help="time limit of all steps")
     parser.add_argument("--output", type=Path, default=Path("gpu_check"), help="folder to write")
@@ -242,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{step.name} ...", flush=True)
             results.append(run_step(step, 60 * options.minutes * step.share))
             print(f"{step.name}: {results[-1].outcome} in {results[-1].seconds} s", flush=True)
-            # After each step, so that a machine that is taken away leaves what was measured.
+            # After each step, so that an interrupted run leaves its results.
             report = {"machine": facts, "steps": [asdict(one) for one in results]}
             (options.output / "gpu_check.json").write_text(json.dumps(report, indent=1))
             (options.output / "gpu_check.md").write_text(to_markdown(facts, results))

@@ -1,7 +1,7 @@
-"""The main job from end to end, with the real parts. `make demo` runs this.
+"""Demo of the whole workflow, from pictures to a running node. `make demo` runs this.
 
-Each stage is one or a few commands that a user could type, and they are shown. A stage is done
-again only if what it is made from has changed.
+Each stage runs one or a few commands that a user could type, and prints them. A finished stage is
+repeated only if its inputs or the code have changed.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=REPOSITORY / "demo_output")
     parser.add_argument("--data", type=Path, default=data, help="folder of real recordings, if any")
     parser.add_argument(
-        "--quick", action="store_true", help="try that all parts fit, learn nothing"
+        "--quick", action="store_true", help="check that all stages work, with hardly any training"
     )
     options = parser.parse_args()
     extent = QUICK if options.quick else FULL
     journey = Journey(options.output.resolve(), options.data.resolve(), extent)
-    # To be told to end is to be interrupted: what was started ends, too.
+    # SIGTERM is handled like Ctrl-C, so that the started processes end, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     code = perform(journey.stages(), journey.output)
     if code == 0:
-        print(f"The journey took {time.monotonic() - began:.0f} s this time. The report:")
+        print(f"This run took {time.monotonic() - began:.0f} s. The report:")
         print(journey.page)
     return code
 

@@ -1,4 +1,4 @@
-"""The stages of the journey: each is one or a few commands that a user could type."""
+"""Stages of the demo: each runs one or a few commands that a user could type."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHIPPED = "lite"
-FIRST_LOOK = 3  # photographs that the shipped student sees
+SHIPPED_PHOTOGRAPHS = 3  # for the report of the shipped student
 PHOTOGRAPHS = (
     "astronaut",
     "brick",
@@ -34,9 +34,9 @@ RECORDINGS = {
     "davis": "bags/libcaer_cmp_346x260",
     "davis_frames": "aedat4/davis346_frames_events.aedat4",
 }
-"""Recordings of real cameras, where they are, below the folder of data."""
+"""Recordings of real cameras: paths below the folder of data."""
 
-# What the recorder looks for: the cameras' topics, and all that the perception node publishes.
+# Topics for the recorder: those of the cameras, and all outputs of the perception node.
 _PERCEIVED = (
     "/event_camera/events",
     "/event_camera/camera_info",
@@ -68,8 +68,8 @@ _TYPES = (
     "std_msgs/msg/Float64",
     "diagnostic_msgs/msg/DiagnosticArray",
 )
-_REPLAY_DELAY_S = 2.0  # without another subscriber
-_PATIENCE_S = 300.0  # with a node that starts or ends on a machine that has much else to do
+_REPLAY_DELAY_S = 2.0  # for subscribers to appear
+_PATIENCE_S = 300.0  # time limit for the start and the end of a node, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Extent:
     """Amount of computation.
 
     Attributes:
-        photographs: Names of `PHOTOGRAPHS`.
-        size: Size of the simulated sensor, width and height.
-        frames: Frames in the clip of each photograph.
-        pretraining: Options of the run, besides those of its configuration.
-        finetuning: Arguments of fine-tuning.
+        photographs: Number of `PHOTOGRAPHS` to use.
+        size: Width and height of the simulated sensor, in pixels.
+        frames: Number of frames in the clip of each photograph.
+        pretraining: Command-line options of pretraining that override its configuration.
+        finetuning: Command-line options of fine-tuning that override its configuration.
     """
 
     photographs: int
@@ -121,8 +121,8 @@ class Source(NamedTuple):
 
     Attributes:
         name: Name of the bag.
-        path: A bag, or a recording of another format.
-        teaches: Whether it holds enough frames and events for pretraining.
+        path: Path of a bag, or of a recording in another format.
+        teaches: Whether it is used for pretraining.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Journey:
 
     @property
     def simulated(self) -> list[tuple[str, Path, list[str]]]:
-        """Simulated sources: name, input, and options."""
+        """Simulated sources: name, input, and options of `scaleevent simulate`."""
         size = ["--size", "{}x{}".format(*self.extent.size)]
         stills = ["--still", "--frames", str(self.extent.frames), "--no-flow", *size]
         jobs = [("photographs", self.output / "1-photographs", stills)]
@@ -157,7 +157,7 @@ class Journey:
 
     @property
     def sources(self) -> list[Source]:
-        """Published sources: the simulated bags, and the available recordings of real cameras."""
+        """Sources to publish: the simulated bags, and the available recordings of real cameras."""
         bags = [
             Source(name, self.output / "3-simulated" / name, True) for name, *_ in self.simulated
         ]
@@ -175,17 +175,17 @@ class Journey:
 
     @property
     def labelled(self) -> Path:
-        """Folder of labelled pictures, which need not exist."""
+        """Folder of labelled pictures; it need not exist."""
         return self.data / "camvid"
 
     @property
     def finetuned(self) -> Path:
-        """Folder of the fine-tuning run, which does not exist without labels."""
+        """Folder of the fine-tuning run; it does not exist without labels."""
         return self.output / "7-finetuned" / "run"
 
     @property
     def student(self) -> Path:
-        """Checkpoint for perception, with a head if there is one."""
+        """Checkpoint for perception: the fine-tuned one with a head, or else the pretrained one."""
         best = self.finetuned / "best.safetensors"
         return best if best.is_file() else self.pretrained / "best.safetensors"
 
@@ -200,7 +200,7 @@ class Journey:
 
     @property
     def first_page(self) -> Path:
-        """Page of what the shipped student sees."""
+        """Path of the report of the shipped student."""
         return self.output / "2-shipped" / "report.html"
 
     def stages(self) -> list[Stage]:
@@ -209,56 +209,56 @@ class Journey:
         return [
             Stage(
                 "1-photographs",
-                "photographs out of an installed package",
+                "write photographs from an installed package as picture files",
                 chosen,
                 self.take_photographs,
             ),
             Stage(
                 "2-shipped",
-                "the student that ships looks at some of them under a simulated event camera",
-                (SHIPPED, *chosen[:FIRST_LOOK]),
-                self.look,
+                "report of the shipped student on simulated events of some photographs",
+                (SHIPPED, *chosen[:SHIPPED_PHOTOGRAPHS]),
+                self.report_shipped,
             ),
             Stage(
                 "3-simulated",
-                "a simulated event camera moves over them"
-                + (", and films a drive" if len(self.simulated) > 1 else ""),
+                "simulate an event camera that moves over them"
+                + (", and one in a driving car" if len(self.simulated) > 1 else ""),
                 tuple(str(job) for job in self.simulated),
                 self.simulate,
                 goes_on=True,
             ),
             Stage(
                 "4-recorded",
-                "published on ROS 2 topics, and recorded by the recorder node",
+                "publish them on ROS 2 topics, and record them with the recorder node",
                 tuple(str(source) for source in self.sources),
                 self.record,
             ),
-            Stage("5-checked", "the recordings are judged", (), self.check),
+            Stage("5-checked", "check the recordings", (), self.check),
             Stage(
                 "6-pretrained",
-                "a student of events learns from an ImageNet teacher of frames",
+                "pretrain a student on events, with an ImageNet teacher on frames",
                 self.extent.pretraining,
                 self.pretrain,
                 goes_on=True,
             ),
             Stage(
                 "7-finetuned",
-                "a head for segmentation is fitted on the student, where there are labels",
+                "train a segmentation head on the student, if there are labels",
                 (*self.extent.finetuning, str(self.labelled.is_dir() and self.labelled)),
                 self.finetune,
                 goes_on=True,
             ),
             Stage(
                 "8-perceived",
-                "the student runs as a node on the replayed recordings; all it says is recorded",
+                "run the student as a node on the replayed recordings, and record its outputs",
                 (),
                 self.perceive,
             ),
-            Stage("9-reported", "all of it, as one page", (), self.report),
+            Stage("9-reported", "write the report", (), self.report),
         ]
 
     def take_photographs(self, folder: Path) -> str:
-        """Write photographs that scikit-image carries as picture files."""
+        """Write photographs of scikit-image as picture files."""
         import cv2
         import numpy as np
         from skimage import data
@@ -272,11 +272,11 @@ class Journey:
                 raise StageError(msg)
         return f"{self.extent.photographs} pictures"
 
-    def look(self, folder: Path) -> str:
-        """Show what the shipped student sees of a few photographs, without ROS."""
+    def report_shipped(self, folder: Path) -> str:
+        """Write a report of the shipped student on a few photographs, without ROS."""
         pictures = folder / "photographs"
         pictures.mkdir()
-        for name in PHOTOGRAPHS[: self.extent.photographs][:FIRST_LOOK]:
+        for name in PHOTOGRAPHS[: self.extent.photographs][:SHIPPED_PHOTOGRAPHS]:
             (pictures / f"{name}.png").symlink_to(self.output / "1-photographs" / f"{name}.png")
         size = "{}x{}".format(*self.extent.size)
         stills = ("--still", "--frames", "10", "--no-flow", "--size", size)
@@ -286,7 +286,7 @@ class Journey:
         return str(self.first_page)
 
     def simulate(self, folder: Path) -> str:
-        """Simulate a bag of each source of pictures; interrupted ones are continued."""
+        """Simulate a bag from each source of pictures; interrupted ones are continued."""
         for name, source, options in self.simulated:
             if not (folder / name).exists():
                 run(
@@ -300,21 +300,21 @@ class Journey:
         return _counts(*(folder / name for name, *_ in self.simulated))
 
     def record(self, folder: Path) -> str:
-        """Publish each source on topics while the recorder node records what appears."""
+        """Publish each source on topics while the recorder node records them."""
         for source in self.sources:
             _publish(folder, source.path, source.name)
         return _counts(*(self.recorded(source) for source in self.sources))
 
     def check(self, folder: Path) -> str:
-        """Check the bags for pretraining; list the content of the others."""
+        """Check the bags for pretraining; print the content of the others."""
         for source in self.sources:
             command = "check" if source.teaches else "info"
             run(folder / f"{source.name}.log", "scaleevent", command, self.recorded(source))
-        taught = [source for source in self.sources if source.teaches]
-        return f"{len(taught)} of {len(self.sources)} recordings to learn from, found good"
+        checked = [source for source in self.sources if source.teaches]
+        return f"{len(checked)} of {len(self.sources)} recordings can be used for pretraining"
 
     def pretrain(self, folder: Path) -> str:
-        """Distil the teacher into a student; an interrupted run is gone on with."""
+        """Distil the teacher into a student; an interrupted run is resumed."""
         bags = [str(self.recorded(source)) for source in self.sources if source.teaches]
         run(
             folder / "pretrain.log",
@@ -326,7 +326,7 @@ class Journey:
         return _last_line(folder / "pretrain.log")
 
     def finetune(self, folder: Path) -> str:
-        """Fit a linear head on the frozen student, where there are labelled pictures."""
+        """Train a linear head on the frozen student, if there are labelled pictures."""
         if not self.labelled.is_dir():
             return f"no labelled pictures in {self.labelled}: the node will have no segmentation"
         run(
@@ -355,12 +355,12 @@ class Journey:
             )
             _publish(folder, self.recorded(source), source.name, node)
             if not _published(self.perceived(source), f"{NODE}/features"):
-                msg = f"the node published nothing of {source.name}: see the logs in {folder}"
+                msg = f"the node published nothing for {source.name}: see the logs in {folder}"
                 raise StageError(msg)
         return _counts(*(self.perceived(source) for source in self.sources))
 
     def report(self, folder: Path) -> str:
-        """Write the page."""
+        """Write the report."""
         from tools.demo.report import write_report
 
         write_report(self, folder / "report.html")
@@ -372,15 +372,15 @@ class Journey:
 
 
 def _publish(folder: Path, path: Path, name: str, node: tuple[str, ...] | None = None) -> None:
-    """Publish a recording on topics while the recorder, and another node if any, run beside.
+    """Publish a recording on topics, with the recorder and optionally another node running.
 
     Args:
-        folder: For the bag and the logs.
+        folder: Folder of the bag and the logs.
         path: Path of the recording.
         name: Name of the bag.
-        node: Executable and arguments of the other node, which says what it publishes when ready.
+        node: Executable and arguments of the other node, which logs its outputs when it is ready.
     """
-    # The recorder leaves the outputs of perception nodes out unless they are named.
+    # The recorder omits the outputs of perception nodes unless they are given as topics.
     chosen = f"topics:=[{', '.join(_PERCEIVED)}]" if node else f"types:=[{', '.join(_TYPES)}]"
     parameters = ("-p", f"output_folder:={folder}", "-p", f"name:={name}", "-p", chosen)
     replay = ("--ros-args", "-p", f"path:={path}", "-p", f"delay:={_REPLAY_DELAY_S}")
@@ -394,7 +394,7 @@ def _publish(folder: Path, path: Path, name: str, node: tuple[str, ...] | None =
         )
         recorder.wait_for("recording to", _PATIENCE_S)
         run(folder / f"{name}_replay.log", "scaleevent_replay", *replay)
-        time.sleep(1)  # what is still on its way
+        time.sleep(1)  # for messages that are still in transit
         recorder.interrupt()
         recorder.wait(_PATIENCE_S)
 
@@ -416,14 +416,18 @@ def _published(bag: Path, topic: str) -> int:
 
 
 def _counts(*bags: Path) -> str:
-    """Count the messages in some bags."""
+    """Format the numbers of messages in bags.
+
+    Raises:
+        StageError: If a bag holds no messages.
+    """
     from scaleevent_ros.bags import BagReader
 
     said = []
     for bag in bags:
         count = sum(topic.count for topic in BagReader(bag).topics.values())
         if not count:
-            msg = f"{bag} holds nothing: its log in that folder says why"
+            msg = f"{bag} holds no messages: see its log in that folder"
             raise StageError(msg)
         said.append(f"{bag.name} {count:,}")
     return f"messages: {', '.join(said)}"

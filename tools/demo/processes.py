@@ -1,4 +1,4 @@
-"""The commands of a stage: started with a log each, waited for, and ended with the stage."""
+"""Commands of a stage, each with a log; they end with the stage."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BIN = Path(sys.executable).parent
-# A domain of this run's own, so that it neither hears nor disturbs a robot or a demo beside it.
-# Above 101 the ports of a domain reach into those that Linux hands out by itself.
+# A separate domain for this run, so that it does not interfere with a robot or another demo. Above
+# 101, the ports of a domain overlap with those that Linux assigns to clients.
 ROS = {
     "ROS_DOMAIN_ID": str(10 + os.getpid() % 90),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
@@ -27,14 +27,14 @@ _GRACE_S = 20
 
 
 class CommandError(Exception):
-    """A command failed; the message says which, and how its log ends."""
+    """A command failed; the message gives the command and the end of its log."""
 
 
 class Command:
-    """A command that runs, its output in a log.
+    """A running command that writes its output to a log.
 
     Args:
-        log: The log's file; its name without suffix is the command's in messages.
+        log: Path of the log; its name without suffix stands for the command in messages.
         words: Executable of the environment, and its arguments.
     """
 
@@ -51,7 +51,10 @@ class Command:
             )
 
     def wait(self, seconds: float = 1800) -> None:
-        """Wait for it to end.
+        """Wait for the command to end.
+
+        Args:
+            seconds: Time limit in s.
 
         Raises:
             CommandError: If it fails, or takes longer.
@@ -66,7 +69,11 @@ class Command:
             raise self._error(what)
 
     def wait_for(self, word: str, seconds: float) -> None:
-        """Wait until it has written a word.
+        """Wait until the command has written a text to its log.
+
+        Args:
+            word: Text to wait for.
+            seconds: Time limit in s.
 
         Raises:
             CommandError: If it ends before, or takes longer.
@@ -74,17 +81,17 @@ class Command:
         deadline = time.monotonic() + seconds
         while word not in self._log.read_text(errors="replace"):
             if self._process.poll() is not None or time.monotonic() > deadline:
-                what = f"never said {word!r}"
+                what = f"did not write {word!r}"
                 raise self._error(what)
             time.sleep(0.2)
 
     def interrupt(self) -> None:
-        """Send SIGINT; finished processes are left alone."""
+        """Send SIGINT to the process, if it is still running."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
 
     def end(self) -> None:
-        """Ensure that the process ends with the stage."""
+        """Interrupt the process, and kill it if it does not end within 20 s."""
         self.interrupt()
         try:
             self._process.wait(_GRACE_S)
@@ -99,7 +106,7 @@ class Command:
 
 @contextmanager
 def started(log: Path, *words: str | Path) -> Iterator[Command]:
-    """Start a command that ends with the block, however that ends."""
+    """Start a command, and end it when the `with` block ends."""
     command = Command(log, *words)
     try:
         yield command

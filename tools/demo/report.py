@@ -1,4 +1,4 @@
-"""The one page that the demo ends with."""
+"""Report of the demo, as one HTML page."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _PANELS = 2
 
 
 def write_report(journey: Journey, path: Path) -> None:
-    """Write the page: what each stage did, what the student learned, and what it sees."""
+    """Write the report: the stages, the outputs of the student, and its training."""
     when = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
     place = f"{journey.output}, {when}, {platform.node()}"
-    write_page(path, render_page("scaleevent_ros: the journey", place, _parts(journey)))
+    write_page(path, render_page("scaleevent_ros: demo", place, _parts(journey)))
 
 
 def _parts(journey: Journey) -> Iterator[str]:
-    yield "<h2>What was done, and how long it took</h2>"
+    yield "<h2>Stages and their durations</h2>"
     rows = [
         (
             str(mark["name"]),
@@ -45,17 +45,17 @@ def _parts(journey: Journey) -> Iterator[str]:
         )
         for mark in finished(journey.output)
     ]
-    yield render_table(rows, ("stage", "", "came of it", "took"))
+    yield render_table(rows, ("stage", "", "result", "duration"))
     yield (
-        "<p>What the student that ships with the package sees: "
-        f"<a href='../{journey.first_page.relative_to(journey.output)}'>a page of its own</a>.</p>"
+        "<p>The student that ships with the package has "
+        f"<a href='../{journey.first_page.relative_to(journey.output)}'>a separate report</a>.</p>"
     )
-    yield "<h2>What the student sees</h2>"
+    yield "<h2>Outputs of the student</h2>"
     yield (
-        "<p>The perception node on the replayed recordings, from what the recorder node recorded: "
-        "events and frame; then the three directions in which features differ most, as colours; "
-        "how like each place is to the one at the cross; segmentation, where a head was fitted, or "
-        "else the colours, over the events; and where enough happens. The student never sees a "
+        "<p>The perception node on the replayed recordings, as recorded by the recorder node: "
+        "events and frame; the first three principal components of the features, as colours; the "
+        "similarity of each place to the one at the cross; segmentation, if a head was trained, or "
+        "else the colours, over the events; and the active patches. The student never sees a "
         "frame.</p>"
     )
     for source in journey.sources:
@@ -63,15 +63,15 @@ def _parts(journey: Journey) -> Iterator[str]:
         yield f"<h3>{html.escape(source.name)}</h3>{recorded_strip(reader, NODE)}"
         yield "<div class='columns'>"
         yield f"{recorded_times(reader, NODE)}{recorded_drops(reader)}</div>"
-    yield "<h2>What it learned from its teacher</h2>"
+    yield "<h2>Pretraining</h2>"
     yield from _run_parts(journey.pretrained)
     if journey.finetuned.is_dir():
-        yield "<h2>What a head makes of it</h2>"
+        yield "<h2>Training of the segmentation head</h2>"
         yield from _run_parts(journey.finetuned)
     for source in journey.sources:
         if source.teaches:
             quality = check_bag(BagReader(journey.recorded(source)))
-            yield f"<h2>The recording {html.escape(source.name)}</h2>"
+            yield f"<h2>Recording {html.escape(source.name)}</h2>"
             yield from report_parts(quality, REASONS)
 
 
@@ -87,15 +87,15 @@ def _run_parts(run: Path) -> Iterator[str]:
     first, last = judged[0], judged[-1]
     yield render_table(
         [(name, f"{first[name]:.3f}", f"{last[name]:.3f}") for name in SCORES if name in last],
-        ("on what was held out", f"step {first['step']}", f"step {last['step']}"),
+        ("validation", f"step {first['step']}", f"step {last['step']}"),
     )
     pictures = validation_pictures(run)
     if not pictures:
         return
     yield (
         "<p>Events, frame, and the features of teacher and student in one basis of principal "
-        "components: equal colours mean equal features. Below, for three places: how like every "
-        "other place is, for the teacher and for the student.</p>"
+        "components: equal colours mean equal features. Below, for three places: the similarity of "
+        "every other place, for the teacher and for the student.</p>"
     )
     steps = list(pictures)
     for number in range(min(_PANELS, len(pictures[steps[0]]))):

@@ -1,4 +1,4 @@
-"""Stages: done in order, done once, and gone on with after an interruption."""
+"""Running of stages: in order, each once, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NODE = "/scaleevent_perception"
 REPOSITORY = Path(__file__).resolve().parents[2]
 MARK = "stage.json"
-# All that a stage's result can depend on, besides what it is told.
+# Code and configuration on which the result of any stage may depend.
 _CODE = ("scaleevent_ros", "training", "config", "tools/demo")
 
 
@@ -30,15 +30,15 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of the journey.
+    """A stage of the demo.
 
     Attributes:
         name: Name of the stage and of its folder.
         purpose: Description in one line.
-        made_from: Words whose change makes the results of this and of later stages stale.
-        action: Function that runs it in a folder, and returns a summary line.
-        goes_on: Whether the action continues an interrupted one; otherwise it
-            starts with an empty folder.
+        made_from: Inputs, as text; if they change, this stage and all later ones are repeated.
+        action: Function that runs the stage in its folder, and returns a summary in one line.
+        goes_on: Whether the action can continue after an interruption; otherwise it starts again
+            with an empty folder.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Stage:
 def perform(stages: Sequence[Stage], output: Path) -> int:
     """Run all stages that are not complete, each in its own folder.
 
-    What a stage's result rests on, it and all before it, and the code, is condensed into a mark
-    in its folder; a stage whose mark is the same and says that it was finished is not done again.
+    A file in its folder holds a digest of the code and of the inputs of a stage and of all stages
+    before it, and the result once it is finished. A finished stage with the same digest is skipped.
 
     Returns:
-        An exit code: 0, 1 after a failure, 130 after Ctrl-C.
+        Exit code: 0, or 1 after a failure, or 130 after Ctrl-C.
     """
     sha = _code_digest()
     for stage in stages:
@@ -86,7 +86,7 @@ def perform(stages: Sequence[Stage], output: Path) -> int:
         except (StageError, CommandError, ScaleEventError, OSError) as error:
             sys.stderr.write(
                 f"demo: stage {stage.name} failed: {error}\n"
-                "Fix that, and run the same command again: it continues with this stage.\n"
+                "Fix the cause, and run the same command again: it continues with this stage.\n"
             )
             return 1
         except KeyboardInterrupt:
@@ -99,7 +99,7 @@ def perform(stages: Sequence[Stage], output: Path) -> int:
 
 
 def finished(output: Path) -> list[dict[str, str | float]]:
-    """List the marks of finished stages, in order: name, purpose, said, seconds."""
+    """List the finished stages in order: name, purpose, summary (``said``), and seconds."""
     marks = [(path.parent.name, _read_mark(path.parent)) for path in output.glob(f"*/{MARK}")]
     return [{"name": name, **mark} for name, mark in sorted(marks) if "seconds" in mark]
 
@@ -117,7 +117,7 @@ def _read_mark(folder: Path) -> dict[str, str | float]:
     try:
         return dict(json.loads((folder / MARK).read_text()))
     except (OSError, ValueError):
-        return {}  # never begun, or cut off while it was written
+        return {}  # the stage was never started, or interrupted while the file was written
 
 
 def _write_mark(folder: Path, mark: dict[str, str | float]) -> None:

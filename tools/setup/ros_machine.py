@@ -1,9 +1,8 @@
-"""Build a stand-in for a machine that has ROS 2 from apt: `ros_machine.py FOLDER`.
+"""Build an imitation of a machine that has ROS 2 from apt, for tests: `ros_machine.py FOLDER`.
 
-ROS 2's own packages are in no registry that every machine reaches, but its core exists as wheels.
-The stand-in has what matters on such a machine: a system Python with numpy 1 and without our
-libraries, ROS 2 in a prefix outside of any environment, and a `setup.sh` to source. `launch` and
-`ros2` are not in it: they are in no registry.
+The core of ROS 2 is available as wheels. The imitation has a system Python with numpy 1 and without
+this project's libraries, ROS 2 in a prefix outside of any environment, and a `setup.sh` to source.
+It lacks `launch` and `ros2`, for which there are no wheels.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 import setup_environment
 
 DISTRIBUTION = "kilted"
-# What Ubuntu packages for ROS 2 install into the system's Python.
+# Libraries that Ubuntu's packages of ROS 2 install into the system's Python.
 SYSTEM_LIBRARIES = (
     "numpy",
     "PyYAML",
@@ -41,10 +40,10 @@ export CMAKE_PREFIX_PATH="{prefix}${{CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}}"
 
 
 def copy_python(system: Path) -> Path:
-    """Copy this Python's interpreter, with no library but the standard one, to a folder.
+    """Copy this Python's interpreter to a folder, with links to the standard library only.
 
     Returns:
-        The copied interpreter.
+        Path of the copied interpreter.
     """
     version = f"python3.{sys.version_info[1]}"
     base = Path(sys.base_prefix)
@@ -62,7 +61,7 @@ def copy_python(system: Path) -> Path:
 
 
 def system_packages(python: Path) -> Path:
-    """Return the first folder in which an interpreter looks for libraries, made if needed."""
+    """Return the first site-packages folder of an interpreter; create it if it is missing."""
     code = "import site; print(site.getsitepackages()[0])"
     folder = Path(subprocess.check_output([python, "-I", "-c", code], text=True).strip())
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,19 +69,19 @@ def system_packages(python: Path) -> Path:
 
 
 def pinned(constraints: Path, pattern: str) -> list[str]:
-    """Return the lines of a constraints file that match a pattern from their start."""
+    """Return the lines of a constraints file whose beginnings match a pattern."""
     return [line for line in constraints.read_text().splitlines() if re.match(pattern, line)]
 
 
 def build(folder: Path, uv: Path) -> Path:
-    """Build the stand-in in an empty folder.
+    """Build the imitation in an empty folder.
 
     Args:
         folder: Folder to build in; only the standard library is shared with this machine's Python.
-        uv: Installer.
+        uv: Path of the installer uv.
 
     Returns:
-        The `setup.sh` to source.
+        Path of the `setup.sh` to source.
     """
     here = setup_environment.HERE
     python = copy_python(folder / "usr")
@@ -116,7 +115,7 @@ def build(folder: Path, uv: Path) -> Path:
 
 
 def main() -> None:
-    """Build the stand-in and print the path of its `setup.sh` last."""
+    """Build the imitation; the last line printed is the path of its `setup.sh`."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("folder", type=Path, help="where to build; new or empty")
     folder = parser.parse_args().folder.absolute()
