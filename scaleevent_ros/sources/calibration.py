@@ -314,7 +314,8 @@ def read_calibration(path: Path) -> Calibration:
         raise CalibrationError(msg) from None
     except (KeyError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        msg = f"{path}: invalid calibration of kind {content.get('kind')!r}: {what}"
+        named = f" of kind {content['kind']!r}" if "kind" in content else ""
+        msg = f"{path}: invalid calibration{named}: {what}"
         raise CalibrationError(msg) from None
 
 

@@ -155,13 +155,13 @@ def test_kalibr_files_are_read(tmp_path: Path) -> None:
     ("text", "what"),
     [
         ("[1, 2]", "no calibration"),
-        ("kind: [", "no YAML"),
+        ("kind: [", "is not YAML"),
         ("kind: magic", "magic"),
         ("frame_size: [3, 4]", "'kind' is missing"),
         ("{kind: homography, frame_size: [3, 4], event_size: [3, 4]}", "'homography' is missing"),
         (
             "{kind: homography, frame_size: [3, 4], event_size: [3, 4], homography: [[1, 2], [3]]}",
-            "homography",
+            "invalid calibration of kind 'homography': setting an array element",
         ),
         (
             "{kind: homography, frame_size: [3, 4], event_size: [3, 4], homography: [[0], [0]]}",
