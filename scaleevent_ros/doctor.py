@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scaleevent_ros.cache import user_cache, writable
+from scaleevent_ros.nodes.transport import PROFILE_VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 OLDEST_PYTHON, NEWEST_PYTHON = (3, 10), (3, 14)
-# Fast DDS renamed the variable; up to Jazzy's version it knows the second name only.
-PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 INTERFACES = {
     "event_camera_msgs.msg.EventPacket": {
         "header": "std_msgs/Header",

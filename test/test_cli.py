@@ -12,6 +12,7 @@ import pytest
 
 from scaleevent_ros import doctor
 from scaleevent_ros.doctor import Finding, Verdict
+from scaleevent_ros.nodes.transport import PROFILE_VARIABLES
 
 
 def scaleevent(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -46,7 +47,7 @@ def test_doctor_reports_every_part_as_json() -> None:
 def test_doctor_sees_the_middleware_as_it_comes_lose_large_messages(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for variable in doctor.PROFILE_VARIABLES:
+    for variable in PROFILE_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
     finding = doctor.check_transport("rmw_fastrtps_cpp")
     assert finding.verdict is Verdict.PROBLEM

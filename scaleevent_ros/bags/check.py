@@ -42,8 +42,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.bags.synchronization import Synchronization
     from scaleevent_ros.bags.timeline import Timeline
 
-PATCH = 16
-PATCH_EVENTS = 64
 MIN_ACTIVE_SHARE = 0.05
 MIN_USABLE_SHARE = 0.5
 MAX_LOST_SHARE = 0.01
@@ -220,7 +218,7 @@ class _PairChecker:
     ) -> None:
         analysis = future.result()
         events = window.events
-        active = float(activity_mask(events, PATCH, PATCH_EVENTS).mean())
+        active = float(activity_mask(events).mean())
         start_ns = window.sensor_ns - self._before_ns
         lost = (self._losses[:, 0] < window.sensor_ns) & (self._losses[:, 1] > start_ns)
         checks = {

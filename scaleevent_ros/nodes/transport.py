@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 """Variable before Fast DDS 3, which accepts it with a warning."""
+PROFILE_VARIABLES = (PROFILE_VARIABLE, OLD_PROFILE_VARIABLE)
 
 
 def large_messages_profile() -> Path:
@@ -22,7 +23,7 @@ def large_messages_profile() -> Path:
 
 def profile_environment() -> dict[str, str]:
     """Return the variable that selects our profile for Fast DDS; empty where a profile is set."""
-    if os.environ.get(PROFILE_VARIABLE) or os.environ.get(OLD_PROFILE_VARIABLE):
+    if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return {}
     old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
     return {OLD_PROFILE_VARIABLE if old else PROFILE_VARIABLE: str(large_messages_profile())}
