@@ -1,8 +1,9 @@
 """The engine alone: from a window's tensor to its outputs, by model, size and backend.
 
 One command on any machine, with or without a GPU, ROS or rosbags; weights are random, which costs
-the same. Every call is timed by itself, to its end, on a window that has just been written, as a
-node's window has: on a GPU it lies there. On a CPU the engine takes turns with ONNX Runtime called
+the same, but for the student `lite` that ships. ``--bag`` adds `lite` in 8 bits, calibrated on it.
+Every call is timed by itself, to its end, on a window that has just been written, as a node's
+window has: on a GPU it lies there. On a CPU the engine takes turns with ONNX Runtime called
 directly on a window that is normalized already (`bare`).
 """
 
@@ -13,6 +14,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,8 +22,11 @@ import numpy as np
 import torch
 
 from scaleevent_ros.models import build_student, save_student
+from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime import BACKENDS, Engine
+from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.exported import parse_size
+from scaleevent_ros.runtime.openvino_backend import has_bf16
 from scaleevent_ros.runtime.placement import missing_packages
 from scaleevent_ros.runtime.trial_windows import made_up_windows
 from scaleevent_ros.tasks import build_head, describe_head
@@ -41,9 +46,11 @@ MODELS = {
     "large": "vit_large_patch16_dinov3_qkvb",
     "tiny": "vit_tiny_patch16_224",
     "lite0": "tf_efficientnet_lite0",
+    "lite": "",
 }
+WANTED = ("features", "segmentation")
 ON_A_GPU = {"models": ["small", "base", "large"], "sizes": ["640x480", "1280x960"]}
-ON_A_CPU = {"models": ["lite0", "tiny", "small"], "sizes": ["320x240", "640x480"]}
+ON_A_CPU = {"models": ["lite", "lite0", "tiny", "small"], "sizes": ["320x240", "640x480"]}
 
 
 def write_student(path: Path, name: str) -> Path:
@@ -109,27 +116,45 @@ def bare_onnx(engine: Engine, window: NDArray[np.float32]) -> Timed:
     The session is the engine's own: the threads of a second one would spin against it.
     """
     session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - nobody else needs it
-    source, one = engine.header.input.normalize(window), np.ones(1, np.float32)
+    source = engine.header.input.normalize(window)
+    one = np.ones(1 + len(engine.header.leaky), np.float32)
     return Timed(
-        lambda events: session.run(None, {"events": events, "scale": one}),
+        lambda events: session.run(list(WANTED), {"events": events, "scale": one}),
         source,
         np.empty_like(source),
     )
 
 
+def variants(checkpoint: Path, arguments: argparse.Namespace) -> list[tuple[Path, str, str]]:
+    """List what to time: files with a backend and a precision."""
+    found = [(checkpoint, backend, arguments.precision) for backend in arguments.backends]
+    if arguments.device == "cpu" and arguments.precision == "auto":
+        if "openvino" in arguments.backends and has_bf16():
+            found.append((checkpoint, "openvino", "bf16"))
+        if arguments.bag and checkpoint == resolve_model("lite"):
+            file = Path(os.environ["XDG_CACHE_HOME"]) / "lite8.onnx"
+            if not file.exists():
+                export(
+                    checkpoint, file, ExportOptions(None, "int8", dynamic=True, bag=arguments.bag)
+                )
+            found += [(file, backend, "auto") for backend in arguments.backends]
+    return found
+
+
 def measure(
-    checkpoint: Path, size: tuple[int, int], backends: list[str], arguments: argparse.Namespace
+    checkpoint: Path, size: tuple[int, int], arguments: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Time a checkpoint's backends at one size, ms a window."""
+    """Time a checkpoint at one size, ms a window."""
     calls: dict[str, Timed] = {}
-    for backend in backends:
-        engine = Engine(checkpoint, arguments.device, arguments.precision, backend, size=size)
+    for file, backend, precision in variants(checkpoint, arguments):
+        engine = Engine(file, arguments.device, precision, backend, size=size)
         (window,) = made_up_windows(engine.header, size, 1)
         memory: Array = np.empty_like(window)
         if engine.device.type == "cuda":
             memory = torch.empty(window.shape, device=engine.device.to_torch())
-        calls[f"{engine.backend} {engine.precision}"] = Timed(engine, window, memory)
-        if engine.device.type == "cpu" and engine.backend == "onnx":
+        call = partial(engine, wanted=WANTED)
+        calls[f"{engine.backend} {engine.precision}"] = Timed(call, window, memory)
+        if engine.device.type == "cpu" and f"{engine.backend} {engine.precision}" == "onnx fp32":
             calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window)
     return take_turns(calls, arguments.seconds)
 
@@ -150,6 +175,9 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument(
+        "--bag", type=Path, help="recording on which `lite` is calibrated in 8 bits"
+    )
     parser.add_argument("--seconds", type=float, default=10.0, help="of each row of backends")
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
@@ -159,9 +187,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         for model in arguments.models:
-            checkpoint = write_student(Path(folder) / f"{model}.safetensors", model)
+            checkpoint = resolve_model("lite")
+            if model != "lite":
+                checkpoint = write_student(Path(folder) / f"{model}.safetensors", model)
             for size in arguments.sizes:
-                measured = measure(checkpoint, parse_size(size), arguments.backends, arguments)
+                measured = measure(checkpoint, parse_size(size), arguments)
                 for backend, times in measured.items():
                     p50, p99 = np.percentile(times, (50, 99))
                     row = f"{p50:.2f} | {p99:.2f} | {len(times)}"

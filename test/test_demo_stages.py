@@ -82,7 +82,7 @@ def test_a_failure_is_told_with_the_way_on(
 
 
 def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    script = "print('once'); raise SystemExit('twice')"
+    script = "print('once', flush=True); raise SystemExit('twice')"
     with pytest.raises(CommandError, match=r"ended with 1(.|\n)*once(.|\n)*twice"):
         run(tmp_path / "script.log", Path(sys.executable).name, "-c", script)
 

@@ -448,8 +448,13 @@ def test_set_up_and_tests_without_ros_pass_under_other_pythons(
     )
     packages = ("events", "bags", "sources", "data", "models", "distill", "tasks", "runtime")
     folders = " ".join(f"test/{package}" for package in packages)
+    parallel = "-n auto --dist loadfile"
     subprocess.run(
-        ["bash", "-c", f". ./env.sh && python -m pytest -q -p no:cacheprovider {folders}"],
+        [
+            "bash",
+            "-c",
+            f". ./env.sh && python -m pytest -q -p no:cacheprovider {parallel} {folders}",
+        ],
         cwd=checkout,
         env=environment(),
         check=True,

@@ -93,6 +93,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         if (REPOSITORY / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(REPOSITORY / name, checkout / name)
+    subprocess.run(["git", "init", "-q"], cwd=checkout, check=True)  # tests list its files
     made = Machine(setup_file, checkout)
     made.run("make setup")
     yield made
@@ -181,7 +182,8 @@ def test_installed_nodes_turn_events_into_features(
     assert values.std() > 0.1
 
 
-def test_the_whole_suite_passes_with_numpy_1(machine: Machine) -> None:
+def test_the_whole_suite_passes_with_numpy_1(machine: Machine, test_data: Path) -> None:
     command = "python -m pytest -q -p no:cacheprovider -n auto --dist loadfile"
-    output = machine.run(f". ./env.sh && {command}")
+    recordings = shlex.quote(str(test_data))
+    output = machine.run(f". ./env.sh && SCALEEVENT_TEST_DATA={recordings} {command}")
     assert " failed" not in output

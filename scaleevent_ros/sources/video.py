@@ -84,9 +84,12 @@ def _open_file(source: Path) -> Video:
     capture = cv2.VideoCapture(str(source))
     rate = capture.get(cv2.CAP_PROP_FPS)
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, and not in every file
-    size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    size = 0, 0
     stamps_ms = []
     while capture.grab():
+        if not stamps_ms:  # of what is shown: wheels before 4.12 announce the size before turning
+            decoded, frame = capture.retrieve()
+            size = frame.shape[1::-1] if decoded else size
         stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     capture.release()
     times_us = np.rint((np.array(stamps_ms) - (stamps_ms or [0])[0]) * 1000).astype(np.int64)

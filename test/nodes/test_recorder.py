@@ -391,7 +391,10 @@ def test_two_cameras_on_a_topic_flood_no_log_and_sighup_closes_the_bag(
     graph: Graph, tmp_path: Path
 ) -> None:
     events = graph.publisher(EventPacket, "/events", RELIABLE)
+    # Tests that were started by nohup ignore it, and so would what they start.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     recorder = start(graph, tmp_path)
+    signal.signal(signal.SIGHUP, before)
     settle(graph, events)
     begin = time.monotonic()
     for seq in range(300):

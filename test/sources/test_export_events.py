@@ -70,8 +70,9 @@ def test_other_readers_see_the_same(bag: Path, tmp_path: Path) -> None:
             1500,
             len(index) - 1,
         ):  # DSEC: t[ms_to_idx[ms]] >= ms*1000 > the one before
-            assert t[index[ms]] >= ms * 1000
-            assert not index[ms] or t[index[ms] - 1] < ms * 1000
+            row = int(index[ms])
+            assert t[row] >= ms * 1000
+            assert not row or t[row - 1] < ms * 1000
         assert len(index) == t[-1] // 1000 + 1
     table = np.loadtxt(tmp_path / "a.csv", np.int64, delimiter=",", skiprows=1)
     assert table.tolist() == np.stack([t_us, EVENTS.x, EVENTS.y, EVENTS.p], 1).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -100,9 +101,9 @@ main()
     command = [sys.executable, "-c", code, "simulate", "talk.mkv", "bag"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     lines = [line for line in done.stderr.splitlines() if "PyAV" in line]
-    assert lines == [
-        "talk.mkv: OpenCV decodes 2 frames of it; PyAV may decode more: pip install av"
-    ]
+    (line,) = lines  # 2 or 3 frames, as OpenCV's release decodes
+    told = r"talk\.mkv: OpenCV decodes [23] frames of it; PyAV may decode more: pip install av"
+    assert re.fullmatch(told, line)
     assert done.returncode == 0, done.stderr
 
 
