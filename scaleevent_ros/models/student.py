@@ -164,6 +164,20 @@ class Student(nn.Module):
         features = cast("Tensor", self.backbone(events, kept))
         return cast("Tensor", self.projection(features)) if project else features
 
+    def remember(self, events: Tensor) -> Tensor:
+        """Compute what the memory holds after windows that follow one another.
+
+        Args:
+            events: Consecutive windows, ``[B, T, bins, H, W]``.
+
+        Returns:
+            Features of the memory after the last window, ``[B, D, ceil(H / s), ceil(W / s)]``.
+        """
+        seconds = self.header.windows.length_ms * 1e-3
+        elapsed_s = events.new_full(events.shape[:2], seconds)
+        elapsed_s[:, 0] = torch.inf
+        return self._follow(events, elapsed_s)[1, :, -1]
+
     def _follow(self, events: Tensor, elapsed_s: Tensor) -> Tensor:
         """Compute the features of windows, and of the memory as it follows them."""
         assert self.memory is not None, "a sequence needs a memory"

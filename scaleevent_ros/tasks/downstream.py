@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
+from scaleevent_ros.tasks.correlation import CorrelationFlow
 from scaleevent_ros.tasks.eomt import EomtSegmentation, late_blocks_for
+from scaleevent_ros.tasks.errors import TaskError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +38,13 @@ class Downstream(nn.Module):
             on_teacher: The head takes features in the teacher's space; the student must be frozen.
 
         Raises:
-            TaskError: If the head does not fit such a student.
+            TaskError: If the head does not fit such a student: heads of two windows, and those that
+                take a student's last blocks, fit none with a memory.
         """
         super().__init__()
+        if student.memory is not None and isinstance(head, (CorrelationFlow, EomtSegmentation)):
+            msg = f"{type(head).__name__} fits no student with a memory: choose another head"
+            raise TaskError(msg)
         self.student = student
         self.head = head
         self._frozen = frozen
@@ -65,7 +71,8 @@ class Downstream(nn.Module):
 
         Args:
             events: ``[B, bins, H, W]``; for flow ``[B, 2, bins, H, W]``, the window before and the
-                window.
+                window; for a student with memory ``[B, T, bins, H, W]``, consecutive windows,
+                after the last of which the head sees what the memory holds.
 
         Returns:
             Output as in `scaleevent_ros.tasks.build_head`. In training, heads that learn
@@ -73,10 +80,14 @@ class Downstream(nn.Module):
             `EomtSegmentation.predictions`.
         """
         head, size = cast("Any", self.head), (events.shape[-2], events.shape[-1])
-        two = events.ndim == 5
+        remembers = self.student.memory is not None
+        two = events.ndim == 5 and not remembers
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             images = events.flatten(0, 1) if two else events
-            seen = self.student(images) if self._late is None else self._late.tokens(images)
+            if remembers:
+                seen = self.student.remember(events)
+            else:
+                seen = self.student(images) if self._late is None else self._late.tokens(images)
             for projection in self._projection:
                 seen = projection(seen)
         if self._late is not None:

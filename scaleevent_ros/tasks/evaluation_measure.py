@@ -104,7 +104,8 @@ def evaluate_checkpoint(
     kind, classes, events = kind_of(path, data), _classes(data), events_of(path, header)
     objective = _load(path, data, fabric)
     scale = header.teacher_options.get("scale", 1)
-    samples = build_held_out(data, events, classes, scale)
+    memory = header.memory is not None
+    samples = build_held_out(data, events, classes, scale, memory=memory)
     batches = validation_batches(len(samples), options.batch_size, rank=0, world=1)
     loader = load_batches(
         samples,
@@ -286,7 +287,7 @@ def _example(
     tensor, predicted = batch.events[place], output[place].float()
     return Example(
         events,
-        (tensor[-1] if tensor.ndim == 4 else tensor).cpu().numpy(),  # of flow, the later window
+        (tensor[-1] if tensor.ndim == 4 else tensor).cpu().numpy(),  # the last window
         (predicted if classes is None else predicted.argmax(dim=0)).cpu().numpy(),
         batch.truth[place].cpu().numpy(),
         known[place].cpu().numpy(),

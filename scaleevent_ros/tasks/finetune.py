@@ -129,7 +129,8 @@ def finetune(configuration: Finetuning) -> Outcome:
         else:
             model = build_downstream(configuration, classes)
     scale = model.student.header.teacher_options.get("scale", 1)
-    loaders = build_loaders(data, events, configuration.trainer, classes, scale)
+    memory = model.student.memory is not None
+    loaders = build_loaders(data, events, configuration.trainer, classes, scale, memory=memory)
     if fabric.is_global_zero:
         logger.info(
             "%d windows to learn from, %d to validate on",

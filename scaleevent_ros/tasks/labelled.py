@@ -159,7 +159,8 @@ class LabelledSample(NamedTuple):
 
     Attributes:
         events: The event tensor, float32 [channels, H, W]; for flow [2, channels, H, W], the window
-            before and the window.
+            before and the window; for a student with memory [T, channels, H, W], consecutive
+            windows of which the last has the truth.
         truth: Segmentation: class ids, int64 [H, W], `IGNORED` where there is none. Depth: m,
             float32 [1, H, W], 0 where it is not known. Flow: px to the right and down, float32
             [2, H, W], NaN where it is not known.
@@ -188,7 +189,8 @@ class LabelledOptions:
         height: Height of the event tensor.
         input: Specification of the event tensor.
         window: Length of the window of events, where the truth does not set it.
-        history_ns: Duration of history before the window in ns, for leaky integrals.
+        history_ns: Duration of history before the first window in ns, for leaky integrals.
+        windows: Consecutive windows T for a student with memory; 1 for others.
         augmentation: Random augmentation.
         seed: Seed of all random numbers.
     """
@@ -198,6 +200,7 @@ class LabelledOptions:
     input: InputSpec = field(default_factory=InputSpec)
     window: WindowOptions = field(default_factory=WindowOptions)
     history_ns: int = 0
+    windows: int = 1
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     seed: int = 0
 
@@ -258,19 +261,17 @@ def make_sample(
     t_start = window_start(events, t_end, options.window)
     if window.t_start is not None:
         t_start = window.t_start
-    earliest = 2 * t_start - t_end if task == "flow" else t_start
+    length_ns, count = t_end - t_start, 2 if task == "flow" else options.windows
+    earliest = t_end - count * length_ns
     seed = int(rng.integers(np.iinfo(np.int32).max))
     first = earliest - options.history_ns
     moved = move_events(events.between(first, t_end), view, seed)
     moved, _ = perturb_events(moved, first, t_end, options.augmentation, rng)
     spec = options.input
 
-    def tensor(start: int, end: int) -> Tensor:
-        return torch.from_numpy(spec.normalize(spec.build(moved, start, end)))
-
-    tensors = tensor(t_start, t_end)
-    if task == "flow":
-        tensors = torch.stack([tensor(earliest, t_start), tensors])
+    starts = range(earliest, t_end, length_ns)
+    built = [spec.normalize(spec.build(moved, start, start + length_ns)) for start in starts]
+    tensors = torch.from_numpy(built[0] if count == 1 else np.stack(built))
     last = moved.between(t_start, t_end)
     at_events = np.zeros((options.height, options.width), np.bool_)
     at_events[last.y, last.x] = True

@@ -98,6 +98,7 @@ class LabelledData:
         frames: Interval of ``mvsec_flow`` in frames (dt = 1, dt = 4); 0: between ground-truth maps.
         flow_ms: Interval of ``bag_flow`` after its stamp, in ms.
         bags: How bags are read; ``frames_topic`` is the topic of the ground truth.
+        windows: Consecutive windows of which a student with memory sees the last labelled.
         width: Width of the event tensor in pixels.
         height: Height of the event tensor in pixels.
         augmentation: Random augmentation of training samples.
@@ -123,6 +124,7 @@ class LabelledData:
     frames: int = 0
     flow_ms: float = 100.0
     bags: BagOptions = field(default_factory=BagOptions)
+    windows: int = 6
     width: int = 480
     height: int = 360
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
@@ -147,7 +149,7 @@ class LabelledData:
             raise ConfigurationError(msg)
         limits = {
             "fraction": (1e-6, 1), "validation_fraction": (1e-6, 1), "strength": (0, 100),
-            "frames": (0, 100), "flow_ms": (1, 10_000), "width": (16, 8192),
+            "frames": (0, 100), "flow_ms": (1, 10_000), "windows": (2, 100), "width": (16, 8192),
             "height": (16, 8192), "workers": (0, 256), "prefetch": (1, 64),
         }  # fmt: skip
         for name, (low, high) in limits.items():
@@ -179,6 +181,8 @@ def build_loaders(
     trainer: TrainerOptions,
     classes: ClassList | None,
     frame_scale: int = 1,
+    *,
+    memory: bool = False,
 ) -> PairLoaders:
     """Build the data loaders of training and validation samples.
 
@@ -188,27 +192,34 @@ def build_loaders(
         trainer: Batches, epochs and the seed.
         classes: Class list for segmentation.
         frame_scale: With ``data.source`` frames: their resolution relative to the ground truth.
+        memory: The student has a memory, and sees ``data.windows`` windows.
 
     Raises:
         ScaleEventError: If data are missing or invalid.
     """
-    options = _options(data, events, data.augmentation, trainer.seed)
+    windows = data.windows if memory else 1
+    options = _options(data, events, data.augmentation, trainer.seed, windows)
     learned: LabelledDataset | LabelledPictures
     if data.source == "frames":
         learned = _open_pictures(data, options, classes, frame_scale, learning=True)
     else:
-        film = _film(data, events, trainer.seed)
-        sources = _open(data, events, film, classes, learning=True)
+        film = _film(data, events, trainer.seed, windows)
+        sources = _open(data, events, film, classes, windows, learning=True)
         learned = LabelledDataset(take_fraction(sources, data.fraction), options)
     schedule = Schedule(
         (len(learned),), (1.0,), trainer.batch_size, trainer.seed, trainer.pairs_per_epoch
     )
-    held_out = build_held_out(data, events, classes, frame_scale)
+    held_out = build_held_out(data, events, classes, frame_scale, memory=memory)
     return PairLoaders(learned, held_out, schedule, data.workers, data.prefetch, stack)
 
 
 def build_held_out(
-    data: LabelledData, events: EventOptions, classes: ClassList | None, frame_scale: int = 1
+    data: LabelledData,
+    events: EventOptions,
+    classes: ClassList | None,
+    frame_scale: int = 1,
+    *,
+    memory: bool = False,
 ) -> LabelledDataset | LabelledPictures:
     """Open the validation data alone, independent of the seed of a run.
 
@@ -217,15 +228,17 @@ def build_held_out(
         events: The student's event tensor.
         classes: Class list for segmentation.
         frame_scale: Resolution of ``data.source`` frames relative to the ground truth.
+        memory: The student has a memory, and sees ``data.windows`` windows.
 
     Raises:
         ScaleEventError: If data are missing or invalid.
     """
-    options = _options(data, events, AugmentationOptions(), seed=0)
+    windows = data.windows if memory else 1
+    options = _options(data, events, AugmentationOptions(), 0, windows)
     if data.source == "frames":
         return _open_pictures(data, options, classes, frame_scale, learning=False)
-    film = replace(_film(data, events, seed=0), fixed_motion=True)
-    sources = _open(data, events, film, classes, learning=False)
+    film = replace(_film(data, events, 0, windows), fixed_motion=True)
+    sources = _open(data, events, film, classes, windows, learning=False)
     return LabelledDataset(take_fraction(sources, data.validation_fraction), options)
 
 
@@ -249,7 +262,11 @@ def _open_pictures(
 
 
 def _options(
-    data: LabelledData, events: EventOptions, augmentation: AugmentationOptions, seed: int
+    data: LabelledData,
+    events: EventOptions,
+    augmentation: AugmentationOptions,
+    seed: int,
+    windows: int,
 ) -> LabelledOptions:
     return LabelledOptions(
         data.width,
@@ -257,15 +274,17 @@ def _options(
         events.input,
         events.window,
         events.history_ns,
+        windows,
         augmentation,
         seed,
     )
 
 
-def _film(data: LabelledData, events: EventOptions, seed: int) -> FilmOptions:
+def _film(data: LabelledData, events: EventOptions, seed: int, windows: int) -> FilmOptions:
     history_ns = events.history_ns
     if events.history_s is None:
         history_ns = min(history_ns, FILM_HISTORY_NS)
+    history_ns += (windows - 1) * events.window.length_ns
     return FilmOptions(
         data.width, data.height, events.window, data.strength, seed, history_ns=history_ns
     )
@@ -276,6 +295,7 @@ def _open(
     events: EventOptions,
     film: FilmOptions,
     classes: ClassList | None,
+    windows: int,
     *,
     learning: bool,
 ) -> Sequence[LabelledSource]:
@@ -288,21 +308,27 @@ def _open(
         labels = Path(data.labels if learning else data.validation_labels)
         return [LabelledStills(pictures, labels, classes, film)]
     try:
-        return _open_recorded(data, events, classes, learning=learning)
+        return _open_recorded(data, events, classes, windows, learning=learning)
     except ModuleNotFoundError as error:
         msg = f"data.kind {data.kind} needs {error.name}: pip install 'scaleevent_ros[data]'"
         raise TaskError(msg) from error
 
 
 def _open_recorded(
-    data: LabelledData, events: EventOptions, classes: ClassList | None, *, learning: bool
+    data: LabelledData,
+    events: EventOptions,
+    classes: ClassList | None,
+    windows: int,
+    *,
+    learning: bool,
 ) -> Sequence[LabelledSource]:
     """Open recorded (not simulated) data.
 
     What reads HDF5 and bags is imported here: a machine without them still learns from pictures.
     """
     root, task = Path(data.root), data.task
-    window_ns, history_ns = events.window.length_ns, events.history_ns
+    window_ns = events.window.length_ns
+    history_ns = events.history_ns + (windows - 1) * window_ns
     named = data.train if learning else data.validation
 
     def names(published: Split) -> tuple[str, ...]:

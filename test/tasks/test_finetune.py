@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from labelled_pictures import write_labelled
@@ -25,11 +26,17 @@ from scaleevent_ros.distill.configuration import (
     parse_configuration,
 )
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.distill.parallel import start_fabric
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, save_student
-from scaleevent_ros.tasks import load_heads
+from scaleevent_ros.runtime import Engine
+from scaleevent_ros.runtime.trial_windows import made_up_windows
+from scaleevent_ros.tasks import TaskError, build_head, load_heads
 from scaleevent_ros.tasks.classes import read_classes
+from scaleevent_ros.tasks.downstream import Downstream
 from scaleevent_ros.tasks.eomt import EomtSegmentation
+from scaleevent_ros.tasks.evaluation import EvaluationOptions
+from scaleevent_ros.tasks.evaluation_measure import evaluate_checkpoint
 from scaleevent_ros.tasks.finetune import (
     Finetuning,
     HeadOptions,
@@ -218,6 +225,50 @@ def test_flow_is_learned_from_its_configuration(data: LabelledData, tmp_path: Pa
     student = load_student(tmp_path / "last.safetensors")
     assert student.header.classes == []
     assert set(student.header.heads) == set(load_heads(tmp_path / "last.safetensors")) == {"flow"}
+
+
+def test_a_head_on_a_memory_learns_from_sequences_and_runs_in_the_engine(
+    data: LabelledData, tmp_path: Path
+) -> None:
+    data = replace(data, windows=3)
+    configuration = configured(data, tmp_path / "plain", epochs=1)
+    student = build_downstream(configuration, read_classes(data.classes)).student
+    student.set_memory(1.0)
+    assert student.memory is not None
+    torch.nn.init.normal_(student.memory.correction.weight, std=0.1)
+    torch.nn.init.normal_(student.memory.gate.weight, std=0.1)
+    save_student(tmp_path / "start.safetensors", student)
+    init = replace(configuration.student, init=str(tmp_path / "start.safetensors"))
+    run = replace(configured(data, tmp_path / "run"), student=init)
+    learned = finetune(run).metrics["miou"]
+    assert learned > 0.5
+    path = tmp_path / "run" / "last.safetensors"
+    evaluation = evaluate_checkpoint(
+        path, EvaluationOptions(data=data, pictures=1), start_fabric(run.trainer), lambda *_: None
+    )
+    assert evaluation.scores["miou"] == pytest.approx(learned, abs=1e-6)
+    # The node's engine, fed one window after the other, gives what training's model gives.
+    engine = Engine(path, "cpu", backend="eager", size=(48, 64))
+    windows = made_up_windows(engine.header, (48, 64), 3)
+    classes = [engine(window).segmentation for window in windows][-1]
+    head = load_heads(path)["segmentation"]
+    model = Downstream(load_student(path), head, frozen=True).eval()
+    normalized = np.stack([engine.header.input.normalize(window) for window in windows])
+    with torch.no_grad():
+        expected = model(torch.from_numpy(normalized)[None])[0].argmax(0)
+        alone = model.head(model.student(torch.from_numpy(normalized[-1:])), (48, 64))[0].argmax(0)
+    assert np.array_equal(np.asarray(classes), expected.numpy())
+    assert not torch.equal(expected, alone)
+
+
+def test_heads_that_fit_no_memory_are_named(data: LabelledData, tmp_path: Path) -> None:
+    configuration = configured(data, tmp_path)
+    student = build_downstream(configuration, read_classes(data.classes)).student
+    student.set_memory(1.0)
+    eomt = HEADS["eomt"]
+    head = build_head(eomt.kind, student.width, student.stride, classes=2, **eomt.options)
+    with pytest.raises(TaskError, match="EomtSegmentation fits no student with a memory"):
+        Downstream(student, head, frozen=False)
 
 
 def test_the_seed_does_not_choose_what_is_judged(data: LabelledData, tmp_path: Path) -> None:

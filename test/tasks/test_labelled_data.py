@@ -64,6 +64,33 @@ def test_every_kind_has_a_task() -> None:
     assert set(TASKS) == set(get_args(Kind))
 
 
+def test_a_student_with_memory_gets_windows_that_follow_one_another(pictures: Path) -> None:
+    places = {
+        name: str(pictures / name.removeprefix("validation_"))
+        for name in ("pictures", "labels", "validation_pictures", "validation_labels")
+    }
+    classes = str(pictures / "classes.yaml")
+    data = LabelledData("stills", **places, classes=classes, windows=4, width=64, height=48)
+    events = EventOptions(window=WindowOptions(length_ms=40), leaky=[0.1])
+    known = read_classes(classes)
+    samples = build_held_out(data, events, known, memory=True)
+    found = samples[Draw(0, 0, 1)]
+    assert found.events.shape == (4, 6, 48, 64)
+    # Of the same film, each window built by itself.
+    film = samples._sources[0].read(1, 0)
+    assert film.t_end >= 4 * 40 * MS
+    for number, tensor in enumerate(found.events.numpy()):
+        t_end = film.t_end - (3 - number) * 40 * MS
+        expected = events.input.normalize(events.input.build(film.events, t_end - 40 * MS, t_end))
+        np.testing.assert_allclose(tensor, expected, atol=1e-5)
+    at_events = np.zeros((48, 64), np.bool_)
+    last = film.events.between(film.t_end - 40 * MS, film.t_end)
+    at_events[last.y, last.x] = True
+    assert np.array_equal(found.at_events.numpy(), at_events)
+    alone = build_held_out(data, events, known)[Draw(0, 0, 1)]
+    assert alone.events.shape == (6, 48, 64)
+
+
 def test_flow_of_pictures_is_new_in_each_epoch_and_judged_alike(pictures: Path) -> None:
     places = str(pictures / "pictures")
     data = LabelledData(
