@@ -84,6 +84,7 @@ class Downstream(nn.Module):
         two = events.ndim == 5 and not remembers
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             images = events.flatten(0, 1) if two else events
+            seen: Any
             if remembers:
                 seen = self.student.remember(events)
             else:

@@ -19,6 +19,7 @@ from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.tasks import TaskError
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.finetune import Finetuning
+from scaleevent_ros.tasks.labelled import LabelledDataset
 from scaleevent_ros.tasks.labelled_data import (
     TASKS,
     Kind,
@@ -65,15 +66,16 @@ def test_every_kind_has_a_task() -> None:
 
 
 def test_a_student_with_memory_gets_windows_that_follow_one_another(pictures: Path) -> None:
-    places = {
-        name: str(pictures / name.removeprefix("validation_"))
-        for name in ("pictures", "labels", "validation_pictures", "validation_labels")
-    }
+    places, labels = str(pictures / "pictures"), str(pictures / "labels")
     classes = str(pictures / "classes.yaml")
-    data = LabelledData("stills", **places, classes=classes, windows=4, width=64, height=48)
+    data = LabelledData(
+        pictures=places, labels=labels, validation_pictures=places, validation_labels=labels,
+        classes=classes, windows=4, width=64, height=48,
+    )  # fmt: skip
     events = EventOptions(window=WindowOptions(length_ms=40), leaky=[0.1])
     known = read_classes(classes)
     samples = build_held_out(data, events, known, memory=True)
+    assert isinstance(samples, LabelledDataset)
     found = samples[Draw(0, 0, 1)]
     assert found.events.shape == (4, 6, 48, 64)
     # Of the same film, each window built by itself.
