@@ -53,7 +53,7 @@ class EventSummary:
     decoder: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Set what is no field, so that `asdict` leaves it out."""
+        """Set the attributes that are not fields, which `asdict` omits."""
         self.losses: list[tuple[int, int]] = []
         self._seq: int | None = None
         self._first_ns: int | None = None
@@ -84,7 +84,7 @@ class EventSummary:
                 self._first_ns = int(events.t[0])
 
     def finish(self, stream: EventStream) -> None:
-        """Take over the counters of the stream that yielded the packets, and compute the rate."""
+        """Copy the counters of the stream of the packets, and compute duration and rate."""
         self.encoding = stream.encoding
         self.malformed = stream.malformed
         self.sensor_duration_s = ((self._last_ns or 0) - (self._first_ns or 0)) / 1e9

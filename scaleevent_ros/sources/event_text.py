@@ -43,8 +43,8 @@ def _parse_number(text: NDArray[np.uint8], i: int) -> tuple[int, int, int]:
     """Parse one decimal number that starts at a byte.
 
     Returns:
-        The integer part; the first 9 digits after the decimal point, -1 without one; the index of
-        the byte after the number, -1 if it is not a number or no separator follows.
+        The integer part, rounded down; the rest in units of 1e-9, -1 without a decimal point; the
+        index of the byte after the number, -1 if it is not a number or no separator follows.
     """
     sign = -1 if text[i] == _MINUS else 1
     start = i + (text[i] == _MINUS)
@@ -64,6 +64,8 @@ def _parse_number(text: NDArray[np.uint8], i: int) -> tuple[int, int, int]:
             fraction += scale * (text[i] - _ZERO)
             digits += 1
             i += 1
+    if sign < 0 and fraction > 0:  # the fraction is added, so that the integer part is rounded down
+        whole, fraction = whole + 1, 10**_FRACTION_DIGITS - fraction
     separated = text[i] <= _BLANK or text[i] == _COMMA
     return sign * whole, fraction, i if digits and separated else -1
 

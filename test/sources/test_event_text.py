@@ -111,6 +111,13 @@ def test_no_events_and_no_unit_are_errors(tmp_path: Path) -> None:
         read_text(tmp_path, "1 1 1 1\n", "hours")
 
 
+@pytest.mark.parametrize("seconds", ["-0.25", "-3.25"])
+def test_negative_times_are_an_error(tmp_path: Path, seconds: str) -> None:
+    t = int(float(seconds) * 1e9)
+    with pytest.raises(SourceError, match=f"t = {t} ns is not between 1970 and 2038"):
+        read_text(tmp_path, f"{seconds} 1 2 1\n0.5 3 4 1\n")
+
+
 def test_times_too_large_for_ns_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         read_text(tmp_path, f"{10**17} 1 1 1\n{'9' * 30} 1 1 1\n")
