@@ -237,7 +237,7 @@ def _records(data: memoryview, *, allow_cut: bool) -> Iterator[tuple[int, int, i
         if end > len(data):
             if allow_cut:
                 return
-            msg = f"a record claims {length} bytes where {len(data) - position} are left"
+            msg = f"a record declares {length} bytes, but {len(data) - position} are left"
             raise BagError(msg)
         yield op, position, end
         position = end

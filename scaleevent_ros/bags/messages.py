@@ -212,7 +212,7 @@ class _CdrReader:
         start = self._position
         left = len(self._bytes) - start
         if length > left:
-            msg = f"the message claims {length} bytes of data where {left} are left"
+            msg = f"the message declares {length} bytes of data, but {left} are left"
             raise MessageError(msg)
         self._position = start + length
         return self._bytes[start : self._position]

@@ -332,7 +332,8 @@ class BagReader:
         if topic is not None:
             self._require(topic)
             if self.topics[topic].msgtype not in msgtypes:
-                msg = f"topic {topic} of {self.path} holds {self.topics[topic].msgtype}, no {kind}s"
+                found = self.topics[topic].msgtype
+                msg = f"topic {topic} of {self.path} holds {found}, not {kind}s"
                 raise BagError(msg)
             return topic
         names = [name for name, info in self.topics.items() if info.msgtype in msgtypes]

@@ -46,7 +46,7 @@ class AugmentationOptions:
             raise DataError(msg)
         for name in ("flip", "polarity_flip"):
             if not 0 <= getattr(self, name) <= 1:
-                msg = f"augmentation: {name} is {getattr(self, name)}, a probability is 0 to 1"
+                msg = f"augmentation: {name} is {getattr(self, name)}, it must be 0 to 1"
                 raise DataError(msg)
         if not 0 <= self.shift <= 1000:
             msg = f"augmentation: shift is {self.shift}, it must be 0 to 1000 cells"

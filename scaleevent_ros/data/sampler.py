@@ -69,7 +69,10 @@ class Schedule:
         if any(weight < 0 for weight in self.weights) or not any(
             w * n for w, n in zip(self.weights, self.counts, strict=True)
         ):
-            msg = f"weights {list(self.weights)} over {list(self.counts)} pairs leave none to draw"
+            msg = (
+                f"weights {list(self.weights)} of recordings with {list(self.counts)} pairs leave "
+                "none to draw: weights must be 0 or more, and one above 0"
+            )
             raise DataError(msg)
         if self.steps_per_epoch < 1:
             msg = (

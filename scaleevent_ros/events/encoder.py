@@ -127,7 +127,8 @@ class Encoder:
     def _check(self, batch: EventBatch) -> None:
         side = self._format.max_side
         if max(batch.width, batch.height) > side:
-            msg = f"a sensor of {batch.width}x{batch.height} pixels: addresses end at {side - 1}"
+            size = f"{batch.width}x{batch.height}"
+            msg = f"a sensor of {size} pixels is too large: a side has at most {side}"
             raise EventsError(msg)
         batch.validate()
         if len(batch):

@@ -71,7 +71,7 @@ def check_decays(decays: Sequence[float]) -> None:
         raise EventsError(msg)
     for decay in decays:
         if not SHORTEST_DECAY <= decay <= LONGEST_DECAY:
-            msg = f"a leaky integral decays in 0.01 to 100 s, not {decay}"
+            msg = f"the decay of a leaky integral must be 0.01 to 100 s, not {decay}"
             raise EventsError(msg)
 
 

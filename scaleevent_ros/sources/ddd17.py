@@ -46,7 +46,7 @@ _TIMESTAMP_RESET = 1
 _ROWS = 128  # the recorder's own chunk
 
 
-class _Stretch(NamedTuple):
+class _ClockPart(NamedTuple):
     """Part of a recording between resets of the sensor's clock.
 
     Attributes:
@@ -94,7 +94,7 @@ class _Reader:
         self._rows = rows
         self._faults = faults
         self._flip = flip
-        self._stretches = self._find_stretches()
+        self._clock_parts = self._find_clock_parts()
 
     def events(self, t_start: int) -> Iterator[EventBatch]:
         """Stream the valid events from a time (ns) on."""
@@ -121,9 +121,9 @@ class _Reader:
                     flipped = np.ascontiguousarray(pixels[::-1, ::-1])
                     yield Picture(stamp, flipped if self._flip else pixels)
 
-    def _find_stretches(self) -> list[_Stretch]:
+    def _find_clock_parts(self) -> list[_ClockPart]:
         """Find the parts between restarts of the sensor's clock, mostly from packet headers."""
-        stretches: list[_Stretch] = []
+        parts: list[_ClockPart] = []
         start: int | None = 0
         last: tuple[int, caer.PacketHeader] | None = None
         with open_hdf5(self._path) as file:
@@ -141,29 +141,29 @@ class _Reader:
                         offset = int(host[row]) - int(t[-1])
                         if last is not None:
                             ends = self._times(self._words(file, *last), last[1])
-                            gaps = ends[-1:] + stretches[-1].offset_us - t[0]
+                            gaps = ends[-1:] + parts[-1].offset_us - t[0]
                             offset = max([offset, *gaps.tolist()])
-                        stretches.append(_Stretch(start, offset))
+                        parts.append(_ClockPart(start, offset))
                         start = None
                     last = row, header
-        if not stretches:
+        if not parts:
             msg = f"{self._path}: holds no events"
             raise SourceError(msg)
-        return stretches
+        return parts
 
     def _packets(self, kind: int) -> Iterator[tuple[int, NDArray[np.uint32], NDArray[np.int64]]]:
         """Yield row, words [count, size / 4] and host times [count], µs, of packets of a kind."""
-        following = iter(self._stretches)
-        stretch = next(following)
+        following = iter(self._clock_parts)
+        part = next(following)
         upcoming = next(following, None)
         with open_hdf5(self._path) as file:
             for row, header in self._headers(file):
                 if upcoming is not None and row >= upcoming.first_row:
-                    stretch, upcoming = upcoming, next(following, None)
+                    part, upcoming = upcoming, next(following, None)
                 if header.kind == kind and header.events:
                     words = self._words(file, row, header)
                     if len(words):
-                        yield row, words, self._times(words, header) + stretch.offset_us
+                        yield row, words, self._times(words, header) + part.offset_us
 
     def _headers(self, file: h5py.File) -> Iterator[tuple[int, caer.PacketHeader]]:
         for start in range(0, self._rows, _ROWS):

@@ -116,10 +116,10 @@ def _pieces(batches: Iterable[EventBatch]) -> Iterator[EventBatch]:
     for batch in batches:
         if not len(batch):
             continue
-        stretches = np.arange(batch.t[0] // PACKET_NS + 1, batch.t[-1] // PACKET_NS + 1)
-        if len(stretches) > len(batch):  # sparse: most stretches hold no event
-            stretches = np.unique(batch.t[1:] // PACKET_NS)
-        cuts = [0, *np.searchsorted(batch.t, stretches * PACKET_NS).tolist(), len(batch)]
+        bounds = np.arange(batch.t[0] // PACKET_NS + 1, batch.t[-1] // PACKET_NS + 1)
+        if len(bounds) > len(batch):  # sparse: most slots of PACKET_NS hold no event
+            bounds = np.unique(batch.t[1:] // PACKET_NS)
+        cuts = [0, *np.searchsorted(batch.t, bounds * PACKET_NS).tolist(), len(batch)]
         for start, end in pairwise(cuts):
             for first in range(start, end, PACKET_EVENTS):
                 yield batch[first : min(first + PACKET_EVENTS, end)]

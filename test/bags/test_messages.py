@@ -115,7 +115,7 @@ def test_bytes_that_end_early_or_lie_raise_the_one_error(cut: int, noise: bytes)
 def test_a_payload_that_claims_more_than_there_is_is_named() -> None:
     cdr = bytearray(event_packet_cdr(0, bytes(100)))
     cdr[-104:-100] = (2**31).to_bytes(4, "little")
-    with pytest.raises(MessageError, match="claims 2147483648 bytes of data where 100 are left"):
+    with pytest.raises(MessageError, match="declares 2147483648 bytes of data, but 100 are left"):
         parse_event_packet(cdr)
 
 

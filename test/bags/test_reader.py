@@ -376,7 +376,7 @@ class TestBadInput:
 
     def test_a_topic_of_another_type(self, tmp_path: Path) -> None:
         reader = BagReader(write_bag(tmp_path / "bag", MESSAGES))
-        with pytest.raises(BagError, match=r"holds sensor_msgs/msg/Image, no events"):
+        with pytest.raises(BagError, match=r"holds sensor_msgs/msg/Image, not events"):
             next(reader.events(IMAGE_TOPIC))
         with pytest.raises(BagError, match="has no topic /else"):
             next(reader.frames("/else"))

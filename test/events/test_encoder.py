@@ -165,7 +165,7 @@ def test_no_events_are_no_bytes(encoding: str) -> None:
 @encodings
 def test_refuses_what_it_cannot_write(encoding: str) -> None:
     one = make_batch([1], [1], [DAY], [1])
-    with pytest.raises(EventsError, match="addresses end at 2047"):
+    with pytest.raises(EventsError, match="a side has at most 2048"):
         ENCODE[encoding](EventBatch.empty(2049, 10))
     with pytest.raises(EventsError, match="give an origin near the first event"):
         ENCODE[encoding](make_batch([1], [1], [YEAR + 1], [1]))
