@@ -206,7 +206,7 @@ def _pieces(path: Path, unit: str | None, faults: Faults) -> Iterator[Columns]:
             if wrong:
                 line = text.split(b"\n", before + 1)[before][:80].decode("utf-8", "replace")
                 message = f"{path}: line {lines + before + 1:,} is {line!r}, not 't x y p'"
-                faults.add("lines that are no events", message, np.full(wrong, max(last_ns, 0)))
+                faults.add("lines that are not events", message, np.full(wrong, max(last_ns, 0)))
                 faults.count_events(wrong, wrong, message)
             yield Columns(str(path), first, numbers[:, 1], numbers[:, 2], t, numbers[:, 3])
             first += events

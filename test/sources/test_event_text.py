@@ -132,7 +132,7 @@ def test_lines_that_are_no_events_are_left_out_and_counted(tmp_path: Path) -> No
     events = EventBatch.concatenate(list(event_text.read_text(path, 240, 180, 0, faults)))
     assert len(events) == 300
     assert faults.summary() == {
-        "lines that are no events": {
+        "lines that are not events": {
             "count": 3,
             "first": f"{path}: line 102 is '100.0 1 x 1', not 't x y p'",
         }

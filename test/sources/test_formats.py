@@ -105,7 +105,7 @@ def test_a_missing_library_is_named_with_its_mend(
 
 
 def test_an_unknown_camera_is_an_error() -> None:
-    with pytest.raises(SourceError, match="no camera 'middle'"):
+    with pytest.raises(SourceError, match="left and right, not 'middle'"):
         ReadOptions(camera="middle")
 
 
