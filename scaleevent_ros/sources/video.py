@@ -85,9 +85,9 @@ def _open_file(source: Path) -> Video:
     rate = capture.get(cv2.CAP_PROP_FPS)
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, and not in every file
     size = 0, 0
-    stamps_ms = []
+    stamps_ms: list[float] = []
     while capture.grab():
-        if not stamps_ms:  # of what is shown: wheels before 4.12 announce the size before turning
+        if not stamps_ms:  # wheels before 4.12 announce the size before rotation
             decoded, frame = capture.retrieve()
             size = frame.shape[1::-1] if decoded else size
         stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
