@@ -28,7 +28,7 @@ from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.exported import parse_size
 from scaleevent_ros.runtime.openvino_backend import has_bf16
 from scaleevent_ros.runtime.placement import missing_packages
-from scaleevent_ros.runtime.trial_windows import made_up_windows
+from scaleevent_ros.runtime.trial_windows import synthetic_windows
 from scaleevent_ros.tasks import build_head, describe_head
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def measure(
     calls: dict[str, Timed] = {}
     for file, backend, precision in variants(checkpoint, arguments):
         engine = Engine(file, arguments.device, precision, backend, size=size)
-        (window,) = made_up_windows(engine.header, size, 1)
+        (window,) = synthetic_windows(engine.header, size, 1)
         memory: Array = np.empty_like(window)
         if engine.device.type == "cuda":
             memory = torch.empty(window.shape, device=engine.device.to_torch())

@@ -1,9 +1,9 @@
 """Dense features from event cameras, for ROS 2: record, pretrain, perceive.
 
-The journey of the data is the order of the subpackages: ``events`` (packets to events to
-tensors), ``bags`` and ``sources`` (where they come from), ``data`` (training samples),
-``models``, ``distill``, ``tasks``, ``runtime`` (a checkpoint becomes a fast callable),
-``visuals`` and ``nodes``. Imports point only backwards along that line.
+The subpackages follow the path of the data: ``events`` (packets to events to tensors), ``bags``
+and ``sources`` (recordings), ``data`` (training samples), ``models``, ``distill``, ``tasks``,
+``runtime`` (checkpoints as fast callables), ``visuals`` and ``nodes``. A subpackage imports only
+from those before it.
 """
 
 from __future__ import annotations

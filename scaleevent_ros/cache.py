@@ -29,14 +29,14 @@ def user_cache() -> Path:
 def writable(folder: Path) -> Path | None:
     """Create a folder, or a private one in the temporary folder if it cannot be written.
 
-    The second one belongs to this user, and is not writable by others: files in a cache are
-    loaded and run.
+    The private one belongs to this user and is not writable by others, since files in a cache are
+    loaded and executed. Each folder is checked once in a process.
 
     Args:
         folder: The preferred folder.
 
     Returns:
-        A folder that can be written; None where there is none.
+        A folder that can be written; None if there is none.
     """
     with contextlib.suppress(OSError):
         return _made(folder)
@@ -46,10 +46,10 @@ def writable(folder: Path) -> Path | None:
 
 
 def _made(folder: Path) -> Path:
-    """Create a folder if it is missing, and try to write to it.
+    """Create a folder if it is missing, and check that it can be written to.
 
     Raises:
-        OSError: If that cannot be done.
+        OSError: If it cannot be created or written to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
@@ -60,7 +60,7 @@ def _private() -> Path:
     """Create this user's own folder in the temporary folder.
 
     Raises:
-        OSError: If there is none, or others may write to it.
+        OSError: If it cannot be created, is not this user's, or others may write to it.
     """
     folder = Path(tempfile.gettempdir(), f"scaleevent-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -74,12 +74,13 @@ def _private() -> Path:
 def remove_unused(folder: Path, days: float, *, suffix: str = "") -> None:
     """Remove entries of a folder that were not used for a while.
 
-    An entry was used when it, or a file in it, was last written or touched; see `mark_used`.
+    The age of an entry is the time since it, or a file in it, was last written or touched; see
+    `mark_used`. Errors of the file system are ignored.
 
     Args:
-        folder: Folder whose files and folders are looked at.
-        days: Age from which on they are removed.
-        suffix: End of the names that are looked at.
+        folder: Folder whose files and folders are checked.
+        days: Age in days above which entries are removed.
+        suffix: Only entries whose names end in it are checked.
     """
     oldest = time.time() - days * DAY_S
     with contextlib.suppress(OSError):

@@ -12,6 +12,10 @@ from scaleevent_ros.errors import ScaleEventError
 
 EventsTopic = Annotated[str | None, typer.Option(help="Event topic, for bags that hold several.")]
 FeaturesSpace = Annotated[str, typer.Option(help="Space of the features: student or teacher.")]
+CLOCK = (
+    "How frames and events are put on one clock: auto, hardware_trigger, sensor_time, "
+    "header_stamps or estimated."
+)
 
 app = typer.Typer(
     name="scaleevent",
@@ -24,7 +28,7 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    """Keep the form `scaleevent COMMAND` for any number of commands."""
+    """Make typer use the form `scaleevent COMMAND` for any number of commands."""
 
 
 @app.command()
@@ -167,9 +171,7 @@ def align(
     frames_topic: Annotated[
         str | None, typer.Option(help="Image topic, for bags that hold several.")
     ] = None,
-    clock: Annotated[
-        str, typer.Option(help="How frames and events are put on one clock.")
-    ] = "auto",
+    clock: Annotated[str, typer.Option(help=CLOCK)] = "auto",
     frame_camera: Annotated[
         str | None, typer.Option(help="Frame camera's name in Kalibr's file: cam0, …")
     ] = None,
@@ -316,7 +318,10 @@ def info(
     bag: Annotated[Path, typer.Argument(help="Bag folder, or one file of it.")],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     count: Annotated[
-        bool, typer.Option("--count", help="Decode all events: polarities, triggers, losses.")
+        bool,
+        typer.Option(
+            "--count", help="Decode all events, and count polarities, triggers and losses."
+        ),
     ] = False,
     pictures: Annotated[
         Path | None, typer.Option(help="Folder for pictures of the events at three moments.")
@@ -349,13 +354,7 @@ def check(
     images: Annotated[
         str | None, typer.Option(help="Image topic, for bags that hold several.")
     ] = None,
-    mode: Annotated[
-        str,
-        typer.Option(
-            help="How frames and events are put on one clock: auto, hardware_trigger, "
-            "sensor_time, header_stamps or estimated."
-        ),
-    ] = "auto",
+    mode: Annotated[str, typer.Option(help=CLOCK)] = "auto",
     window: Annotated[float, typer.Option(help="Milliseconds of events before each frame.")] = 50.0,
 ) -> None:
     """Check a bag for pretraining: exit code 0 if usable, 1 if not, 2 if not readable."""

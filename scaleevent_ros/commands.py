@@ -1,4 +1,4 @@
-"""Exit of the commands: one line and an exit code for each expected error."""
+"""How commands end: one line on stderr and an exit code for each expected error."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ INTERRUPTED = 130  # shells' exit code for SIGINT
 
 @contextmanager
 def exit_on_error(name: str) -> Iterator[None]:
-    """Exit with one line on stderr for an expected error, or for Ctrl-C.
+    """Exit with one line on stderr for an expected error, an `OSError` or Ctrl-C.
+
+    Warnings are also printed as one line each, from then on.
 
     Args:
-        name: Name of the command, which begins the line.
+        name: Name of the command, with which the line begins.
 
     Raises:
-        SystemExit: With the error's `ScaleEventError.exit_code`, or 130.
+        SystemExit: With the error's `ScaleEventError.exit_code`, or 130 for Ctrl-C.
     """
 
     def show(message: Warning | str, *_: object) -> None:

@@ -7,6 +7,7 @@ with a time limit.
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -143,7 +144,7 @@ print(json.dumps(answer))
 
 
 def _no_gpu(cuda: str | None) -> Finding:
-    """Distinguish a machine without a GPU from one whose GPU PyTorch cannot use."""
+    """Report that there is no GPU, or why PyTorch cannot use the one that there is."""
     driver = Path("/proc/driver/nvidia/version").exists() or Path("/etc/nv_tegra_release").exists()
     if not driver:
         fix = "training and perception run on the CPU, slowly; device:=cuda needs an NVIDIA GPU"
@@ -205,7 +206,7 @@ def check_interface(name: str, fields: dict[str, str]) -> Finding:
 
 
 def check_transport(rmw: str) -> Finding:
-    """Send ten best-effort messages of 4 MB from one process to another."""
+    """Check that ten best-effort messages of 4 MB arrive from one process in another."""
     topic = f"/scaleevent_loopback_{uuid.uuid4().hex[:12]}"
     command = [sys.executable, "-m", "scaleevent_ros.nodes.loopback"]
     roles = [
@@ -251,7 +252,7 @@ def check_transport(rmw: str) -> Finding:
 
 
 def check_disk(folder: Path) -> Finding:
-    """Check the free disk space; a minute of recording takes 3 GB."""
+    """Check the free disk space at a folder; a minute of recording takes about 3 GB."""
     free = shutil.disk_usage(folder).free
     found = f"{free / GIB:.0f} GiB free in {folder}"
     if free < GIB:
@@ -279,7 +280,7 @@ def check_caches() -> list[Finding]:
     logs = Path(os.environ.get("ROS_LOG_DIR") or f"{home}/log")
     existing = next(parent for parent in (logs, *logs.parents) if parent.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        text = f"ROS cannot write its logs to {logs}, which ends every node of rclpy at its start"
+        text = f"ROS cannot write its logs to {logs}: every rclpy node ends at its start"
         fix = "set ROS_LOG_DIR to a folder that this user may write to"
         findings.append(Finding("ROS logs", Verdict.WARNING, text, fix))
     return findings
@@ -355,7 +356,7 @@ print(json.dumps([missing, broken]))
 
 
 def examine(folder: Path) -> list[Finding]:
-    """Run all checks, quick ones first."""
+    """Run all checks; ``folder`` is the one for recordings, whose free space is checked."""
     checks: Sequence[Callable[[], Finding | list[Finding]]] = (
         check_python,
         check_torch,

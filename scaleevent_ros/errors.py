@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 class ScaleEventError(Exception):
-    """Expected error outside the program: the message gives the cause and a suggested fix.
+    """Expected error with a cause outside the program; the message gives it and a suggested fix.
 
     Each layer derives its own class from it. The command line and the nodes print the message
-    alone, without a traceback; any other exception is a defect of ours.
+    without a traceback; any other exception is a defect of this package.
 
     Attributes:
         exit_code: Exit code of a command that ends with it.

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 
 def lazy_exports(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__`.
+    """Return a package's `__getattr__`, which imports public names on first use.
 
-    Launch files run under a Python that has no third-party libraries, and import parameter
-    definitions that need a few constants of such a package.
+    Launch files run under a Python without third-party libraries, and import parameter definitions
+    that need a few constants of such a package.
 
     Args:
         package: Name of the package.

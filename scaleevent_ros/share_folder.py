@@ -1,4 +1,4 @@
-"""The files that come with the package: `config/` and `launch/`."""
+"""Location of the files that are installed with the package: `config/` and `launch/`."""
 
 from __future__ import annotations
 

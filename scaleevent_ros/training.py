@@ -1,6 +1,6 @@
 """The commands ``scaleevent pretrain``, ``cache-teacher``, ``finetune`` and ``evaluate``.
 
-The scripts in ``training/`` of a checkout are the same commands.
+The scripts in ``training/`` of a checkout run the same functions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDERS = {"pretrain": "config/pretrain", "finetune": "config/finetune"}
 
 
 def pretrain(arguments: Sequence[str]) -> None:
-    """Distil a teacher of frames into a student of events: `--config NAME` or a YAML file."""
+    """Distil an image teacher into an event student: `--config PRESET` or a YAML file."""
     from scaleevent_ros.distill import Pretraining
     from scaleevent_ros.distill import pretrain as run
     from scaleevent_ros.distill.configuration import parse_configuration
@@ -31,7 +31,10 @@ def pretrain(arguments: Sequence[str]) -> None:
 
     _start_logging()
     arguments = resolve_presets("pretrain", arguments)
-    outcome = run(parse_configuration(Pretraining, arguments, str(pretrain.__doc__)), draw_panel)
+    configuration = parse_configuration(
+        Pretraining, arguments, str(pretrain.__doc__), "scaleevent pretrain"
+    )
+    outcome = run(configuration, draw_panel)
     logger.info(
         "done after step %d; best after step %d: %.4f",
         outcome.step,
@@ -41,21 +44,22 @@ def pretrain(arguments: Sequence[str]) -> None:
 
 
 def cache_teacher(arguments: Sequence[str]) -> None:
-    """Fill `teacher.cache` for a pretraining run: the options of `pretrain`; resumable."""
+    """Fill `teacher.cache` for a pretraining run, with the same fields as `pretrain`; resumable."""
     from scaleevent_ros.distill import Pretraining
     from scaleevent_ros.distill.configuration import parse_configuration
     from scaleevent_ros.distill.pretraining import cache_features
 
     _start_logging()
     arguments = resolve_presets("pretrain", arguments)
-    pairs, computed = cache_features(
-        parse_configuration(Pretraining, arguments, str(cache_teacher.__doc__))
+    configuration = parse_configuration(
+        Pretraining, arguments, str(cache_teacher.__doc__), "scaleevent cache-teacher"
     )
-    logger.info("%d pairs: features of %d frames computed, the others were there", pairs, computed)
+    pairs, computed = cache_features(configuration)
+    logger.info("%d pairs: features of %d frames computed, the others were cached", pairs, computed)
 
 
 def finetune(arguments: Sequence[str]) -> None:
-    """Train the head of a task on a student of events: `--config NAME` or a YAML file."""
+    """Train a task head on an event student: `--config PRESET` or a YAML file."""
     from scaleevent_ros.distill.configuration import parse_configuration
     from scaleevent_ros.tasks.finetune import Finetuning
     from scaleevent_ros.tasks.finetune import finetune as run
@@ -63,7 +67,9 @@ def finetune(arguments: Sequence[str]) -> None:
 
     _start_logging()
     arguments = resolve_presets("finetune", arguments)
-    configuration = parse_configuration(Finetuning, arguments, str(finetune.__doc__))
+    configuration = parse_configuration(
+        Finetuning, arguments, str(finetune.__doc__), "scaleevent finetune"
+    )
     outcome = run(configuration)
     metric = OBJECTIVES[configuration.data.task].metric
     logger.info(
@@ -76,7 +82,7 @@ def finetune(arguments: Sequence[str]) -> None:
 
 
 def evaluate(arguments: Sequence[str]) -> None:
-    """Measure checkpoints of students and heads, and compare groups of them."""
+    """Evaluate checkpoints with heads, and compare groups of them."""
     from scaleevent_ros.tasks.evaluation import evaluate as run
     from scaleevent_ros.tasks.evaluation import parse_request
     from scaleevent_ros.visuals.predictions import draw_example
@@ -86,7 +92,12 @@ def evaluate(arguments: Sequence[str]) -> None:
 
 
 def resolve_presets(command: str, arguments: Sequence[str]) -> list[str]:
-    """Replace the name of a preset after ``--config`` by the path of its file."""
+    """Replace the name of a preset after ``--config`` by the path of its file.
+
+    Args:
+        command: ``pretrain`` or ``finetune``.
+        arguments: Command-line arguments; others are returned unchanged.
+    """
     resolved = list(arguments)
     for index, word in enumerate(resolved):
         option, equals, value = word.partition("=")
@@ -98,7 +109,7 @@ def resolve_presets(command: str, arguments: Sequence[str]) -> list[str]:
 
 
 def _preset(command: str, name: str) -> str:
-    """Find a preset in the checkout or installation that this module lies in."""
+    """Return the path of a preset of this checkout or installation; ``name`` if there is none."""
     path = share_folder() / FOLDERS[command] / f"{name}.yaml"
     if Path(name).suffix or Path(name).exists() or not path.is_file():
         return name

@@ -30,6 +30,13 @@ def test_an_unknown_command_is_refused() -> None:
     assert scaleevent("no-such-command").returncode == 2
 
 
+@pytest.mark.parametrize("command", ["pretrain", "cache-teacher", "finetune", "evaluate"])
+def test_help_of_trainings_gives_the_command(command: str) -> None:
+    done = scaleevent(command, "--help")
+    assert done.stdout.startswith(f"usage: scaleevent {command} "), done.stderr
+    assert ".py " not in done.stdout
+
+
 def test_doctor_reports_every_part_as_json() -> None:
     done = scaleevent("doctor", "--json")
     report = json.loads(done.stdout)

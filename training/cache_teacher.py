@@ -1,4 +1,4 @@
-"""Fill `teacher.cache` for a pretraining run: `scaleevent cache-teacher` of a checkout."""
+"""Fill `teacher.cache` for a pretraining run; the same as `scaleevent cache-teacher`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scaleevent_ros.commands import exit_on_error
 
 if __name__ == "__main__":
     with exit_on_error("cache_teacher"):
-        # Here, since it takes seconds, in which it may be interrupted.
+        # Imported here: it takes seconds, and Ctrl-C must end it with one line.
         from scaleevent_ros.training import cache_teacher
 
         cache_teacher(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Measure and compare checkpoints: `scaleevent evaluate` of a checkout."""
+"""Evaluate and compare checkpoints; the same as `scaleevent evaluate`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scaleevent_ros.commands import exit_on_error
 
 if __name__ == "__main__":
     with exit_on_error("evaluate"):
-        # Here, since it takes seconds, in which it may be interrupted.
+        # Imported here: it takes seconds, and Ctrl-C must end it with one line.
         from scaleevent_ros.training import evaluate
 
         evaluate(sys.argv[1:])

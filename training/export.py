@@ -1,4 +1,4 @@
-"""Export a student as ONNX or TensorRT: `scaleevent export`, for a checkout without the command."""
+"""Export a student as ONNX or TensorRT; the same as `scaleevent export`."""
 
 from __future__ import annotations
 

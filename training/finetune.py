@@ -1,4 +1,4 @@
-"""Train a head on a student of events: `scaleevent finetune` of a checkout."""
+"""Train a task head on an event student; the same as `scaleevent finetune`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scaleevent_ros.commands import exit_on_error
 
 if __name__ == "__main__":
     with exit_on_error("finetune"):
-        # Here, since it takes seconds, in which it may be interrupted.
+        # Imported here: it takes seconds, and Ctrl-C must end it with one line.
         from scaleevent_ros.training import finetune
 
         finetune(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Distil a teacher of frames into a student of events: `scaleevent pretrain` of a checkout."""
+"""Distil an image teacher into an event student; the same as `scaleevent pretrain`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scaleevent_ros.commands import exit_on_error
 
 if __name__ == "__main__":
     with exit_on_error("pretrain"):
-        # Here, since it takes seconds, in which it may be interrupted.
+        # Imported here: it takes seconds, and Ctrl-C must end it with one line.
         from scaleevent_ros.training import pretrain
 
         pretrain(sys.argv[1:])

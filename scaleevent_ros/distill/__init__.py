@@ -1,8 +1,8 @@
-"""A teacher that sees frames teaches a student that sees events: losses, step, trainer.
+"""Distillation of an image teacher into an event student: losses, objective, trainer.
 
-In come a configuration (`Pretraining`) and the recordings it names; out goes a run's folder with
-students, checkpoints, metrics and pictures (`pretrain`). `trainer.Trainer` is the loop of anything
-that trains on pairs.
+In: a configuration (`Pretraining`) and the recordings it names. Out: the folder of a run with
+students, checkpoints, metrics and pictures (`pretrain`). `trainer.Trainer` is the training loop of
+pretraining and of task heads.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class WeightAverage:
     """A copy of a model with ``average = decay * average + (1 - decay) * weight``.
 
-    Buffers, such as a batch norm's running statistics, which are averages already, are copied.
+    Buffers are copied: a batch norm's running statistics are averages already.
     `torch.optim.swa_utils.AveragedModel` does the same, but waits for the GPU in each update, and
-    cannot copy a model that is sharded already: here the copy is made first, then both are sharded.
+    cannot copy a model that is sharded already; here the copy is made first, then both are sharded.
 
     Attributes:
         module: The copy, in eval mode and without gradients.

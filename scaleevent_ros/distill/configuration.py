@@ -458,7 +458,10 @@ class Pretraining:
 
 
 def parse_configuration(
-    kind: type[Configuration], arguments: Sequence[str], description: str
+    kind: type[Configuration],
+    arguments: Sequence[str],
+    description: str,
+    program: str | None = None,
 ) -> Configuration:
     """Read a configuration from ``--config FILE.yaml`` and ``--any.field value``.
 
@@ -468,13 +471,14 @@ def parse_configuration(
         kind: Dataclass to fill.
         arguments: Command-line arguments.
         description: Description of the program in its help.
+        program: Name of the program in its help; that of the running script if None.
 
     Raises:
-        ConfigurationError: A field is unknown, of a wrong type or out of range; names it.
+        ConfigurationError: If a field is unknown, of a wrong type or out of range.
     """
     import jsonargparse
 
-    parser = jsonargparse.ArgumentParser(description=description, exit_on_error=False)
+    parser = jsonargparse.ArgumentParser(program, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file; later arguments override it.")
     parser.add_class_arguments(kind, as_group=False)
     try:

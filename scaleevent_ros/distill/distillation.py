@@ -1,4 +1,4 @@
-"""The objective of pretraining: distil a teacher of frames into a student of events."""
+"""The objective of pretraining: distil an image teacher into an event student."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Panel(NamedTuple):
     Attributes:
         events: The event tensor, float32 [bins, H, W].
         frame: uint8 [3, H', W'], RGB.
-        teacher: Features, float32 [D, h, w], without their mean over the training set.
-        student: Student features in the teacher's space, float32 [D, h, w].
-        active: bool [h, w].
+        teacher: Teacher features, float32 [D, h, w], without their mean over the training set.
+        student: Student features in the same space, float32 [D, h, w].
+        active: Active tokens, bool [h, w].
     """
 
     events: Tensor
@@ -57,11 +57,11 @@ class Panel(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Features of both for a batch.
+    """Features of student and teacher for a batch, and the loss between them.
 
     Attributes:
-        student: Projected student features, ``[B, D, h, w]``, with a gradient; standardized if the
-            student's header.
+        student: Projected student features, ``[B, D, h, w]``, with a gradient; in standardized
+            space if ``student.header.standardized``.
         teacher: Teacher features, ``[B, D, h, w]``, not standardized.
         terms: Terms of the loss.
     """
@@ -88,9 +88,9 @@ def dilate_mask(active: Tensor, dilation: int) -> Tensor:
 
 
 def draw_kept(count: int, patches: int, dropout: float) -> Tensor:
-    """Draw which patch tokens of each image are kept, from PyTorch's random numbers.
+    """Choose at random the patch tokens of each image that are kept, by PyTorch's generator.
 
-    The trainer seeds them for each step, so that a resumed run draws the same.
+    The trainer seeds it for each step, so that a resumed run makes the same choice.
 
     Args:
         count: Images B.
@@ -98,17 +98,17 @@ def draw_kept(count: int, patches: int, dropout: float) -> Tensor:
         dropout: Share of tokens to drop.
 
     Returns:
-        int64 ``[B, K]`` on the CPU, ascending; K is at least 1.
+        Indices of the kept tokens, int64 ``[B, K]`` on the CPU, ascending; K is at least 1.
     """
     keep = max(1, round(patches * (1 - dropout)))
     return torch.rand(count, patches).argsort(dim=1)[:, :keep].sort(dim=1).values
 
 
 def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
-    """Return the teacher's features of a batch, stored in its samples or else computed.
+    """Return the teacher's features of a batch: those stored in its samples, else computed ones.
 
     Returns:
-        ``[B, D, h, w]``, float32, moved by the batch's moves.
+        ``[B, D, h, w]``, float32, shifted and flipped by ``batch.moves``.
     """
     features = batch.features.float()
     if not len(features):
@@ -139,21 +139,21 @@ class Distillation:
         autocast: Callable[[], AbstractContextManager[Any]] | None = None,
         draw: Callable[[Panel], NDArray[np.uint8]] | None = None,
     ) -> None:
-        """Model of student, teacher and loss.
+        """Combine student, teacher and loss.
 
         Args:
-            student: Student with a projection to the teacher's width where theirs differ.
+            student: Student whose projected features have the teacher's width.
             teacher: Frozen teacher.
             loss: Distillation loss.
             dilation: Dilation of the mask of active tokens, see `dilate_mask`.
             final_dilation: Dilation at the end of training, reached linearly; None keeps it.
             patch_dropout: Share of the student's patch tokens that are dropped in training (Li et
                 al., "Scaling Language-Image Pre-training via Masking", CVPR 2023).
-            features: Source of the teacher's features instead of the teacher itself.
-            statistics: Statistics of the teacher's features, if the student learns them
-                standardized (``student.header.standardized``) or cosines are to be centred.
-            autocast: Context in which the teacher computes.
-            draw: Makes a picture of a validation sample, uint8 [H, W, 3].
+            features: Source of the teacher's features, such as a cache; the teacher if None.
+            statistics: Statistics of the teacher's features: needed for a standardized target
+                (``student.header.standardized``); with them, cosines are of centred features.
+            autocast: Context in which the teacher's features are computed.
+            draw: Function that draws a validation sample, uint8 [H, W, 3]; no pictures if None.
         """
         self.model = cast("nn.Module", student)
         self._student = student
@@ -169,13 +169,13 @@ class Distillation:
         self._draw = draw
 
     def to(self, device: torch.device) -> None:
-        """Move the teacher and its statistics."""
+        """Move the teacher and its statistics to a device."""
         self._teacher.to(device)
         if self._statistics is not None:
             self._statistics = self._statistics.to(device)
 
     def start_step(self, progress: float) -> None:
-        """Set the dilation of the mask."""
+        """Set the dilation of the mask; ``progress`` is the share of the run that is done."""
         first, last = self._dilations
         self._dilation = round(first + (last - first) * progress)
 
@@ -185,8 +185,8 @@ class Distillation:
         Args:
             model: Student.
             batch: Pairs.
-            kept: Patch tokens that the student computes and learns from, int64 ``[B, K]`` on the
-                CPU; all if None.
+            kept: Patch tokens that the student computes and that enter the loss, int64 ``[B, K]``
+                on the CPU; all if None.
         """
         with nullcontext() if self._autocast is None else self._autocast():
             of_teacher = teacher_features(self._features, batch)
@@ -208,7 +208,7 @@ class Distillation:
         return Compared(of_student, of_teacher, terms)
 
     def _target(self, of_teacher: Tensor) -> Tensor:
-        """Return the features that the student learns, ``[B, D, h, w]``."""
+        """Return the target of the student's features, ``[B, D, h, w]``."""
         if self._statistics is not None and self._standardized:
             return self._statistics.standardize(of_teacher)
         return of_teacher
@@ -222,7 +222,7 @@ class Distillation:
         return scaled, statistics.center(teacher)
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-        """Compute the terms of the loss, and the share of active tokens."""
+        """Compute the terms of the loss, and the share of active tokens (``active``)."""
         kept = None
         if self._patch_dropout:
             count = batch.active[0].numel()
@@ -259,11 +259,11 @@ class Distillation:
         return sums, self._pictures(batch, *maps, pictures)
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Divide each sum by its weight; the two are float64 [2]."""
+        """Compute each metric, given its sum and the sum's weight as float64 ``[2]``."""
         return ratios(sums)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Return the cosine on active tokens, which does not depend on the loss."""
+        """Return the mean cosine on active tokens, which does not depend on the loss."""
         return metrics["cosine_active"]
 
     def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
@@ -294,19 +294,25 @@ class Distillation:
 class SequenceDistillation(Distillation):
     """The objective of a student with memory, on sequences of windows.
 
-    The features of each window alone learn as without memory; those of the memory learn to be the
-    teacher's on all covered tokens, since it knows of places without events. Metrics are those of
-    the memory after the last window.
+    The features of each window alone are trained as without memory. Those of the memory are trained
+    on all covered tokens, since the memory has features where a window has no events. Metrics
+    compare the memory's features with the teacher's.
     """
 
     def __init__(self, *arguments: Any, memory_weight: float = 1.0, **options: Any) -> None:
-        """Take the arguments of `Distillation`, and the weight of the memory's loss."""
+        """Combine student, teacher and losses.
+
+        Args:
+            arguments: Positional arguments of `Distillation`.
+            memory_weight: Weight of the memory's loss.
+            options: Keyword arguments of `Distillation`.
+        """
         super().__init__(*arguments, **options)
         self._memory_weight = memory_weight
         self._memory_loss = build_loss("patch")
 
     def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Compute the terms of both losses, and the share of active tokens."""
+        """Compute the loss terms of windows and memory, and the share of active tokens."""
         compared, memory = self._compare_sequences(model, batch)
         values = compared.terms._asdict()
         total = values["total"] + self._memory_weight * memory.total
@@ -323,7 +329,7 @@ class SequenceDistillation(Distillation):
     def _compare_sequences(
         self, model: nn.Module, batch: SequenceBatch
     ) -> tuple[Compared, LossTerms]:
-        """Compare the memory's features, with the terms of the windows alone and of the memory."""
+        """Return the memory's features with the loss terms of windows alone, and the memory's."""
         windows = batch.windows
         with nullcontext() if self._autocast is None else self._autocast():
             of_teacher = teacher_features(self._features, windows)

@@ -8,7 +8,7 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class DistillError(ScaleEventError):
-    """A loss, a configuration or a run of distillation that cannot be."""
+    """A loss or run of distillation is invalid or fails."""
 
 
 class ConfigurationError(DistillError):
@@ -20,7 +20,7 @@ class TrainingError(DistillError):
 
 
 class RunStopped(TrainingError):  # noqa: N818 - a requested end, not an error
-    """A run was asked to stop, and is saved.
+    """A run was stopped by a signal, after it saved a checkpoint.
 
     Args:
         number: Number of the signal.
@@ -32,4 +32,4 @@ class RunStopped(TrainingError):  # noqa: N818 - a requested end, not an error
         super().__init__(
             f"stopped by {name} after step {step}, which is saved; --trainer.resume true continues"
         )
-        self.exit_code = 128 + number  # as of a process that the signal ended
+        self.exit_code = 128 + number  # as shells report a process that the signal ended

@@ -38,10 +38,10 @@ PROJECT = "scaleevent"
 
 
 class Journal:
-    """The log of a run; only its first process writes one.
+    """The log of a run; only the run's first process writes.
 
-    A run that is resumed drops the entries after the checkpoint that it continues from, so that
-    each step is logged once.
+    When a run is resumed, the entries after its checkpoint are dropped, so that each step is logged
+    once.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class Journal:
         Args:
             folder: Folder of the run.
             steps: Steps of the whole run.
-            start: Steps that are done already.
+            start: Number of steps that are done already.
             loggers: Names of experiment loggers; see `TrainerOptions.loggers`.
-            configuration: Configuration of the run, plain values.
+            configuration: Configuration of the run, as plain JSON values.
             active: Whether this process writes.
 
         Raises:
@@ -90,12 +90,12 @@ class Journal:
         self._task = self._progress.add_task("training", total=steps, completed=start, entry="")
 
     def advance(self, step: int) -> None:
-        """Move the bar to the number of steps that are done."""
+        """Set the progress bar to the number of steps that are done."""
         if self._active:
             self._progress.update(self._task, completed=step)
 
     def training(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write an entry of training after ``step`` steps."""
+        """Log training metrics after ``step`` steps."""
         if not self._active:
             return
         entry = _as_text(metrics)
@@ -108,7 +108,7 @@ class Journal:
     def validation(
         self, step: int, metrics: Mapping[str, float], pictures: list[NDArray[np.uint8]]
     ) -> None:
-        """Write an entry of validation after ``step`` steps, with pictures uint8 [H, W, 3]."""
+        """Log validation metrics after ``step`` steps, with pictures uint8 [H, W, 3]."""
         if not self._active:
             return
         entry = f"validation after step {step}: {_as_text(metrics)}"
@@ -184,7 +184,7 @@ def _as_text(metrics: Mapping[str, float]) -> str:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Drop lines of later steps, and one that a crash cut off."""
+    """Remove the lines of later steps from a metrics file, and a last line cut off by a crash."""
     if not path.exists():
         return
     kept = []

@@ -3,7 +3,7 @@
 Every loss is a mean over the images of a batch, each image normalized by itself. So the gradient
 of a batch is the mean of the gradients of its parts of equal size: processes (DDP, FSDP) and
 accumulated steps give what one process gives with the whole batch. An image without tokens to learn
-from adds zero, and counts.
+from adds zero to the mean, and is counted in it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class DistillLoss:
 
     Attributes:
         name: Name in the registry.
-        image_terms: The three terms of one image.
-        weights: Weights of the terms feature, intra and cross in the total.
+        image_terms: Function that computes the terms feature, intra and cross of one image.
+        weights: Weights of these terms in the total.
         every_token: Use all tokens covered by a frame, not only active ones.
     """
 
@@ -95,32 +95,29 @@ class DistillLoss:
         Args:
             student: ``[B, N, D]``, any floating dtype.
             teacher: ``[B, N, D]``; gets no gradient.
-            mask: bool or 0/1 ``[B, N]``: active tokens. On the CPU, so that a GPU need not be
-                waited for; any device will do.
-            regions: Superpixel ids, int64 ``[B, N]``, negative for none, on the mask's device; only
-                ``superpixel`` uses them, and groups the teacher's tokens itself without them.
-            covered: bool ``[B, N]``: tokens that a frame covers; only ``patch``, which looks at
-                inactive tokens too, needs it. All if None.
+            mask: Active tokens, bool or 0/1 ``[B, N]``, on any device. A mask on the CPU avoids
+                waiting for a GPU.
+            regions: Superpixel ids, int64 ``[B, N]``, negative for none, on the mask's device. Only
+                ``superpixel`` uses them; without them it clusters the teacher's tokens.
+            covered: Tokens that a frame covers, bool ``[B, N]``; all if None. Only ``patch`` uses
+                it, in place of the mask.
 
         Returns:
-            The terms; the total carries a gradient to the student, zero where a token is not
-            looked at.
+            The terms. The total has a gradient to the student, which is zero for unused tokens.
 
         Raises:
             DistillError: If shapes do not agree.
         """
         _check_shapes(student, teacher, mask, regions, covered)
-        looked_at = mask.bool()
+        used = mask.bool()
         if self.every_token:
-            looked_at = torch.ones_like(looked_at) if covered is None else covered.bool()
-        # For the whole batch at once. This waits for a GPU if the masks lie on it.
-        counts = looked_at.sum(dim=1).tolist()
-        indices = torch.split(to_device(looked_at.nonzero()[:, 1], student.device), counts)
+            used = torch.ones_like(used) if covered is None else covered.bool()
+        # For the whole batch at once. This waits for a GPU if the masks are on it.
+        counts = used.sum(dim=1).tolist()
+        indices = torch.split(to_device(used.nonzero()[:, 1], student.device), counts)
         numbered: list[tuple[Tensor | None, int]] = [(None, 0)] * len(student)
         if regions is not None:
-            numbered = [
-                _number(ids, student.device) for ids in torch.split(regions[looked_at], counts)
-            ]
+            numbered = [_number(ids, student.device) for ids in torch.split(regions[used], counts)]
         dtype = torch.promote_types(student.dtype, torch.float32)
         # Unbound at once: the gradient of each `student[b]` would be as large as the batch.
         images = zip(student.unbind(), teacher.detach().unbind(), indices, numbered, strict=True)
@@ -143,14 +140,14 @@ class DistillLoss:
 
 
 def to_device(index: Tensor, device: torch.device) -> Tensor:
-    """Copy an index without waiting for the device."""
+    """Copy a tensor from the CPU to a device, without waiting for the copy."""
     if index.device == device:
         return index
     return (index.pin_memory() if device.type == "cuda" else index).to(device, non_blocking=True)
 
 
 def _number(ids: Tensor, device: torch.device) -> tuple[Tensor, int]:
-    """Number the superpixels of an image from 0 on; return the ids and their number."""
+    """Renumber the superpixels of an image from 0, negative ids to -1; return ids and count."""
     negative = int((ids < 0).any())
     known, numbers = torch.unique(ids.clamp_min(-1), return_inverse=True)
     return to_device(numbers - negative, device), len(known) - negative
@@ -200,7 +197,7 @@ def _absolute_terms(
 
 
 def _released_terms(tokens: ImageTokens) -> tuple[Tensor, Tensor, Tensor]:
-    # Its means run over inactive tokens too, which add zeros.
+    # The released code takes means over all tokens, where inactive ones add zeros.
     total = functional.l1_loss(tokens.student, tokens.teacher, reduction="sum")
     feature = total / (tokens.total * tokens.student.shape[1])
     intra, cross = blocked_residuals(*_unit(tokens), "released")
@@ -304,7 +301,7 @@ def build_loss(name: str = DEFAULT_LOSS, **options: Any) -> DistillLoss:
             for ``superpixel`` its ``objective``, ``count`` and ``temperature``.
 
     Raises:
-        DistillError: If there is no such loss, or it has no such option.
+        DistillError: If there is no such loss, or an option is unknown or has an invalid value.
     """
     if name not in _BUILDERS:
         msg = f"no loss {name!r}; there are {', '.join(LOSS_NAMES)}"

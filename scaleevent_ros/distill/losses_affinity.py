@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Penalty = Literal["absolute", "released"]
 
-# Of a block of rows of an affinity matrix: 8 MB in float32.
+# Elements in a block of rows of an affinity matrix: 8 MB in float32.
 _BLOCK_ELEMENTS = 1 << 21
 # The released code drops pairs whose teacher similarity is at most this.
 _RELEASED_THRESHOLD = 0.1
@@ -33,7 +33,7 @@ _RELEASED_THRESHOLD = 0.1
 def exact_products(device: torch.device) -> Iterator[None]:
     """Compute products of float32 matrices in float32, independent of autocast and TF32.
 
-    A backward pass needs it of its own: it runs after the forward pass's context has ended.
+    A backward pass must enter it again: it runs after the forward pass's context has ended.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -45,7 +45,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
 
 
 def product(left: Tensor, right: Tensor) -> Tensor:
-    """Multiply two matrices, forward and backward within `exact_products`."""
+    """Multiply two matrices, forward and backward under `exact_products`."""
     return cast("Tensor", _Product.apply(left, right))  # type: ignore[no-untyped-call]
 
 
@@ -136,7 +136,7 @@ def blocked_residuals(
 ) -> tuple[Tensor, Tensor]:
     """Sum a penalty over both residuals, a block of rows at a time.
 
-    The gradients are computed in the same pass, so that a block is made once and let go.
+    The gradients are computed in the same pass, so that each block is computed once and freed.
 
     Args:
         student: Unit tokens, ``[n, D]``, float32 or float64.
@@ -182,7 +182,7 @@ class _Blocked(Function):
             for i, keys, factor in jobs:
                 value, slope = _penalize(student[block] @ keys.T, target, penalty)
                 if keys is student:
-                    # A token's likeness to itself is 1 on both sides: the rest is rounding.
+                    # A token's similarity to itself is 1 for both: any residual is rounding.
                     slope.diagonal(start).zero_()
                 sums[i] += value
                 written = slopes[i]

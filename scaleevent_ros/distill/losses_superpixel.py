@@ -1,7 +1,7 @@
 """Distillation between regions of an image instead of tokens: the baseline of earlier work.
 
-Tokens are averaged over superpixels, the student's and the teacher's alike, and the averages are
-compared, directly or by contrast, as SLidR does between images and point clouds (Sautier et al.,
+The tokens of student and teacher are averaged over superpixels, and the averages are compared by
+their distance or by a contrastive loss, as in SLidR for images and point clouds (Sautier et al.,
 CVPR 2022, arXiv 2203.16258).
 """
 
@@ -26,7 +26,8 @@ def pool_regions(features: Tensor, regions: Tensor, count: int) -> tuple[Tensor,
         count: Number of regions R, some of which may be empty.
 
     Returns:
-        Averages ``[R, D]``, and which regions have tokens, bool ``[R]``.
+        Averages ``[R, D]``, zero for regions without tokens; and whether a region has tokens, bool
+        ``[R]``.
     """
     slots = regions.where(regions >= 0, count)
     sums = features.new_zeros(count + 1, features.shape[1]).index_add(0, slots, features)[:count]
@@ -60,11 +61,11 @@ def contrast(student: Tensor, teacher: Tensor, filled: Tensor, temperature: floa
 
 @torch.no_grad()
 def cluster_tokens(teacher: Tensor, count: int) -> Tensor:
-    """Group tokens by cosine similarity (spherical k-means), the same way each time.
+    """Group tokens by cosine similarity (spherical k-means), deterministically.
 
     Args:
         teacher: ``[n, D]``.
-        count: Number of groups, or n if there are fewer tokens; some may stay empty.
+        count: Largest number of groups; some may stay empty.
 
     Returns:
         Group ids, int64 ``[n]``, from 0 to ``count - 1``.

@@ -29,17 +29,26 @@ class Objective(Protocol):
         """Prepare for a step; ``progress`` is the share of the run's steps that are done."""
 
     def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
-        """Compute scalars, means over the batch's samples; ``total`` is minimized.
+        """Compute loss terms by name, means over the batch's samples; ``total`` is minimized.
 
         Args:
             model: ``self.model`` as the trainer wrapped it; must be called instead of the bare one.
             batch: Batch from the loaders.
+
+        Returns:
+            Scalars by name.
         """
 
     def measure(
         self, model: nn.Module, batch: Any, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Compute sums by name, which add up over batches, and pictures of the first samples."""
+        """Compute sums by name, which add up over batches, and pictures of the first samples.
+
+        Args:
+            model: Model to validate, as the trainer wrapped it.
+            batch: Batch from the loaders.
+            pictures: Largest number of pictures, uint8 [H, W, 3].
+        """
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """Compute metrics from the sums over all samples."""
@@ -56,11 +65,11 @@ class Loaders(Protocol):
 
     @property
     def schedule(self) -> Schedule:
-        """Return the order of training pairs."""
+        """Order of the training samples."""
 
     @property
     def validation_count(self) -> int:
-        """Return the number of validation samples."""
+        """Number of validation samples."""
 
     def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
         """Load these training batches, in order."""

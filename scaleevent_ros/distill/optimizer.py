@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 
 def freeze_parameters(model: nn.Module, options: OptimizerOptions) -> None:
-    """Freeze parameters whose multiplier is 0; call it before a model is wrapped for its processes.
+    """Freeze parameters whose multiplier is 0; to be called before Fabric wraps the model.
 
     Raises:
-        ConfigurationError: Invalid options, as in `build_optimizer`.
+        ConfigurationError: If a group is invalid, as in `build_optimizer`, or no parameter is left
+            to train.
     """
     multipliers = _group_multipliers(model, options.groups)
     for name, parameter in model.named_parameters():
         if multipliers.get(name) == 0:
             parameter.requires_grad = False
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        msg = "optimizer.groups leave no parameter that learns"
+        msg = "optimizer.groups freeze all parameters: leave one with a multiplier above 0"
         raise ConfigurationError(msg)
 
 
 def set_training(model: nn.Module) -> None:
-    """Set training mode, but keep frozen modules in evaluation mode, whose statistics must stay."""
+    """Set training mode, but keep frozen modules in eval mode, so that their statistics stay."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
@@ -43,12 +44,12 @@ def set_training(model: nn.Module) -> None:
 def build_optimizer(
     model: nn.Module, options: OptimizerOptions, batch_size: int, *, fused: bool = True
 ) -> torch.optim.AdamW:
-    """Build AdamW over all parameters that learn.
+    """Build AdamW over all parameters that are not frozen.
 
-    Each of its groups holds its highest learning rate under ``base_lr`` (see `set_rate`).
+    Each of its groups holds its peak learning rate under ``base_lr`` (see `set_rate`).
 
     Args:
-        model: Model with one timm network; other parameters count as closest to the output.
+        model: Model with one timm network; ``layer_decay`` does not apply to other parameters.
         options: Options of the optimizer.
         batch_size: Global batch size, for ``options.reference_batch_size``.
         fused: Use PyTorch's fused implementation.
@@ -77,7 +78,7 @@ def build_optimizer(
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set each group's learning rate to its highest times a factor."""
+    """Set each group's learning rate to its peak rate times a factor."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 

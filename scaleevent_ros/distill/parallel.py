@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def start_fabric(options: TrainerOptions) -> Fabric:
-    """Set up devices, precision and processes as `torchrun` or the options ask for.
+    """Set up devices, precision and processes by the options and the environment of `torchrun`.
 
     PyTorch's TF32 switches are set for the whole process: on with precision ``tf32``, off with
     every other one.
 
     Raises:
-        ConfigurationError: If there is no such device, or processes were not started as needed.
+        ConfigurationError: If there are fewer GPUs than processes on this machine, or FSDP was
+            requested for a single process.
     """
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -56,7 +57,7 @@ def start_fabric(options: TrainerOptions) -> Fabric:
 
 
 def choose_precision(wanted: Precision, device: str) -> Precision:
-    """Resolve ``auto``: fp32 on a CPU, bf16 on GPUs that compute in it, fp16 on other GPUs."""
+    """Resolve ``auto``: fp32 on a CPU, bf16 on GPUs that support it, fp16 on other GPUs."""
     if wanted != "auto":
         return wanted
     if device == "cpu":
@@ -76,8 +77,8 @@ def _precision_arguments(precision: Precision, device: str) -> dict[str, Any]:
     if precision == "bf16":
         return {"precision": "bf16-mixed"}
     if precision == "fp16":
-        # The trainer scales the loss itself: it decides on a skipped step together with its other
-        # checks, in one wait for the device.
+        # The trainer scales the loss itself, so that it can decide whether to skip a step together
+        # with its other checks, waiting for the device once.
         scaler = GradScaler(device, enabled=False)
         return {"plugins": MixedPrecision("16-mixed", device, scaler)}
     return {"precision": "32-true"}
@@ -107,10 +108,10 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def reshard(model: nn.Module) -> None:
-    """Free the gathered parameters of a sharded model; do nothing to any other model.
+    """Free the gathered parameters of a sharded model; other models are not changed.
 
-    FSDP2 keeps the root's parameters gathered after a forward pass that no backward pass follows.
-    Until they are freed, ``parameters()`` gives the gathered ones, and a change of them is lost.
+    FSDP2 keeps the root's parameters gathered after a forward pass without a backward pass. Until
+    they are freed, ``parameters()`` returns the gathered ones, and changes of them are lost.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -120,7 +121,7 @@ def reshard(model: nn.Module) -> None:
 
 
 class _Inference(nn.Module):
-    """A model that computes in the precision of a run, as `Fabric.setup_module` makes one."""
+    """A model that computes in the precision of a run, like one from `Fabric.setup_module`."""
 
     def __init__(self, model: nn.Module, fabric: Fabric) -> None:
         super().__init__()
@@ -133,14 +134,14 @@ class _Inference(nn.Module):
 
 
 def set_up_inference(fabric: Fabric, model: nn.Module, *, sharded: bool) -> nn.Module:
-    """Move a model that is never trained to the device, and return it as the trainer calls it.
+    """Move a model without gradients to the device, and wrap it to run in the run's precision.
 
-    It has no gradients, and DDP refuses a model without any.
+    DDP refuses a model without gradients.
 
     Args:
-        fabric: Launched.
-        model: Changed in place.
-        sharded: Shard it as the trained model is.
+        fabric: Launched Fabric.
+        model: Model, changed in place.
+        sharded: Whether to shard it like the trained model.
     """
     if sharded:
         return fabric.setup_module(model)
@@ -148,7 +149,7 @@ def set_up_inference(fabric: Fabric, model: nn.Module, *, sharded: bool) -> nn.M
 
 
 def synchronize_batch_norms(model: nn.Module, fabric: Fabric) -> nn.Module:
-    """Synchronize batch norms over all processes, where PyTorch can: on GPUs.
+    """Synchronize batch norms over all processes on GPUs; PyTorch cannot on CPUs.
 
     timm's converter keeps the activation of `timm.layers.BatchNormAct2d`; PyTorch's drops it.
     """

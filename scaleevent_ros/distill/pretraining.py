@@ -1,4 +1,4 @@
-"""A pretraining run, put together from its configuration."""
+"""A pretraining run, built from its configuration."""
 
 from __future__ import annotations
 
@@ -56,24 +56,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STATISTICS_PAIRS = 256
-"""Number of pairs for a mean within 7 % of the deviation, even with equal tokens in a frame."""
+"""Number of pairs for the teacher's statistics: the standard error of a mean is below 7 % of the
+deviation even if all tokens of a frame are equal."""
 
 
 def pretrain(
     configuration: Pretraining, draw: Callable[[Panel], NDArray[np.uint8]] | None = None
 ) -> Outcome:
-    """Run a pretraining: in one process, or in each of those that `torchrun` started.
+    """Run a pretraining, in one process or in each process that `torchrun` started.
 
     Args:
         configuration: Configuration of the run.
-        draw: Makes the pictures of a validation.
+        draw: Function that draws a validation sample, uint8 [H, W, 3]; no pictures if None.
 
     Raises:
-        ScaleEventError: If recordings, weights or the run's folder are not as they should be.
+        ScaleEventError: If recordings, weights or the run's folder cannot be used.
     """
     fabric = start_fabric(configuration.trainer)
     fabric.launch()
-    with fabric.rank_zero_first(local=True):  # which makes what is made once: indices, downloads
+    with fabric.rank_zero_first(local=True):  # it makes the shared files: indices, downloads
         train, weights, held_out = split_recordings(configuration)
         teacher, student = build_models(configuration)
     if configuration.trainer.grad_checkpointing:
@@ -84,7 +85,7 @@ def pretrain(
     loaders = build_loaders(configuration, train, weights, held_out, student.stride, folder)
     if fabric.is_global_zero:
         logger.info(
-            "%d pairs of %d recordings to learn from, %d to validate on",
+            "training on %d pairs of %d recordings, validating on %d pairs",
             len(loaders.train),
             len(train),
             len(loaders.held_out),
@@ -121,20 +122,20 @@ def pretrain(
 
 
 def cache_features(configuration: Pretraining) -> tuple[int, int]:
-    """Compute the teacher's features of all pairs that a run would need, and keep them on disk.
+    """Compute the teacher's features of all pairs of a run, and store them on disk.
 
-    What is there already is left alone, so that an interrupted call is gone on with by calling
-    again. Processes that `torchrun` started share the work.
+    Features that are stored already are not computed again, so an interrupted call is resumed by
+    calling again. Processes that `torchrun` started share the work.
 
     Args:
         configuration: Configuration of the run; ``teacher.cache`` is the folder.
 
     Returns:
-        Pairs that this process looked at, and those of them whose features it computed. A frame
-        that several pairs show counts once.
+        Number of pairs that this process read, and number of frames whose features it computed. A
+        frame that several pairs share is computed once.
 
     Raises:
-        ScaleEventError: If recordings, weights or the folder are not as they should be.
+        ScaleEventError: If recordings, weights or the folder cannot be used.
     """
     fabric = start_fabric(configuration.trainer)
     fabric.launch()
@@ -176,8 +177,9 @@ def feature_folder(configuration: Pretraining, stride: int, fabric: Fabric) -> F
     """Open the folder of the teacher's features; None if none is configured.
 
     Raises:
-        ConfigurationError: If features cannot be moved as the augmentation moves events.
-        TrainingError: If the folder cannot be made.
+        ConfigurationError: If the augmentation moves events by cells, but the size of the input is
+            no multiple of the student's stride.
+        TrainingError: If the folder cannot be created.
     """
     data, options = configuration.data, configuration.teacher
     if options.cache is None:
@@ -201,7 +203,7 @@ def feature_folder(configuration: Pretraining, stride: int, fabric: Fabric) -> F
 
 
 def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
-    """Build teacher and student, alike in every process, with the student's header filled in."""
+    """Build teacher and student, with the student's header; the same in every process."""
     torch.manual_seed(configuration.trainer.seed)
     of_teacher, of_student, events = (
         configuration.teacher,
@@ -220,14 +222,14 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
     )
     if of_student.patch_dropout and not student.backbone.can_drop_tokens:
         msg = (
-            f"student.patch_dropout is for plain ViTs, and {student.header.architecture} is none: "
+            f"student.patch_dropout needs a plain ViT, and {student.header.architecture} is none: "
             "set it to 0"
         )
         raise ConfigurationError(msg)
     student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
     gap_s = configuration.data.sequence.longest_gap_s
     student.set_memory(None if of_student.memory == "none" else gap_s)
-    # Convolutions are up to twice as fast on a CPU so, and no slower on a GPU.
+    # In this layout convolutions are up to twice as fast on a CPU, and no slower on a GPU.
     cast("Any", student).to(memory_format=torch.channels_last)
     return teacher, student
 
@@ -235,15 +237,15 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
 def feature_statistics(
     configuration: Pretraining, features: FeatureSource, loaders: PairLoaders, fabric: Fabric
 ) -> FeatureStatistics:
-    """Measure the teacher's features on training pairs, the same in every process.
+    """Compute the teacher's feature statistics on training pairs, the same in every process.
 
-    A run that is resumed takes them from its newest student.
+    A run that is resumed reads them from its newest student.
 
     Args:
         configuration: Configuration of the run.
-        features: The teacher.
-        loaders: Whose first training batches are looked at, `STATISTICS_PAIRS` pairs at most.
-        fabric: Device and processes.
+        features: Teacher, or cache of its features.
+        loaders: Source of the pairs: the first training batches, about `STATISTICS_PAIRS` pairs.
+        fabric: Launched Fabric.
 
     Raises:
         ConfigurationError: If no frame covers any token.
@@ -275,11 +277,15 @@ def feature_statistics(
 def split_recordings(
     configuration: Pretraining,
 ) -> tuple[list[PairSource], list[float], list[PairSource]]:
-    """Open recordings: those to learn from, the weight of a pair of each, and those held out.
+    """Open the recordings of a run.
+
+    Returns:
+        Recordings for training, the sampling weight of a pair of each of them, and recordings for
+        validation.
 
     Raises:
         ConfigurationError: If none are named.
-        DataError: If there is nothing at a path, or nothing left to learn from.
+        DataError: If a path has no recording, or nothing is left for training.
     """
     data = configuration.data
     if not data.train:
@@ -312,7 +318,16 @@ def build_loaders(
     stride: int,
     stored: StoredFeatures | None = None,
 ) -> PairLoaders:
-    """Build samples of recordings, in the order given by the seed."""
+    """Build the loaders of training and validation samples.
+
+    Args:
+        configuration: Configuration of the run.
+        train: Recordings for training.
+        weights: Sampling weight of a pair of each of them.
+        held_out: Recordings for validation.
+        stride: Stride of the student's features in pixels.
+        stored: Teacher features on disk; None without.
+    """
     data, trainer = configuration.data, configuration.trainer
     plain_samples = _sample_options(configuration, stride)
     schedule = Schedule(
@@ -344,7 +359,7 @@ def follow_sequences(loaders: PairLoaders, options: SequenceOptions) -> PairLoad
 
 
 def _sample_options(configuration: Pretraining, stride: int) -> SampleOptions:
-    """Return the options of samples, without augmentation."""
+    """Build the options of samples, without augmentation."""
     data, events = configuration.data, configuration.events
     return SampleOptions(
         width=data.width,

@@ -1,9 +1,9 @@
-"""The folder of a run: checkpoints that are there whole or not at all.
+"""The folder of a run, with checkpoints that appear atomically.
 
 ``checkpoints/step-00001000/`` holds ``student.safetensors``, ready to use, and ``state.pt``, from
-which the run continues (with FSDP, beside one ``process-*.safetensors`` of each process).
-``last.safetensors`` and ``best.safetensors`` beside them are the students of the newest checkpoint
-and of the best by validation.
+which the run continues (with FSDP, also a ``process-*.safetensors`` of each process).
+``last.safetensors`` and ``best.safetensors`` in the run's folder are the students of the newest
+checkpoint and of the best one by validation.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RunFolder:
     keep: int
 
     def steps(self) -> list[int]:
-        """List the steps of whole checkpoints, ascending."""
+        """List the steps of complete checkpoints, ascending."""
         found = (_STEP.fullmatch(entry.name) for entry in self._checkpoints.glob("step-*"))
         return sorted(int(match[1]) for match in found if match)
 
@@ -54,7 +54,7 @@ class RunFolder:
         """Create the folder to which the files of a checkpoint are written before `save`.
 
         Raises:
-            TrainingError: If it cannot be made.
+            TrainingError: If it cannot be created.
         """
         partial = self.partial(step)
         try:
@@ -70,13 +70,13 @@ class RunFolder:
     ) -> None:
         """Add the checkpoint of a step, after `begin`, and remove old ones.
 
-        Everything is written and flushed to the disk under another name first, so that a checkpoint
-        is there whole or not at all, whenever somebody looks or the power fails.
+        Everything is written and flushed to disk under another name first, so that a reader, or a
+        power failure, never finds an incomplete checkpoint.
 
         Args:
-            step: Steps that are done.
+            step: Number of steps that are done.
             state: Tensors, numbers, texts, and lists and dictionaries of them.
-            write_model: Writes the model that others load to a path.
+            write_model: Function that writes the loadable model to a path.
             best: Step of the best checkpoint so far.
 
         Raises:
@@ -88,13 +88,13 @@ class RunFolder:
             write_model(partial / MODEL_NAME)
             for path in (*sorted(partial.iterdir()), partial):
                 _flush(path)
-            shutil.rmtree(target, ignore_errors=True)  # of a run that was resumed before it
+            shutil.rmtree(target, ignore_errors=True)  # left if the run was resumed at an older one
             partial.rename(target)
             _flush(self._checkpoints)
             self._link(step, "last")
             if best == step:
                 self._link(step, "best")
-        except (OSError, RuntimeError) as error:  # the latter is torch's for a disk that is full
+        except (OSError, RuntimeError) as error:  # torch raises the latter if the disk is full
             msg = f"the checkpoint {target} cannot be written: is the disk full? {error}"
             raise TrainingError(msg) from error
         for old in self.steps()[: -self.keep]:
@@ -102,7 +102,7 @@ class RunFolder:
                 shutil.rmtree(self.folder(old))
 
     def load_newest(self) -> dict[str, Any] | None:
-        """Load the state of the newest checkpoint that is whole, on the CPU; None if none is.
+        """Load the state of the newest readable checkpoint, on the CPU; None if there is none.
 
         Raises:
             TrainingError: If there are checkpoints, but none can be read.
@@ -120,7 +120,10 @@ class RunFolder:
                 raise TrainingError(msg)
             return state
         if steps:
-            msg = f"none of the {len(steps)} checkpoints in {self._checkpoints} can be read"
+            msg = (
+                f"none of the {len(steps)} checkpoints in {self._checkpoints} can be read: "
+                "remove them to start again"
+            )
             raise TrainingError(msg)
         return None
 
@@ -129,7 +132,7 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def folder(self, step: int) -> Path:
-        """Return the folder of a whole checkpoint."""
+        """Return the folder of a complete checkpoint."""
         return self._checkpoints / f"step-{step:08d}"
 
     def partial(self, step: int) -> Path:

@@ -36,7 +36,7 @@ _PLACES = "places"
 
 
 def gather_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Gather a model's state on the CPU of the first process, as a copy; others get none of it."""
+    """Gather a copy of a model's state on the CPU of the first process; others may get ``{}``."""
     weights = get_model_state_dict(model, options=_WHOLE)
     return {name: cast("Tensor", value).clone() for name, value in weights.items()}
 
@@ -44,7 +44,11 @@ def gather_weights(model: nn.Module) -> dict[str, Tensor]:
 def gather_state(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None
 ) -> dict[str, Any]:
-    """Gather the state of a run whose model is not sharded."""
+    """Gather the state of a run whose model is not sharded, for `restore_state`.
+
+    Returns:
+        ``model``, ``optimizer`` and ``average`` (None without one), on the CPU.
+    """
     return {
         "model": gather_weights(model),
         "optimizer": get_optimizer_state_dict(model, optimizer, options=_WHOLE),
@@ -79,7 +83,10 @@ def write_shards(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
 ) -> None:
-    """Write the rows that this process holds; every process calls this."""
+    """Write the rows of model, optimizer and average that this process holds.
+
+    Every process must call this, with the same existing folder.
+    """
     rows: dict[str, Tensor] = {}
     places: dict[str, list[list[int]]] = {}
     for name, value in _sharded_tensors(model, optimizer, average):
@@ -101,9 +108,9 @@ def read_shards(
     optimizer: torch.optim.Optimizer,
     average: nn.Module | None,
 ) -> None:
-    """Load the result of `write_shards` into a model, sharded in any way or not at all.
+    """Load the files of `write_shards` into a model that is sharded in any way, or not at all.
 
-    An average that the checkpoint lacks starts from the weights.
+    A missing average starts from the weights.
 
     Raises:
         ValueError: If the checkpoint is of another model, or a file of it is missing.
@@ -124,7 +131,7 @@ def read_shards(
 
 
 class _Stored(NamedTuple):
-    """Rows of a tensor in a file: the shape of the whole, and the offset of the rows in it."""
+    """Rows of a tensor in a file, with the shape of the whole tensor and their offset in it."""
 
     file: Any
     shape: list[int]
@@ -145,7 +152,7 @@ def _sharded_tensors(
 
 
 def _local_rows(value: Tensor) -> tuple[Tensor, list[int]]:
-    """Return the part of a tensor that this process holds, and its offset in the whole."""
+    """Return the part of a tensor that this process holds, and its offset in the whole tensor."""
     if not isinstance(value, DTensor):
         return value.detach(), [0] * value.ndim
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -175,5 +182,5 @@ def _fill(value: Tensor, name: str, sources: list[_Stored]) -> None:
             held[first - offset[0] : last - offset[0]] = rows[first - start[0] : last - start[0]]
             missing -= (last - first) * (held.numel() // len(held))
     if missing:
-        msg = f"{name} is missing in the checkpoint, or a part of it"
+        msg = f"{name} is missing in the checkpoint, or incomplete"
         raise ValueError(msg)

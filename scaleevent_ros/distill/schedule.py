@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def rate_factor(step: int, steps: int, steps_per_epoch: int, options: OptimizerOptions) -> float:
-    """Compute the factor on the highest learning rate at a step.
+    """Compute the factor on the peak learning rate at a step.
 
     Args:
         step: Number of the step, from 0.
-        steps: Steps of the whole run.
-        steps_per_epoch: Steps of an epoch, for the exponential schedule.
+        steps: Number of steps of the whole run.
+        steps_per_epoch: Number of steps of an epoch, for the exponential schedule.
         options: Options of the optimizer.
 
     Returns:

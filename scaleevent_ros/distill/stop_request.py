@@ -1,4 +1,4 @@
-"""Signals that ask a run to end, kept until a moment at which nothing is lost."""
+"""Signals that ask a run to stop, stored until the run can save its state."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-SAME_S = 1.0  # in which a signal that comes again is the same, passed on by torchrun
-_NOTICE = b"\nasked to stop: the step is finished and saved first; Ctrl-C again ends at once\n"
+SAME_S = 1.0  # a signal repeated within this time is the same one, passed on by torchrun
+_NOTICE = b"\nstopping: this step is finished and saved first; Ctrl-C again stops at once\n"
 
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Handler that stores the first SIGINT or SIGTERM, for a caller that polls it.
+    """Store the first SIGINT or SIGTERM within the context, for a caller that polls it.
 
-    SIGTERM has no more effect after that, since batch systems and torchrun both send it, and
-    SIGKILL follows; SIGINT acts as ever when it comes again after `SAME_S`. A signal that is
-    ignored stays so, as interrupts are in the background of a shell. In a thread other than the
-    main one, which alone may handle signals, none is kept.
+    Further SIGTERMs are ignored, since batch systems and torchrun both send it, followed by
+    SIGKILL. A further SIGINT later than `SAME_S` has its usual effect. A signal that was ignored
+    before stays ignored, as SIGINT is for background jobs of a shell. Only the main thread can
+    handle signals: in any other, none is stored.
 
     Yields:
-        A function that returns the number of the signal that came, 0 if none did.
+        A function that returns the number of the stored signal, or 0.
     """
     came, moment = 0, 0.0
     before = {
@@ -43,7 +43,7 @@ def stop_requests() -> Iterator[Callable[[], int]]:
         if not came:
             came, moment = number, time.monotonic()
             if os.environ.get("RANK", "0") == "0":  # the first of torchrun's processes
-                os.write(2, _NOTICE)  # a stream may be in the middle of a line: it must not be used
+                os.write(2, _NOTICE)  # Python's streams must not be used in a signal handler
         elif number == signal.SIGINT and time.monotonic() - moment > SAME_S:
             give_back()
             signal.raise_signal(number)

@@ -1,7 +1,7 @@
 """Teacher features on disk, so that each frame goes through the teacher once.
 
-Features are found by the content of the frame that the teacher would see, so that nothing can be
-stale: another crop, alignment or recording is another frame. Kept as float16, ``D * h * w * 2``
+Features are found by the content of the teacher's frame, so that they cannot be outdated: another
+crop, alignment or recording gives another frame. They are stored as float16, in ``D * h * w * 2``
 bytes a frame: 0.9 MB for ViT-S at 640x480, 2.5 MB for ViT-L.
 """
 
@@ -30,19 +30,20 @@ if TYPE_CHECKING:
 class FeatureFolder:
     """Features of frames in a folder, found by the content of the frame.
 
-    Any number of processes may share a folder, workers of a data loader among them: files appear
-    whole, and two that make the same one make it alike.
+    Any number of processes may share a folder, including workers of a data loader: files appear
+    atomically, and processes that write the same file write the same content.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
-        """Cache of one teacher's features in a subfolder of ``folder``.
+        """Open the subfolder of ``folder`` for one teacher's features.
 
         Args:
-            folder: Made if it is not there.
-            identity: All that the features depend on besides the frame; JSON values.
+            folder: Folder, created if it is missing.
+            identity: Everything that the features depend on besides the frame, as JSON values; it
+                selects the subfolder.
 
         Raises:
-            TrainingError: If the folder cannot be made.
+            TrainingError: If the folder cannot be created.
         """
         text = json.dumps(dict(identity), sort_keys=True)
         self._folder = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -54,12 +55,12 @@ class FeatureFolder:
             raise TrainingError(msg) from error
 
     def load(self, frame: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor | None:
-        """Load the features of a frame, float16 [D, *grid]; None if they are not there.
+        """Load the features of a frame, float16 [D, *grid]; None if they are not stored.
 
         Args:
-            frame: uint8 [3, H, W].
-            grid: Grid of the features; see `Teacher.forward`.
-            size: Size of the frames; see `Teacher.forward`.
+            frame: RGB, uint8 [3, H, W].
+            grid: Height and width of the features; see `Teacher.forward`.
+            size: Height and width of the student's input; see `Teacher.forward`.
 
         Raises:
             TrainingError: If the file is damaged.
@@ -69,7 +70,7 @@ class FeatureFolder:
     def save(
         self, frame: Tensor, grid: tuple[int, int], size: tuple[int, int], features: Tensor
     ) -> None:
-        """Save the features of a frame.
+        """Save the features of a frame, float16 [D, *grid]; other arguments as in `load`.
 
         Raises:
             TrainingError: If they cannot be written.
@@ -84,10 +85,10 @@ class FeatureFolder:
 
 
 class CachedTeacher:
-    """A teacher that computes the features of each frame once, and keeps them in a folder.
+    """A teacher that computes the features of each frame once, and stores them in a folder.
 
     Attributes:
-        computed: Frames whose features were computed by this object.
+        computed: Number of frames whose features this object computed.
     """
 
     def __init__(self, teacher: FeatureSource, folder: FeatureFolder) -> None:
@@ -96,7 +97,7 @@ class CachedTeacher:
         self.computed = 0
 
     def __call__(self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Return features as the teacher does, float32; see `Teacher.forward`."""
+        """Return the teacher's features as float32, rounded to float16; see `Teacher.forward`."""
         on_cpu = frames.cpu()
         found = [self._folder.load(frame, grid, size) for frame in on_cpu]
         missing = [number for number, features in enumerate(found) if features is None]

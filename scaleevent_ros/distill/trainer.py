@@ -1,9 +1,9 @@
-"""The training loop for anything that trains on pairs: resume, precision, processes, logs.
+"""The training loop of pretraining and task heads: resuming, precision, processes, logs.
 
-Nothing in a run depends on what came before a step but the state that its checkpoints hold: data
-follow from seed and step (see `scaleevent_ros.data.sampler`), the random numbers of a step from
-seed, step and process. So a run that was killed and resumed takes the same path as one that was
-not, bit by bit where the arithmetic itself is deterministic, as it is on a CPU.
+A step depends on the past only through the state that checkpoints hold: its data follow from seed
+and step (see `scaleevent_ros.data.sampler`), its random numbers from seed, step, part and process.
+So a run that was killed and resumed gives the same result as one that was not, bit by bit where the
+arithmetic itself is deterministic, as it is on a CPU.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A loss scale below this has been halved so often that the gradients themselves are not finite.
+# If gradients overflow even at a loss scale below this, the cause is not the scale.
 _SMALLEST_LOSS_SCALE = 1.0
 
 
@@ -75,10 +75,10 @@ class Outcome:
     """Result of a run.
 
     Attributes:
-        step: Steps that are done.
+        step: Number of steps that are done.
         metrics: Metrics of the last validation.
-        best_step: Step of the best validation; 0 if there was none after a step.
-        best_score: Score of the best validation.
+        best_step: Step of the best validation after training began; 0 if there was none.
+        best_score: Score of that validation; ``-inf`` if there was none.
     """
 
     step: int
@@ -90,15 +90,16 @@ class Outcome:
 class _Check(NamedTuple):
     """Check of a step, read while the device computes the next one, so that it never idles.
 
-    With fp16 it is read at once: a step whose gradients overflow is left out.
+    With fp16 it is read at once, since a step whose gradients overflow must be skipped.
 
     Attributes:
         step: Number of the step, from 1.
-        parts: Batches of the step.
-        sums: Values of the step.
-        flags: Which losses and whether the gradient are not finite, and the signal to stop: of this
-            process and of any, ``[2, parts + 2]`` on the host.
-        copied: When ``flags`` have arrived; None: at once.
+        parts: Batches that were accumulated in the step.
+        sums: Values to log.
+        flags: For this process and for any process (rows), whether the loss of each part and the
+            gradient are not finite, and the number of the signal to stop; float32
+            ``[2, parts + 2]`` on the CPU.
+        copied: Event after which ``flags`` are valid; None if they are valid at once.
     """
 
     step: int
@@ -109,7 +110,7 @@ class _Check(NamedTuple):
 
 
 class Trainer:
-    """A run: sets up, resumes, trains, validates, saves.
+    """A training run: setup, resuming, steps, validation, checkpoints.
 
     Attributes:
         fabric: Devices, precision and processes.
@@ -124,15 +125,18 @@ class Trainer:
         configuration: dict[str, Any],
         fabric: Fabric,
     ) -> None:
-        """Wrap the model for its devices.
+        """Set up model and optimizer on their devices.
 
         Args:
             objective: Objective to train.
             loaders: Source of batches.
             optimizer: Options of the optimizer.
             options: Options of the trainer.
-            configuration: Configuration of the whole run, plain values: kept in its checkpoints.
-            fabric: Launched, from `scaleevent_ros.distill.parallel.start_fabric`.
+            configuration: Configuration of the whole run as plain values, stored in checkpoints.
+            fabric: Launched Fabric from `scaleevent_ros.distill.parallel.start_fabric`.
+
+        Raises:
+            ConfigurationError: If the optimizer's parameter groups are invalid.
         """
         self.fabric = fabric
         self._objective = objective
@@ -150,7 +154,7 @@ class Trainer:
         self._sharded = options.strategy == "fsdp"
         model = synchronize_batch_norms(objective.model, fabric)
         freeze_parameters(model, optimizer)
-        if not self._sharded:  # FSDP shards tensors of the plain layout alone
+        if not self._sharded:  # FSDP shards only tensors of the default layout
             # Convolutions run a quarter faster on CPUs, and on the tensor cores of GPUs.
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._bare = model
@@ -161,7 +165,7 @@ class Trainer:
             copied = self._average.module
             self._validated = set_up_inference(fabric, copied, sharded=self._sharded)
         objective.to(fabric.device)
-        # Loss scaling unscales gradients itself, which fused optimizers want to do.
+        # Gradients are unscaled before clipping, while fused optimizers unscale them themselves.
         fp16 = precision_of(fabric) == "fp16"
         self._scaler = GradScaler(fabric.device.type, enabled=fp16)
         built = build_optimizer(model, optimizer, options.batch_size, fused=not fp16)
@@ -175,9 +179,9 @@ class Trainer:
         """Train to the end, from the start or the newest checkpoint.
 
         Raises:
-            TrainingError: If the folder holds another run, a loss is not finite, or nothing can be
-                written.
-            RunStopped: If SIGINT or SIGTERM came, once the step is done and saved.
+            TrainingError: If the folder holds another run, a loss or gradient is not finite, or a
+                checkpoint cannot be written.
+            RunStopped: If SIGINT or SIGTERM came; the step is finished and saved before.
         """
         self._resume()
         journal = Journal(
@@ -199,7 +203,7 @@ class Trainer:
         return Outcome(self._step, self._metrics, self._best_step, self._best_score)
 
     def _train(self, journal: Journal, stop: Callable[[], int]) -> None:
-        with closing(self._training_batches()) as batches:  # which ends its workers in any case
+        with closing(self._training_batches()) as batches:  # ends its workers in any case
             self._train_on(batches, journal, stop)
 
     def _train_on(self, batches: Iterator[Any], journal: Journal, stop: Callable[[], int]) -> None:
@@ -220,7 +224,7 @@ class Trainer:
             validates = last or self._step % options.validate_every == 0
             saves = last or signal or self._step % options.save_every == 0
             if validates or saves:
-                signal = max(signal, self._read_check())  # nothing unchecked is kept
+                signal = max(signal, self._read_check())  # an unchecked step must not be saved
             if validates:
                 self._validate(journal)
             if saves or signal or self._best_step == self._step:
@@ -234,7 +238,7 @@ class Trainer:
     ) -> tuple[dict[str, Tensor], int]:
         """Run one optimizer step, over all parts of its batch.
 
-        The only wait for the device is that for the checks of the step before (see `_Check`).
+        It waits for the device only to read the check of the previous step (see `_Check`).
 
         Returns:
             The values to log, and the number of the signal that asked any process to stop, or 0.
@@ -252,7 +256,7 @@ class Trainer:
         for part in range(options.accumulate):
             with log.waiting():
                 batch = next(batches)
-            # Only now: the first batch of a session starts workers, which draws random numbers.
+            # Seeded after the batch: the first one starts the workers, which uses random numbers.
             key = (options.seed, self._step, part, fabric.global_rank)
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             waits = fabric.world_size > 1 and part + 1 < options.accumulate
@@ -275,7 +279,7 @@ class Trainer:
         signal = self._read_check()
         own = stop()
         if fabric.world_size == 1:
-            signal = own  # there is nobody to agree with
+            signal = own  # no other process to agree with
         self._check = self._begin_check(parts, totals, sums, own)
         if self._scaler.is_enabled():
             signal = max(signal, self._read_check())
@@ -290,13 +294,13 @@ class Trainer:
     def _begin_check(
         self, parts: list[Any], totals: list[Tensor], sums: Mapping[str, Tensor], signal: int
     ) -> _Check:
-        """Start to check the current step: are losses and gradient finite, is it the last one?
+        """Start the check of the current step, for finite losses and gradient and for signals.
 
         Args:
-            parts: Batches of the step.
+            parts: Batches that were accumulated in the step.
             totals: Loss of each part.
-            sums: Values of the step, with the norm of its ``gradient``.
-            signal: Signal that this process got, or 0.
+            sums: Values to log, among them the norm of the ``gradient``.
+            signal: Signal that this process received, or 0.
         """
         wrong = ~torch.isfinite(torch.stack([*totals, sums["gradient"]]))
         mine = torch.cat([wrong.float(), wrong.new_full((1,), signal, dtype=torch.float)])
@@ -312,14 +316,16 @@ class Trainer:
         return _Check(self._step + 1, parts, sums, host, copied)
 
     def _read_check(self) -> int:
-        """Finish the check that was begun last, if it was not yet read.
+        """Read the pending check, if there is one.
+
+        With fp16, a gradient that is not finite only sets ``_overflowed``, since it is expected
+        while the loss scale is being found.
 
         Returns:
-            The signal that any process got by then, or 0.
+            The signal that any process had received when the check began, or 0.
 
         Raises:
-            TrainingError: In all processes, if a value of any is not finite. With fp16, gradients
-                that overflow are expected while the loss scale is found, and only noted.
+            TrainingError: In all processes, if a loss or gradient of any process is not finite.
         """
         check, self._check = self._check, None
         if check is None:
@@ -354,7 +360,7 @@ class Trainer:
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _summarize(self, log: _StepLog) -> dict[str, float]:
-        """Average the logged values since the last entry, over steps and processes."""
+        """Compute the log's entry: values averaged over its steps and all processes, and rates."""
         seconds, waited = log.seconds_per_step()
         names, means = log.means()
         means = cast("Tensor", self.fabric.all_reduce(means, reduce_op="mean"))
@@ -369,7 +375,7 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, journal: Journal) -> None:
-        """Validate the model, with averaged weights where they are kept."""
+        """Validate the model, with its averaged weights if there are any."""
         fabric = self.fabric
         batches = validation_batches(
             self._loaders.validation_count,
@@ -424,7 +430,7 @@ class Trainer:
         fabric.barrier()
 
     def _progress(self) -> dict[str, Any]:
-        """Return all of a checkpoint's state but tensors of model and optimizer."""
+        """Return the state of a checkpoint besides the tensors of model and optimizer."""
         return {
             "best": {"step": self._best_step, "score": self._best_score},
             "metrics": self._metrics,
@@ -447,14 +453,18 @@ class Trainer:
         }
 
     def _resume(self) -> None:
-        """Continue from the newest checkpoint in the folder, if there is one and it is wanted."""
+        """Continue from the newest checkpoint in the folder, if there is one.
+
+        Raises:
+            TrainingError: If there is one but ``resume`` is not set, or it cannot be read.
+        """
         state = self._folder.load_newest()
         if state is None:
             return
         if not self._options.resume:
             msg = (
                 f"{self._folder.path} holds a run of {state['step']} steps: continue it with "
-                "--trainer.resume true, or name another folder with --trainer.output"
+                "--trainer.resume true, or give another folder with --trainer.output"
             )
             raise TrainingError(msg)
         self._step = state["step"]
@@ -484,10 +494,10 @@ class Trainer:
             msg = f"the checkpoint {folder} is of another model or damaged: {reason}"
             raise TrainingError(msg) from error
         for group, options in zip(optimizer.param_groups, fresh, strict=True):
-            group.update(options)  # the configuration of this session counts
+            group.update(options)  # the current configuration replaces the checkpoint's
 
     def _warn_of_changes(self, state: dict[str, Any]) -> None:
-        """Warn where continuing is not the same as never having stopped."""
+        """Warn of changes of data or configuration since the checkpoint."""
         then = state["sampler"]
         for name, value in self._sampler_state().items():
             if then[name] != value:
@@ -514,7 +524,7 @@ class Trainer:
         }
         save_file(tensors, path)
         said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in check.sums.items())
-        msg = f"step {check.step}: the {of} is not finite ({said}); its batch is {path}"
+        msg = f"step {check.step}: the {of} is not finite ({said}); its batch is saved in {path}"
         return TrainingError(msg)
 
 

@@ -11,12 +11,12 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Affinities of more tokens than this are judged by an even choice of so many.
+# Of an image with more tokens, this many, evenly spaced, are compared.
 _MOST_TOKENS = 1024
 
 
 def cosine_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Sum the cosine of each token with its teacher's over the tokens of a mask.
+    """Sum the cosine similarity of student and teacher over the tokens of a mask.
 
     Args:
         student: ``[B, N, D]``.
@@ -24,7 +24,7 @@ def cosine_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
         mask: bool ``[B, N]``.
 
     Returns:
-        float64 [2]: the sum, and how many tokens there are.
+        float64 [2]: the sum, and the number of tokens in the mask.
     """
     cosine = functional.cosine_similarity(student.float(), teacher.float(), dim=-1)
     return torch.stack([cosine[mask].double().sum(), mask.sum().double()])
@@ -33,9 +33,9 @@ def cosine_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 def affinity_correlation_sums(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Sum over images the correlation of the student's affinity matrix with the teacher's.
 
-    The affinity of two tokens is their cosine; the correlation is Pearson's over all pairs of
-    different tokens in the mask. It asks whether the student finds alike what the teacher finds
-    similar, independent of the directions of their features.
+    The affinity of two tokens is their cosine similarity; the correlation is Pearson's over all
+    pairs of different tokens in the mask. It measures whether the same tokens are similar for
+    student and teacher, independent of the directions of their features.
 
     Args:
         student: ``[B, N, D]``.
@@ -43,7 +43,7 @@ def affinity_correlation_sums(student: Tensor, teacher: Tensor, mask: Tensor) ->
         mask: bool ``[B, N]``.
 
     Returns:
-        float64 [2]: the sum, and how many images had three tokens or more.
+        float64 [2]: the sum, and the number of images with at least three tokens.
     """
     total = torch.zeros(2, dtype=torch.float64, device=student.device)
     for learned, taught, wanted in zip(student, teacher, mask, strict=True):
@@ -66,5 +66,5 @@ def _affinities(tokens: Tensor) -> Tensor:
 
 
 def ratios(sums: Mapping[str, Tensor]) -> dict[str, float]:
-    """Divide sums by weights, [2] by name; 0 where the weight is 0."""
+    """Divide each sum by its weight, both in a float64 ``[2]``; 0 if the weight is 0."""
     return {name: float(pair[0] / pair[1]) if pair[1] else 0.0 for name, pair in sums.items()}

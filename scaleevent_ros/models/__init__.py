@@ -1,8 +1,8 @@
 """Backbones (teacher, student), heads and checkpoints.
 
 In: names of timm models, files of weights. Out: a frozen `Teacher` that turns frames into dense
-features, a `Student` that turns event tensors into dense features, and checkpoints that say in
-their header all that is needed to run them.
+features, a `Student` that turns event tensors into dense features, and checkpoints whose header
+holds all that is needed to run them.
 """
 
 from __future__ import annotations

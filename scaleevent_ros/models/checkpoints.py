@@ -1,4 +1,4 @@
-"""Our checkpoints: safetensors with a JSON header that says all that is needed to run them.
+"""Checkpoint files: safetensors with a JSON header that holds all that is needed to run them.
 
 The header sits in the file's safetensors metadata under the key ``scaleevent`` and is read without
 touching a tensor. Nothing in such a file can execute code.
@@ -39,8 +39,8 @@ class Header:
         architecture: timm's name of the network.
         bins: Channels of the input tensor.
         architecture_options: Arguments of timm's model that differ from the named one's.
-        stride: The student was cut at the deepest features of at most this stride; None for the
-            deepest of all. With a neck, the stride of its finest stage.
+        stride: Largest stride of the features; the deepest features within it are used, or the
+            deepest of all if None. With a neck, the stride of its finest stage.
         neck: Channels of the feature pyramid on the network; None without.
         projection: Width of the teacher that a linear layer maps the features to; None where the
             widths agree and there is no such layer.
@@ -54,12 +54,13 @@ class Header:
         window: The event window that the student was trained with; None if unknown. Headers of
             older releases hold ``window_ns``, the length of a fixed window, instead.
         teacher: Name of the teacher; None if there was none.
-        teacher_options: Arguments of `build_teacher` that make it another than the named one.
+        teacher_options: Arguments of `build_teacher` besides the name.
         teacher_mean: Mean of the teacher's features over the training set, by channel; empty if
             unknown.
         teacher_std: Standard deviation of the teacher's features, likewise.
-        standardized: The projected features have this mean and deviation removed.
-        classes: Names of the classes that a segmentation head tells apart, by id.
+        standardized: Whether the projected features are the teacher's standardized ones: mean and
+            deviation removed.
+        classes: Names of the classes of the segmentation head, by id.
         heads: The task heads in the file, and how to build each.
         git_revision: Revision of the code that wrote the file.
         extra: Anything else worth keeping, such as the training's configuration and step.
@@ -87,7 +88,7 @@ class Header:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def space_of(self, task: str) -> str:
-        """Whose features the head of a task takes: ``student``, or ``teacher`` (projected)."""
+        """Feature space that the head of a task takes: ``student``, or ``teacher`` (projected)."""
         return str(self.heads.get(task, {}).get("features", "student"))
 
     @property
@@ -123,12 +124,13 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
     """Write a checkpoint so that a reader sees the old file or the new one, never a part.
 
     Args:
-        path: The file; its folder is made if it is not there.
-        tensors: By name; copied to the CPU and made contiguous.
-        header: Described above; its values must be JSON.
+        path: The file; its folder is created if it is missing.
+        tensors: Tensors by name, on any device.
+        header: Header, of JSON values.
 
     Raises:
-        CheckpointError: If the header holds what JSON cannot say, or the file cannot be written.
+        CheckpointError: If the header holds a value that JSON cannot represent, or the file cannot
+            be written.
     """
     from safetensors.torch import save_file
 
@@ -204,7 +206,7 @@ def _parse(content: object, path: str | Path) -> Header:
 
 
 def parse_header(content: dict[str, Any], path: str | Path) -> Header:
-    """Make a header of its JSON values.
+    """Build a header from its JSON values.
 
     Args:
         content: Values by name, as `dataclasses.asdict` gives them.
@@ -253,7 +255,10 @@ def matches_type(value: object, kind: Any) -> bool:
 
 
 def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
-    """Read a checkpoint of ours: its header and its tensors, on the CPU.
+    """Read a checkpoint: its header, and its tensors by name, on the CPU.
+
+    Args:
+        path: File, or the name of a shipped student.
 
     Raises:
         CheckpointError: If the file is invalid, as in `read_header`.
@@ -270,7 +275,7 @@ def read_checkpoint(path: str | Path) -> tuple[Header, dict[str, Tensor]]:
 
 
 def git_revision() -> str:
-    """Name the commit of the code that runs, or ``unknown`` where it runs from no repository."""
+    """Return the git commit of this code, ``-dirty`` if changed; ``unknown`` without git."""
     folder = Path(__file__).parent
     try:
         found = subprocess.run(

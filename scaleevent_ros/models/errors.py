@@ -6,8 +6,8 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class ModelError(ScaleEventError):
-    """A model that cannot be built as asked, or weights that cannot be had."""
+    """A model cannot be built as requested, or its weights are not available."""
 
 
 class CheckpointError(ModelError):
-    """A file of weights that is absent, damaged, or of another model."""
+    """A file of weights is missing, damaged, or of another model."""

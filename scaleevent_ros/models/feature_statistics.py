@@ -26,7 +26,7 @@ class FeatureStatistics(NamedTuple):
     std: Tensor
 
     def to(self, device: torch.device) -> FeatureStatistics:
-        """Move both."""
+        """Move mean and deviation to a device."""
         return FeatureStatistics(self.mean.to(device), self.std.to(device))
 
     def center(self, features: Tensor) -> Tensor:
@@ -43,14 +43,14 @@ class FeatureStatistics(NamedTuple):
 
 
 class StatisticsCounter:
-    """Counts tokens into their statistics, in float64."""
+    """Sums over tokens, in float64, from which their statistics follow."""
 
     def __init__(self) -> None:
         self._count = 0
         self._sum = self._squares = torch.zeros((), dtype=torch.float64)
 
     def add(self, tokens: Tensor) -> None:
-        """Count tokens ``[n, D]``."""
+        """Add tokens ``[n, D]``, of any floating dtype, on any device."""
         values = tokens.double()
         self._count += len(values)
         self._sum = self._sum.to(values.device) + values.sum(0)

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class LateBlocks:
-    """A backbone in two parts: up to its last blocks, and those.
+    """A ViT backbone in two parts: everything before its last blocks, and the last blocks.
 
-    It holds the backbone, and no parameter of its own: where the backbone is moved, cast or
-    trained, so are these blocks.
+    It refers to the backbone and has no parameters of its own: moving, casting or training the
+    backbone applies to these blocks too.
 
     A sequence of tokens holds the network's prefix (class token and registers), the patches row by
     row, and whatever else is appended, which has no position.
@@ -32,22 +32,22 @@ class LateBlocks:
     """
 
     def __init__(self, backbone: Backbone, count: int) -> None:
-        """Part a backbone.
+        """Split a backbone.
 
         Args:
-            backbone: Backbone, a plain ViT: timm's `VisionTransformer` or `Eva`, which DINOv3 is.
-            count: Blocks of the second part: fewer than there are.
+            backbone: A plain ViT: timm's `VisionTransformer` or `Eva` (the class of DINOv3).
+            count: Number of blocks of the second part; fewer than the backbone has.
 
         Raises:
-            ModelError: If it is no plain ViT, or has too few blocks.
+            ModelError: If the backbone is no plain ViT, or has too few blocks.
         """
         model = backbone.model
         if not isinstance(model, (VisionTransformer, Eva)):
-            msg = f"a {type(model).__name__} is no plain ViT, whose last blocks could be parted"
+            msg = f"a {type(model).__name__} is no plain ViT: its last blocks cannot be split off"
             raise ModelError(msg)
         self._depth = len(cast("Any", model).blocks)
         if not 1 <= count < self._depth:
-            known = f"of its {self._depth} blocks the last 1 to {self._depth - 1} can be parted"
+            known = f"of its {self._depth} blocks, the last 1 to {self._depth - 1} can be split off"
             msg = f"{known}, not {count}"
             raise ModelError(msg)
         self._backbone = backbone
@@ -56,7 +56,7 @@ class LateBlocks:
 
     @property
     def prefix(self) -> int:
-        """Count the tokens before the patches."""
+        """Number of tokens before the patches: class token and registers."""
         return int(self._model.num_prefix_tokens)
 
     def tokens(self, image: Tensor) -> Tensor:
@@ -75,16 +75,21 @@ class LateBlocks:
         return torch.cat([prefix, patches], dim=1)
 
     def positions(self, grid: tuple[int, int], appended: int = 0) -> list[Tensor | None]:
-        """Return the rotary embedding of each late block: None if the network has none.
+        """Return the rotary position embedding of each late block; None for each without one.
 
         Args:
-            grid: Height and width h, w of the patches.
-            appended: Tokens after the patches; an angle of 0 leaves them as they are.
+            grid: Height h and width w of the patches.
+            appended: Number of tokens after the patches; their angle is 0, so they have no
+                position.
+
+        Returns:
+            For each block ``[N, 2 * d]`` or ``[heads, N, 2 * d]``, with sines before cosines, for
+            the ``N = h * w + appended`` tokens after the prefix.
         """
         rope = getattr(self._model, "rope", None)
         if rope is None:
             return [None] * self.count
-        # Sines before cosines: [N, 2 * d], or [blocks, heads, N, 2 * d] where each block has own.
+        # [N, 2 * d], or [blocks, heads, N, 2 * d] where each block has its own.
         embedding: Tensor = rope.get_embed(shape=grid)
         sines, cosines = embedding.new_zeros(appended), embedding.new_ones(appended)
         half = embedding.shape[-1] // 2
@@ -106,6 +111,9 @@ class LateBlocks:
             position: Position embedding from `positions`.
             mask: Attention mask, bool ``[B, 1, N, N]``: which token (row) attends to which
                 (column); all if None.
+
+        Returns:
+            Tokens ``[B, N, D]``.
         """
         block = self._model.blocks[self._depth - self.count + number]
         more = {"attn_mask": mask} if position is None else {"rope": position, "attn_mask": mask}
@@ -121,12 +129,12 @@ class LateBlocks:
         return cast("Tensor", self._backbone.norm(normed.mT.unsqueeze(-1))).squeeze(-1).mT
 
     def to_map(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Lay the patches of tokens ``[B, N, D]`` out as a map ``[B, D, h, w]``."""
+        """Rearrange the patches of tokens ``[B, N, D]`` to a map ``[B, D, h, w]``."""
         patches = tokens[:, self.prefix : self.prefix + grid[0] * grid[1]]
         return patches.mT.reshape(len(tokens), -1, *grid)
 
     def features(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Finish what `tokens` began: the backbone's features ``[B, D, h, w]``."""
+        """Compute the backbone's features ``[B, D, h, w]`` from the output of `tokens`."""
         for number, position in enumerate(self.positions(grid)):
             tokens = self.run(number, tokens, position)
         return self.to_map(self.normalize(tokens), grid)

@@ -35,7 +35,8 @@ class GatedMemory(nn.Module):
     Args:
         width: Channels D of the features.
         stride: Pixels per feature.
-        represented: Channels of the event tensor that show the window itself, which come first.
+        represented: Number of leading channels of the event tensor that represent the window
+            itself; leaky integrals follow them.
         channels: Hidden channels of the cell.
     """
 
@@ -58,8 +59,9 @@ class GatedMemory(nn.Module):
         Args:
             features: Features of the window, ``[B, D, h, w]``.
             events: Event tensor, ``[B, C, H, W]``, normalized or not.
-            state: State after the window before, ``[B, D + 1, h, w]``; zeros for none.
-            elapsed_s: Time from the end of the window before to the end of this one, in s, ``[B]``.
+            state: State after the previous window, ``[B, D + 1, h, w]``; zeros for none.
+            elapsed_s: Time from the end of the previous window to the end of this one, in s,
+                ``[B]``.
 
         Returns:
             The new state, ``[B, D + 1, h, w]``.
@@ -73,21 +75,21 @@ class GatedMemory(nn.Module):
         slope, offset = self.openness
         gate = torch.sigmoid(self.gate(hidden) + slope * active + offset)
         change = features - memory + self.correction(hidden)
-        # Nothing is known before the first window: its features pass.
+        # Nothing is remembered before the first window: its features pass unchanged.
         updated = torch.where(known > 0, memory + gate * change, features)
         return torch.cat([updated, torch.ones_like(known)], 1)
 
     def activity(self, events: Tensor) -> Tensor:
-        """Compute the share of pixels with events in each patch, ``[B, 1, h, w]``."""
+        """Compute the share of pixels with events in each patch, float32 ``[B, 1, h, w]``."""
         seen = (events[:, : self.represented] != 0).any(1, keepdim=True).to(torch.float32)
         height, width = seen.shape[-2:]
         seen = functional.pad(seen, (0, -width % self.stride, 0, -height % self.stride))
         return functional.avg_pool2d(seen, self.stride)
 
     def features(self, state: Tensor) -> Tensor:
-        """Take the features out of a state, ``[B, D, h, w]``."""
+        """Return the remembered features of a state, ``[B, D, h, w]``."""
         return state[:, :-1]
 
     def empty(self, features: Tensor) -> Tensor:
-        """Make the state before the first window, like its features ``[B, D, h, w]``."""
+        """Return the empty state for features ``[B, D, h, w]``: zeros ``[B, D + 1, h, w]``."""
         return torch.zeros_like(features[:, :1]).expand(-1, self.width + 1, -1, -1)

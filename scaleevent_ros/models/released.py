@@ -1,4 +1,4 @@
-"""Files that others released, read into timm's networks: Meta's DINOv3 and the paper's students.
+"""Released files of weights, read into timm's networks: Meta's DINOv3 and the paper's students.
 
 The names and their meaning follow the published model definition of DINOv3 (arXiv 2508.10104,
 github.com/facebookresearch/dinov3). The paper's event encoders (arXiv 2603.03969) are the same
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _PREFIXES = ("module.", "event_encoder.", "backbone.")
 _PERIODS = "rope_embed.periods"
 _CONVNEXT_STEM = "downsample_layers.0.0.weight"
-# Used in pretraining alone, or by the class token alone, or (bias_mask, periods) read elsewhere.
+# Used only in pretraining or by the class token, or (bias_mask, periods) read elsewhere.
 _UNUSED = re.compile(
     r"mask_token$|local_cls_norm\.|cls_norm\.|projectors\.|norms\.|.*\.bias_mask$|rope_embed\."
 )
@@ -52,7 +52,14 @@ _VIT_RENAMES = (
 
 @dataclass(frozen=True)
 class ImageNetwork:
-    """A timm network and how to build it again: timm's name, its options, its input channels."""
+    """A timm network, and what is needed to build it again.
+
+    Attributes:
+        network: The network.
+        architecture: timm's name, without a tag.
+        options: Arguments of timm's model.
+        channels: Number of input channels.
+    """
 
     network: nn.Module
     architecture: str
@@ -61,7 +68,7 @@ class ImageNetwork:
 
 
 def strip_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drop what wrappers put before the names (``module.event_encoder.``), where all share it."""
+    """Remove the prefixes of wrappers (``module.event_encoder.``) where all names have them."""
     plain = dict(tensors)
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in plain):
@@ -85,15 +92,15 @@ def build_released(
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ImageNetwork:
-    """Build the timm network that a DINOv3 file is of, with its weights.
+    """Build the timm network of a DINOv3 file, with its weights.
 
-    Biases of queries and values are kept (timm's ``_qkvb`` variants), masked as the file says, and
-    the RoPE periods are the file's.
+    Biases of queries and values are kept (timm's ``_qkvb`` variants), with the file's mask applied.
+    The RoPE periods are the file's.
 
     Args:
         tensors: Tensors read from the file.
         source: Name of the file, for error messages.
-        name: timm's name of the network that it should be; read off the shapes if None.
+        name: timm's name of the expected network; derived from the shapes if None.
         options: Arguments of timm's model that go with the name.
 
     Raises:
@@ -127,12 +134,12 @@ def _build(architecture: str, options: Mapping[str, Any], channels: int, source:
     try:
         return build_network(architecture, options, num_classes=0, in_chans=channels)
     except ModelError as error:
-        msg = f"{source} is a DINOv3 file, and there is no such network: {error}"
+        msg = f"{source} is a DINOv3 file whose network cannot be built: {error}"
         raise CheckpointError(msg) from error
 
 
 def _vit_variant(name: str, *, biased: bool) -> str:
-    """Choose timm's variant with or without biases of queries and values; the tag stays."""
+    """Return timm's name of the variant with or without biases of queries and values."""
     architecture, _, tag = name.partition(".")
     architecture = architecture.removesuffix("_qkvb") + ("_qkvb" if biased else "")
     return f"{architecture}.{tag}" if tag else architecture
@@ -141,7 +148,7 @@ def _vit_variant(name: str, *, biased: bool) -> str:
 def _vit_from_shapes(
     plain: Mapping[str, Tensor], source: str, *, biased: bool
 ) -> tuple[str, dict[str, Any]]:
-    """Read the architecture off the tensors: timm's name, and options where no name fits."""
+    """Derive the architecture from the tensors: timm's name, and options where no name fits."""
     width = plain["cls_token"].shape[-1]
     depth = 1 + max(int(found[1]) for k in plain if (found := re.match(r"blocks\.(\d+)\.", k)))
     gated = "blocks.0.mlp.w1.weight" in plain

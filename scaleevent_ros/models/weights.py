@@ -1,4 +1,4 @@
-"""Files of weights: read without running anything in them, fetched from the hub without a wait."""
+"""Files of weights: reading them without executing code, and fetching them from the model hub."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _WRAPPERS = ("model", "state_dict", "net", "teacher")
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read the named tensors of a ``.safetensors`` or PyTorch file onto the CPU.
+    """Read the tensors of a ``.safetensors`` or PyTorch file by name, onto the CPU.
 
     PyTorch files are read by ``torch.load(weights_only=True)``, which runs no code. A file that
-    wraps its tensors (``{"model": {...}}`` and its like) is unwrapped.
+    wraps its tensors (``{"model": {...}}`` and the like) is unwrapped.
 
     Raises:
-        CheckpointError: If there is no such file, it is damaged, or holds anything but tensors.
+        CheckpointError: If there is no such file, it is damaged, or holds other things than
+            tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -44,8 +45,8 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         # PyTorch's own message advises to load the file in a way that may run its code.
         msg = (
-            f"{path} is damaged or not a file of weights: it is no file of PyTorch, or holds more "
-            "than tensors and is not opened, since that could run code"
+            f"{path} is damaged or not a file of weights: it is no PyTorch file, or it holds more "
+            "than tensors and is refused, since loading it could run code"
         )
         raise CheckpointError(msg) from error
     except (
@@ -77,17 +78,16 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def fetch_from_hub(model: str, repository: str, filename: str) -> Path:
     """Return the local copy of a file on the Hugging Face hub, downloading it if need be.
 
-    The hub's client waits for half a minute where there is no network. So a file that is not in
-    its cache is asked for only once the hub has answered.
+    The hub's client waits for half a minute if there is no network. So a file that is not in its
+    cache is requested only after the hub has answered a short request.
 
     Args:
-        model: The name the user gave, for the error.
+        model: Model name given by the user, for error messages.
         repository: Repository on the hub, for example ``timm/vit_small_patch16_dinov3.lvd1689m``.
         filename: File name in that repository.
 
     Raises:
-        ModelError: If the hub cannot be reached or refuses, naming the model, the file and the
-            option that takes a local file.
+        ModelError: If the hub cannot be reached or refuses the file.
     """
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
@@ -102,14 +102,14 @@ def fetch_from_hub(model: str, repository: str, filename: str) -> Path:
         reason = str(getattr(error, "reason", error)).strip().splitlines()[0]
         msg = (
             f"the weights of {model} are not on this machine, and {constants.ENDPOINT} gave no "
-            f"{filename} of {repository} ({reason}): fetch that file elsewhere and name it with "
-            "the option `checkpoint`"
+            f"{filename} of {repository} ({reason}): fetch that file elsewhere and give its path "
+            "by the option `checkpoint`"
         )
         raise ModelError(msg) from error
 
 
 def _ask(endpoint: str) -> None:
-    """Raise URLError unless the host answers anything within `HUB_TIMEOUT_S`; proxies count."""
+    """Raise URLError unless the hub or a proxy answers anything within `HUB_TIMEOUT_S`."""
     request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 - the hub's own https
     try:
         with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S):  # noqa: S310 - as above
@@ -119,11 +119,16 @@ def _ask(endpoint: str) -> None:
 
 
 def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a module that must want them all, each of the same shape.
+    """Load tensors into a module; names and shapes must match exactly.
+
+    Args:
+        module: Module, changed in place.
+        tensors: Tensors by the names of the module's state.
+        source: Name of their file, for error messages.
 
     Raises:
-        CheckpointError: A tensor is missing, of another shape, not finite, or unknown to the
-            module; names the first one.
+        CheckpointError: If a tensor is missing, of another shape, not finite, or unknown to the
+            module; the message names the first one.
     """
     wanted = module.state_dict()
     for name, have in wanted.items():

@@ -1,8 +1,8 @@
 """The ROS 2 nodes, and the only place that imports rclpy.
 
-In come topics, bags and recordings; out go bags (the recorder), a camera's topics (the replay) and
-what the network perceives, each with diagnostics. A node is one module with a `main`; beside it
-stands what it does without ROS (writing, pacing, counting), which tests reach without a graph.
-`node_parameters` has one dataclass for each node, from which node, launch file and documentation
-take its parameters.
+In: topics, bags and recordings. Out: bags (recorder), a camera's topics (replay, simulate) and the
+network's outputs (perception), with diagnostics. Each node is a module with a `main`.
+`node_parameters` has a dataclass of parameters for each node, which node, launch file and
+documentation use. Parts that do not need ROS (writing, pacing, counting) are in further modules, to
+test them without it.
 """

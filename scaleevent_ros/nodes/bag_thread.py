@@ -22,7 +22,7 @@ FLUSH_INTERVAL_S = 0.5
 
 
 class _Job(NamedTuple):
-    """Task of the thread; messages have a topic and a size."""
+    """Task of the thread; only messages have a topic and a size in bytes."""
 
     run: Callable[[], None]
     topic: str = ""
@@ -32,12 +32,21 @@ class _Job(NamedTuple):
 class BagThread:
     """Writes messages in the order in which they are queued, and never blocks the caller.
 
-    A message that does not fit into the queue is dropped and counted. So is every message after an
-    error of the writer, which `error` holds from then on.
+    A message that does not fit into the queue is dropped and counted, and so is every message after
+    an error of the writer.
+
+    Attributes:
+        path: Path of the bag.
+        error: First error of the writer; None so far.
+        queued_bytes: Bytes of the messages that wait.
+        queued: Number of messages that wait, by topic.
+        dropped: Number of dropped messages, by topic.
+        written: Number of written messages.
+        written_bytes: Bytes of the written messages.
 
     Args:
         writer: Writer of the bag, which this object closes.
-        queue_bytes: Size of the queue in front of the disk.
+        queue_bytes: Largest number of bytes that may wait for the disk.
     """
 
     def __init__(self, writer: BagWriter, queue_bytes: int) -> None:
@@ -61,7 +70,7 @@ class BagThread:
         self._put(_Job(partial(self._writer.add_topic, name, msgtype, qos=qos)))
 
     def put(self, topic: str, record_time_ns: int, cdr: bytes) -> None:
-        """Queue a message, or drop it where the queue is full."""
+        """Queue a message; drop it if the queue is full or the writer has failed."""
         size = len(cdr)
         with self._changed:
             if self.error or self.queued_bytes + size > self._limit:
@@ -118,7 +127,7 @@ class BagThread:
                 self.written_bytes += job.size
 
     def _try(self, run: Callable[[], None], *, even_after_error: bool = False) -> None:
-        """Run something and keep its error, which must not end the thread."""
+        """Run a task and keep its first error, which must not end the thread."""
         if self.error and not even_after_error:
             return
         try:
@@ -126,5 +135,5 @@ class BagThread:
         except ScaleEventError as error:
             self.error = self.error or error
         except Exception as error:
-            logger.exception("defect while writing %s", self.path)
+            logger.exception("unexpected error while writing %s", self.path)
             self.error = self.error or error

@@ -1,6 +1,6 @@
 """Messages of `/diagnostics` and their contents.
 
-`diagnostic_updater` has no Python package everywhere this one runs.
+`diagnostic_updater` is not used, since it has no Python package on some supported systems.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OK: bytes = DiagnosticStatus.OK
 WARN: bytes = DiagnosticStatus.WARN
 ERROR: bytes = DiagnosticStatus.ERROR
 
-_KEPT = 2000  # durations of each name, which bounds the memory if no report is taken
+_KEPT = 2000  # durations kept for each name, to bound the memory if no report is taken
 
 
 def status(
@@ -32,11 +32,11 @@ def status(
     """Build one status.
 
     Args:
-        name: Component, as `/namespace/node` or `/namespace/node: part`.
+        name: Name of the component, such as `/namespace/node` or `/namespace/node: part`.
         level: `OK`, `WARN` or `ERROR`.
         message: Message in one line.
-        values: Figures, in order; floats are written with four significant digits or more.
-        hardware_id: Device behind the component, if there is one.
+        values: Values by key, in order; floats are written with at least four significant digits.
+        hardware_id: Id of the component's device, if it has one.
     """
     return DiagnosticStatus(
         name=name,
@@ -65,11 +65,11 @@ def _written(value: object) -> str:
 class Remarks:
     """Collects warnings for the log and the next report; any thread may add.
 
-    Warnings that differ in their numbers alone count as one kind: the log has each kind at most
-    once a second, the report has the latest of each kind and how often it came.
+    Warnings that differ only in their numbers are of one kind. The log has each kind at most once a
+    second; the report has the latest warning of each kind and how often it came.
 
     Args:
-        log: Writes a warning to the log.
+        log: Function that writes a warning to the log.
     """
 
     def __init__(self, log: Callable[[str], object]) -> None:
@@ -90,21 +90,21 @@ class Remarks:
         self._log(text)
 
     def take(self) -> tuple[str, ...]:
-        """Return the warnings since the last call."""
+        """Return the latest warning of each kind since the last call, and reset them."""
         with self._lock:
             taken, self._latest = self._latest, {}
         return tuple(f"{text} ({n} times)" if n > 1 else text for text, n in taken.values())
 
 
 class Percentiles(NamedTuple):
-    """Median and 99th percentile of durations, ms."""
+    """Median and 99th percentile of durations, in ms."""
 
     p50: float
     p99: float
 
 
 class Timings:
-    """Collects durations by name; any thread may add, one takes."""
+    """Collects durations by name; any thread may call `add`, only one thread `take`."""
 
     def __init__(self) -> None:
         self._ms: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_KEPT))
@@ -114,7 +114,7 @@ class Timings:
         self._ms[name].append(ms)
 
     def take(self) -> dict[str, Percentiles]:
-        """Return the percentiles of the values since the last call, by name."""
+        """Return the percentiles of the durations since the last call, by name, and reset them."""
         taken, self._ms = self._ms, defaultdict(lambda: deque(maxlen=_KEPT))
         return {
             name: Percentiles(*np.percentile(list(values), (50, 99)).tolist())

@@ -36,24 +36,24 @@ for picture, encoding in ((color, "bgr8"), (deep, "16UC1"), (deep.astype("f4"), 
 
 
 def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.uint8]:
-    """Convert a message to a picture; `cv_bridge` converts the encodings that we do not know.
+    """Convert a message to a picture; `cv_bridge`, if installed, converts encodings unknown here.
 
     Args:
         message: Image of an encoding with defined colours.
         depth: Bit depth of the topic's 16-bit images; None for all 16 bits.
 
     Returns:
-        uint8 [H, W, 3], red first: a view of the message's data where they are that already.
+        RGB, uint8 [H, W, 3]; a view of the message's data if its encoding is `rgb8`.
 
     Raises:
-        ImageError: If the encoding is unknown to `cv_bridge` as well or defines no colours, or
-            size, step and data do not fit.
+        ImageError: If the encoding is unknown or defines no colours, or size, step and data do not
+            fit each other.
     """
     bridge = None if is_known(message.encoding) else _cv_bridge()
     if bridge is not None:
         try:
             return np.asarray(bridge.imgmsg_to_cv2(message, "rgb8"), np.uint8)
-        except Exception as error:  # its versions differ in what they raise
+        except Exception as error:  # what it raises depends on its version
             msg = f"cv_bridge cannot read an image of encoding {message.encoding!r}: {error!r}"
             raise ImageError(msg) from None
     view = image_view(message)
@@ -61,7 +61,7 @@ def image_to_rgb(message: Image, depth: LiveDepth | None = None) -> NDArray[np.u
 
 
 def image_view(message: Image) -> ImageView:
-    """View a message, without its stamp, as an image of a bag."""
+    """Return a message as an image view, as from a bag, without its stamp and without a copy."""
     return ImageView(
         stamp_ns=0,
         frame_id=message.header.frame_id,
@@ -77,10 +77,10 @@ def image_view(message: Image) -> ImageView:
 def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: str) -> bytes:
     """Serialize an array as a `sensor_msgs/Image`, copying its pixels once.
 
-    rclpy publishes the bytes as they are; a message object would be copied twice more.
+    rclpy publishes serialized bytes directly; a message object would be copied twice more.
 
     Args:
-        pixels: [H, W] or [H, W, C], of the type and number of channels of the encoding.
+        pixels: [H, W] or [H, W, C], with dtype and number of channels of the encoding.
         encoding: Image encoding, for example `rgb8`, `mono16`, `32FC384`.
         stamp_ns: Header stamp in ns.
         frame_id: Header frame id.
@@ -91,7 +91,7 @@ def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: s
     dtype, channels = encoding_type(encoding)
     has = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or has != channels or pixels.dtype.newbyteorder("=") != dtype:
-        msg = f"an array of {pixels.dtype} {pixels.shape} is no image of encoding {encoding!r}"
+        msg = f"an array of {pixels.dtype} {pixels.shape} is not an image of encoding {encoding!r}"
         raise ImageError(msg)
     native = np.ascontiguousarray(pixels, dtype)
     height, width = native.shape[:2]
@@ -111,18 +111,18 @@ def array_to_cdr(pixels: NDArray[Any], encoding: str, stamp_ns: int, frame_id: s
 
 @cache
 def _cv_bridge() -> Any:
-    """Return a `cv_bridge.CvBridge` that works, or None.
+    """Return a `cv_bridge.CvBridge`, or None if there is none or it does not work.
 
-    One that was built for another numpy can end the process, so another process tries it first.
+    One that was built for another numpy can crash the process, so it is tested in another process.
     """
     if find_spec("cv_bridge") is None:
         return None
-    check = subprocess.run(  # noqa: S603 - the program above and nothing else
+    check = subprocess.run(  # noqa: S603 - only the program above
         [sys.executable, "-c", _SELF_CHECK], capture_output=True, text=True, check=False
     )
     if check.returncode:
         reason = (check.stderr.strip() or f"exit code {check.returncode}").splitlines()[-1]
-        logger.warning("cv_bridge is installed but fails, and is left alone: %s", reason)
+        logger.warning("cv_bridge is installed but fails, and is not used: %s", reason)
         return None
     from cv_bridge import CvBridge
 

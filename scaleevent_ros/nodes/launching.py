@@ -1,4 +1,4 @@
-"""Launch files of this package's nodes: one argument for each parameter of a node's dataclass."""
+"""Launch descriptions of nodes, with an argument for each parameter of the node's dataclass."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ PACKAGE = "scaleevent_ros"
 def launch_node(
     name: str, kind: type[object], config: str, remaps: Mapping[str, str] | None = None
 ) -> LaunchDescription:
-    """Describe the launch of one node.
+    """Build the launch description of one node.
 
     Launch arguments are the parameters of `kind`, a file of parameters, the topics of `remaps`, and
-    what launch files of ROS usually take. An argument overrides the file; what is in neither has
-    its default.
+    usual ones such as `namespace` and `log_level`. An argument overrides the file; a parameter in
+    neither has its default.
 
     Args:
         name: Name of the node and of its executable.
-        kind: Dataclass of its parameters.
+        kind: Dataclass of the node's parameters.
         config: Name of the default parameters file in `config/`.
-        remaps: Descriptions of the topics that may be remapped, by the node's own names for them.
-            The argument is the name without `~/`, its default is empty: not remapped.
+        remaps: Descriptions of the topics that may be remapped, by their names in the node, such as
+            `~/image`. The argument is the name without `~/`; its default is empty: not remapped.
     """
     remaps = remaps or {}
     parameters = {parameter.name: parameter for parameter in described(kind)}
@@ -49,9 +49,9 @@ def launch_node(
         "params_file": ("YAML file of parameters.", str(share_folder() / "config" / config)),
         "namespace": ("Namespace of the node.", ""),
         node_name: ("Name of the node.", name),
-        "use_sim_time": ("true: take the time from /clock.", ""),
-        "log_level": ("debug, info, warn, error or fatal.", "info"),
-        "respawn": ("true: start the node again when it ends.", "false"),
+        "use_sim_time": ("Whether to take the time from /clock: true or false.", ""),
+        "log_level": ("Log level: debug, info, warn, error or fatal.", "info"),
+        "respawn": ("Whether to start the node again when it ends: true or false.", "false"),
         "remap": ("Further remappings, as FROM:=TO, separated by spaces.", ""),
     }
     topics = {topic.removeprefix("~/"): (text, "") for topic, text in remaps.items()}
@@ -112,7 +112,7 @@ def launch_node(
 
 
 def _typos(given: Iterable[str], known: Collection[str]) -> Iterator[str]:
-    """Find arguments that are not declared but similar to one that is: launch ignores them."""
+    """Find arguments that are not declared, which launch ignores, but similar to a declared one."""
     for name in given:
         if name not in known and (meant := difflib.get_close_matches(name, known, 1, 0.75)):
             yield f"WARNING: there is no launch argument {name!r}: did you mean {meant[0]!r}?"

@@ -1,7 +1,7 @@
 """Test of the transport: large best-effort messages between two processes of this machine.
 
 `scaleevent doctor` starts this module twice, once to receive and once to send: within one process
-the middleware would hand messages over without its transport.
+the middleware would pass messages without its transport.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ BEST_EFFORT = QoSProfile(
 
 
 def receive(topic: str) -> dict[str, float]:
-    """Count the messages that arrive, for at most `PATIENCE_S`."""
+    """Count the messages that arrive, for at most `PATIENCE_S`.
+
+    Returns:
+        Number of complete messages (`received`), and their median age on arrival (`median_ms`).
+    """
     node = rclpy.create_node("scaleevent_loopback_receiver")
     ages: list[float] = []
 
@@ -46,7 +50,11 @@ def receive(topic: str) -> dict[str, float]:
 
 
 def send(topic: str) -> dict[str, float]:
-    """Wait for the receiver, then publish at 20 Hz."""
+    """Wait for the receiver for at most `PATIENCE_S`, then publish at 20 Hz.
+
+    Returns:
+        Number of published messages (`sent`); 0 without a receiver.
+    """
     node = rclpy.create_node("scaleevent_loopback_sender")
     publisher = node.create_publisher(Image, topic, BEST_EFFORT)
     deadline = time.monotonic() + PATIENCE_S
@@ -54,7 +62,7 @@ def send(topic: str) -> dict[str, float]:
         if time.monotonic() > deadline:
             return {"sent": 0}
         time.sleep(0.02)
-    time.sleep(1)  # the other side may learn of the match later
+    time.sleep(1)  # the receiver may discover the sender later
     message = Image(height=1000, width=4000, encoding="mono8", step=4000)
     message.data = array.array("B", bytes(BYTES))
     for _ in range(MESSAGES):

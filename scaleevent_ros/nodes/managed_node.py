@@ -1,4 +1,4 @@
-"""Shared parts of nodes: declared parameters, steady timers, a lifecycle that reports errors."""
+"""Common parts of nodes: parameters, steady timers, and a lifecycle node that reports errors."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ _REPORT_PERIOD_S = 1.0
 def declare(node: Node, kind: type[object], *, read_only: bool = False) -> None:
     """Declare every parameter of a dataclass on a node, with its default and description.
 
-    An unknown name among the values from the command line or a file, which ROS ignores, is warned
-    of: it is often a typo.
+    Unknown names among the values from the command line or a file, which ROS ignores, cause a
+    warning, since they are often typos.
 
     Args:
         node: Node to declare them on.
-        kind: Dataclass whose fields were made by `parameter`.
+        kind: Dataclass whose fields were made by `parameters.parameter`.
         read_only: Whether all of them are fixed once the node has started.
 
     Raises:
@@ -55,7 +55,7 @@ def declare(node: Node, kind: type[object], *, read_only: bool = False) -> None:
     """
     for field in fields_of(kind):
         name, default = field.name, field.default
-        # An empty list has no type in ROS, so it stands as a list of one empty text.
+        # An empty list has no type in ROS, so it is declared as a list of one empty text.
         value = (list(default) or [""]) if isinstance(default, tuple) else default
         descriptor = _descriptor(field)
         descriptor.read_only |= read_only
@@ -66,14 +66,14 @@ def declare(node: Node, kind: type[object], *, read_only: bool = False) -> None:
             msg = f"parameter {name!r} must be {TYPE_NAMES[type(default)]}: {description}"
             raise NodeError(msg) from None
         except InvalidParameterValueException:
-            # rclpy's message has only numbers: raise ours, which has the limits in words.
+            # `checked` raises an error with the limits, which rclpy's message lacks.
             checked(field, _overrides(node)[name].value)
             raise
     _warn_of_unknown(node, [name for name, _, _ in described(kind)])
 
 
 def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
-    """Describe a parameter for `ros2 param describe` and rqt."""
+    """Build the descriptor of a parameter, for `ros2 param describe` and rqt."""
     limits, default = field.metadata["limits"], field.default
     descriptor = ParameterDescriptor(
         description=field.metadata["description"],
@@ -104,25 +104,25 @@ def _descriptor(field: dataclasses.Field[Any]) -> ParameterDescriptor:
 
 
 def _overrides(node: Node) -> dict[str, Any]:
-    """Return the values from the command line and from files: no public method of rclpy does."""
+    """Return the values from the command line and from files; rclpy has no public method for it."""
     return getattr(node, "_parameter_overrides", {})
 
 
 def _warn_of_unknown(node: Node, known: list[str]) -> None:
     for name in _overrides(node):
-        # Others are declared by rclpy itself, or later by topics for their QoS.
+        # rclpy declares some parameters itself, and those for QoS later with the topics.
         if node.has_parameter(name) or name.startswith("qos_overrides."):
             continue
         meant = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {meant[0]!r}?" if meant else f"there are {', '.join(known)}"
-        node.get_logger().warning(f"parameter {name!r} is unknown and passed over: {hint}")
+        node.get_logger().warning(f"parameter {name!r} is unknown and ignored: {hint}")
 
 
 def read(node: Node, kind: type[Settings]) -> Settings:
     """Read a node's declared parameters into their dataclass.
 
     Raises:
-        NodeError: If a value is outside its limits, naming them.
+        NodeError: If a value is outside its limits.
     """
     return kind(**{field.name: checked(field, _value(node, field)) for field in fields_of(kind)})
 
@@ -131,23 +131,24 @@ def _value(node: Node, field: dataclasses.Field[Any]) -> object:
     try:
         return node.get_parameter(field.name).value
     except ParameterUninitializedException:
-        return field.default  # what ROS makes of an empty list in a YAML file
+        return field.default  # an empty list in a YAML file is uninitialized in ROS
 
 
 def create_steady_timer(node: Node, period_s: float, callback: Callable[[], None]) -> Timer:
-    """Create a timer that also runs while simulated time stands still."""
+    """Create a timer that does not depend on simulated time."""
     return node.create_timer(period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
 
 class ManagedNode(LifecycleNode, Generic[Settings]):
     """Lifecycle node with parameters and diagnostics.
 
-    Subclasses implement `configure`, `activate`, `deactivate`, `cleanup` and `statuses`. What these
-    raise is logged and turns the diagnostics to ERROR. An expected error (`ScaleEventError`) leaves
-    the node in the state that it had; any other releases everything and leaves it unconfigured.
+    Subclasses implement `configure`, `activate`, `deactivate`, `cleanup` and `statuses`. Exceptions
+    in these are logged and set the diagnostics to ERROR. After an expected error
+    (`ScaleEventError`) the node stays in its state; after any other it releases everything and is
+    unconfigured.
 
-    Transitions may take long: they have a callback group of their own, so that an executor with
-    several threads serves parameters and the state meanwhile.
+    Transitions may take long. They have a separate callback group, so that an executor with several
+    threads serves parameters and the state meanwhile.
 
     Attributes:
         settings: Current parameters.
@@ -163,7 +164,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
     """
 
     def __init__(self, name: str, kind: type[Settings]) -> None:
-        # LifecycleNode's own constructor passes no callback group on.
+        # The constructor of LifecycleNode takes no callback group.
         Node.__init__(self, name)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         declare(self, kind)
@@ -176,7 +177,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
 
     @property
     def busy(self) -> bool:
-        """Whether a thread does something that cannot be interrupted."""
+        """Whether a thread is working that cannot be interrupted."""
         return False
 
     @property
@@ -193,7 +194,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
         raise NotImplementedError
 
     def deactivate(self) -> None:
-        """End the work. Must be possible at any time, any number of times."""
+        """End the work; may be called at any time, any number of times."""
         raise NotImplementedError
 
     def cleanup(self) -> None:
@@ -263,7 +264,7 @@ class ManagedNode(LifecycleNode, Generic[Settings]):
     def _run_transition(
         self, name: str, transition: Callable[[], None]
     ) -> TransitionCallbackReturn:
-        """Run a transition; rclpy itself would drop an exception without a word."""
+        """Run a transition and report its exceptions, which rclpy would drop silently."""
         try:
             transition()
         except ScaleEventError as error:

@@ -16,7 +16,7 @@ from scaleevent_ros.nodes.parameters import DURABILITIES, RELIABILITIES, paramet
 from scaleevent_ros.runtime.options import BACKENDS, FEATURE_SPACES, PRECISIONS
 
 DISTRIBUTIONS = {"humble": 8, "iron": 8, "jazzy": 9, "kilted": 9}
-"""Version of the bag's metadata for each distribution."""
+"""Version of the bag's metadata for each ROS 2 distribution."""
 
 PIXELS = ("standard", "ideal", "noisy")
 
@@ -28,7 +28,7 @@ INPUTS = {
     "~/events": "Topic of event packets. Unset: the one that exists, see docs/perception.md.",
     "~/image": "Topic of images, used with trigger image.",
     "~/point": "Topic of the query pixel of ~/similarity.",
-    "~/click": "The same without a header: clicks in rqt_image_view.",
+    "~/click": "Topic of the query pixel without a header, as for clicks in rqt_image_view.",
 }
 """Topics that the perception node subscribes to, for launch files to remap."""
 
@@ -51,7 +51,7 @@ class PerceptionParameters:
         "Shipped student (lite or small), or path of a checkpoint or of an exported file.",
     )
     device: str = parameter(
-        "auto", "auto, cpu, cuda or cuda:N. auto: the GPU, or the CPU with a warning."
+        "auto", "Device: auto, cpu, cuda or cuda:N. auto: the GPU, or the CPU with a warning."
     )
     precision: str = parameter(
         "auto",
@@ -109,15 +109,15 @@ class PerceptionParameters:
     )
     overlay_fade: float = parameter(
         0.0,
-        "Seconds in which the colours of ~/overlay fade once their patch is no longer active. "
-        "0: they stay.",
+        "Seconds in which the colours of ~/overlay fade after their patch was last active. "
+        "0: no fading.",
         minimum=0,
         maximum=3600,
     )
     features_space: str = parameter(
         "student",
-        "Space of the published features: student, or teacher, where heads and queries made for "
-        "the teacher's image features work.",
+        "Space of the published features: student, or teacher, for heads and queries that were "
+        "made for the teacher's image features.",
         choices=FEATURE_SPACES,
     )
     features_channels: int = parameter(
@@ -204,7 +204,7 @@ class ReplayParameters:
     start_offset: float = parameter(0.0, "Seconds of the recording to skip.", minimum=0)
     delay: float = parameter(
         1.0,
-        "Seconds without another subscriber before the first message; at most five times as long.",
+        "Seconds without a new subscriber before the first message; at most five times as long.",
         minimum=0,
     )
     paused: bool = parameter(False, "Start paused, until the service ~/resume is called.")

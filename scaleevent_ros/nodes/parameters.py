@@ -1,8 +1,8 @@
 """Parameter definitions of a node: names, types, limits and descriptions in one frozen dataclass.
 
-The node declares them from it (`declaration`), launch files list them from it, and the YAML files
-in `config/` are checked against it. Launch files run under the system's Python, so this module
-and all parameter dataclasses need the standard library alone.
+The node declares its parameters from it (`managed_node.declare`), launch files list them from it,
+and the YAML files in `config/` are checked against it. Launch files run under the system's Python,
+so this module and all parameter dataclasses need only the standard library.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ def parameter(
     choices: tuple[str, ...] = (),
     read_only: bool = False,
 ) -> Any:
-    """Describe one parameter of a node: a field of its dataclass.
+    """Define one parameter of a node, as a field of its dataclass.
 
     Args:
         default: Default value; its type is the parameter's.
         description: Purpose and unit.
-        minimum: Least value of a number.
-        maximum: Greatest value of a number.
+        minimum: Smallest value of a number.
+        maximum: Largest value of a number.
         choices: Allowed values of a text; empty for any.
         read_only: Whether the value is fixed once the node has started.
     """
@@ -79,7 +79,7 @@ def parameter(
 
 
 class Described(NamedTuple):
-    """A parameter's name, default and description in words."""
+    """A parameter's name, default and description, which includes its limits."""
 
     name: str
     default: Any
@@ -87,13 +87,13 @@ class Described(NamedTuple):
 
 
 def described(kind: type[object]) -> Iterator[Described]:
-    """List the parameters of a dataclass whose fields were made by `parameter`, in its order."""
+    """List the parameters of a dataclass whose fields were made by `parameter`, in order."""
     for field in fields_of(kind):
         yield Described(field.name, field.default, field.metadata["description"])
 
 
 def shown(default: object) -> str:
-    """Format a default as one gives it on the command line."""
+    """Format a default as it is written on the command line."""
     if isinstance(default, tuple):
         return "[" + ", ".join(default) + "]"
     if isinstance(default, bool):
@@ -102,10 +102,10 @@ def shown(default: object) -> str:
 
 
 def changed(settings: Parameters, changes: Mapping[str, object]) -> Parameters:
-    """Check new values of some parameters and put them into a copy of the dataclass.
+    """Return a copy of a parameter dataclass with new values of some parameters.
 
     Raises:
-        NodeError: If a value is of a wrong type or outside its limits, naming them.
+        NodeError: If a value is of a wrong type or outside its limits.
     """
     fields = {field.name: field for field in fields_of(type(settings))}
     values: Any = {name: checked(fields[name], value) for name, value in changes.items()}
@@ -118,10 +118,12 @@ def fields_of(kind: type[object]) -> tuple[dataclasses.Field[Any], ...]:
 
 
 def checked(field: dataclasses.Field[Any], value: object) -> object:
-    """Check a value against its field's type and limits; whole numbers become floats there.
+    """Check a value against its field's type and limits, and return it in this type.
+
+    Integers are converted to floats for float fields, and lists to tuples without empty texts.
 
     Raises:
-        NodeError: If the value is of a wrong type or outside its limits, naming them.
+        NodeError: If the value is of a wrong type or outside its limits.
     """
     wanted, limits = type(field.default), field.metadata["limits"]
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,7 +1,7 @@
 """The perception node: runs a student on a live event camera and publishes its outputs.
 
-This module holds what is ROS: parameters, lifecycle, topics and reports. It imports neither torch
-nor numba: the pipeline that does the work is imported and built while the node already answers.
+This module has the ROS part: parameters, lifecycle, topics and reports. It imports neither torch
+nor numba: the pipeline is imported and built while the node already serves requests.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 NAME = "scaleevent_perception"
 DEFAULT_EVENTS = "/event_camera/events"
-"""Topic to wait for where `~/events` is not remapped and no camera is there yet."""
+"""Topic to subscribe to if `~/events` is not remapped and no camera is found yet."""
 
 _WATCH_PERIOD_S = 0.25
-_SETTLING_S = 0.5  # for further cameras to be discovered, before one is chosen
+_SETTLING_S = 0.5  # time for further cameras to be discovered, before one is chosen
 _UNKNOWN_NODE = "_NODE_NAME_UNKNOWN_"
-_PATIENCE_S = 3.0  # without packets, before the log mentions it
-_LARGE_BYTES = 500_000  # from here on Fast DDS with its own defaults loses messages
+_PATIENCE_S = 3.0  # time without packets, before a warning
+_LARGE_BYTES = 500_000  # size from which Fast DDS with its default settings loses messages
 _TIMED = ("decode", "transfer", "inference", "publish", "window_age")
 
 _RELIABLE = QoSProfile(
@@ -67,21 +67,22 @@ _LATCHED = QoSProfile(
 
 
 class Perception(ManagedNode[PerceptionParameters]):
-    """The perception node.
+    """Node that runs a student on a live event camera and publishes its outputs.
 
-    Threads: the executor's serve lifecycle, parameters and reports, and build the first pipeline
-    in the transition `configure`. The receiver decodes packets, and the loop's thread computes
-    windows. A camera that changes its geometry gets a new pipeline, which a thread of its own
-    builds. Whatever a thread works on it holds by itself; the node only replaces its references.
+    Threads: the executor's threads serve lifecycle, parameters and reports, and build the first
+    pipeline in the transition `configure`. The receiver's thread decodes packets, and the loop's
+    thread computes windows. If the camera's geometry changes, a separate thread builds a new
+    pipeline. Each thread holds its own references to the objects that it uses; the node only
+    replaces its own references.
 
     Raises:
-        NodeError: If a parameter is wrong from the start.
+        NodeError: If an initial parameter is invalid.
     """
 
     def __init__(self) -> None:
         super().__init__(NAME, PerceptionParameters)
-        self._lock = threading.RLock()  # of the references below; taken after a receiver's lock
-        self._topic_lock = threading.Lock()  # of the subscriptions; taken before a receiver's lock
+        self._lock = threading.RLock()  # for the references below; taken after a receiver's lock
+        self._topic_lock = threading.Lock()  # for subscriptions; taken before a receiver's lock
         self._building_lock = threading.Lock()  # two engines at once may not fit the GPU
         self._building = ""
         self._activation = 0
@@ -126,7 +127,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._create_publishers(pipeline)
 
     def activate(self) -> None:
-        """Subscribe, and start the loop."""
+        """Subscribe to the topics, and start the loop."""
         from scaleevent_ros.nodes.perception_stream import StreamCounts
 
         settings, pipeline = self.settings, self._pipeline
@@ -154,7 +155,7 @@ class Perception(ManagedNode[PerceptionParameters]):
                 self._receiver.add(Image, "~/image", images, self._receive_image)
 
     def deactivate(self) -> None:
-        """Unsubscribe and stop the loop; the pipeline stays."""
+        """Unsubscribe and stop the loop; the pipeline is kept."""
         with self._topic_lock:
             receiver, self._receiver, self._events = self._receiver, None, None
         with self._lock:
@@ -181,7 +182,7 @@ class Perception(ManagedNode[PerceptionParameters]):
                 self.destroy_publisher(publisher)
 
     def _start(self) -> None:
-        """Configure and activate."""
+        """Configure and activate the node, in the thread `autostart`."""
         try:
             if self.trigger_configure() == TransitionCallbackReturn.SUCCESS and not self._closed:
                 self.trigger_activate()
@@ -248,13 +249,13 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._large |= len(cdr) >= _LARGE_BYTES
 
     def publish_times(self, ms: dict[str, float]) -> None:
-        """Publish the duration of each step of a window."""
+        """Publish the duration of each step of a window, in ms."""
         for name, publisher in self._debug.items():
             if name in ms:
                 publisher.publish(Float64(data=ms[name]))
 
     def now_ns(self) -> int:
-        """Return the ROS time."""
+        """Return the current ROS time in ns."""
         return int(self.get_clock().now().nanoseconds)
 
     def remark(self, text: str) -> None:
@@ -262,7 +263,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._remarks.add(text)
 
     def report_failure(self, reason: str) -> None:
-        """Report that windows fail, or with an empty text that they work again."""
+        """Report why windows fail, or by an empty text that they work again."""
         if reason and not self.problem:
             self.get_logger().error(reason)
         self.problem = reason
@@ -366,7 +367,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._events = self._receiver.add(EventPacket, topic, qos, self._receive)
 
     def _watch(self) -> None:
-        """Find the camera, and warn where none is heard or two are."""
+        """Look for the camera, and warn if there are no packets or several publishers."""
         with self._topic_lock:
             if not self._receiver or not self._events:
                 return
@@ -377,7 +378,7 @@ class Perception(ManagedNode[PerceptionParameters]):
                 self._look_for_camera(topic)
         several = len(publishers) > 1
         names = ", ".join(sorted({_node_name(info) for info in publishers}))
-        # Discovery tells nodes' names a little later than their topics: look once more for them.
+        # Names of nodes are discovered a little later than their topics: wait once for them.
         new = several and not self._several
         self._awaits_names = new and _UNKNOWN_NODE in names and not self._awaits_names
         if new and not self._awaits_names:
@@ -402,7 +403,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         ]
 
     def _look_for_camera(self, current: str) -> None:
-        """Subscribe to the first topic of event packets, once no more are discovered."""
+        """Subscribe to the first topic of event packets, once no further ones are discovered."""
         found, now = tuple(self._event_topics()), time.monotonic()
         before, since = self._candidates
         if found != before:
@@ -410,11 +411,11 @@ class Perception(ManagedNode[PerceptionParameters]):
         elif found and now - since >= _SETTLING_S and found[0] != current:
             if len(found) > 1:
                 self.remark(
-                    f"several topics of event packets: {', '.join(found)}; taking {found[0]}. "
-                    "Remap ~/events (launch argument `events`) to take another"
+                    f"several topics of event packets: {', '.join(found)}; using {found[0]}. "
+                    "Remap ~/events (launch argument `events`) to use another"
                 )
             else:
-                self.get_logger().info(f"event packets are taken from {found[0]}")
+                self.get_logger().info(f"found event packets on {found[0]}")
             self._subscribe_to_events(found[0])
 
     # Reports.
@@ -444,7 +445,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         return [perception_status(self.get_fully_qualified_name(), report)]
 
     def _rates(self, counts: StreamCounts | None) -> Rates:
-        """Return the rates since the last call; 0 after a restart."""
+        """Compute the rates since the last call; 0 after a restart."""
         totals = (
             (counts.packets, counts.events, counts.windows, counts.skipped)
             if counts
@@ -464,7 +465,7 @@ def _node_name(info: Any) -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the perception node; the exit code is 1 where a parameter is wrong from the start."""
+    """Run the perception node; the exit code is 1 if an initial parameter is invalid."""
     return run(NAME, Perception, PerceptionParameters, args, threads=3)
 
 

@@ -1,4 +1,4 @@
-"""Windows of a live stream on a GPU, or on the CPU for what has no running sums. Needs PyTorch."""
+"""Windows of a live stream built by PyTorch: on a GPU, or of time surfaces on a CPU."""
 
 from __future__ import annotations
 
@@ -33,9 +33,17 @@ class _Part(NamedTuple):
 
 
 class DeviceWindows:
-    """Windows on a device: batches are copied as they come, while the last window is computed.
+    """Windows that are built on a device; see `Windows`.
 
-    Batches that no window reaches any more are added to leaky integrals at their time.
+    Batches are copied to the device as they arrive, while the last window is being computed.
+    Batches that are too old for any window are added to the leaky integrals.
+
+    Args:
+        spec: Specification of the event tensor.
+        size: Height and width of the sensor.
+        patch: Side of a patch in pixels, for `BuiltWindow.patch_counts`.
+        options: Length of the windows.
+        device: Device to build on.
     """
 
     def __init__(
@@ -57,26 +65,26 @@ class DeviceWindows:
 
     @property
     def t_end(self) -> int | None:
-        """The latest time at which a window can end, ns; None before the first event."""
+        """Latest time in ns at which a window can end; None before the first event."""
         with self._lock:
             return int(self._parts[-1].t[-1]) + 1 if self._parts else None
 
     def push(self, batch: EventBatch) -> None:
-        """Take the stream's next events."""
+        """Add the stream's next events."""
         if not len(batch):
             return
         part = _Part(batch.t, self._uploader.upload(batch))
         with self._lock:
-            if self._parts and part.t[0] < self._parts[-1].t[-1]:  # the clock was set anew
+            if self._parts and part.t[0] < self._parts[-1].t[-1]:  # the clock was set back
                 self._parts.clear()
                 self._state = None
             self._drop_before(int(part.t[-1]) - 2 * self.longest_ns)
             self._parts.append(part)
 
     def _drop_before(self, reach: int) -> None:
-        """Drop what is out of reach, many batches at once: each time costs the device a pass.
+        """Drop batches before a time, many at once, since each call costs the device a pass.
 
-        Twice the longest window is in reach, for one that is asked for at a time gone by.
+        Events of twice the longest window are kept, for windows that end before the newest event.
         """
         if not self._parts or self._parts[0].t[-1] >= reach - self.longest_ns:
             return
@@ -89,10 +97,10 @@ class DeviceWindows:
             self._state = DeviceState(values, t)
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
-        """Build the last window that ends at or before a time; the newest if None.
+        """Build the window that ends at a time, or at the newest event if that is earlier or None.
 
         Raises:
-            EventsError: If nothing was pushed yet.
+            EventsError: If no event was pushed yet.
         """
         with self._lock:
             parts, state = list(self._parts), self._state
@@ -109,7 +117,7 @@ class DeviceWindows:
         return BuiltWindow(tensor, self._count_patches(events, start, end), end)
 
     def _start(self, parts: list[_Part], end: int) -> int:
-        """Choose the window's start as `window_start` does."""
+        """Choose the start of the window that ends at a time, as `window_start` does."""
         options = self._options
         if options.mode == "fixed":
             return end - options.length_ns

@@ -1,4 +1,4 @@
-"""Images that the perception node publishes of a window, made only where they are subscribed to."""
+"""Images that the perception node publishes for a window, made only for topics with subscribers."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime.arrays import Array
 
 ALWAYS = ("features", "features_pca", "overlay", "similarity", "activity", "age")
-"""Topics of every checkpoint; the others need a head."""
+"""Image topics of every checkpoint."""
 OF_HEADS = {
     "segmentation": ("segmentation", "segmentation_color"),
     "depth": ("depth",),
     "flow": ("flow",),
 }
+"""Image topics of each head."""
 
-_SEED = 0  # of the fixed projection
+_SEED = 0  # seed of the fixed projection
 _POINT = (0, 255, 0)
-_OPACITY = 0.35  # of colours over events
-_NEVER = -(1 << 62)  # ns, before all windows
+_OPACITY = 0.35  # opacity of colours over events
+_NEVER = -(1 << 62)  # time in ns before all windows
 
 
 class Product(NamedTuple):
@@ -42,8 +43,8 @@ class Product(NamedTuple):
 
     Attributes:
         topic: Name of the topic, without `~/`.
-        encoding: Encoding of `sensor_msgs/Image`.
-        pixels: [H, W] or [H, W, C], in the host's memory.
+        encoding: Encoding of the `sensor_msgs/Image`.
+        pixels: Pixels [H, W] or [H, W, C], of the encoding's dtype.
     """
 
     topic: str
@@ -57,13 +58,13 @@ def topics_of(outputs: Collection[str]) -> tuple[str, ...]:
 
 
 class Scene(NamedTuple):
-    """One window, and what is made of it.
+    """A window with its outputs, of which images are made.
 
     Attributes:
         window: The window.
         outputs: Outputs of the engine.
         settings: Current parameters.
-        point: Column and row, in pixels, that `similarity` compares with.
+        point: Column and row of the query pixel of `similarity`.
     """
 
     window: BuiltWindow
@@ -79,25 +80,28 @@ class PatchAges:
         self.reset()
 
     def reset(self) -> None:
-        """Forget all windows: the stream begins anew."""
+        """Forget all windows, when the stream restarts."""
         self._active_ns: Array | None = None  # end of the last window in which each was active
 
     def add(self, window: BuiltWindow, threshold: int) -> None:
-        """Take the stream's next window; on a GPU nothing is copied.
+        """Add the stream's next window; on a GPU, nothing is copied to the host.
 
         Args:
             window: The window.
-            threshold: Events from which a patch is active.
+            threshold: Number of events from which a patch is active.
         """
         active = window.patch_counts >= threshold
         before = _NEVER if self._active_ns is None else self._active_ns
         self._active_ns = active * window.t_end + ~active * before
 
     def seconds(self, t_end: int) -> NDArray[np.float32]:
-        """Compute the ages at the end of the last window, ns, in seconds.
+        """Compute the ages of patches at the end of the last window.
+
+        Args:
+            t_end: End of that window in ns.
 
         Returns:
-            float32 [h, w]; infinite where a patch has not been active yet.
+            Ages in s, float32 [h, w]; infinite where a patch has not been active yet.
         """
         active_ns = _host(self._active_ns)
         ages = (t_end - active_ns) * 1e-9
@@ -105,10 +109,10 @@ class PatchAges:
 
 
 class Products:
-    """Makes images of windows and of what an engine computed of them.
+    """Makes images of windows and of an engine's outputs.
 
     Args:
-        engine: Source of the outputs: their size, and which there are.
+        engine: Engine that computes the outputs.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -131,11 +135,11 @@ class Products:
         }
 
     def reset(self) -> None:
-        """Forget the windows before: the stream begins anew."""
+        """Forget previous windows, when the stream restarts."""
         self._ages.reset()
 
     def needed(self, wanted: Collection[str]) -> set[str]:
-        """Name the engine's outputs that these topics are made of."""
+        """Return the names of the engine's outputs that are needed for topics."""
         names = set()
         for topic in wanted:
             if topic in {"features", "features_pca", "similarity"}:
@@ -147,13 +151,13 @@ class Products:
         return names
 
     def make(self, wanted: Collection[str], scene: Scene) -> Iterator[Product]:
-        """Make the images of these topics, one after the other."""
-        # Also for windows of which nobody wants ages, so that they are right once somebody does.
+        """Make the images of topics, one after the other; no flow without a previous window."""
+        # Always updated, so that ages are correct as soon as a topic needs them.
         self._ages.add(scene.window, scene.settings.activity_threshold)
         self._pca: NDArray[np.uint8] | None = None  # of this scene
         self._copied: NDArray[np.float32] | None = None  # of this scene
         for topic in wanted:
-            if topic != "flow" or scene.outputs.flow is not None:  # none without a window before
+            if topic != "flow" or scene.outputs.flow is not None:
                 yield Product(topic, *self._makers[topic](scene))
 
     def _features(self, scene: Scene) -> tuple[str, NDArray[Any]]:
@@ -177,7 +181,7 @@ class Products:
         return self._copied
 
     def _colours(self, scene: Scene) -> NDArray[np.uint8]:
-        """Colour the features; once for a scene, as each call moves the basis."""
+        """Colour the features; once for a scene, since each call updates the basis."""
         if self._pca is None:
             active = to_host(scene.window.patch_counts) >= scene.settings.activity_threshold
             self._pca = self._enlarged(self._basis.picture(self._features_of(scene), active))
@@ -212,7 +216,7 @@ class Products:
         return "rgb8", picture
 
     def _enlarged(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Bring a picture of patches to the sensor's pixels."""
+        """Resize a picture of patches to the sensor's pixels."""
         rows, columns = (side * self._stride for side in self._grid)
         fine = enlarge(picture, (columns, rows))[: self._size[0], : self._size[1]]
         return np.ascontiguousarray(fine)
@@ -234,18 +238,19 @@ def _flow(scene: Scene) -> tuple[str, NDArray[Any]]:
 
 @lru_cache(maxsize=1)
 def fixed_projection(width: int, channels: int) -> NDArray[np.float32]:
-    """Make orthonormal directions that depend on the two numbers alone, float32 [channels, width].
+    """Return a fixed random projection with orthonormal rows, float32 [channels, width].
 
-    Random ones: they keep lengths and cosines up to a factor (Johnson and Lindenstrauss, 1984).
+    Random projections approximately preserve cosines, and lengths up to a common factor (Johnson
+    and Lindenstrauss, 1984).
     """
-    # The legacy generator, whose numbers numpy promises not to change.
+    # numpy guarantees that the numbers of the legacy generator do not change.
     noise = np.random.RandomState(_SEED).standard_normal((width, channels))
     directions, triangle = np.linalg.qr(noise)
     return np.ascontiguousarray((directions * np.sign(np.diag(triangle))).T, np.float32)
 
 
 def resize_channels(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    """Resize [H, W, C] bilinearly to a width and height; OpenCV takes 512 channels at once."""
+    """Resize [H, W, C] bilinearly to a width and height, in parts of OpenCV's 512 channels."""
     parts = [
         cv2.resize(np.ascontiguousarray(pixels[..., first : first + 512]), size)
         for first in range(0, pixels.shape[2], 512)
@@ -258,7 +263,7 @@ def events_picture(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Draw an event tensor [bins, H, W]: red above zero, blue below, on white; uint8 [H, W, 3]."""
     total = tensor.sum(0)
     active = np.abs(total)
-    # Three times the mean of what is active saturates; a percentile would need a sort.
+    # Values of three times the mean of active pixels saturate; a percentile would need a sort.
     scale = active.sum() / max(np.count_nonzero(active), 1) * 3
     share = (total * np.float32(255 / max(scale, 1e-6))).clip(-255, 255)
     picture = np.full((*share.shape, 3), 255, np.float32)
@@ -269,5 +274,5 @@ def events_picture(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def _host(output: Array | None) -> NDArray[Any]:
-    assert output is not None, "an output that was asked for"
+    assert output is not None, "the output was requested"
     return to_host(output)

@@ -1,4 +1,4 @@
-"""The perception pipeline (engine, windows, products) and the loop that runs it on a stream."""
+"""The perception pipeline (engine, windows, images) and the loop that runs it on a stream."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_CHANNELS = 512
-"""Channels of an OpenCV matrix, into which cv_bridge converts images (CV_CN_MAX)."""
+"""Largest number of channels of OpenCV's matrices, into which cv_bridge converts (CV_CN_MAX)."""
 MAX_IMAGE_BYTES = 64_000_000
 """Size of the shared memory in `config/fastdds_large_messages.xml`."""
 
 _SUBSCRIBED_PERIOD_S = 0.1
-_CLOCK_JUMP_NS = 100_000_000  # two fits of one clock differ by less
+_CLOCK_JUMP_NS = 100_000_000  # fits of the same clock differ by less
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Engine and products for one sensor; replaced as a whole, never changed.
+    """Engine and images for one sensor size; replaced as a whole, never changed.
 
     Attributes:
         engine: Network for the sensor's size.
-        products: Images that can be made of the engine's outputs.
+        products: Maker of the images to publish.
     """
 
     engine: Engine
@@ -57,7 +57,7 @@ class Pipeline:
         return topics_of(self.engine.outputs)
 
     def check(self, settings: PerceptionParameters) -> None:
-        """Check that the images fit the middleware and the libraries of those who read them.
+        """Check that the images fit the middleware, and OpenCV in subscribers.
 
         Raises:
             NodeError: If ~/features would have too many channels or bytes.
@@ -84,7 +84,7 @@ class Pipeline:
             raise NodeError(msg)
 
     def windows(self, settings: PerceptionParameters) -> Windows:
-        """Create empty windows.
+        """Create the stream's windows, empty, for the parameters and the checkpoint.
 
         Raises:
             CheckpointError: If the checkpoint's representation and number of channels disagree.
@@ -97,21 +97,21 @@ class Pipeline:
         )  # fmt: skip
 
     def warn_window(self, settings: PerceptionParameters) -> None:
-        """Warn where windows are not those that the student was trained with."""
+        """Log a warning if windows differ from those of the student's training."""
         trained, options = self.engine.header.window, window_options(settings, self.engine.header)
         if trained not in {None, options}:
-            logger.warning("the student was trained on %s and runs on %s", trained, options)
+            logger.warning("the student was trained on %s, but runs on %s", trained, options)
 
 
 def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pipeline:
-    """Load the model and run it until it is warm: seconds, or minutes for TensorRT.
+    """Load the model and warm it up; takes seconds, or minutes for TensorRT.
 
     Args:
         settings: Parameters of the node.
         size: Height and width of the sensor.
 
     Raises:
-        ScaleEventError: If the model cannot be loaded, or cannot run as the settings ask.
+        ScaleEventError: If the model cannot be loaded, or cannot run with these settings.
     """
     warm_up()
     try:
@@ -123,7 +123,7 @@ def build_pipeline(settings: PerceptionParameters, size: tuple[int, int]) -> Pip
             size=size,
             features_space=settings.features_space,
         )
-    except RuntimeError as error:  # what torch raises, out of memory for example
+    except RuntimeError as error:  # raised by torch, for example when memory is short
         msg = f"no engine for {size[1]}x{size[0]} pixels: {error}"
         raise NodeError(msg) from error
     pipeline = Pipeline(engine, Products(engine))
@@ -143,20 +143,20 @@ class Sink(Protocol):
         """Publish a serialized image."""
 
     def publish_times(self, ms: dict[str, float]) -> None:
-        """Publish the duration of each step of a window."""
+        """Publish the duration of each step of a window, in ms."""
 
     def now_ns(self) -> int:
-        """Return the ROS time."""
+        """Return the current ROS time in ns."""
 
     def remark(self, text: str) -> None:
-        """Report an event that the user should know of."""
+        """Report an unusual event to the user."""
 
     def report_failure(self, reason: str) -> None:
-        """Report that a window failed, or with an empty text that windows work again."""
+        """Report why windows fail, or by an empty text that they work again."""
 
 
 class _Requests:
-    """Counts requests for work of which only the newest matters."""
+    """Counter of requests between threads; requests that come while one is served are merged."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -164,20 +164,20 @@ class _Requests:
         self._stopped = False
 
     def add(self) -> None:
-        """Request an inference."""
+        """Add a request."""
         with self._changed:
             self._requests += 1
             self._changed.notify()
 
     def wait(self) -> int:
-        """Wait for requests and take them: their number, or 0 once stopped."""
+        """Wait for requests, reset them, and return their number; 0 once stopped."""
         with self._changed:
             self._changed.wait_for(lambda: self._requests or self._stopped)
             taken, self._requests = self._requests, 0
             return 0 if self._stopped else taken
 
     def stop(self) -> None:
-        """End the waiting."""
+        """Make `wait` return 0, now and from then on."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -186,16 +186,21 @@ class _Requests:
 class PerceptionLoop:
     """Runs a pipeline on a stream of packets until it is stopped.
 
-    The thread that calls `push` decodes packets and keeps the windows. Another thread takes the
-    newest window whenever the trigger asks for one, runs the network and publishes the topics that
-    have subscribers. Requests that come while it is busy become one, and are counted.
+    The thread that calls `push` decodes packets and updates the windows. Another thread builds the
+    newest window whenever the trigger requests one, runs the network and publishes the topics that
+    have subscribers. Requests that come while it is busy are merged, and counted as skipped.
+
+    Attributes:
+        pipeline: Pipeline that runs.
+        point: Column and row of the query pixel of ~/similarity.
+        stream: Stream of packets.
 
     Args:
         pipeline: Pipeline to run.
         settings: Parameters of the node.
         sink: Destination of the results.
-        counts: Totals since the node was activated; this loop continues them.
-        timings: Collects the duration of each step.
+        counts: Totals since the node was activated, which this loop updates.
+        timings: Collector of the durations of steps.
     """
 
     def __init__(
@@ -227,11 +232,11 @@ class PerceptionLoop:
 
     @property
     def new_size(self) -> tuple[int, int] | None:
-        """Height and width that the camera has changed to; None where it has not."""
+        """New height and width of the camera if they have changed, else None."""
         return self.stream.new_size
 
     def stop(self) -> None:
-        """End the thread of inference, after the window that it computes."""
+        """Stop the inference thread, after its current window."""
         self._requests.stop()
         self._thread.join()
 
@@ -239,7 +244,7 @@ class PerceptionLoop:
         """Continue with other settings.
 
         Raises:
-            ScaleEventError: If they cannot be; the loop then continues with those before.
+            ScaleEventError: If they are invalid; the loop then continues with the previous ones.
         """
         before, self._settings = self._settings, settings
         try:
@@ -254,7 +259,7 @@ class PerceptionLoop:
         self._trigger.settings = settings
 
     def push(self, cdr: bytes) -> None:
-        """Take a serialized event packet."""
+        """Process a serialized event packet."""
         begin = time.perf_counter()
         events = self.stream.push(cdr, self._sink.now_ns(), keep=self._has_listeners())
         self._decode_ms = (time.perf_counter() - begin) * 1e3
@@ -262,24 +267,26 @@ class PerceptionLoop:
         self._trigger.packet(events, self.stream.live)
 
     def push_image(self, cdr: bytes) -> None:
-        """Take a serialized image that asks for a result."""
+        """Process a serialized image, which triggers a result."""
         try:
             stamp_ns = parse_header_stamp(cdr)
         except MessageError as error:
-            self._sink.remark(f"an image is left out: {error}")
+            self._sink.remark(f"an image is ignored: {error}")
             return
         self._trigger.image(stamp_ns, self.stream.live)
 
     def compare_with(self, column: float, row: float) -> None:
-        """Choose the pixel that ~/similarity compares all others with."""
+        """Set the query pixel, with which ~/similarity compares all others."""
         height, width = self.pipeline.engine.size
         if 0 <= column < width and 0 <= row < height:
             self.point = int(column), int(row)
         else:
-            self._sink.remark(f"the point ({column:g}, {row:g}) is off the {width}x{height} pixels")
+            self._sink.remark(
+                f"the point ({column:g}, {row:g}) is outside the {width}x{height} pixels"
+            )
 
     def _has_listeners(self) -> bool:
-        """Return whether any topic has subscribers; asks the middleware ten times a second."""
+        """Return whether any topic has subscribers; checked at most ten times a second."""
         now = time.monotonic()
         if now >= self._look_next:
             self._look_next = now + _SUBSCRIBED_PERIOD_S
@@ -287,7 +294,7 @@ class PerceptionLoop:
         return self._has_subscribers
 
     def _work(self) -> None:
-        """Compute the newest window whenever one is asked for, until stopped."""
+        """Compute a window for each request, until stopped."""
         epoch, t_end, failed = 0, 0, False
         while requests := self._requests.wait():
             live = self.stream.live
@@ -305,7 +312,7 @@ class PerceptionLoop:
             at = None if due_ns is None else live.sensor_time(due_ns)
             try:
                 t_end = self._compute(live, wanted, at)
-            except Exception as error:  # libraries raise their own; the next window may do
+            except Exception as error:  # libraries raise any; the next window may succeed
                 failed = True
                 self._sink.report_failure(f"a window failed: {type(error).__name__}: {error}")
             else:
@@ -314,7 +321,7 @@ class PerceptionLoop:
                     self._sink.report_failure("")
 
     def _reset(self) -> None:
-        """Forget the windows before: a new epoch begins."""
+        """Forget previous windows, when a new epoch begins."""
         self.pipeline.engine.reset()
         self.pipeline.products.reset()
         if self._seen_ns is not None:
@@ -325,13 +332,13 @@ class PerceptionLoop:
         """Compute the time since the engine's last window; None for the first of an epoch."""
         if self._seen_ns is None:
             return None
-        # An image may ask for a window of shortly before.
+        # With images as trigger, a window may end before the last one.
         elapsed_s = max(t_end - self._seen_ns, 0) * 1e-9
         self._counts.memory_resets += elapsed_s > self.pipeline.engine.longest_gap_s
         return elapsed_s
 
     def _compute(self, live: Live, wanted: list[str], at: int | None) -> int:
-        """Run one window and publish it; return its end on the sensor's clock."""
+        """Compute and publish a window; return its end on the sensor's clock in ns."""
         engine, products = self.pipeline.engine, self.pipeline.products
         ms: dict[str, float] = {}
         begin = time.perf_counter()
@@ -358,10 +365,10 @@ class PerceptionLoop:
         return window.t_end
 
     def _stamp(self, ros_ns: int, epoch: int) -> int:
-        """Keep stamps from going backwards, unless a new epoch began.
+        """Return the stamp of a window, so that stamps step back only if the clock did.
 
-        The clock is fitted anew as packets come, which moves stamps by milliseconds, also where an
-        epoch begins for another reason.
+        The clock's fit is updated with each packet, which moves stamps by milliseconds. A larger
+        step back is accepted in a new epoch.
         """
         counts = self._counts
         jumped = epoch != counts.stamp_epoch and ros_ns < counts.stamp_ns - _CLOCK_JUMP_NS
@@ -370,7 +377,7 @@ class PerceptionLoop:
         return counts.stamp_ns
 
     def _wait_for_device(self) -> None:
-        """Wait for the GPU, so that the time of each step is its own."""
+        """Wait for the GPU, so that each step's time includes its work on the GPU."""
         device = self.pipeline.engine.device
         if device.type == "cuda":
             import torch
@@ -389,7 +396,7 @@ def _window_settings(settings: PerceptionParameters) -> tuple[object, ...]:
 
 
 def _lap(ms: dict[str, float], name: str, begin: float) -> float:
-    """Note the time since a moment, in ms, and return the present one."""
+    """Store the time since ``begin`` in ms under a name, and return the current time in s."""
     end = time.perf_counter()
     ms[name] = (end - begin) * 1e3
     return end

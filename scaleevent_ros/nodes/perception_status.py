@@ -19,13 +19,13 @@ _MB = 1_000_000
 
 
 class Rates(NamedTuple):
-    """Counts a second since the report before.
+    """Counts per second since the previous report.
 
     Attributes:
-        packets: Messages of events.
+        packets: Event packets.
         events: Events in them.
-        windows: Windows computed.
-        skipped: Windows left out, because another was asked for before they could be computed.
+        windows: Computed windows.
+        skipped: Windows that were skipped, since another was requested before they were computed.
     """
 
     packets: float
@@ -42,15 +42,15 @@ class PerceptionReport(NamedTuple):
         pipeline: Pipeline, once it is built.
         building: Description of what is being built; empty if nothing is.
         counts: Totals since activation; None while the node is not active.
-        rates: Rates since the report before.
-        timings: Durations since the report before.
+        rates: Rates since the previous report.
+        timings: Durations of steps since the previous report.
         subscribed: Image topics that have subscribers.
         events_topic: Topic of the event packets.
-        silent_s: Seconds since the last packet, where they are too many.
-        problem: Reason why the node cannot work.
-        remarks: Events since the previous report.
-        transport: Problem of the middleware's settings with the size of the outputs; empty if there
-            is none.
+        silent_s: Seconds since the last packet if the camera is silent, else 0.
+        problem: Reason why the node cannot work; empty if it can.
+        remarks: Warnings since the previous report.
+        transport: Warning that the middleware's settings do not suit the size of the outputs; empty
+            if they do.
     """
 
     state: str
@@ -68,7 +68,7 @@ class PerceptionReport(NamedTuple):
 
 
 def perception_status(name: str, report: PerceptionReport) -> DiagnosticStatus:
-    """Build the status."""
+    """Build the status of the node; ``name`` is its fully qualified name."""
     level, message = _summary(report)
     values: dict[str, object] = {"state": report.state}
     if report.pipeline:
@@ -113,7 +113,7 @@ def _engine_values(pipeline: Pipeline) -> dict[str, object]:
 
 
 def _summary(report: PerceptionReport) -> tuple[bytes, str]:
-    """Choose what matters most."""
+    """Return the level, and the most important message."""
     if report.problem:
         return diagnostics.ERROR, report.problem
     if report.building:
@@ -129,10 +129,10 @@ def _summary(report: PerceptionReport) -> tuple[bytes, str]:
     if report.rates.skipped:
         return diagnostics.WARN, (
             f"too slow: {report.rates.skipped:.1f} of "
-            f"{report.rates.skipped + report.rates.windows:.1f} windows a second are skipped"
+            f"{report.rates.skipped + report.rates.windows:.1f} windows per second are skipped"
         )
     if report.transport:
         return diagnostics.WARN, report.transport
     if not report.subscribed:
         return diagnostics.OK, "no topic has subscribers, nothing is computed"
-    return diagnostics.OK, f"{report.rates.windows:.1f} windows a second"
+    return diagnostics.OK, f"{report.rates.windows:.1f} windows per second"

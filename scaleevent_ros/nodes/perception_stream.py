@@ -1,4 +1,4 @@
-"""The input of the perception node: packets become windows, and a trigger asks for results."""
+"""The input of the perception node: windows of event packets, and the trigger of results."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime.arrays import Device
 
 AGREEING = 3
-"""Packets in a row with another geometry after which the camera is taken to have changed ..."""
+"""Number of consecutive packets with another geometry after which the camera has changed."""
 AGREEING_S = 0.5
-"""... if none with the old one has come for so many seconds: two cameras may share a topic."""
+"""Time in s without a packet of the old geometry that is also required for a change of geometry,
+since two cameras may share a topic."""
 
 
 CLOCK_STEP_NS = 1_000_000_000
-"""Stamps that step back by more are those of a clock that was set; smaller steps are jitter."""
+"""Step back of stamps above which the host's clock was set; smaller steps are jitter."""
 
 
 class Live(NamedTuple):
     """State for the inference thread; the receiving thread replaces it as a whole.
 
     Attributes:
-        epoch: Number of times that the stream or its clock began anew.
+        epoch: Number of times that the stream or its clock has (re)started.
         windows: Windows of this epoch.
-        fit: Map from sensor time to ROS time, as it is known now.
+        fit: Current map from sensor time to ROS time.
         frame_id: `frame_id` of the newest packet.
     """
 
@@ -51,7 +52,7 @@ class Live(NamedTuple):
     frame_id: str
 
     def sensor_time(self, ros_ns: int) -> int:
-        """Map ROS time to the sensor's clock, ns."""
+        """Map ROS time to the sensor's clock, both in ns."""
         since = ros_ns - self.fit.ros_ns
         return self.fit.sensor_ns + since - round(since * self.fit.drift)
 
@@ -61,19 +62,20 @@ class StreamCounts:
     """Totals since the node was activated.
 
     Attributes:
-        packets: Messages of the topic.
+        packets: Received messages.
         events: Decoded events.
         lost: Packets missing by their `seq`.
-        malformed: Messages that are no event packets, of another geometry or an unknown encoding.
-        broken_words: Words that the encoding does not define, events off the sensor, and bytes of
-            words cut short.
-        left_out: Events too late for their window.
-        epochs: Number of times that the stream or its clock began anew.
+        malformed: Messages that are not event packets, or of another geometry or an unknown
+            encoding.
+        broken_words: Words that the encoding does not define, events outside the sensor, and bytes
+            of truncated words.
+        left_out: Events that came too late for their window, or lie outside the sensor.
+        epochs: Number of times that the stream or its clock has (re)started.
         clock_steps: Number of times that the sensor's or the host's clock was set.
-        windows: Windows computed.
+        windows: Computed windows.
         memory_resets: Number of times that the network's memory was emptied: at a new epoch, or
             after a longer time without windows than in training.
-        skipped: Windows left out, because another was asked for before they could be computed.
+        skipped: Windows that were skipped, since another was requested before they were computed.
         stamp_ns: Stamp of the last window, ROS time.
         stamp_epoch: Epoch of the last window.
         frame_id: `frame_id` of the newest packet.
@@ -96,26 +98,26 @@ class StreamCounts:
 
 
 class PacketStream:
-    """Decodes the packets of one topic and keeps their windows; another thread may `rebuild` it.
+    """Decodes the packets of one topic into windows; another thread may call `rebuild`.
 
-    A silence, a `seq` or stamps that step back (a driver that started again, a bag that is played
-    in a loop, a host's clock that was set) and another encoding begin the stream anew, in a new
-    epoch: roll-overs of the sensor's clock may have been missed, and the decoder's state would be
-    wrong. A step that the clock itself finds begins an epoch as well, in which decoder and windows
-    go on.
+    The stream restarts, in a new epoch, after silence, if `seq` or stamps step back (the driver
+    restarted, a bag is played in a loop, the host's clock was set), and if the encoding changes:
+    roll-overs of the sensor's clock may have been missed, and the decoder's state would be wrong.
+    If `SensorClock` or the decoder finds a step of the clock, an epoch begins in which decoder and
+    windows continue.
 
     Attributes:
-        counts: Totals, this stream's included.
-        live: State for the inference thread; None until a whole window has been kept.
+        counts: Totals since the node was activated.
+        live: State for the inference thread; None until events of a whole window have arrived.
         size: Height and width of the sensor.
-        silence_s: Seconds without a packet after which the stream begins anew.
+        silence_s: Time in s without a packet after which the stream restarts.
 
     Args:
         size: Height and width of the sensor.
-        make: Makes empty windows.
-        silence_s: Time without packets after which the camera counts as silent; see the attribute.
-        remark: Called with a line about each unusual event.
-        counts: Totals to continue.
+        make: Function that creates empty windows.
+        silence_s: Time in s without a packet after which the stream restarts.
+        remark: Function that is called with a text about each unusual event.
+        counts: Totals, which this stream updates.
     """
 
     def __init__(
@@ -141,17 +143,17 @@ class PacketStream:
 
     @property
     def silent_for(self) -> float:
-        """Seconds since the last packet, or since the stream was made."""
+        """Seconds since the last packet, or since the stream was created."""
         return time.monotonic() - self._arrived
 
     @property
     def new_size(self) -> tuple[int, int] | None:
-        """Height and width that the camera has changed to; None where it has not."""
+        """New height and width of the camera if they have changed, else None."""
         changed = self._others >= AGREEING and time.monotonic() - self._fitted > AGREEING_S
         return self._other if changed else None
 
     def rebuild(self) -> None:
-        """Continue with new windows, since their settings changed."""
+        """Continue with new windows, after a change of their settings."""
         windows = self._make()
         with self._lock:
             self._keep_in(windows)
@@ -161,9 +163,9 @@ class PacketStream:
 
         Args:
             cdr: Serialized event packet.
-            now_ns: ROS time, for packets without a stamp.
-            keep: Keep windows. Otherwise events are only decoded and counted, and the clock is
-                updated.
+            now_ns: Current ROS time in ns, for packets without a stamp.
+            keep: Add the events to windows. Otherwise they are only decoded and counted, and the
+                clock is updated.
 
         Returns:
             The number of its events.
@@ -184,7 +186,7 @@ class PacketStream:
                 self._begin(packet)
         except (MessageError, EventsError) as error:
             if not counts.malformed:
-                self._remark(f"a packet is left out: {error}")
+                self._remark(f"a packet is ignored: {error}")
             counts.malformed += 1
             return 0
         if before and packet.seq > before.seq:
@@ -197,7 +199,7 @@ class PacketStream:
     def _interrupted(
         self, before: EventPacketView, packet: EventPacketView, silent_s: float
     ) -> bool:
-        """Return whether decoder, windows and clock must begin anew, and report why."""
+        """Return whether decoder, windows and clock must restart, and report why."""
         if self._decoder is None:
             return True
         if packet.encoding != before.encoding:
@@ -215,7 +217,7 @@ class PacketStream:
         return True
 
     def _begin(self, packet: EventPacketView | None) -> None:
-        """Forget decoder, windows and clock."""
+        """Restart decoder, windows and clock; there is no decoder before the first packet."""
         self._decoder: Decoder | None = None
         self._keep_in(self._make())
         self._clock = SensorClock()
@@ -241,7 +243,7 @@ class PacketStream:
         self.counts.malformed += 1
         if time.monotonic() - self._fitted <= AGREEING_S:
             self._remark(
-                f"a packet of {size[1]}x{size[0]} pixels is left out among those of "
+                f"a packet of {size[1]}x{size[0]} pixels is ignored among those of "
                 f"{self.size[1]}x{self.size[0]}: is there a second camera on the topic?"
             )
         return False
@@ -249,18 +251,18 @@ class PacketStream:
     def _decode(self, packet: EventPacketView, now_ns: int, *, keep: bool) -> int:
         assert self._decoder
         events = self._decoder.decode(packet.payload, packet.time_base)
-        # A message holds whole words: what a truncated one began must not shift the next.
+        # A message has whole words: a truncated one must not shift those of the next message.
         self._decoder.flush()
         stats, counts = self._decoder.stats, self.counts
         if len(events):
             self._clock.add(int(events.t[0]), packet.stamp_ns or now_ns)
-            # The decoder goes on where the sensor's clock steps back.
+            # The decoder continues if the sensor's clock steps back.
             steps = self._clock.segments + stats.resets
             if steps > self._seen_steps:
                 counts.clock_steps += steps - self._seen_steps
                 counts.epochs += 1
                 self._seen_steps = steps
-                self._remark("the sensor's clock, or this host's, was set anew: a new epoch begins")
+                self._remark("the sensor's clock, or this host's, was set: a new epoch begins")
             if keep:
                 self._keep(events, packet.frame_id)
         broken = stats.unknown + stats.out_of_range + stats.truncated_bytes
@@ -271,7 +273,7 @@ class PacketStream:
         return len(events)
 
     def _keep(self, events: EventBatch, frame_id: str) -> None:
-        """Add events to the windows, and offer windows that are complete."""
+        """Add events to the windows, and publish them in `live` once a whole window is there."""
         self._windows.push(events)
         first = int(events.t[0])
         self._kept_since = first if self._kept_since is None else min(self._kept_since, first)
@@ -281,16 +283,17 @@ class PacketStream:
 
 
 class Trigger:
-    """Asks for results: at a rate, for packets, for a count of events, or for images.
+    """Requests results: at a rate, for each packet, for a number of events, or for each image.
 
     Attributes:
         settings: Current parameters.
-        due_ns: Stamp of the last image whose events have come, ROS time; None without one.
+        due_ns: Stamp in ROS time of the last image whose events have arrived, in ns; None without
+            one.
 
     Args:
-        settings: Settings of the stream; see the attribute.
-        request: Called to ask for a result.
-        counts: Totals; an image that is replaced before its events come counts as skipped.
+        settings: Parameters of the node.
+        request: Function that requests a result.
+        counts: Totals; an image that is replaced before its events arrive is counted as skipped.
     """
 
     def __init__(
@@ -304,7 +307,7 @@ class Trigger:
         self._next = 0.0
 
     def packet(self, events: int, live: Live | None) -> None:
-        """Follow a packet with so many events."""
+        """Update for a packet with a number of events, and request a result if one is due."""
         self._events += events
         if self._waiting_ns is not None:
             self._request_if_here(self._waiting_ns, live)
@@ -318,7 +321,7 @@ class Trigger:
             now, period = time.monotonic(), 1 / settings.rate
             if now < self._next:
                 return False
-            # In step, so that the rate is met on average; a silence is not made up for.
+            # In fixed steps, so that the average rate is met; results are not caught up on later.
             self._next = (self._next if now < self._next + period else now) + period
             return True
         return self._events >= {"packet": 1, "count": settings.count}.get(
@@ -326,7 +329,7 @@ class Trigger:
         )
 
     def image(self, stamp_ns: int, live: Live | None) -> None:
-        """Request the window that ends at an image's stamp, once its events are here."""
+        """Request the window that ends at an image's stamp (ns), once its events have arrived."""
         if self._waiting_ns is not None:
             self._counts.skipped += 1
         self._waiting_ns = stamp_ns

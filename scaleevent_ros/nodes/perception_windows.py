@@ -1,4 +1,4 @@
-"""The newest window of a live stream: the interface, and running sums in the host's memory."""
+"""Windows of a live stream: their interface, and running sums in the host's memory."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class BuiltWindow(NamedTuple):
-    """Window: arrays on a CPU, tensors on a GPU.
+    """A window: numpy arrays on a CPU, PyTorch tensors on a GPU.
 
     Attributes:
-        tensor: float32 [channels, H, W], not normalized.
-        patch_counts: Events in each patch, int64 [ceil(H / patch), ceil(W / patch)].
+        tensor: Event tensor, float32 [channels, H, W], not normalized.
+        patch_counts: Number of events in each patch, int64 [ceil(H / patch), ceil(W / patch)].
         t_end: End on the sensor's clock in ns, excluded.
     """
 
@@ -28,33 +28,33 @@ class BuiltWindow(NamedTuple):
 
 
 class Windows(Protocol):
-    """Takes batches on one thread and gives windows on another.
+    """Windows of a stream, to which one thread adds events while another reads.
 
     Attributes:
-        longest_ns: The greatest length of a window.
+        longest_ns: Largest length of a window in ns.
     """
 
     longest_ns: int
 
     @property
     def t_end(self) -> int | None:
-        """The latest time at which a window can end, ns; None before the first event."""
+        """Latest time in ns at which a window can end; None before the first event."""
 
     @property
     def left_out(self) -> int:
-        """Events that came too late or lie off the sensor."""
+        """Number of events that came too late or lie outside the sensor."""
 
     def push(self, batch: EventBatch) -> None:
-        """Take the stream's next events."""
+        """Add the stream's next events."""
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
-        """Build the last window that ends at or before a time; the newest if None."""
+        """Build the latest window that ends at or before a time in ns; the newest if None."""
 
 
 class HostWindows:
-    """Windows in the host's memory: those of `WindowAccumulator`.
+    """Windows in the host's memory, built by `WindowAccumulator`; see `Windows`.
 
-    A window that was read is overwritten by the next one.
+    The tensor of a window is overwritten when the next one is read.
     """
 
     def __init__(
@@ -73,20 +73,20 @@ class HostWindows:
 
     @property
     def t_end(self) -> int | None:
-        """The latest time at which a window can end, ns; None before the first event."""
+        """Latest time in ns at which a window can end; None before the first event."""
         return self._accumulator.t_end
 
     @property
     def left_out(self) -> int:
-        """Events that came too late or lie off the sensor."""
+        """Number of events that came too late or lie outside the sensor."""
         stats = self._accumulator.stats
         return stats.late_events + stats.outside_events
 
     def push(self, batch: EventBatch) -> None:
-        """Take the stream's next events."""
+        """Add the stream's next events."""
         self._accumulator.push(batch)
 
     def read(self, t_end: int | None = None) -> BuiltWindow:
-        """Build the last window that ends at or before a time; the newest if None."""
+        """Build the latest window that ends at or before a time in ns; the newest if None."""
         window = self._accumulator.read(t_end, self._tensor)
         return BuiltWindow(self._tensor, window.patch_counts, window.t_end)

@@ -1,4 +1,4 @@
-"""Recordings to replay, bags and all that `scaleevent convert` reads, and their pace."""
+"""Recordings to replay (bags, and the formats of `scaleevent convert`), and their pace."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _BAG_SUFFIXES = {".mcap", ".db3", ".zstd"}
 
 
 class TimedMessage(NamedTuple):
-    """A serialized message and when it is due, in ns of the recording."""
+    """A serialized message, and the time at which it is due, in ns of the recording."""
 
     due_ns: int
     topic: str
@@ -41,8 +41,8 @@ class PlayedTopic(NamedTuple):
     Attributes:
         msgtype: Message type.
         qos: QoS to publish it with.
-        zero_is_time: Whether a header stamp of 0 is the time 0, as in recordings whose clock starts
-            there; otherwise it means that the publisher set no stamp.
+        zero_is_time: Whether a header stamp of 0 is a valid time, as in recordings whose clock
+            starts at 0; otherwise it means that the publisher set no stamp.
     """
 
     msgtype: str
@@ -55,9 +55,9 @@ class Playback(NamedTuple):
 
     Attributes:
         topics: Topics by name.
-        start_ns: Time of the first message.
-        stamp_offset_ns: Offset of header stamps relative to when messages are due, in ns.
-        messages: Streams from a time (ns) on, in order.
+        start_ns: Time of the first message in ns.
+        stamp_offset_ns: Offset of header stamps from the times at which messages are due, in ns.
+        messages: Function that iterates over the messages from a time (ns) on, in order.
     """
 
     topics: dict[str, PlayedTopic]
@@ -74,7 +74,7 @@ def open_playback(path: Path, wanted: Collection[str] = ()) -> Playback:
         wanted: Topics to play; all if empty.
 
     Raises:
-        NodeError: If a wanted topic is not in it, or it is empty.
+        NodeError: If it lacks a wanted topic, has several recordings, or is empty.
         BagError: If it is a bag that cannot be read.
         SourceError: If it is neither a bag nor a recording of a known format.
     """
@@ -115,9 +115,9 @@ def _open_bag(path: Path, wanted: Collection[str]) -> Playback:
 
 
 def _stamp_offset(reader: BagReader, topics: dict[str, PlayedTopic]) -> int:
-    """Return by how much stamps are ahead of record times, which may be months, in ns.
+    """Return the offset of stamps from record times in ns, which may be months.
 
-    The first stamped message of an event or image topic shows it.
+    It is that of the first stamped message of an event or image topic.
     """
     sensors = [
         name
@@ -137,7 +137,7 @@ def _zero_is_time(reader: BagReader, topic: str) -> bool:
 
 
 def _header_stamp(message: RawMessage) -> int:
-    """Read a message's stamp, 0 where it is too short for a header."""
+    """Read a message's header stamp in ns; 0 if the message is too short for one."""
     try:
         return parse_header_stamp(message.data)
     except MessageError:
@@ -145,7 +145,7 @@ def _header_stamp(message: RawMessage) -> int:
 
 
 def _open_recording(path: Path, wanted: Collection[str]) -> Playback:
-    # Their libraries are many, and a robot that replays bags needs none of them.
+    # Imported here: the libraries of these formats are not needed to replay bags.
     from scaleevent_ros.sources import streams
     from scaleevent_ros.sources.formats import find_recordings
     from scaleevent_ros.sources.recording import ReadOptions
@@ -153,7 +153,7 @@ def _open_recording(path: Path, wanted: Collection[str]) -> Playback:
     found = find_recordings(path)
     if len(found) > 1:
         msg = (
-            f"{path} has {len(found)} recordings, name one: {', '.join(one.name for one in found)}"
+            f"{path} has {len(found)} recordings, give one: {', '.join(one.name for one in found)}"
         )
         raise NodeError(msg)
     recording = found[0].open(ReadOptions())
@@ -176,11 +176,11 @@ def _open_recording(path: Path, wanted: Collection[str]) -> Playback:
 
 
 class Pace:
-    """Maps a recording's time to this machine's, and waits for it.
+    """Maps the time of a recording to a clock, and waits until times of the recording are due.
 
     Args:
-        rate: Seconds of the recording a second; 0 for no waiting at all.
-        clock: Current time in ns of the clock that `to_clock` maps to.
+        rate: Speed relative to real time; 0 for no waiting at all.
+        clock: Function that returns the current time, in ns, of the clock that `to_clock` maps to.
     """
 
     def __init__(self, rate: float, clock: Callable[[], int] = time.time_ns) -> None:
@@ -194,7 +194,7 @@ class Pace:
         self._stopped = False
 
     def begin(self, start_ns: int, delay_s: float = 0.0) -> None:
-        """Set the recording's time that is due now, or after a while."""
+        """Set the time of the recording, in ns, that is due now, or after a delay."""
         with self._changed:
             now = time.monotonic()
             self._start_ns = start_ns
@@ -207,7 +207,7 @@ class Pace:
         """Wait until a time of the recording is due.
 
         Returns:
-            False where it was stopped before.
+            True when the time is due; False if `stop` was called before.
         """
         with self._changed:
             while not self._stopped:
@@ -229,17 +229,17 @@ class Pace:
     def to_clock(self, time_ns: int) -> int:
         """Map a time of the recording to the clock, both in ns.
 
-        The mapping changes in `begin` and `release` only: in between, equal times stay equal and
-        distances are the recording's, divided by the rate.
+        The mapping changes only in `begin` and `release`. In between, equal times have equal
+        results, and intervals are the recording's divided by the rate.
         """
         with self._changed:
             since_ns = time_ns - self._start_ns
-            # An integer as it is: float64 is exact to a nanosecond for 104 days only.
+            # Integers at rate 1: float64 is exact to a nanosecond for 104 days only.
             scaled_ns = since_ns if self._rate == 1 else round(since_ns / (self._rate or math.inf))
             return self._begun_ns + scaled_ns
 
     def hold(self) -> None:
-        """Stop until `go_on` is called."""
+        """Pause until `release` is called."""
         with self._changed:
             if self._held_at is None:
                 self._held_at = time.monotonic()
@@ -255,7 +255,7 @@ class Pace:
                 self._changed.notify_all()
 
     def stop(self) -> None:
-        """End all waiting for good."""
+        """Make `wait` return False, now and from then on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Records event, image, camera and IMU topics into bags, as bytes, without losing one."""
+"""The recorder node: records event, image, camera and IMU topics into bags, as serialized bytes."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ _WATCH_PERIOD_S = 0.25
 
 
 class Recorder(ManagedNode[RecorderParameters]):
-    """The recorder node.
+    """Node that records event, image, camera and IMU topics into bags.
 
-    While active, it is subscribed and records until it is stopped. Its services `~/start`, `~/stop`
-    and `~/split` (`std_srvs/Trigger`) open a bag (after configuring and activating the node where
-    that is still to do), close it, and go on in another file of it.
+    When activated, it subscribes to the topics and starts recording. Its services `~/start`,
+    `~/stop` and `~/split` (`std_srvs/Trigger`) open a bag (configuring and activating the node if
+    necessary), close it, and continue it in another file.
 
-    Messages come on the receiver's thread; whoever changes the bag holds the receiver's lock.
+    Messages arrive on the receiver's thread. The receiver's lock must be held to change the bag.
 
     Raises:
-        NodeError: If a parameter is wrong.
+        NodeError: If a parameter is invalid.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         self._folder = _made(self.settings.output_folder)
 
     def activate(self) -> None:
-        """Subscribe and record."""
+        """Subscribe to the topics and open a bag."""
         settings = self.settings
         wanted = TopicFilter(
             settings.topics,
@@ -102,7 +102,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             raise
 
     def deactivate(self) -> None:
-        """Write what has arrived, close the bag and unsubscribe."""
+        """Write the messages that have arrived, close the bag and unsubscribe."""
         if self._bag:
             self._close_bag()
         if self._inputs:
@@ -118,7 +118,7 @@ class Recorder(ManagedNode[RecorderParameters]):
     def _serve(
         self, action: Callable[[], str]
     ) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
-        """Create a service from a method that returns a message, or raises an error."""
+        """Create the callback of a service from a method that returns the response's message."""
 
         def answer(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             try:
@@ -131,9 +131,9 @@ class Recorder(ManagedNode[RecorderParameters]):
         return answer
 
     def _start(self) -> str:
-        """Open a bag, through the transitions that lead there."""
+        """Open a bag; configure and activate the node first if necessary."""
         if self._bag:
-            msg = f"recording to {self._bag.path} already"
+            msg = f"already recording to {self._bag.path}"
             raise NodeError(msg)
         if self._inputs:
             self._open_bag()
@@ -155,7 +155,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         return self._close_bag()
 
     def _split(self) -> str:
-        """Continue in another file."""
+        """Continue the bag in another file."""
         if not self._bag:
             msg = "nothing is being recorded"
             raise NodeError(msg)
@@ -184,7 +184,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             self._put_latched()
 
     def _close_bag(self) -> str:
-        """Write all that has arrived by now, close the bag, and return a summary."""
+        """Write the messages that have arrived, close the bag, and return a summary."""
         bag, inputs = self._bag, self._inputs
         assert bag
         assert inputs
@@ -199,7 +199,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         if missing := inputs.missing:
             summary += f"; never appeared: {', '.join(missing)}"
         elif not bag.written:
-            summary += "; no topic had anything to record"
+            summary += "; no message was received"
         if bag.error:
             self.fail(f"{bag.error}; {summary}")
         else:
@@ -209,7 +209,7 @@ class Recorder(ManagedNode[RecorderParameters]):
     def _add(self, topic: Topic) -> None:
         """Prepare for the messages of a new topic."""
         self._monitors[topic.name] = TopicMonitor(topic.msgtype)
-        self.get_logger().info(f"{topic.name}: found, {topic.msgtype}")
+        self.get_logger().info(f"found {topic.name}, {topic.msgtype}")
         if self._bag:
             self._bag.add_topic(topic.name, topic.msgtype, _stored(topic.offer))
 
@@ -220,7 +220,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         monitor.count(cdr)
         if geometry and monitor.geometry != geometry:
             self.get_logger().warning(
-                f"{topic.name}: changes from {geometry} to {monitor.geometry} pixels",
+                f"{topic.name}: size changes from {geometry} to {monitor.geometry} pixels",
                 throttle_duration_sec=1.0,
             )
         if topic.qos.durability == DurabilityPolicy.TRANSIENT_LOCAL:
@@ -237,7 +237,7 @@ class Recorder(ManagedNode[RecorderParameters]):
             self._waits_for_clock = True
 
     def _put_latched(self) -> None:
-        """Queue the latched messages: they come once, and a bag that starts later has them too."""
+        """Queue the latched messages, which are received only once, for a new bag."""
         self._waits_for_clock = False
         for name, cdr in self._latched.items():
             self._put(name, cdr)
@@ -254,7 +254,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         if free < least:
             msg = (
                 f"{free:.0f} MB are free in {self._folder}, less than min_free_space, "
-                f"{least:.0f} MB: make room, or lower it"
+                f"{least:.0f} MB: free disk space, or lower it"
             )
             raise NodeError(msg)
 
@@ -262,7 +262,7 @@ class Recorder(ManagedNode[RecorderParameters]):
         return shutil.disk_usage(self._folder).free / _MB
 
     def _watch(self) -> None:
-        """Check the graph, and end the recording if it cannot or need not continue."""
+        """Update the subscriptions, and end the recording on an error or after its duration."""
         if not self._inputs:
             return
         self._inputs.refresh()
@@ -326,7 +326,7 @@ def _made(folder: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"output_folder {path} cannot be made: {error.strerror}"
+        msg = f"output_folder {path} cannot be created: {error.strerror}"
         raise NodeError(msg) from None
     if not os.access(path, os.W_OK):
         msg = f"output_folder {path} cannot be written to"
@@ -335,17 +335,21 @@ def _made(folder: str) -> Path:
 
 
 def _unused(folder: Path, pattern: str) -> Path:
-    """Return the path of a bag that does not exist yet."""
+    """Return the path of a new bag, for a name with strftime fields.
+
+    Raises:
+        NodeError: If the name is empty or contains a slash.
+    """
     name = datetime.now().astimezone().strftime(pattern)
     if not name or "/" in name:
-        msg = f"parameter 'name' gives {name!r}, which is no name of a folder"
+        msg = f"parameter 'name' gives {name!r}, which is not a valid folder name"
         raise NodeError(msg)
     candidates = chain([name], (f"{name}_{number}" for number in count(2)))
     return next(path for path in map(folder.joinpath, candidates) if not path.exists())
 
 
 def _stored(offer: QoSProfile) -> Qos:
-    """Write a publisher's offer as bags do."""
+    """Convert the QoS that a publisher offers to that of a bag's metadata."""
     return Qos(
         reliability=offer.reliability.name.lower(),
         durability=offer.durability.name.lower(),
@@ -355,7 +359,7 @@ def _stored(offer: QoSProfile) -> Qos:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the recorder; the exit code is 1 where it could not start."""
+    """Run the recorder; the exit code is 1 if it cannot start."""
     return run(NAME, Recorder, RecorderParameters, args)
 
 

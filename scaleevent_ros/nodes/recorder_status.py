@@ -22,7 +22,7 @@ _MB = 1_000_000
 
 
 class Rates(NamedTuple):
-    """Messages and their bytes a second, since the report before."""
+    """Messages, and their bytes (`size`), per second since the previous report."""
 
     messages: float
     size: float
@@ -35,11 +35,11 @@ class TopicMonitor:
     Attributes:
         msgtype: Message type of the topic.
         messages: Number of messages.
-        size: Their bytes, as serialized.
-        lost: Event packets that are missing by their `seq`.
-        malformed: Messages whose bytes are not of their type.
-        geometry: Width and height of the latest event packet or image.
-        frame_id: Coordinate frame of the topic.
+        size: Number of bytes of the serialized messages.
+        lost: Number of event packets that are missing by their `seq`.
+        malformed: Number of messages that cannot be parsed as their type.
+        geometry: Width and height of the latest event packet or image; None so far.
+        frame_id: Coordinate frame of the latest event packet or image; empty so far.
     """
 
     msgtype: str
@@ -66,7 +66,7 @@ class TopicMonitor:
             self.malformed += 1
 
     def rates(self, now: float) -> Rates:
-        """Return the rates since the last call, at a time in seconds; 0 at the first call."""
+        """Return the rates since the last call, given the time in s; 0 in the first call."""
         counts = now, self.messages, self.size
         before = self._reported or counts
         self._reported = counts
@@ -78,7 +78,7 @@ class TopicMonitor:
     def _follow(self, packet: EventPacketView) -> None:
         before, self._seq = self._seq, packet.seq
         self.geometry, self.frame_id = (packet.width, packet.height), packet.frame_id
-        # A seq that does not grow is a driver that started again, and nothing was lost.
+        # If seq does not increase, the driver restarted, and nothing was lost.
         if before is not None and packet.seq > before:
             self.lost += packet.seq - before - 1
 
@@ -87,11 +87,11 @@ class TopicReport(NamedTuple):
     """State of one topic.
 
     Attributes:
-        topic: Subscription of the topic.
+        topic: The topic.
         monitor: Counters of the topic since it was found.
-        rates: Rates since the report before.
-        queued: Messages that wait for the disk.
-        dropped: Messages that the queue had no room for.
+        rates: Rates since the previous report.
+        queued: Number of messages that wait for the disk.
+        dropped: Number of messages that were dropped, since the queue was full.
     """
 
     topic: Topic
@@ -102,7 +102,7 @@ class TopicReport(NamedTuple):
 
     @property
     def hardware_id(self) -> str:
-        """Coordinate frame of the camera; the topic where the messages name none."""
+        """Coordinate frame of the camera, or the topic if its messages have none."""
         return self.monitor.frame_id or self.topic.name
 
 
@@ -110,12 +110,12 @@ class RecorderReport(NamedTuple):
     """State of the recorder.
 
     Attributes:
-        state: State of its lifecycle.
-        bag: Bag that is being written, if any.
+        state: State of the lifecycle.
+        bag: Bag that is being written; None without one.
         seconds: Seconds since that bag was opened.
-        free_mb: Free space on the disk, once the folder is known.
-        missing: Topics that are wanted and have not appeared.
-        problem: Why the last recording ended, or could not begin.
+        free_mb: Free disk space in MB; None while the node is not active.
+        missing: Requested topics that have not appeared.
+        problem: Reason why the last recording failed or could not start; empty if it did not fail.
     """
 
     state: str
@@ -129,7 +129,13 @@ class RecorderReport(NamedTuple):
 def recorder_status(
     name: str, report: RecorderReport, topics: Sequence[TopicReport]
 ) -> DiagnosticStatus:
-    """Build the status of `~/status`, which has the main figures of every topic too."""
+    """Build the status for `~/status`, with the main values of every topic.
+
+    Args:
+        name: Fully qualified name of the node.
+        report: State of the recorder.
+        topics: States of the topics.
+    """
     bag = report.bag
     dropped = sum(topic.dropped for topic in topics)
     lost = sum(topic.monitor.lost for topic in topics)
@@ -164,7 +170,7 @@ def recorder_status(
 
 
 def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
-    """Build the status of one topic, for `/diagnostics`."""
+    """Build the status of one topic; ``name`` is the fully qualified name of the node."""
     topic, monitor = report.topic, report.monitor
     values: dict[str, object] = {
         "type": topic.msgtype,
@@ -178,9 +184,9 @@ def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
         message = f"{report.dropped} messages dropped, {monitor.lost} missing by seq"
     elif monitor.malformed:
         level = diagnostics.WARN
-        message = f"{monitor.malformed} messages are not of their type"
+        message = f"{monitor.malformed} messages cannot be parsed as {topic.msgtype}"
     elif not topic.publishers:
-        level, message = diagnostics.WARN, "no publisher any more"
+        level, message = diagnostics.WARN, "the publisher is gone"
     else:
         level, message = diagnostics.OK, f"{report.rates.messages:.1f} messages per second"
     return diagnostics.status(f"{name}: {topic.name}", level, message, values, report.hardware_id)

@@ -1,4 +1,4 @@
-"""Replays a bag or a raw recording as a camera's driver would publish it."""
+"""The replay node: publishes a bag or a raw recording like a camera's driver."""
 
 from __future__ import annotations
 
@@ -36,12 +36,15 @@ _MOST_DELAYS = 5
 
 
 class Replay(Node):
-    """Node that plays the recording of `path`, and ends.
+    """Node that publishes a bag or a raw recording like a camera's driver, and ends with it.
 
     The services `~/pause` and `~/resume` are `std_srvs/Trigger`.
 
+    Attributes:
+        busy: Always false.
+
     Raises:
-        NodeError: If a parameter is wrong.
+        NodeError: If a parameter is invalid, or the recording has nothing to play.
         BagError: If the bag cannot be read.
         SourceError: If the recording cannot be read.
     """
@@ -53,10 +56,10 @@ class Replay(Node):
         declare(self, ReplayParameters, read_only=True)
         self._settings = read(self, ReplayParameters)
         if not self._settings.path:
-            msg = "parameter 'path' is empty: name a bag or a recording"
+            msg = "parameter 'path' is empty: give the path of a bag or a recording"
             raise NodeError(msg)
         if self._settings.clock_hz and (self._settings.restamp or not self._settings.rate):
-            msg = "with clock_hz, time is the recording's: set restamp to false, and a rate above 0"
+            msg = "clock_hz publishes the recording's time: set restamp to false and rate above 0"
             raise NodeError(msg)
         path = Path(self._settings.path).expanduser()
         self._playback = open_playback(path, self._settings.topics)
@@ -85,7 +88,7 @@ class Replay(Node):
         """Whether everything has been played.
 
         Raises:
-            Exception: The error that stopped it, such as a damaged recording.
+            Exception: The error that stopped playing, such as that of a damaged recording.
         """
         if self._error:
             raise self._error
@@ -116,7 +119,7 @@ class Replay(Node):
         return outputs
 
     def _play(self) -> None:
-        """Publish everything, until the end or until stopped."""
+        """Publish all messages, until the end or until stopped; run by the player's thread."""
         try:
             start_ns = self._playback.start_ns + int(self._settings.start_offset * _NS)
             self._await_subscribers(start_ns)
@@ -130,7 +133,7 @@ class Replay(Node):
             self._error = error
 
     def _await_subscribers(self, start_ns: int) -> None:
-        """Begin once no topic finds another subscriber: they are discovered one after the other."""
+        """Start the pace once no further subscribers are discovered, one `delay` after another."""
         found = 0
         for _ in range(_MOST_DELAYS):
             self._pace.begin(start_ns, self._settings.delay)
@@ -142,7 +145,7 @@ class Replay(Node):
                 return
 
     def _play_once(self, start_ns: int) -> bool:
-        """Play from a time to the end; False where it was stopped before."""
+        """Play from a time to the end; return False if it was stopped before."""
         published = self._published
         for message in self._playback.messages(start_ns):
             if not self._pace.wait(message.due_ns):
@@ -156,7 +159,7 @@ class Replay(Node):
         return True
 
     def _stamped(self, message: TimedMessage) -> bytes:
-        """Copy a message, with its header's stamp moved to now if `restamp` is set."""
+        """Return a message's bytes, with its header's stamp shifted to now if `restamp` is set."""
         cdr = message.cdr
         if not self._settings.restamp or message.topic not in self._with_header:
             return bytes(cdr)
@@ -165,7 +168,7 @@ class Replay(Node):
             return bytes(cdr)
         moved_ns = self._pace.to_clock(stamp_ns - self._playback.stamp_offset_ns)
         order = "<" if cdr[1] else ">"
-        # After the four bytes that name the byte order, a header starts with its stamp.
+        # A header starts with its stamp, after four bytes that give the byte order.
         return b"".join((cdr[:4], struct.pack(f"{order}iI", *divmod(moved_ns, _NS)), cdr[12:]))
 
     def _publish_clock(self) -> None:
@@ -192,7 +195,7 @@ def _starts_with_header(msgtype: type) -> bool:
 
 
 def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:
-    """Return the recorded publisher's QoS, reliable by default."""
+    """Return the QoS to publish a topic with; ``auto`` is the recorded reliability."""
     if reliability == "auto":
         reliability = topic.qos.reliability
     lasting = topic.qos.durability == "transient_local"
@@ -209,7 +212,7 @@ def _offered(topic: PlayedTopic, reliability: str) -> QoSProfile:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the replay node; the exit code is 1 where something could not be played."""
+    """Run the replay node; the exit code is 1 if the recording cannot be played."""
     return run(NAME, Replay, ReplayParameters, args)
 
 

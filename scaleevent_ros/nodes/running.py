@@ -1,4 +1,4 @@
-"""Runs one node until it is done, or until a signal asks it to end."""
+"""Runs a node until it is finished, or until a signal stops it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEGMENT_LOCK = re.compile(r"(/dev/shm/fastdds_[0-9a-f]{16})_el")
 
 
 class RunnableNode(Protocol):
-    """A `rclpy.node.Node` that knows when it is done, and how to leave nothing open."""
+    """A `rclpy.node.Node` that `run` can run and close."""
 
     @property
     def finished(self) -> bool:
@@ -37,20 +37,20 @@ class RunnableNode(Protocol):
 
     @property
     def busy(self) -> bool:
-        """Whether a thread does something that cannot be interrupted."""
+        """Whether a thread is working that cannot be interrupted."""
 
     def close(self) -> None:
         """Release resources; called once, before the node is destroyed."""
 
     def destroy_node(self) -> object:
-        """Shut rclpy down."""
+        """Destroy the node and its topics, services and timers."""
 
 
 def handle_signals() -> None:
-    """Make SIGINT, SIGTERM and SIGHUP end `run`, also in shells that ignore SIGINT.
+    """Make SIGINT, SIGTERM and SIGHUP end `run`, even if SIGINT was ignored.
 
-    A shell without job control ignores SIGINT for what it starts with `&`. SIGHUP stays ignored
-    where `nohup` ignores it.
+    A shell without job control makes background processes ignore SIGINT. SIGHUP stays ignored
+    under `nohup`.
     """
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
@@ -69,21 +69,21 @@ def run(
 ) -> int:
     """Run a node.
 
-    A signal does not shut the context down, as it does with rclpy's own handlers, so `close` can
-    still take from the middleware what has arrived.
+    Unlike rclpy's own handlers, a signal does not shut down the context, so that `close` can still
+    receive messages that have arrived.
 
     Args:
         name: Name of the node, for messages before it exists.
-        build: Makes the node.
+        build: Class of the node, or a function that builds it.
         parameters: Dataclass of the node's parameters, for its help.
-        args: Command line without the program's name, by default the process's.
-        threads: Threads that serve callbacks.
+        args: Command line without the program's name; the process's if None.
+        threads: Number of threads that serve callbacks.
 
     Returns:
-        The exit code: 0, or 1 where a `ScaleEventError` ended the node.
+        The exit code: 0, or 1 if a `ScaleEventError` ended the node.
 
     Raises:
-        SystemExit: If help was asked for, or an argument is not one of ROS.
+        SystemExit: For `--help`, or if an argument is unknown.
     """
     handle_signals()
     log_folder = _replace_log_folder()
@@ -98,9 +98,9 @@ def run(
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     _log_through_ros(get_logger(name))
     if log_folder:
-        get_logger(name).warning(f"ROS cannot write its log files in HOME; they go to {log_folder}")
-    # What was imported lives as long as the process: no collection needs to look through it, which
-    # with PyTorch takes longer on a busy machine than the 5 s after which launch sends SIGTERM.
+        get_logger(name).warning(f"ROS cannot write log files in HOME; they are in {log_folder}")
+    # Imported objects live as long as the process. A garbage collection over them takes, with
+    # PyTorch on a busy machine, longer than the 5 s after which launch sends SIGTERM.
     gc.freeze()
     node, busy = None, False
     executor = MultiThreadedExecutor(threads) if threads > 1 else SingleThreadedExecutor()
@@ -117,17 +117,17 @@ def run(
             busy = node.busy
             node.close()
         if not busy:
-            executor.shutdown()  # after the answer to what asked the node to end
+            executor.shutdown()  # after it has sent the responses to service calls
         if node is not None:
             node.destroy_node()
         rclpy.shutdown()
         if busy:
-            # An engine is being built, maybe for minutes, and Python would wait for its thread.
+            # An engine may be built for minutes, and Python would wait for that thread.
             _remove_shared_memory()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        # The middleware gives its shared memory back once nothing holds the node any more.
+        # The middleware releases its shared memory once there is no reference to the node.
         del node, executor
         gc.collect()
         gc.freeze()
@@ -135,10 +135,10 @@ def run(
 
 
 def _remove_shared_memory() -> None:
-    """Remove this process's segments of Fast DDS, which its participant does not get to remove.
+    """Remove this process's shared memory segments of Fast DDS, which would remain after `_exit`.
 
-    The participant lives as long as anything holds the node, such as a thread that builds an
-    engine. A process owns the segments whose lock files (``_el``) it has open.
+    Its participant removes them only when there is no reference to the node, but a thread that
+    builds an engine has one. A process owns the segments whose lock files (``_el``) it has open.
     """
     for descriptor in Path("/proc/self/fd").glob("*"):
         try:
@@ -153,7 +153,7 @@ def _remove_shared_memory() -> None:
 def _parser(
     name: str, build: Callable[[], RunnableNode], parameters: type[object]
 ) -> argparse.ArgumentParser:
-    """Describe a node's command line."""
+    """Build the parser of a node's command line, with the parameters in its help."""
     lines = [
         f"  {parameter.name} (default: {shown(parameter.default)})\n      {parameter.description}"
         for parameter in described(parameters)
@@ -171,10 +171,10 @@ def _parser(
 
 
 def _replace_log_folder() -> str:
-    """Set ROS_LOG_DIR where ROS could not make its folder, which ends every node at its start.
+    """Set ROS_LOG_DIR to a new folder if ROS cannot create its own, so that nodes can start.
 
     Returns:
-        The new folder; empty where nothing had to be done.
+        The new folder; empty if ROS's own can be used.
     """
     named = os.environ.get("ROS_LOG_DIR") or os.environ.get("ROS_HOME")
     home = os.environ.get("HOME")
@@ -206,7 +206,7 @@ class _RosHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Log a record with ROS."""
         text = self.format(record)
-        # rclpy wants a line of its own for each severity.
+        # rclpy requires each call in the source to have always the same severity.
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:
@@ -224,7 +224,7 @@ def _log_through_ros(logger: Any) -> None:
 
 
 def _main(module: str) -> int:
-    # The signals first: what the module imports takes a while, and Ctrl-C may come meanwhile.
+    # Signals are handled before the import, which takes a while.
     handle_signals()
     return int(import_module(f"scaleevent_ros.nodes.{module}").main())
 

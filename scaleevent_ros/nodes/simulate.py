@@ -1,4 +1,4 @@
-"""Simulates an event camera live: images of any camera in, event packets out."""
+"""The simulate node: simulates an event camera live from the images of any camera."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ _REPORT_S = 1.0
 
 
 class Simulate(Node):
-    """The simulate node.
+    """Node that simulates an event camera from the images of any camera.
 
-    Events of the interval between two images are published when the second one arrives, in
-    packets of 5 ms at most, stamped with the time of their first event.
+    The events between two images are published when the second image arrives, in packets of at most
+    5 ms, stamped with the time of their first event.
 
     Attributes:
         finished: Always false: the node runs until it is stopped.
         busy: Always false.
 
     Raises:
-        NodeError: If a parameter is wrong.
-        SimulationError: If there is no such model of pixels.
+        NodeError: If a parameter is invalid.
+        SimulationError: If the pixel model or the threshold is invalid.
     """
 
     finished = busy = False
@@ -76,7 +76,7 @@ class Simulate(Node):
         self._reported = (time.monotonic(), 0, 0)
         self._output = self.create_publisher(EventPacket, settings.events, 100)
         msgtype = CompressedImage if settings.image.endswith("/compressed") else Image
-        # Few images wait: if the simulation is too slow for the camera, frames are skipped.
+        # A short queue: if the simulation is slower than the camera, images are skipped.
         latest = QoSProfile(
             history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.BEST_EFFORT
         )
@@ -89,7 +89,7 @@ class Simulate(Node):
         )
 
     def close(self) -> None:
-        """Release nothing: no resources are open."""
+        """Do nothing: the node has no open resources."""
 
     def _receive(self, message: Image | CompressedImage) -> None:
         began = time.perf_counter()
@@ -136,7 +136,7 @@ class Simulate(Node):
         self._timings.add("latency", (self.get_clock().now().nanoseconds - stamp_ns) / 1e6)
 
     def _continues(self, size: tuple[int, int], stamp_ns: int) -> bool:
-        """Whether an image follows the one before it: same size, later, and not much later."""
+        """Return whether an image continues the stream: same size, and later by at most max_gap."""
         gap_us = stamp_ns // 1000 - self._last_ns // 1000
         return (
             self._simulator is not None
@@ -163,7 +163,7 @@ class Simulate(Node):
         if self._problem:
             level, text = diagnostics.ERROR, self._problem
         elif self._images == images:
-            level, text = diagnostics.WARN, f"no image comes on {self._settings.image}"
+            level, text = diagnostics.WARN, f"no image arrives on {self._settings.image}"
         status = diagnostics.status(
             self.get_fully_qualified_name(), level, text, values, self._settings.image
         )
@@ -178,7 +178,7 @@ def _picture(message: Image | CompressedImage, depth: LiveDepth) -> NDArray[np.u
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the simulate node; the exit code is 1 where a parameter is wrong."""
+    """Run the simulate node; the exit code is 1 if a parameter is invalid."""
     return run(NAME, Simulate, SimulateParameters, args)
 
 

@@ -1,8 +1,8 @@
-"""Raw subscriptions: serialized messages, taken on a thread of their own.
+"""Raw subscriptions: serialized messages, received on a separate thread.
 
-rclpy's executor gathers all that a node owns into a new wait set for every single message, which
-costs more than to decode a packet of 40,000 events. Here a wait set lasts until the set of topics
-changes, and no service or timer of the node delays a message.
+For every message rclpy's executor collects all entities of a node in a new wait set, which costs
+more than decoding a packet of 40,000 events. Here a wait set is used until the set of topics
+changes, and services and timers of the node do not delay messages.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from rclpy.subscription import Subscription
     from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-_AT_ONCE = 100  # messages of one topic that are taken before the others have their turn
+_AT_ONCE = 100  # largest number of messages of one topic that are taken before other topics
 
-_LOOKS_FOR_NAMES = 8  # after which a publisher is taken to have no node, as in plain DDS
+_NAME_ATTEMPTS = 8  # checks for a publisher's node name, which publishers of plain DDS do not have
 
 
 class _Unserved(CallbackGroup):
@@ -54,8 +54,8 @@ class RawTopic:
 
     Attributes:
         subscription: The subscription of the node.
-        receive: Called with the bytes of each message.
-        depth: Messages that the middleware keeps.
+        receive: Function that is called with the bytes of each message.
+        depth: Largest number of messages that wait in the middleware.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class RawTopic:
         self.subscription, self.receive, self.depth = subscription, receive, depth
 
     def take(self) -> bytes | None:
-        """Return the next serialized message, or None."""
+        """Return the next serialized message, or None if none waits."""
         with self.subscription.handle:
             taken = cast(
                 "tuple[bytes, object] | None",
@@ -74,17 +74,17 @@ class RawTopic:
 
 
 class Receiver:
-    """Receiver of raw subscriptions' messages in a separate thread.
+    """Receives the messages of raw subscriptions in a separate thread.
 
-    Topics may be added and removed at any time. An exception in a callback is reported and costs
-    that message alone.
+    Topics may be added and removed at any time. An exception in a callback is reported, and only
+    its message is lost.
 
     Attributes:
-        lock: Held while a message is taken and processed.
+        lock: Lock that is held while a message is taken and processed.
 
     Args:
         node: Owner of the subscriptions.
-        report: Called with an exception that a callback raised.
+        report: Function that is called with an exception in a callback.
     """
 
     def __init__(self, node: Node, report: Callable[[Exception], None]) -> None:
@@ -103,10 +103,11 @@ class Receiver:
         """Subscribe to a topic.
 
         Args:
-            msgtype: Class of its messages.
+            msgtype: Class of the topic's messages.
             topic: Name of the topic.
             qos: Quality of service of the subscription.
-            receive: Called with each message's bytes, on the thread of the receiver or of `drain`.
+            receive: Function that is called with each message's bytes, on the receiver's thread or
+                that of `drain`.
         """
         subscription = self._node.create_subscription(
             msgtype, topic, receive, qos, callback_group=self._group, raw=True
@@ -127,7 +128,7 @@ class Receiver:
     def drain(self) -> None:
         """Process the messages that have arrived, on the calling thread.
 
-        That is no more than the middleware's queues hold, however fast messages come.
+        At most as many messages are processed as the middleware's queues hold.
         """
         with self.lock:
             for topic in self._topics:
@@ -154,13 +155,13 @@ class Receiver:
         context = self._node.context.handle
         assert context
         handles = [topic.subscription.handle for topic in topics]
-        with ExitStack() as held:  # what a wait set holds must not be destroyed
+        with ExitStack() as held:  # entities of a wait set must not be destroyed
             try:
                 for handle in (context, self._wake_up.handle, *handles):
                     held.enter_context(handle)
             except _rclpy.InvalidHandle:
                 return  # a topic was removed meanwhile
-            # As `rclpy.wait_for_message` does: rclpy has no other wait set to offer.
+            # Like `rclpy.wait_for_message`: rclpy has no public wait set.
             wait_set = _rclpy.WaitSet(len(handles), 1, 0, 0, 0, 0, context)
             while topics is self._topics and not self._closing:
                 wait_set.clear_entities()
@@ -184,7 +185,7 @@ class Receiver:
             return False
         try:
             topic.receive(cdr)
-        except Exception as error:  # one message must not end all that follow
+        except Exception as error:  # one message must not end the thread
             self._report(error)
         return True
 
@@ -235,14 +236,15 @@ class TopicFollower:
 
     Attributes:
         topics: Topics that are subscribed to, by name.
-        receiver: Takes their messages.
+        receiver: Receiver of their messages.
 
     Args:
         node: Owner of the subscriptions.
-        wanted: Topics to follow.
-        found: Called with each new topic before its first message.
-        receive: Called with a topic and a message's bytes, on the receiver's thread.
-        report: Called with an exception that `receive` raised.
+        wanted: Topics to subscribe to.
+        found: Function that is called with each new topic, before its first message.
+        receive: Function that is called with a topic and a message's bytes, on the receiver's
+            thread.
+        report: Function that is called with an exception of `receive`.
 
     Raises:
         NodeError: If a name is not a valid topic name, or `wanted.exclude` not a regular
@@ -278,7 +280,7 @@ class TopicFollower:
 
     @property
     def missing(self) -> list[str]:
-        """Topics that are wanted by name and have not appeared."""
+        """Topics that were requested by name and have not appeared."""
         return sorted(self._names - self.topics.keys())
 
     def refresh(self) -> None:
@@ -294,7 +296,10 @@ class TopicFollower:
             elif self._is_anonymous(name, publishers):
                 continue
             elif publishers and not self._names and self._is_own_output(publishers):
-                self._refuse(name, "it is an output of scaleevent_perception; `topics` may name it")
+                self._refuse(
+                    name,
+                    "it is an output of scaleevent_perception; list it in `topics` to record it",
+                )
             elif publishers:
                 self._subscribe(name, msgtypes, offers)
 
@@ -311,11 +316,11 @@ class TopicFollower:
         return any(msgtype in self._wanted.types for msgtype in msgtypes)
 
     def _is_anonymous(self, name: str, publishers: Sequence[TopicEndpointInfo]) -> bool:
-        """Return whether the names of a topic's nodes may still be discovered."""
+        """Return whether a publisher's node name is unknown, but may still be discovered."""
         if all(info.node_name != "_NODE_NAME_UNKNOWN_" for info in publishers):
             return False
         self._anonymous[name] += 1
-        return self._anonymous[name] < _LOOKS_FOR_NAMES
+        return self._anonymous[name] < _NAME_ATTEMPTS
 
     def _is_own_output(self, publishers: Sequence[TopicEndpointInfo]) -> bool:
         """Return whether all publishers of a topic are perception nodes of any name."""
@@ -343,7 +348,7 @@ class TopicFollower:
             self._refuse(name, str(error))
             return
         qos = self._qos(offers)
-        # The receiver waits until the topic is known: its first message may come at once.
+        # The lock delays the first message until the topic is known.
         with self.receiver.lock:
             raw = self.receiver.add(msgtype, name, qos, lambda cdr: self._receive(topic, cdr))
             topic = Topic(name, msgtypes[0], offers[0], qos, len(offers), raw)
@@ -351,10 +356,10 @@ class TopicFollower:
             self._found(topic)
 
     def _adapt(self, topic: Topic, offers: Sequence[QoSProfile]) -> None:
-        """Resubscribe where a publisher offers less than before, or all came back with more.
+        """Resubscribe if a publisher offers less than before, or if all returned with a new QoS.
 
-        While publishers stay, a subscription that could ask for more is left alone: subscribing
-        again would lose messages in flight.
+        A subscription that could request more from the present publishers is kept, since
+        subscribing again would lose messages in flight.
         """
         were_gone = topic.publishers == 0
         topic.publishers = len(offers)
@@ -392,15 +397,15 @@ def _satisfies(offer: QoSProfile, request: QoSProfile) -> bool:
 def adapt_qos(
     offers: Iterable[QoSProfile], depth: int, reliability: str = "auto", durability: str = "auto"
 ) -> QoSProfile:
-    """Choose the strongest profile that every offer satisfies.
+    """Choose the strongest QoS that every publisher offers.
 
-    A subscription that asks for more than a publisher offers gets nothing from it; one that asks
-    for less loses what it could have had. So a policy is asked for only if all publishers offer
-    it.
+    A subscription that requests more than a publisher offers gets no messages from it; one that
+    requests less may lose messages. So a policy is requested only if all publishers offer it.
 
     Args:
-        offers: Profiles of the topic's publishers; with none, nothing strong is asked for.
-        depth: History depth: messages that wait in the middleware, the oldest are lost first.
+        offers: Profiles of the topic's publishers; if empty, best effort and volatile are chosen.
+        depth: History depth: largest number of messages that wait in the middleware, of which the
+            oldest are lost first.
         reliability: Reliability, one of `parameters.RELIABILITIES`; any but "auto" overrides the
             offers.
         durability: Durability, one of `parameters.DURABILITIES`; any but "auto" overrides the
@@ -431,7 +436,7 @@ def message_class(msgtype: str) -> type:
     """Import a message type, such as `sensor_msgs/msg/Image`.
 
     Raises:
-        NodeError: If its Python package is not installed.
+        NodeError: If it is not installed.
     """
     try:
         package, folder, name = msgtype.split("/")

@@ -1,4 +1,4 @@
-"""The middleware's settings: Fast DDS as it comes loses best-effort messages of about 1 MB."""
+"""Settings of the middleware: by default, Fast DDS loses best-effort messages of about 1 MB."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 PROFILE_VARIABLE = "FASTDDS_DEFAULT_PROFILES_FILE"
 OLD_PROFILE_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
-"""Variable before Fast DDS 3, which accepts it with a warning."""
+"""Name of the variable before Fast DDS 3, which accepts it with a warning."""
 PROFILE_VARIABLES = (PROFILE_VARIABLE, OLD_PROFILE_VARIABLE)
 
 
 def large_messages_profile() -> Path:
-    """Return the Fast DDS profile with shared memory that fits images and event packets."""
+    """Return the path of a Fast DDS profile whose shared memory fits images and event packets."""
     return share_folder() / "config" / "fastdds_large_messages.xml"
 
 
 def profile_environment() -> dict[str, str]:
-    """Return the variable that selects our profile for Fast DDS; empty where a profile is set."""
+    """Return the variable and value that select this package's profile; empty if one is set."""
     if any(os.environ.get(variable) for variable in PROFILE_VARIABLES):
         return {}
     old = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
@@ -30,9 +30,9 @@ def profile_environment() -> dict[str, str]:
 
 
 def transport_warning() -> str | None:
-    """Describe a problem of the middleware's settings, or return None.
+    """Return a warning if the middleware's settings lose large messages, else None.
 
-    `rclpy` is imported here: launch files import this module.
+    `rclpy` is imported here, since launch files import this module without it.
     """
     from rclpy.utilities import get_rmw_implementation_identifier
 
@@ -42,6 +42,6 @@ def transport_warning() -> str | None:
         return None
     (setting,) = (f"{name}={value}" for name, value in missing.items())
     return (
-        "Fast DDS runs with its own defaults and loses best-effort messages of about 1 MB: set "
+        "Fast DDS runs with its default settings and loses best-effort messages of about 1 MB: set "
         f"{setting} in every process of the graph"
     )

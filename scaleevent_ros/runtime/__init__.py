@@ -1,7 +1,7 @@
-"""A checkpoint becomes a fast callable: eager, compiled, CUDA graph, ONNX Runtime, TensorRT.
+"""Fast inference of checkpoints: PyTorch, CUDA graphs, ONNX Runtime, OpenVINO, TensorRT.
 
-In: a student's checkpoint, with or without task heads, or what was exported of it; then the tensor
-of one window after another. Out: dense features, class ids, depth and flow, on the device.
+In: a student's checkpoint, with or without task heads, or an exported network; then the tensors of
+consecutive windows. Out: dense features, class ids, depth and flow, on the device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Arrays of engines, by numpy on a CPU and by PyTorch on a GPU, and where they are."""
+"""Arrays of engines, of numpy on a CPU and of PyTorch on a GPU, and their devices."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Device:
     index: int = 0
 
     def __str__(self) -> str:
-        """Return the name, as PyTorch has it."""
+        """Return PyTorch's name of the device."""
         return f"cuda:{self.index}" if self.type == "cuda" else self.type
 
     def to_torch(self) -> torch.device:
-        """Return PyTorch's own."""
+        """Return the device as PyTorch's."""
         import torch
 
         return torch.device(str(self))
@@ -44,10 +44,10 @@ FIRST_GPU = Device("cuda")
 
 
 def to_host(array: Array) -> NDArray[Any]:
-    """Return an array in the host's memory, in order; a GPU puts it in order itself.
+    """Return a contiguous numpy array, from any device.
 
-    Not by PyTorch on the CPU: its threads would keep spinning for a while, against those of ONNX
-    Runtime's next run.
+    On the CPU numpy makes it contiguous, not PyTorch, whose threads would keep spinning and slow
+    down ONNX Runtime's next run.
     """
     if isinstance(array, np.ndarray):
         return np.ascontiguousarray(array)

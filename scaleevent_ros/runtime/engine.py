@@ -37,19 +37,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BYTE_CLASSES = 255  # 255 itself means unlabelled in an 8-bit picture
+BYTE_CLASSES = 255  # largest number of classes in 8 bits: the id 255 marks unlabelled pixels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outputs:
-    """Outputs of an engine for one window: arrays on a CPU, tensors on a GPU; None where unwanted.
+    """Outputs of an engine for one window: numpy arrays on a CPU, PyTorch tensors on a GPU.
+
+    Outputs that were not requested are None.
 
     Attributes:
         features: float32 [D, h, w], with h = ceil(H / stride) and w = ceil(W / stride).
         segmentation: Class ids, uint8 [H, W] (int32 for more than 255 classes).
         depth: float32 [H, W], in the unit that the head was trained with.
-        flow: float32 [2, H, W], how far each pixel of the window of the call before went, in pixels
-            to the right and down; None in the first call, and the first after `Engine.reset`.
+        flow: Displacement of each pixel of the previous call's window, float32 [2, H, W], in pixels
+            to the right and down; None in the first call, and in the first after `Engine.reset`.
     """
 
     features: Array | None = None
@@ -59,11 +61,11 @@ class Outputs:
 
 
 class Engine:
-    """Runs a student and its heads on windows of one size; warm once it is made.
+    """Runs a student and its heads on windows of one size; warmed up when constructed.
 
-    Work is queued on the current stream of a GPU and nothing waits for it; the caller does, where
-    it needs the numbers. Outputs belong to the caller: later calls do not touch them. One thread
-    at a time may call.
+    On a GPU, work is queued on the current stream, and calls return before it is done: the caller
+    waits where it needs the values. Outputs belong to the caller, and later calls do not change
+    them. Only one thread at a time may call.
 
     Attributes:
         header: Header of the checkpoint.
@@ -71,8 +73,9 @@ class Engine:
         grid: Height and width of the features.
         width: Channels D of the features.
         stride: Pixels per feature.
-        features_space: Whose space the features are in.
-        longest_gap_s: Longest time between windows that a memory bridges; infinite without one.
+        features_space: Space of the features: ``student`` or ``teacher``.
+        longest_gap_s: Longest time in s between windows that a memory bridges; infinite without
+            one.
         outputs: Available outputs: ``features``, and the tasks with a head.
         device: Device of the network.
         precision: ``fp32``, ``fp16`` or ``bf16``.
@@ -80,18 +83,18 @@ class Engine:
 
     Args:
         checkpoint: Name of a student that ships with the package (`models.SHIPPED`), a file that
-            `load_student` reads, or what `scaleevent export` made of one: ``.onnx`` or ``.engine``.
+            `load_student` reads, or an exported network: ``.onnx`` or ``.engine``.
         device: ``auto`` (a GPU if there is one, else the CPU with a warning), ``cpu``, ``cuda``
             or ``cuda:N``.
-        precision: ``auto`` (fp32 on a CPU, bf16 on GPUs that have it, else fp16), ``fp32``,
+        precision: ``auto`` (fp32 on a CPU, bf16 on GPUs that support it, else fp16), ``fp32``,
             ``fp16`` or ``bf16``.
         backend: ``auto``, ``eager``, ``compile``, ``cudagraph``, ``onnx``, ``openvino`` or
             ``tensorrt``. ``auto`` is ``cudagraph`` on a GPU; on a CPU the fastest that is installed
             and agrees with ONNX Runtime, measured once for each file and size (see `tune`).
-        size: Height and width of the sensor, in pixels. One that the stride does not divide is
-            padded with zeros. May be left out where an exported file says it.
-        features_space: ``student``: features as the backbone computes them. ``teacher``: in the
-            teacher's space, where what was trained on the teacher's features of frames works.
+        size: Height and width of the sensor, in pixels. Windows are padded with zeros to multiples
+            of the stride. Not needed for an exported file of a fixed size.
+        features_space: ``student``: the backbone's features. ``teacher``: projected to the
+            teacher's space, for models that were trained on the teacher's features of frames.
 
     Raises:
         CheckpointError: If there is no such file.
@@ -122,7 +125,7 @@ class Engine:
             raise EngineError(msg)
         self.features_space = info.features_space
         if info.header.normalization is None:
-            logger.warning("%s does not say how to normalize: its input is taken as it is", path)
+            logger.warning("%s does not say how to normalize: its input is not normalized", path)
         self.header = info.header
         self.size, self.grid = info.size, info.grid
         self.width, self.stride = info.width, info.stride
@@ -139,20 +142,20 @@ class Engine:
     ) -> Outputs:
         """Run on one window.
 
-        With a memory, its state stays on the device from call to call. It is emptied first if the
-        time since the last call is longer than any in training. If no output is wanted, nothing is
-        computed and the memory stays as it is.
+        The state of a memory stays on the device between calls. It is emptied first if the time
+        since the last call is longer than in training. If no output is requested, nothing is
+        computed: memory and flow do not see the window.
 
         Args:
-            tensor: float32 [bins, H, W], built as the header's representation says and **not**
-                normalized: the engine does that. On the engine's device, or on the CPU.
-            wanted: Names of `Outputs` to compute; all that the checkpoint has if None.
-            elapsed_s: For a memory, time from the end of the window of the last call to the end of
-                this one, in s; the length of a window if None.
+            tensor: Event tensor, float32 [bins, H, W], in the header's representation and **not**
+                normalized: the engine normalizes it. On the engine's device, or on the CPU.
+            wanted: Names of `Outputs` to compute; all available ones if None.
+            elapsed_s: For a memory, time from the end of the last call's window to the end of this
+                one, in s; the length of a window if None.
 
         Raises:
-            EngineError: If the tensor's shape or dtype is wrong, or an output is wanted that the
-                checkpoint has no head for.
+            EngineError: If the tensor's shape or dtype is wrong, or the checkpoint has no head for
+                a requested output.
         """
         shape = (self.header.bins, *self.size)
         dtype = str(tensor.dtype).removeprefix("torch.")
@@ -172,6 +175,8 @@ class Engine:
         if not 0 <= elapsed_s <= self.longest_gap_s:
             self.reset()
             elapsed_s = 0.0
+        if not names:
+            return Outputs()
         outputs = self._run.run(tensor, names, elapsed_s)
         if self.device.type == "cpu":
             outputs = {name: to_host(output) for name, output in outputs.items()}
@@ -190,7 +195,7 @@ class Engine:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the windows before, for flow and a memory: after a gap, for example."""
+        """Forget previous windows, which flow and a memory use; for example after a gap."""
         self._run.reset()
 
 
@@ -207,7 +212,7 @@ def _start(
     size: tuple[int, int] | None,
     features_space: str,
 ) -> tuple[Device, str, str, Backend]:
-    """Resolve device, backend and precision, and make the backend."""
+    """Resolve device, backend and precision, and start the backend."""
     suffix = path.suffix.lower()
     device = choose_device(device_name, file=suffix)
     check_backend(backend, device)
@@ -215,7 +220,7 @@ def _start(
         name, started = _start_exported(path, device, precision, backend, size)
         return device, name, started.precision, started
     if size is None:
-        msg = f"{path} runs at any size: say which, as size=(height, width)"
+        msg = f"{path} runs at any size: give the sensor's as size=(height, width)"
         raise EngineError(msg)
     if backend == "auto":
         backend = _choose_backend(device, precision)
@@ -253,7 +258,7 @@ def _cached_engine(
 
 
 def _choose_backend(device: Device, precision: str) -> str:
-    """Choose a backend for a checkpoint; ``auto`` where those of exported files are measured."""
+    """Choose a backend for a checkpoint; ``auto`` to measure those for exported files."""
     if device.type == "cuda":
         return "cudagraph"
     if missing_packages("onnx") or engine_cache() is None:
@@ -268,7 +273,7 @@ def _start_exported(
 ) -> tuple[str, ExportedBackend]:
     kinds = KINDS[path.suffix.lower()]
     if backend not in {"auto", *kinds}:
-        msg = f"{path} runs by backend {' or '.join(map(repr, kinds))}, not {backend!r}"
+        msg = f"{path} needs backend {' or '.join(map(repr, kinds))}, not {backend!r}"
         raise EngineError(msg)
     if backend == "auto":
         installed = [name for name in kinds if not missing_packages(name)]

@@ -6,4 +6,4 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class EngineError(ScaleEventError):
-    """A checkpoint that cannot run as asked, a device that is not there, a tensor that is wrong."""
+    """A checkpoint cannot run as requested, a device is missing, or a tensor is invalid."""

@@ -1,4 +1,4 @@
-"""A checkpoint as an ONNX file or a TensorRT engine, compared with PyTorch before it is kept."""
+"""Export of checkpoints to ONNX files and TensorRT engines, verified against PyTorch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from scaleevent_ros.runtime.placement import (
     choose_precision,
 )
 from scaleevent_ros.runtime.torch_backend import TorchBackend
-from scaleevent_ros.runtime.trial_windows import made_up_windows, recorded_windows, sensor_size
+from scaleevent_ros.runtime.trial_windows import recorded_windows, sensor_size, synthetic_windows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,8 @@ CALIBRATION_WINDOWS = 16
 FEWEST_WINDOWS = 8
 TRIALS = 3
 MEMORY_TRIALS = 20
-"""Windows of the comparison; more with a memory, in which differences could add up."""
+"""Number of windows of the comparison with a memory, in which differences could add up; it is
+`TRIALS` without one."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class ExportOptions:
 
     Attributes:
         size: Height and width of the sensor; None for the bag's.
-        precision: ``fp32`` or ``fp16``, of weights and activations, or ``int8``, see `quantize`.
+        precision: Precision of weights and activations: ``fp32``, ``fp16``, or ``int8``, see
+            `quantize`.
         dynamic: Write an ONNX file that takes windows of any size.
-        bag: Recording whose windows the comparison runs on; made-up windows if None.
-        topic: The bag's topic of events, where it has several.
+        bag: Bag whose windows are used for the comparison; synthetic ones if None.
+        topic: Event topic, for bags with several.
         features_space: ``student`` or ``teacher``, see `Network`.
         max_loss: Largest loss of any output for which an ``int8`` file is written, see
             `QuantizationLoss.means`.
@@ -76,10 +78,11 @@ class Exported:
 
     Attributes:
         path: The file.
-        size: Height and width that it was compared at.
-        differences: The largest seen of each output, as `Tolerance` says; of ``int8`` the losses.
-        windows: Over how many windows.
-        recorded: Whether they came from a recording.
+        size: Height and width of the compared windows.
+        differences: Largest difference of each output to PyTorch's, as in `Tolerance`; for
+            ``int8`` the losses.
+        windows: Number of compared windows.
+        recorded: Whether the windows come from a bag.
     """
 
     path: Path
@@ -90,7 +93,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Summary in one line."""
-        kind = "recorded" if self.recorded else "made-up"
+        kind = "recorded" if self.recorded else "synthetic"
         seen = ", ".join(f"{name} by {value:.1e}" for name, value in self.differences.items())
         where = f"{self.windows} {kind} windows of {self.size[1]}x{self.size[0]}"
         return f"{self.path}: differs from PyTorch on {where}: {seen}"
@@ -111,12 +114,12 @@ def export(
         gpu: GPU for which TensorRT builds an engine.
 
     Returns:
-        What was written.
+        The written file, and its differences from PyTorch.
 
     Raises:
-        EngineError: If the checkpoint cannot be exported so, or the result differs from PyTorch
-            by more than `TOLERANCES`, or ``max_loss`` for ``int8``; then nothing is written, and
-            an older file is left alone.
+        EngineError: If the checkpoint cannot be exported with these options, or the result differs
+            from PyTorch by more than `TOLERANCES`, or ``max_loss`` for ``int8``; then nothing is
+            written, and an older file is kept.
     """
     suffix = path.suffix.lower()
     if suffix not in {".onnx", ".engine"}:
@@ -213,20 +216,20 @@ def _compare(
     device: Device,
     options: ExportOptions,
 ) -> Exported:
-    """Run the written file beside PyTorch in float32 on the same windows."""
+    """Compare the written file with PyTorch in float32 on the same windows."""
     network = load_network(checkpoint, size, features_space=options.features_space)
     header = network.info.header
     trials = TRIALS if header.memory is None else MEMORY_TRIALS
     if options.bag is None:
-        windows = made_up_windows(header, size, trials)
+        windows = synthetic_windows(header, size, trials)
     else:
         windows = recorded_windows(header, options.bag, size, trials, options.topic)
     worst: dict[str, float] = {}
     _run_both(written, network, windows, device, worst)
-    if options.dynamic:  # try the file at another size too, which needs padding
+    if options.dynamic:  # compare at another size too, which needs padding
         other = (4 * network.info.stride - 1, 6 * network.info.stride + 1)
         other_network = load_network(checkpoint, other, features_space=options.features_space)
-        _run_both(written, other_network, made_up_windows(header, other, 2), device, worst)
+        _run_both(written, other_network, synthetic_windows(header, other, 2), device, worst)
     too_far = beyond(worst, options.precision)
     if too_far:
         msg = f"{path} is not written, as it differs from PyTorch: {'; '.join(too_far)}"
@@ -252,7 +255,7 @@ def _run_both(
 
 @contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """Provide a file to write that replaces another on success.
+    """Provide a temporary path to write to, which replaces the file on success.
 
     Raises:
         EngineError: If the folder or the file cannot be written.

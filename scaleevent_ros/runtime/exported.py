@@ -25,7 +25,7 @@ if TYPE_CHECKING:
             """Compute outputs of a window, as `TorchBackend.run` does."""
 
         def reset(self) -> None:
-            """Forget the windows before."""
+            """Forget previous windows."""
 
     class ExportedBackend(Backend, Protocol):
         """Interface of an exported network's backend."""
@@ -49,14 +49,14 @@ def open_exported(
     Args:
         path: The file.
         device: Device of the network.
-        size: Height and width of the windows; None for those that the file was made for.
-        backend: Backend for such files; the first one if None.
-        precision: ``auto`` for the file's own, which others must equal; OpenVINO also computes a
-            float32 file in ``bf16``.
+        size: Height and width of the windows; None for the size that the file was exported for.
+        backend: Backend, one of those in `KINDS`; the first one if None.
+        precision: ``auto``, or the file's own precision; with OpenVINO also ``bf16`` for a float32
+            file.
 
     Raises:
-        EngineError: If the file is absent, damaged or not ours, was exported in another precision,
-            or the backend cannot run it.
+        EngineError: If the file is missing, damaged or not from `scaleevent export`, was exported
+            in another precision, or the backend cannot run it.
     """
     backend = backend or KINDS[path.suffix.lower()][0]
     started: ExportedBackend
@@ -86,10 +86,10 @@ def parse_size(text: str) -> tuple[int, int]:
     """Read ``WIDTHxHEIGHT``, such as ``640x480``, as height and width.
 
     Raises:
-        EngineError: If it is none.
+        EngineError: If the text is not of this form.
     """
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        msg = f"{text!r} is no size; write it like 640x480"
+        msg = f"{text!r} is not a size: write it like 640x480"
         raise EngineError(msg)
     return int(height), int(width)

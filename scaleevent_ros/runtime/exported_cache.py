@@ -1,4 +1,4 @@
-"""Exported files that engines keep for later starts, in the user's cache."""
+"""Cache of exported networks, so that later starts are fast."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KEPT_DAYS = 90  # for which files are kept unused
+KEPT_DAYS = 90  # unused files are removed after this time
 
 
 def engine_cache() -> Path | None:
-    """Return the folder of exported networks, for later starts; None where none can be written."""
+    """Return the folder of exported networks; None if no folder can be written."""
     return writable(user_cache() / "scaleevent" / "engines")
 
 
@@ -34,17 +34,23 @@ def cached_onnx(
 ) -> Path:
     """Find the ONNX file of a checkpoint in the user's cache, or export it there.
 
-    Files lie in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
-    private temporary folder where that cannot be written, and are named by all that they depend
-    on. Another process exports, so that this one never loads PyTorch.
+    Files are in ``$XDG_CACHE_HOME/scaleevent/engines`` (``~/.cache/scaleevent/engines``), or in a
+    private temporary folder if that cannot be written. Their names have a digest of everything that
+    they depend on. The export runs in another process, so that this one does not load PyTorch.
+
+    Args:
+        checkpoint: Checkpoint of a student.
+        size: Height and width of the sensor.
+        precision: ``fp32`` or ``fp16``.
+        features_space: ``student`` or ``teacher``.
 
     Raises:
-        EngineError: The export fails, as in `export`.
+        EngineError: If the export fails; see `export`.
     """
     made_by = versions("torch", "timm", "onnxscript")
     path = cache_path(checkpoint, (size, precision, features_space, made_by), ".onnx")
     if not is_cached(path):
-        logger.info("exporting %s to %s; later starts find it there", checkpoint, path)
+        logger.info("exporting %s to %s, for this and later starts", checkpoint, path)
         shape = f"{size[1]}x{size[0]}"
         names = ("--size", shape, "--precision", precision, "--features-space", features_space)
         run_cli("export", str(checkpoint), str(path), *names)
@@ -54,10 +60,10 @@ def cached_onnx(
 def onnx_of(
     checkpoint: Path, size: tuple[int, int], precision: str, features_space: str = "student"
 ) -> Path:
-    """Find the ONNX file of a checkpoint: the one that ships beside it, or `cached_onnx`.
+    """Find the ONNX file of a checkpoint: the one that ships beside it, or that of `cached_onnx`.
 
     Raises:
-        EngineError: Same errors as `export`.
+        EngineError: If the export fails; see `export`.
     """
     if (precision, features_space) == ("fp32", "student"):
         shipped = shipped_export(checkpoint)
@@ -67,10 +73,10 @@ def onnx_of(
 
 
 def run_cli(*arguments: str) -> None:
-    """Run a command of `scaleevent` in another process, whose memory is given back.
+    """Run a `scaleevent` command in another process, whose memory is freed when it ends.
 
     Raises:
-        EngineError: With the reason that the other process gave.
+        EngineError: If the command fails, with its last line on stderr.
     """
     command = [sys.executable, "-m", "scaleevent_ros.cli", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -83,7 +89,12 @@ def run_cli(*arguments: str) -> None:
 
 
 def cache_path(checkpoint: Path, made_by: object, suffix: str) -> Path:
-    """Name a file in the cache by the checkpoint's content and all else that it depends on.
+    """Return the path of a cached file, which depends on the checkpoint's content and ``made_by``.
+
+    Args:
+        checkpoint: Checkpoint that is exported.
+        made_by: Everything else that the file depends on; its `repr` is hashed.
+        suffix: Suffix of the file.
 
     Raises:
         EngineError: If the checkpoint cannot be read, or no folder can be written.
@@ -91,7 +102,7 @@ def cache_path(checkpoint: Path, made_by: object, suffix: str) -> Path:
     folder = engine_cache()
     if folder is None:
         msg = (
-            "an exported network cannot be kept, as neither the user's cache nor the temporary "
+            "an exported network cannot be stored, as neither the user's cache nor the temporary "
             "folder can be written: set XDG_CACHE_HOME, or choose backend 'eager'"
         )
         raise EngineError(msg)
@@ -99,7 +110,7 @@ def cache_path(checkpoint: Path, made_by: object, suffix: str) -> Path:
 
 
 def content_digest(file: Path, made_by: object) -> str:
-    """Hash a file's content and all else that a result depends on.
+    """Hash a file's content, and the `repr` of everything else that a result depends on.
 
     Raises:
         EngineError: If the file cannot be read.
@@ -116,7 +127,7 @@ def content_digest(file: Path, made_by: object) -> str:
 
 
 def is_cached(path: Path) -> bool:
-    """Look for a file in the cache; if it is new, remove those that were not used for long."""
+    """Return whether a file is cached, and mark it as used; if not, remove old files beside it."""
     if path.exists():
         mark_used(path)
         return True
@@ -125,16 +136,16 @@ def is_cached(path: Path) -> bool:
 
 
 def versions(*packages: str) -> tuple[object, ...]:
-    """Name the releases that decide what an exported file holds.
+    """Return the versions that an exported file depends on: format, this package and others.
 
     Raises:
-        EngineError: If one is not installed.
+        EngineError: If a package is not installed.
     """
     try:
         return FORMAT_VERSION, __version__, *(version(name) for name in packages)
     except PackageNotFoundError as error:
         msg = (
-            f"a checkpoint is exported before it runs, which needs {error.name}: pip install "
+            f"the checkpoint must be exported, which needs {error.name}: pip install "
             "'scaleevent_ros[export]', or give a file that was exported elsewhere"
         )
         raise EngineError(msg) from error

@@ -1,4 +1,4 @@
-"""Exported networks: their inputs and outputs, and the header that their files carry."""
+"""Exported networks: their inputs and outputs, and the header in their files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NetworkInfo:
         size: Height and width of the event tensor.
         stride: Pixels per feature.
         width: Channels D of the features.
-        outputs: Names of its outputs: ``features``, and the tasks that have heads.
+        outputs: Names of the outputs: ``features``, and the tasks with a head.
         features_space: Space of the features: ``student`` or ``teacher``.
     """
 
@@ -45,7 +45,7 @@ class NetworkInfo:
     features_space: str = "student"
 
     def __post_init__(self) -> None:
-        """Refuse a window smaller than one feature."""
+        """Check that a window is at least as large as one feature."""
         if min(self.size) < self.stride:
             height, width = self.size
             msg = f"a window of {width}x{height} is smaller than a feature of {self.stride} pixels"
@@ -58,12 +58,12 @@ class NetworkInfo:
 
     @property
     def state_shape(self) -> tuple[int, ...] | None:
-        """Shape of the memory's state; None without a memory."""
+        """Shape [D + 1, h, w] of the memory's state; None without a memory."""
         memory = self.header.memory
         return None if memory is None else (int(memory["width"]) + 1, *self.grid)
 
     def shape(self, output: str) -> tuple[int, ...]:
-        """Return the shape of an output."""
+        """Return the shape of an output, one of ``outputs``."""
         if output == "features":
             return (self.width, *self.grid)
         return (2, *self.size) if output == "flow" else self.size
@@ -74,12 +74,12 @@ class ExportedInfo:
     """Header of an exported network.
 
     Attributes:
-        header: Header of the checkpoint it was made of.
+        header: Header of the checkpoint that was exported.
         precision: ``fp32``, ``fp16`` or ``int8``.
-        size: Height and width of its windows; None for any.
+        size: Height and width of the windows; None for any.
         stride: Pixels per feature.
         width: Channels of the features.
-        outputs: Their names, in order.
+        outputs: Names of the outputs, in order.
         features_space: Space of the features: ``student`` or ``teacher``.
         losses: What 8 bits cost each output, see `QuantizationLoss.means`; empty for others.
     """
@@ -101,15 +101,16 @@ class ExportedInfo:
         """Describe the network for windows of one size.
 
         Args:
-            size: Height and width; None for the size that the file was made for.
-            path: Path of the file, for errors.
+            size: Height and width; None for the size that the file was exported for.
+            path: Path of the file, for error messages.
 
         Raises:
-            EngineError: If the file was made for another size, or the size cannot be.
+            EngineError: If the file was exported for another size, no size is known, or it is too
+                small.
         """
         wanted = size or self.size
         if wanted is None:
-            msg = f"{path} takes any size: say which, as size=(height, width)"
+            msg = f"{path} takes any size: give the sensor's as size=(height, width)"
             raise EngineError(msg)
         if self.size is not None and wanted != self.size:
             msg = (
@@ -126,10 +127,10 @@ def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
     """Read the header of an exported file.
 
     Raises:
-        EngineError: If there is none, or it holds what this release does not know.
+        EngineError: If there is none, it is damaged, or it is of another release.
     """
     if METADATA_KEY not in metadata:
-        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
+        msg = f"{path} was not exported by `scaleevent export`: it has no header"
         raise EngineError(msg)
     try:
         content: dict[str, Any] = json.loads(metadata[METADATA_KEY])
@@ -149,12 +150,20 @@ def parse_info(metadata: Mapping[str, str], path: str | Path) -> ExportedInfo:
 
 
 def divides_by_scale(header: Header) -> bool:
-    """Check whether an exported network takes a ``scale`` beside events that are not normalized."""
+    """Return whether an exported network normalizes events itself, by an input ``scale``."""
     return header.normalization == "percentile"
 
 
 def events_and_scale(events: Tensor, header: Header) -> dict[str, Tensor]:
-    """Prepare an exported network's inputs from a window, by name, on the window's device."""
+    """Compute an exported network's inputs from a window's event tensor, on the tensor's device.
+
+    Args:
+        events: float32 [bins, H, W], not normalized.
+        header: Header of the checkpoint.
+
+    Returns:
+        ``events``, and ``scale`` if `divides_by_scale`.
+    """
     spec = header.input
     if divides_by_scale(header):
         return {EVENTS: events.contiguous(), SCALE: spec.scales(events)}

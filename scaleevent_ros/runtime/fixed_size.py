@@ -1,8 +1,9 @@
-"""Constants in place of what a network computes for each image from the image's size alone.
+"""Constants that replace what a network computes from the size of the image alone.
 
-Position embeddings that follow the image cost time in every call, copy from the host, which a CUDA
-graph cannot capture, and export as branches that some runtimes get wrong. Padding that follows the
-image becomes an expression that grows with each layer, on which `torch.export` spends minutes.
+Position embeddings that depend on the size cost time in every call, copy from the host, which a
+CUDA graph cannot capture, and export as branches that some runtimes compute incorrectly. Padding
+that depends on the size becomes an expression that grows with each layer, on which `torch.export`
+spends minutes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class FixedRotaryEmbedding(nn.Module):
-    """Sine and cosine of the positions of one grid, in timm's form and always in float32."""
+    """Rotary position embedding of one grid, in timm's form and always in float32."""
 
     embedding: Tensor
 
@@ -34,7 +35,7 @@ class FixedRotaryEmbedding(nn.Module):
         return self.embedding
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> FixedRotaryEmbedding:
-        """Move as any module, but do not cast: 16-bit positions blur the features."""
+        """Move like any module, but keep float32: 16-bit positions change the features."""
         exact = self.embedding
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call] # torch's own has no types
         self.embedding = exact.to(self.embedding.device)
@@ -44,8 +45,8 @@ class FixedRotaryEmbedding(nn.Module):
 def fix_size(backbone: Backbone, grid: tuple[int, int]) -> None:
     """Replace a backbone's position embeddings by constants for one grid of features, in place.
 
-    Networks without such embeddings stay as they are; so do those of other kinds (SAM's), which
-    still run, and slower.
+    Other networks are not changed: those without such embeddings, and those with other kinds of
+    them (SAM), which still run, but slower.
     """
     model = cast("Any", backbone.model)
     if getattr(model, "rope", None) is not None:
@@ -53,7 +54,7 @@ def fix_size(backbone: Backbone, grid: tuple[int, int]) -> None:
     if getattr(model, "pos_embed", None) is not None and getattr(model, "dynamic_img_size", False):
         model.set_input_size(img_size=tuple(cells * backbone.stride for cells in grid))
         model.dynamic_img_size = False
-        model.patch_embed.flatten = True  # tokens as a list, as timm wants them for a fixed size
+        model.patch_embed.flatten = True  # timm needs a list of tokens for a fixed size
 
 
 def fix_padding(backbone: Backbone) -> None:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
 
 class HostBackend(ABC):
-    """Feeds an exported network, and keeps what it needs of the window before.
+    """Base of backends that run an exported network on arrays in the host's memory.
+
+    It computes the network's inputs, and keeps the features and the memory's state for the next
+    window.
 
     Attributes:
         info: Inputs and outputs of the network.
@@ -40,7 +43,7 @@ class HostBackend(ABC):
 
     def __init__(self) -> None:
         self._spec = self.info.header.input
-        # Only one run reads it, so the next may overwrite it.
+        # Reused by each run, since only the run itself reads it.
         self._normalized: NDArray[np.float32] | None = None
         self._has_flow = "flow" in self.info.outputs
         self._previous: NDArray[np.float32] | None = None
@@ -49,7 +52,15 @@ class HostBackend(ABC):
 
     @abstractmethod
     def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
-        """Compute outputs of the network's inputs, in memory that the caller keeps."""
+        """Run the network.
+
+        Args:
+            feeds: Inputs by name.
+            names: Names of the outputs to compute.
+
+        Returns:
+            The outputs in this order, in memory that belongs to the caller.
+        """
 
     def run(
         self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
@@ -72,13 +83,13 @@ class HostBackend(ABC):
         return {name: outputs[name] for name in names}
 
     def reset(self) -> None:
-        """Forget the windows before."""
+        """Forget previous windows."""
         self._previous = None
         shape = self.info.state_shape
         self._state = None if shape is None else np.zeros(shape, np.float32)
 
     def feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-        """Compute the network's inputs of a window, in memory that the next call writes to."""
+        """Compute the network's inputs of a window, in memory that the next call overwrites."""
         header = self.info.header
         feeds = {EVENTS: events}
         if divides_by_scale(header):

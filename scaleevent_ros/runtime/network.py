@@ -28,17 +28,17 @@ TASKS = ("segmentation", "depth", "flow")
 
 
 class Network(nn.Module):
-    """A student and its heads, whose outputs are what a robot asks for.
+    """A student and its heads, split into a common part (`encode`) and one part for each output.
 
-    A size that the stride does not divide is padded with zeros at the right and the bottom, as in
-    training. Heads are modules as `scaleevent_ros.tasks.build_head` makes them.
+    Windows are padded with zeros at the right and the bottom to multiples of the stride, as in
+    training. Heads are modules from `scaleevent_ros.tasks.build_head`.
 
     Attributes:
         info: Inputs and outputs.
-        encodes_features: Whether `encode` gives the features that are published. With a head whose
-            queries run through the student's last blocks (`segmentation_eomt`) it gives the tokens
-            before them, so that these blocks run for what is wanted only; in the teacher's space
-            features are projected after it.
+        encodes_features: Whether `encode` computes the output ``features``. With a head whose
+            queries run through the student's last blocks (`segmentation_eomt`) it computes the
+            tokens before them, so that these blocks run only for requested outputs. Features in the
+            teacher's space are projected after it.
 
     Args:
         student: Student, whose backbone becomes part of the network, in eval mode.
@@ -46,13 +46,14 @@ class Network(nn.Module):
         size: Height and width of the event tensor.
         fixed: Replace parts that depend on the size by constants. Otherwise the network takes any
             size.
-        features_space: ``student``: features as the backbone computes them. ``teacher``: projected
-            to the teacher's space, its standardization undone, so that what was trained on the
-            teacher's features of frames works on them.
+        features_space: ``student``: the backbone's features. ``teacher``: projected to the
+            teacher's space, with standardization reverted, for models that were trained on the
+            teacher's features of frames.
 
     Raises:
-        EngineError: If the size is too small, a head's task is unknown, heads do not fit, or the
-            student had no teacher.
+        EngineError: If the size is too small, a head's task is unknown, heads do not fit the
+            student or each other, or features in the teacher's space are needed and the student
+            had no teacher.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Network(nn.Module):
             raise EngineError(msg)
         unknown = sorted(set(heads) - set(TASKS))
         if unknown:
-            msg = f"the engine knows no task {unknown[0]!r}; known: {', '.join(TASKS)}"
+            msg = f"unknown task {unknown[0]!r}; known: {', '.join(TASKS)}"
             raise EngineError(msg)
         outputs = ("features", *(task for task in TASKS if task in heads))
         self._on_teacher = {task for task in heads if student.header.space_of(task) == "teacher"}
@@ -98,10 +99,13 @@ class Network(nn.Module):
         self.encodes_features = self._late is None and features_space == "student"
 
     def encode(self, events: Tensor) -> Tensor:
-        """Compute in the network's own dtype what all outputs share, of ``[1, bins, H, W]``.
+        """Compute the common part of all outputs, in the network's own dtype.
+
+        Args:
+            events: Normalized event tensor, ``[1, bins, H, W]``.
 
         Returns:
-            Features ``[1, D, h, w]``, or tokens: see ``encodes_features``.
+            Features ``[1, D, h, w]``, or tokens ``[1, N, D]``; see ``encodes_features``.
         """
         if self._late is not None:
             return self._late.tokens(events)
@@ -111,9 +115,9 @@ class Network(nn.Module):
         """Update the memory with a window, in the network's own dtype.
 
         Args:
-            events: ``[1, bins, H, W]``.
-            state: From the window before, ``[1, D + 1, h, w]``; zeros for an empty memory.
-            elapsed_s: Time since the end of the window before, in s, float32 ``[1]``.
+            events: Normalized event tensor, ``[1, bins, H, W]``.
+            state: State after the previous window, ``[1, D + 1, h, w]``; zeros for an empty memory.
+            elapsed_s: Time since the end of the previous window, in s, float32 ``[1]``.
 
         Returns:
             The new state, ``[1, D + 1, h, w]``, whose first D channels are the features.
@@ -128,16 +132,16 @@ class Network(nn.Module):
         previous: Tensor | None,
         size: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Compute one output from encoded features.
+        """Compute one output from the result of `encode`.
 
         Args:
             output: Output, one of ``info.outputs``.
             encoded: Result of `encode`.
-            previous: Those of the window before, for ``flow``.
+            previous: Result of `encode` for the previous window; for ``flow``.
             size: Height and width of the event tensor, if not ``info.size``.
 
         Returns:
-            The attribute of `Outputs` of that name; class ids as int32.
+            The output, as the attribute of `Outputs` of that name, but with class ids as int32.
         """
         size = size or self.info.size
         if output == "segmentation" and self._late is not None:
@@ -170,7 +174,7 @@ def _teacher_projection(student: Student) -> nn.Module:
 
 
 def _late_blocks(student: Student, heads: Mapping[str, nn.Module]) -> LateBlocks | None:
-    """Part the student where the queries of a head join it; None if no head has any."""
+    """Split the student for a head `segmentation_eomt`; None without such a head."""
     if "segmentation" not in heads:
         return None
     from scaleevent_ros.tasks.eomt import EomtSegmentation, late_blocks_for
@@ -180,8 +184,8 @@ def _late_blocks(student: Student, heads: Mapping[str, nn.Module]) -> LateBlocks
         return None
     if "flow" in heads:
         msg = (
-            "a head segmentation_eomt and a head for flow cannot run together: keep each in a "
-            "checkpoint of its own"
+            "a head segmentation_eomt and a head for flow cannot run together: use a checkpoint "
+            "for each"
         )
         raise EngineError(msg)
     try:
@@ -200,8 +204,8 @@ def load_network(
     """Load a checkpoint's student and heads as a network on the CPU (see `Network`).
 
     Raises:
-        EngineError: If the file is absent, damaged or of another kind, a weight is not finite, or
-            the size is too small.
+        EngineError: If the file is missing, damaged or of another kind, a weight is not finite, or
+            `Network` refuses it.
     """
     heads: Mapping[str, nn.Module] = {}
     try:
@@ -214,7 +218,7 @@ def load_network(
         raise EngineError(str(error)) from error
     network = Network(student, heads, size, fixed=fixed, features_space=features_space)
     for name, tensor in network.state_dict().items():
-        # Class ids of scores that are not numbers would look like any others.
+        # NaN scores would give class ids that look valid.
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             msg = f"{path}: the weights of {name} are not finite: the training diverged"
             raise EngineError(msg)
@@ -225,8 +229,11 @@ def normalized(events: Tensor, spec: InputSpec) -> Tensor:
     """Normalize an event tensor on its device.
 
     Args:
-        events: float32 [channels, H, W]. It is not changed.
-        spec: Specification of the window.
+        events: float32 [channels, H, W]; not changed.
+        spec: Specification of the event tensor.
+
+    Returns:
+        float32 [channels, H, W], a new tensor.
     """
     if events.device.type != "cpu":
         return spec.normalize(events)

@@ -1,4 +1,4 @@
-"""The backends of ONNX Runtime, on the CPU and on GPUs."""
+"""Backends that run exported networks with ONNX Runtime, on the CPU and on GPUs."""
 
 from __future__ import annotations
 
@@ -29,29 +29,34 @@ if TYPE_CHECKING:
 
 
 def open_session(path: Path, device: Device, provider_options: dict[str, Any]) -> Any:
-    """Load a file by ONNX Runtime.
+    """Load a file with ONNX Runtime, and return its session.
+
+    Args:
+        path: ONNX file.
+        device: Device to run on.
+        provider_options: Options of the CUDA provider.
 
     Raises:
-        EngineError: If the file is absent or damaged, or ONNX Runtime cannot use the GPU.
+        EngineError: If the file is missing or damaged, or ONNX Runtime cannot use the GPU.
     """
     import onnxruntime
 
     if not path.is_file():
-        msg = f"no exported network at {path}"
+        msg = f"there is no exported network at {path}"
         raise EngineError(msg)
     cuda = "CUDAExecutionProvider"
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.type == "cuda":
         providers.insert(0, (cuda, provider_options))
     options = onnxruntime.SessionOptions()
-    # Else its threads keep cores busy between windows, which decoding and publishing need.
+    # Otherwise its threads keep cores busy between windows, which decoding and publishing need.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # its exceptions share no narrower class
         msg = f"ONNX Runtime cannot load {path}: {error}"
         raise EngineError(msg) from error
-    # A provider that is listed may fail to load its libraries; the session then takes the CPU.
+    # If a provider fails to load its libraries, the session silently runs on the CPU.
     if device.type == "cuda" and cuda not in session.get_providers():
         msg = (
             f"ONNX Runtime {onnxruntime.__version__} cannot use the GPU: install "
@@ -62,21 +67,22 @@ def open_session(path: Path, device: Device, provider_options: dict[str, Any]) -
 
 
 def has_cuda() -> bool:
-    """Check whether ONNX Runtime is installed with support for GPUs."""
+    """Return whether the installed ONNX Runtime supports GPUs."""
     import onnxruntime
 
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 class OnnxBackend(HostBackend):
-    """Runs an exported network by ONNX Runtime on the CPU.
+    """Runs an exported network with ONNX Runtime on the CPU.
 
     Args:
-        path: File that `write_onnx` wrote.
-        size: Height and width of the windows; None for those that the file was made for.
+        path: File from `write_onnx`.
+        size: Height and width of the windows; None for the size that the file was exported for.
 
     Raises:
-        EngineError: If the file is absent, damaged or not ours, or the size is not for it.
+        EngineError: If the file is missing, damaged or not from `scaleevent export`, or was
+            exported for another size.
     """
 
     def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
@@ -91,17 +97,17 @@ class OnnxBackend(HostBackend):
         super().__init__()
 
     def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
-        """Compute the outputs that are asked for, and nothing else."""
+        """Run the parts of the network that the requested outputs need; see `HostBackend.call`."""
         found: list[NDArray[Any]] = self.session.run(names, feeds, self._options)
         return found
 
 
 class OnnxCudaBackend:
-    """Runs an exported network by ONNX Runtime on a GPU; PyTorch has the memory and the streams.
+    """Runs an exported network with ONNX Runtime on a GPU, in memory and streams of PyTorch.
 
     Args:
-        path: File that `write_onnx` wrote.
-        size: Height and width of the windows; None for those that the file was made for.
+        path: File from `write_onnx`.
+        size: Height and width of the windows; None for the size that the file was exported for.
         device: The GPU.
 
     Raises:
@@ -134,7 +140,7 @@ class OnnxCudaBackend:
     def run(
         self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
     ) -> dict[str, Array]:
-        """Compute outputs of a window on the session's stream; the host does not wait."""
+        """Compute outputs of a window on the session's stream, without waiting for them."""
         import torch
 
         previous = self._previous
@@ -170,7 +176,7 @@ class OnnxCudaBackend:
         return {name: outputs[name] for name in names}
 
     def reset(self) -> None:
-        """Forget the windows before."""
+        """Forget previous windows."""
         import torch
 
         self._previous = None

@@ -1,4 +1,4 @@
-"""ONNX files of networks: what is written into them, and what they say of themselves."""
+"""Writing networks as ONNX files, and reading the header in such files."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.runtime.network import Network
 
-LARGEST_BYTES = 2_000_000_000  # a protocol buffer holds 2 ** 31, weights and graph
+LARGEST_BYTES = 2_000_000_000  # of weights: a protocol buffer holds 2 ** 31 bytes with the graph
 
 
 def read_info(path: Path) -> ExportedInfo:
-    """Read what an ONNX file says of itself.
+    """Read the header of an ONNX file.
 
     Raises:
-        EngineError: Invalid metadata, as in `parse_info`.
+        EngineError: If the header is missing or invalid, as in `parse_info`.
     """
     import onnx
 
@@ -52,7 +52,7 @@ def read_info(path: Path) -> ExportedInfo:
 
 
 def _divided(events: Tensor, scale: Tensor) -> Tensor:
-    """Divide an event tensor as `InputSpec.normalize` does, given `InputSpec.scales`."""
+    """Divide an event tensor by its scale from `InputSpec.scales`, as in `InputSpec.normalize`."""
     leaky = scale.shape[0] - 1
     if not leaky:
         return events / scale
@@ -62,7 +62,7 @@ def _divided(events: Tensor, scale: Tensor) -> Tensor:
 
 
 class _Exported(nn.Module):
-    """A network without batch, whose outputs are a list in order; see `write_onnx`."""
+    """A network without a batch dimension, with a list of outputs; see `write_onnx`."""
 
     def __init__(self, network: Network, dtype: torch.dtype) -> None:
         super().__init__()
@@ -96,29 +96,33 @@ class _Exported(nn.Module):
 def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = False) -> None:
     """Write a network as an ONNX file.
 
-    The inputs are ``events``, float32 [bins, H, W], ``scale``, float32 [1 + leaky integrals], if
-    the header says ``percentile``, and ``previous_features``, the ``features`` of the window
-    before, if there is a head for flow. With a memory they are also its state ``memory``, float32
-    [D + 1, h, w], the ``next_memory`` of the window before or zeros, and ``elapsed_s``, float32
-    [1], the time since that window. Events are divided by the scale (see `InputSpec.scales`)
-    here and not outside, since the division takes all threads of the network; with another
-    normalization they are **normalized** before. Outputs are those of `Outputs`, class ids as
-    int32, and with a memory ``next_memory``.
+    Inputs of the file:
+
+    - ``events``, float32 [bins, H, W]: not normalized if the header's normalization is
+      ``percentile``, else **normalized**;
+    - ``scale``, float32 [1 + leaky integrals], only with ``percentile``: from `InputSpec.scales`.
+      The network divides the events by it, on all of its threads;
+    - ``previous_features``, only with a head for flow: the ``features`` of the previous window;
+    - ``memory``, float32 [D + 1, h, w], only with a memory: ``next_memory`` of the previous window,
+      or zeros;
+    - ``elapsed_s``, float32 [1], only with a memory: time in s since the previous window.
+
+    Outputs are those of `Outputs`, with class ids as int32, and with a memory ``next_memory``.
 
     Args:
-        network: Network on the CPU; it is cast.
-        path: The file.
-        precision: ``fp32`` or ``fp16``: of weights and activations.
+        network: Network on the CPU; it is cast to the precision.
+        path: The file to write.
+        precision: Precision of weights and activations: ``fp32`` or ``fp16``.
         dynamic: Export variable height and width; the network must not have a fixed size.
 
     Raises:
-        EngineError: If the network cannot be exported so.
+        EngineError: If the network cannot be exported with these options.
     """
     info = network.info
     width_bytes = DTYPES[precision].itemsize
     if info.features_space == "teacher" and "flow" in info.outputs:
         msg = (
-            "a head for flow takes the student's features of the window before: export with "
+            "a head for flow takes the student's features of the previous window: export with "
             "features_space student, or a checkpoint without that head"
         )
         raise EngineError(msg)
@@ -130,14 +134,17 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         raise EngineError(msg)
     weights = sum(parameter.numel() for parameter in network.parameters()) * width_bytes
     if weights > LARGEST_BYTES:
-        msg = f"{info.header.architecture} has {weights / 1e9:.1f} GB of weights: ONNX holds 2 GB"
+        msg = (
+            f"{info.header.architecture} has {weights / 1e9:.1f} GB of weights, but an ONNX file "
+            "holds 2 GB"
+        )
         raise EngineError(msg)
     exported = ExportedInfo(
         info.header, precision, None if dynamic else info.size, info.stride, info.width,
         info.outputs, info.features_space,
     )  # fmt: skip
     size = info.size
-    if dynamic:  # traced at whole features; `_take_any_size` pads the others
+    if dynamic:  # traced at a multiple of the stride; `_take_any_size` pads other sizes
         size = (info.grid[0] * info.stride, info.grid[1] * info.stride)
     events = torch.zeros(info.header.bins, *size)
     inputs: dict[str, Tensor] = {EVENTS: events}
@@ -170,8 +177,8 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         msg = f"{info.header.architecture} cannot be exported for {kind}: {_last_line(error)}"
         raise EngineError(msg) from error
     assert program is not None
-    for node in program.model.graph.all_nodes():  # stack traces, with paths of this machine
-        node.metadata_props.clear()
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, which contain paths of this machine
     program.model.metadata_props[METADATA_KEY] = exported.to_json()
     program.save(path)
     if dynamic:
@@ -179,10 +186,10 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
 
 
 def _take_any_size(path: Path, info: NetworkInfo) -> None:
-    """Pad the window and crop the outputs in a file that takes multiples of the stride alone.
+    """Add padding of the window and cropping of the outputs to a file for multiples of the stride.
 
-    The arithmetic of shapes is added to the file, as `torch.export` takes minutes to reason about
-    the divisions that padding needs.
+    The operations are added to the file, since `torch.export` takes minutes to analyse the
+    divisions that padding needs.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -225,7 +232,7 @@ def _take_any_size(path: Path, info: NetworkInfo) -> None:
 
 @contextmanager
 def _quiet_exporter() -> Iterator[None]:
-    """Hold back what the exporter says of its own use of torch and of its optimizations."""
+    """Suppress the exporter's messages and warnings about itself."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -240,7 +247,7 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _last_line(error: BaseException) -> str:
-    """Find the cause that an exporter's error ends in."""
+    """Return the first line of the root cause of an exporter's error."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().splitlines()[0]

@@ -16,18 +16,19 @@ if TYPE_CHECKING:
 
 
 class Tolerance(NamedTuple):
-    """Tolerances.
+    """Largest accepted differences of an output from its reference.
 
     Attributes:
-        relative: Norm of the difference over the norm of the reference.
-        pixels: Share of the pixels with another class.
+        relative: Norm of the difference over the norm of the reference; for all outputs but
+            segmentation.
+        pixels: Share of the pixels with another class; for segmentation.
     """
 
     relative: float
     pixels: float
 
 
-# fp32 sums in another order; the others round every activation to 11 and 8 bits.
+# fp32 differs by the order of sums; fp16 and bf16 round every activation to 11 and 8 bits.
 TOLERANCES = {
     "fp32": Tolerance(1e-4, 1e-3),
     "fp16": Tolerance(2e-2, 2e-2),
@@ -37,7 +38,16 @@ TOLERANCES = {
 
 
 def difference(name: str, found: Array, reference: Array) -> float:
-    """Measure how far an output is from its reference, as `Tolerance` says; inf if not finite."""
+    """Compute the difference of an output from its reference, as in `Tolerance`.
+
+    Args:
+        name: Name of the output.
+        found: The output.
+        reference: The reference, of the same shape.
+
+    Returns:
+        Relative difference, or share of pixels for ``segmentation``; infinite if not finite.
+    """
     one, other = to_host(found), to_host(reference)
     if name == "segmentation":
         return float((one != other).mean())
@@ -51,17 +61,17 @@ def difference(name: str, found: Array, reference: Array) -> float:
 def largest_differences(
     found: Mapping[str, Array], reference: Mapping[str, Array], worst: dict[str, float]
 ) -> None:
-    """Raise the largest difference seen of each output."""
+    """Update the largest difference of each output in ``worst`` by those of a window."""
     for name, expected in reference.items():
         seen = difference(name, found[name], expected)
         worst[name] = max(worst.get(name, 0.0), seen)
 
 
 def beyond(worst: Mapping[str, float], precision: str) -> list[str]:
-    """Return the differences beyond the tolerances."""
+    """Return a text for each difference beyond the tolerance of a precision."""
     tolerance = TOLERANCES[precision]
     return [
-        f"{name} differs by {seen:.2g}, {limit:g} is let pass"
+        f"{name} differs by {seen:.2g}, more than {limit:g}"
         for name, seen in worst.items()
         if seen > (limit := tolerance.pixels if name == "segmentation" else tolerance.relative)
     ]

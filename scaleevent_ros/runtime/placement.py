@@ -20,21 +20,23 @@ _PACKAGES = {
     "tensorrt": ("tensorrt", "torch"),
     **dict.fromkeys(TORCH, ("torch", "timm")),
 }
+_EXTRAS = {"onnx": "perceive", "openvino": "openvino"}
+"""Extras that install a backend's packages; ``export`` for the others."""
 _ON_GPUS = ("cudagraph", "tensorrt")
 _ON_CPUS = ("openvino",)
 
 
 def choose_device(name: str, *, file: str = "") -> Device:
-    """Find the device of a name.
+    """Resolve the name of a device.
 
     Args:
-        name: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the GPU, or the CPU with a loud warning
-            where there is none.
-        file: Suffix of an exported file. ``auto`` for an ONNX file is then the GPU only where ONNX
-            Runtime has support for it, so that a robot without one needs no PyTorch.
+        name: ``cpu``, ``cuda``, ``cuda:N``, or ``auto``: the GPU, or the CPU with a warning if
+            there is none.
+        file: Suffix of an exported file. For an ONNX file ``auto`` is the GPU only if ONNX Runtime
+            supports it, so that machines without a GPU need no PyTorch.
 
     Raises:
-        EngineError: If it is none of these, or no such GPU can be used.
+        EngineError: If the name is unknown, or the GPU cannot be used.
     """
     if name == "cpu" or (name == "auto" and file == ".onnx" and not _onnx_has_cuda()):
         return CPU
@@ -45,8 +47,8 @@ def choose_device(name: str, *, file: str = "") -> Device:
     count, reason = _count_gpus()
     if name == "auto" and not count:
         logger.warning(
-            "NO GPU CAN BE USED: the network runs on the CPU, many times slower. Say device 'cpu' "
-            "if that is meant; else check the driver (nvidia-smi): %s",
+            "NO GPU CAN BE USED: the network runs on the CPU, many times slower. Set device 'cpu' "
+            "if this is intended; else check the driver (nvidia-smi): %s",
             reason,
         )
         return CPU
@@ -57,7 +59,7 @@ def choose_device(name: str, *, file: str = "") -> Device:
         )
         raise EngineError(msg)
     if int(index or 0) >= count:
-        msg = f"device {name!r}, but there are {count} GPUs, counted from 0"
+        msg = f"device {name!r}, but there are only the GPUs 0 to {count - 1}"
         raise EngineError(msg)
     return Device("cuda", int(index or 0))
 
@@ -71,7 +73,7 @@ def _onnx_has_cuda() -> bool:
 
 
 def _count_gpus() -> tuple[int, str]:
-    """Count the GPUs that can be used, and say why there is none."""
+    """Return the number of usable GPUs, and the reason if there is none."""
     if find_spec("torch") is None:
         return 0, "PyTorch, which finds GPUs, is not installed"
     import torch
@@ -82,12 +84,12 @@ def _count_gpus() -> tuple[int, str]:
 
 
 def choose_precision(name: str, device: Device, backend: str) -> str:
-    """Resolve a precision.
+    """Resolve the name of a precision.
 
-    ``auto`` is fp32 on a CPU; on a GPU bf16 where it has it and the backend too, else fp16.
+    ``auto`` is fp32 on a CPU; on a GPU bf16 if GPU and backend support it, else fp16.
 
     Raises:
-        EngineError: If the precision is unknown, or the GPU or the backend cannot do it.
+        EngineError: If the precision is unknown, or the GPU or the backend does not support it.
     """
     if name not in PRECISIONS:
         msg = f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}"
@@ -101,7 +103,7 @@ def choose_precision(name: str, device: Device, backend: str) -> str:
         return "fp32" if name == "auto" else name
     import torch
 
-    # What torch counts as support below 8.0 is emulated, and slower than fp16.
+    # Below compute capability 8.0 torch emulates bf16, which is slower than fp16.
     native = torch.cuda.get_device_capability(device.index) >= (8, 0)
     if name == "auto":
         return "bf16" if native and backend not in EXPORTED else "fp16"
@@ -128,11 +130,10 @@ def check_backend(name: str, device: Device) -> None:
         raise EngineError(msg)
     missing = missing_packages(name)
     if missing:
-        extra = "train" if name in TORCH else "perceive"
-        msg = (
-            f"backend {name!r} needs {', '.join(missing)}, which is not installed: "
-            f"pip install 'scaleevent_ros[{extra}]', or tensorrt as NVIDIA's documentation says"
-        )
+        install = f"pip install 'scaleevent_ros[{_EXTRAS.get(name, 'export')}]'"
+        if "tensorrt" in missing:
+            install = "install TensorRT as in NVIDIA's documentation"
+        msg = f"backend {name!r} needs {', '.join(missing)}, which is not installed: {install}"
         raise EngineError(msg)
 
 
@@ -149,5 +150,5 @@ def check_packages(*modules: str) -> None:
 
 
 def missing_packages(backend: str) -> list[str]:
-    """Name the packages that a backend needs and that are not installed."""
+    """List the packages that a backend needs and that are not installed."""
     return [module for module in _PACKAGES.get(backend, ()) if find_spec(module) is None]

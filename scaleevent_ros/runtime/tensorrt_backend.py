@@ -1,4 +1,4 @@
-"""The backend of TensorRT: engines for one kind of GPU, built from ONNX files."""
+"""Backend that runs TensorRT engines, built from ONNX files for one model of GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LENGTH_BYTES = 8  # of the header's length, little-endian, at the file's start
+LENGTH_BYTES = 8  # size of the header's length, little-endian, at the start of the file
 
 
 def write_engine(
@@ -41,17 +41,17 @@ def write_engine(
     device: torch.device,
     timing_cache: Path | None = None,
 ) -> None:
-    """Build an engine for the GPU of this machine, in the precision of the ONNX file.
+    """Build an engine for a GPU of this machine, in the precision of the ONNX file.
 
     The file holds the length of the header in 8 bytes, the header as JSON, and TensorRT's plan.
-    Runs on TensorRT 8.6 and 10.
+    TensorRT 8.6 and 10 are supported.
 
     Args:
-        onnx_path: A file that `write_onnx` wrote for one size.
+        onnx_path: File of a fixed size from `write_onnx`.
         path: The file to write.
         info: Header of the ONNX file.
         device: The GPU.
-        timing_cache: File in which the times of TensorRT's kernels are kept from build to build.
+        timing_cache: File in which kernel timings are stored for later builds; None without.
 
     Raises:
         EngineError: If TensorRT cannot build it.
@@ -59,7 +59,7 @@ def write_engine(
     import tensorrt
 
     if info.size is None:
-        msg = "a TensorRT engine is built for one size: export a fixed one"
+        msg = "a TensorRT engine is built for one size: export the ONNX file for a fixed size"
         raise EngineError(msg)
     with torch.cuda.device(device):
         logger = tensorrt.Logger(tensorrt.Logger.WARNING)
@@ -75,7 +75,7 @@ def write_engine(
             _read_timings(config, timing_cache)
         plan = builder.build_serialized_network(definition, config)
         if plan is None:
-            msg = f"TensorRT {tensorrt.__version__} cannot build {onnx_path}: its log says why"
+            msg = f"TensorRT {tensorrt.__version__} cannot build {onnx_path}: see its log"
             raise EngineError(msg)
         if timing_cache is not None:
             _write_timings(config, timing_cache)
@@ -87,14 +87,14 @@ def write_engine(
 
 
 def _set_precision(config: Any, precision: str) -> int:
-    """Use only the precisions of the file; return the network's flags."""
+    """Restrict a build to the precision of the file; return the flags of the network."""
     import tensorrt
 
-    config.clear_flag(tensorrt.BuilderFlag.TF32)  # allowed by default, and far off float32
+    config.clear_flag(tensorrt.BuilderFlag.TF32)  # on by default, and much less exact than float32
     flags = tensorrt.NetworkDefinitionCreationFlag
     if hasattr(flags, "STRONGLY_TYPED"):
         return 1 << int(flags.STRONGLY_TYPED)
-    # TensorRT 8 chooses among the precisions that are allowed, and float32 always is.
+    # TensorRT 8 chooses among the allowed precisions, of which float32 is always one.
     if precision == "fp16":
         config.set_flag(tensorrt.BuilderFlag.FP16)
     return 1 << int(flags.EXPLICIT_BATCH)
@@ -106,35 +106,36 @@ def _read_timings(config: Any, path: Path) -> None:
         content = path.read_bytes()
     except OSError:
         content = b""
-    # TensorRT refuses those of another GPU or release, and measures anew.
+    # TensorRT refuses timings of another GPU or release; then it measures again.
     if not config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False):
         config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
 
 def _write_timings(config: Any, path: Path) -> None:
-    """Store kernel timings for later builds; without them those only take longer."""
+    """Store kernel timings for later builds; if that fails, these only take longer."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(config.get_timing_cache().serialize())
         temporary.replace(path)
     except OSError as error:
-        _log.warning("TensorRT's timings are not kept: %s", error)
+        _log.warning("TensorRT's kernel timings cannot be stored: %s", error)
 
 
 class TensorRTBackend:
-    """Runs a file that `write_engine` wrote, on a stream of its own in order with the current one.
+    """Runs an engine from `write_engine`, on its own stream, synchronized with the current one.
 
-    On the default stream TensorRT would make the host wait in each call. All outputs are computed,
-    whichever are wanted: an engine is one piece.
+    On the default stream, TensorRT would make the host wait in each call. All outputs are computed,
+    whichever are requested, since an engine cannot run in part.
 
     Args:
         path: Path of the file.
         device: The GPU.
-        size: Height and width of the windows; None for those that the file was made for.
+        size: Height and width of the windows; None for the size that the file was exported for.
 
     Raises:
-        EngineError: If the file is absent, damaged, not ours, or of another GPU or TensorRT.
+        EngineError: If the file is missing, damaged, not from `scaleevent export`, or built for
+            another GPU or by another release of TensorRT.
     """
 
     def __init__(self, path: Path, device: torch.device, size: tuple[int, int] | None) -> None:
@@ -151,7 +152,8 @@ class TensorRTBackend:
             if self._engine is None:
                 msg = (
                     f"TensorRT {tensorrt.__version__} cannot load {path}: an engine runs only on "
-                    "the kind of GPU and by the release of TensorRT that built it; export it again"
+                    "the model of GPU and with the release of TensorRT that built it: export it "
+                    "again"
                 )
                 raise EngineError(msg)
             self._context = self._engine.create_execution_context()
@@ -187,7 +189,7 @@ class TensorRTBackend:
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            msg = "TensorRT refused to run: its log says why"
+            msg = "TensorRT cannot run the engine: see its log"
             raise EngineError(msg)
         current.wait_stream(self._stream)
         if self._has_flow:
@@ -197,7 +199,7 @@ class TensorRTBackend:
         return {name: tensors[name] for name in wanted if name != "flow" or previous is not None}
 
     def reset(self) -> None:
-        """Forget the windows before."""
+        """Forget previous windows."""
         self._previous = None
         shape = self.info.state_shape
         self._state = None if shape is None else torch.zeros(shape, device=self._device)
@@ -213,6 +215,6 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     try:
         header = json.loads(content[LENGTH_BYTES:end])
     except ValueError as error:
-        msg = f"{path} was not exported by `scaleevent export`: it holds no header"
+        msg = f"{path} was not exported by `scaleevent export`: it has no header"
         raise EngineError(msg) from error
     return header if isinstance(header, dict) else {}, content[end:]

@@ -1,4 +1,4 @@
-"""The backends of PyTorch: eager and compiled, and on a GPU replayed as CUDA graphs."""
+"""Backends that run checkpoints with PyTorch: eagerly, compiled, or as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-WARM_UP = 3  # calls before a capture: libraries choose their kernels in the first ones
+WARM_UP = 3  # calls before a capture, in which libraries choose their kernels
 
 
 class TorchBackend:
-    """Runs a network by PyTorch.
+    """Runs a network with PyTorch.
 
     Args:
         network: Network, which is moved to the device and cast.
         device: Device of the network.
         dtype: Data type of weights and activations.
-        compiled: Compile by `torch.compile`, which takes a minute.
+        compiled: Compile with `torch.compile`, which takes a minute.
     """
 
     def __init__(
@@ -63,12 +63,14 @@ class TorchBackend:
         """Compute outputs of a window.
 
         Args:
-            events: float32 [bins, H, W], not normalized: an array, or a tensor on this device.
-            wanted: Outputs to compute, of ``info.outputs``.
-            elapsed_s: With a memory, time since the end of the window before, in s.
+            events: Event tensor, float32 [bins, H, W], not normalized: a numpy array, or a PyTorch
+                tensor on any device.
+            wanted: Names of outputs to compute, of ``info.outputs``.
+            elapsed_s: With a memory, time since the end of the previous window, in s.
 
         Returns:
-            They, in memory of their own; without ``flow`` where there is no window before.
+            Outputs by name, which later calls do not change; without ``flow`` if there is no
+            previous window.
         """
         self._elapsed_s.fill_(elapsed_s)
         features = self._features(torch.as_tensor(events).to(self._device, non_blocking=True))
@@ -81,7 +83,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the windows before."""
+        """Forget previous windows."""
         self._previous = None
         if self._state is not None:
             self._state.zero_()
@@ -104,10 +106,10 @@ def start_torch(
     backend: str,
     features_space: str,
 ) -> tuple[str, TorchBackend]:
-    """Load a checkpoint and start it; see `make_torch_backend`.
+    """Load a checkpoint and start its backend; see `make_torch_backend`.
 
     Raises:
-        EngineError: Invalid checkpoint, as in `load_network`.
+        EngineError: If the checkpoint is invalid; see `load_network`.
     """
     with torch.inference_mode():
         network = load_network(path, size, features_space=features_space)
@@ -117,10 +119,10 @@ def start_torch(
 def make_torch_backend(
     network: Network, device: torch.device, dtype: torch.dtype, backend: str
 ) -> tuple[str, TorchBackend]:
-    """Start a backend of PyTorch, without CUDA graphs where the network cannot be captured.
+    """Start a backend of PyTorch, without CUDA graphs if the network cannot be captured.
 
-    Networks that read the device from the host in each call, such as SAM's relative positions,
-    cannot be captured.
+    Networks that synchronize host and device in each call cannot be captured, such as SAM with its
+    relative positions.
 
     Args:
         network: Network as for `TorchBackend`.
@@ -140,7 +142,7 @@ def make_torch_backend(
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             logger.warning(
-                "%s cannot be captured as a CUDA graph and runs %s, slower: %s",
+                "%s cannot be captured as a CUDA graph and runs %s, which is slower: %s",
                 network.info.header.architecture,
                 "compiled" if compiled else "eagerly",
                 reason,
@@ -150,18 +152,18 @@ def make_torch_backend(
 
 
 class _Captured(NamedTuple):
-    """A CUDA graph and the memory that its replays write their result to."""
+    """A CUDA graph, and the tensor to which its replays write."""
 
     graph: torch.cuda.CUDAGraph
     result: Tensor
 
 
 class GraphBackend(TorchBackend):
-    """Replays CUDA graphs: one from the window to the features, one for each head.
+    """Replays CUDA graphs: one from the window to the encoded features, one for each output.
 
-    A replay costs the host one call. The graphs share the memory of one pool; that is safe, since
-    they replay in the order of their capture, and each output is copied out before the next
-    graph runs. So nothing that a caller holds is written to again.
+    A replay costs the host one call. The graphs share one memory pool. This is safe, since they
+    replay in the order of their capture, and each output is copied before the next graph runs, so
+    that tensors of the caller are never overwritten.
     """
 
     def __init__(
@@ -177,7 +179,7 @@ class GraphBackend(TorchBackend):
             self._finished = {
                 name: self._capture(partial(finish, self._encoded.result, self._before))
                 for name, finish in self._finish.items()
-                if name != "features" or not network.encodes_features  # else a copy, no more
+                if name != "features" or not network.encodes_features  # else they are just copied
             }
             self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
         self._has_before = False
@@ -209,7 +211,7 @@ class GraphBackend(TorchBackend):
 
     @torch.inference_mode()
     def reset(self) -> None:
-        """Forget the windows before."""
+        """Forget previous windows."""
         self._has_before = False
         if self._state is not None:
             # After the last replay, which may have been on another stream.

@@ -1,4 +1,4 @@
-"""Windows of events to try a network on: of a bag, or of a made-up scene."""
+"""Windows of events to test a network on, from a bag or from a synthetic scene."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.models import Header
 
-DENSITY = 0.4  # events per pixel of a made-up window
+DENSITY = 0.4  # events per pixel of a synthetic window
 EDGES = 8
 
 
 def window_tensor(header: Header, batch: EventBatch, t_end: int) -> NDArray[np.float32]:
-    """Build what an engine takes: the tensor of a window, not normalized.
+    """Build the event tensor of a window as an engine takes it, not normalized.
 
     Args:
         header: Header of the checkpoint.
-        batch: Events of the longest window, and of what was before it for leaky integrals.
+        batch: Events of at least the longest window, and of the history for leaky integrals.
         t_end: End of the window in ns, excluded.
 
     Returns:
@@ -37,8 +37,19 @@ def window_tensor(header: Header, batch: EventBatch, t_end: int) -> NDArray[np.f
     return header.input.build(batch, t_start, t_end)
 
 
-def made_up_windows(header: Header, size: tuple[int, int], count: int) -> list[NDArray[np.float32]]:
-    """Create windows of edges that move to the right, with noise; always the same."""
+def synthetic_windows(
+    header: Header, size: tuple[int, int], count: int
+) -> list[NDArray[np.float32]]:
+    """Create consecutive windows of edges that move to the right, with noise; deterministic.
+
+    Args:
+        header: Header of the checkpoint.
+        size: Height and width of the sensor.
+        count: Number of windows.
+
+    Returns:
+        Event tensors, float32 [channels, height, width], not normalized.
+    """
     height, width = size
     random = np.random.default_rng(0)
     length = header.windows.length_ns
@@ -61,7 +72,7 @@ def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:
     """Find the height and width of a bag's event sensor.
 
     Raises:
-        EngineError: If the bag holds no events.
+        EngineError: If the bag has no events.
     """
     for batch in _batches(bag, topic):
         return batch.height, batch.width
@@ -72,10 +83,13 @@ def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:
 def recorded_windows(
     header: Header, bag: Path, size: tuple[int, int], count: int, topic: str | None = None
 ) -> list[NDArray[np.float32]]:
-    """Cut windows, one after the other, from the start of a bag.
+    """Build the tensors of consecutive windows from the start of a bag, at most ``count``.
+
+    Returns:
+        Event tensors, float32 [channels, height, width], not normalized; at least one.
 
     Raises:
-        EngineError: If the bag is of another sensor, or too short for one window.
+        EngineError: If the sensor's size is another, or the bag is too short for one window.
         BagError: If it cannot be read.
     """
     from scaleevent_ros.bags.event_stream import EventWindow

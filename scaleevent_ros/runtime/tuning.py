@@ -1,4 +1,4 @@
-"""The fastest backend of an exported file on this machine, measured once and remembered."""
+"""Choice of the fastest backend for an exported file on this machine, by measuring once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from scaleevent_ros.runtime.exported import open_exported
 from scaleevent_ros.runtime.exported_cache import content_digest, run_cli
 from scaleevent_ros.runtime.parity import beyond, largest_differences
 from scaleevent_ros.runtime.placement import missing_packages
-from scaleevent_ros.runtime.trial_windows import made_up_windows
+from scaleevent_ros.runtime.trial_windows import synthetic_windows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CANDIDATES = ("onnx", "openvino")
-SECONDS = 0.5  # for which each candidate runs, five windows at least
+SECONDS = 0.5  # time for which each candidate runs, at least `RUNS` windows
 RUNS = 5
 WINDOWS = 2
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A candidate's figures.
+    """Measurement of a backend.
 
     Attributes:
         backend: Name of the backend.
-        ms: Median time of a window with all outputs, in ms.
-        differences: Largest difference of each output to ONNX Runtime, as `Tolerance` says.
-        refused: Why it is not chosen; empty if it may be.
+        ms: Median time of a window with all outputs, in ms; infinite if it cannot run.
+        differences: Largest difference of each output to ONNX Runtime's, as in `Tolerance`.
+        refused: Reason why it is not chosen; empty if it may be.
     """
 
     backend: str
@@ -54,7 +54,7 @@ class Measured:
     refused: str = ""
 
     def __str__(self) -> str:
-        """Return the figures in a line."""
+        """Return the measurement in a line."""
         if self.refused:
             return f"{self.backend}: {self.refused}"
         apart = ", ".join(f"{name} {value:.1e}" for name, value in self.differences.items())
@@ -66,20 +66,20 @@ class Measured:
 def tune(
     path: Path, size: tuple[int, int] | None, precision: str = "auto", *, again: bool = False
 ) -> list[Measured]:
-    """Measure the installed backends of an ONNX file on the CPU, or look up what was measured.
+    """Measure the installed backends of an ONNX file on the CPU, or look up earlier measurements.
 
-    A candidate whose outputs differ from those of ONNX Runtime by more than `TOLERANCES`, or are
-    not finite, is refused. Results are kept by file, size, precision, processor, its cores and the
-    releases of the backends, in ``$XDG_CACHE_HOME/scaleevent/tuning``.
+    A backend whose outputs differ from those of ONNX Runtime by more than `TOLERANCES`, or are not
+    finite, is refused. Results are stored in ``$XDG_CACHE_HOME/scaleevent/tuning`` by the file's
+    content, size, precision, processor, number of cores and versions of the backends.
 
     Args:
         path: The file.
-        size: Height and width of the windows; None for those that the file was made for.
+        size: Height and width of the windows; None for the size that the file was exported for.
         precision: Precision as for `open_exported`.
-        again: Measure anew.
+        again: Measure even if there are earlier measurements.
 
     Returns:
-        The figures, the best first.
+        The measurements, the fastest accepted backend first.
 
     Raises:
         EngineError: If no backend can run the file.
@@ -92,7 +92,7 @@ def tune(
     if kept is not None and not again:
         if found := _read(kept):
             return found
-        # Another process measures, whose memory is given back.
+        # Measured in another process, whose memory is freed when it ends.
         command = ["tune", str(path), "--precision", precision]
         run_cli(*command, *(() if size is None else ("--size", f"{size[1]}x{size[0]}")))
         if found := _read(kept):
@@ -102,7 +102,7 @@ def tune(
         try:
             kept.write_text(json.dumps([asdict(one) for one in found], indent=1))
         except OSError as error:
-            logger.warning("the choice of a backend is not kept: %s", error)
+            logger.warning("the measurement of backends cannot be stored: %s", error)
     return found
 
 
@@ -114,13 +114,13 @@ def _measure(
     reasons = []
     for name in installed:
         try:
-            # One after the other: the threads of two would get in each other's way.
+            # One at a time: the threads of two backends would disturb each other.
             backend = open_exported(path, CPU, size, name, "auto" if name == "onnx" else precision)
         except EngineError as error:
             reasons.append(str(error))
             found.append(Measured(name, float("inf"), {}, str(error)))
             continue
-        windows = made_up_windows(backend.info.header, backend.info.size, WINDOWS)
+        windows = synthetic_windows(backend.info.header, backend.info.size, WINDOWS)
         outputs = [
             {name: to_host(value) for name, value in backend.run(w, backend.info.outputs).items()}
             for w in windows
@@ -173,7 +173,7 @@ def _release(backend: str) -> str:
 
 
 def _processor() -> str:
-    """Name the processor, as Linux does."""
+    """Return the processor's model name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -183,7 +183,7 @@ def _processor() -> str:
 
 
 def _read(path: Path) -> list[Measured]:
-    """Read what was measured; nothing if it is not there or damaged."""
+    """Read stored measurements; empty if there are none or they are damaged."""
     try:
         return [Measured(**one) for one in json.loads(path.read_text())]
     except (OSError, ValueError, TypeError):

@@ -1,7 +1,7 @@
 """Downstream tasks: heads, losses and metrics of segmentation, depth and optical flow.
 
 In: dense features of a `scaleevent_ros.models.Student`. Out: class logits, depth in metres and flow
-in pixels for each pixel of its input, and how right they are.
+in pixels for each pixel of its input, and scores of their accuracy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Lists of classes: names and colours by id, and the ids that stand for no class."""
+"""Class lists: names and colours by id, and the ids of pixels without a class."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClassList:
-    """Classes of a labelled picture's ids.
+    """Classes by their id, as stored in labels.
 
     Attributes:
         names: Names by id.
-        colors: Red, green and blue by id.
+        colors: Red, green and blue by id, 0 to 255.
         ignored: Ids of pixels that have no class.
     """
 
@@ -32,10 +32,13 @@ class ClassList:
     ignored: frozenset[int]
 
     def to_truth(self, labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Replace the ids that stand for no class by `IGNORED`.
+        """Replace the ignored ids by `IGNORED`.
 
         Args:
             labels: Labels as stored, uint8 of any shape.
+
+        Returns:
+            Class ids, of the same shape.
 
         Raises:
             TaskError: If an id is neither of a class nor ignored.
@@ -46,7 +49,7 @@ class ClassList:
         known[[*range(len(self.names)), *self.ignored]] = True
         if not known[labels].all():
             unknown = int(labels[~known[labels]][0])
-            msg = f"labels hold the id {unknown}, which the list of classes does not know"
+            msg = f"labels have the id {unknown}, which is not in the class list"
             raise TaskError(msg)
         return table[labels]
 
@@ -55,12 +58,15 @@ def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray
     """Convert stored class ids to ground truth.
 
     Args:
-        labels: Labels as stored.
+        labels: Labels as stored, uint8 [H, W].
         classes: Class list.
         place: Place of the labels, for error messages.
 
+    Returns:
+        Class ids, uint8 [H, W]; `IGNORED` where there is no class.
+
     Raises:
-        TaskError: If they are not class ids, or unknown ones.
+        TaskError: If labels have another shape or dtype, or unknown ids.
     """
     if labels.ndim != 2 or labels.dtype != np.uint8:
         msg = f"{place}: labels are {labels.dtype} {labels.shape}, not uint8 [H, W]"
@@ -73,38 +79,38 @@ def truth_of(labels: NDArray[Any], classes: ClassList, place: object) -> NDArray
 
 
 def read_classes(path: str | Path) -> ClassList:
-    """Read a list of classes.
+    """Read a class list.
 
     Args:
         path: Name of a list in ``config/labels``, such as ``camvid11``, or a YAML file of the same
-            form: ``classes``, a list of ``{id, name, color}`` with ids from 0 on without gaps, and
+            form: ``classes``, a list of ``{id, name, color}`` whose ids count from 0, and
             ``ignored``, a list of ids.
 
     Raises:
         TaskError: If it cannot be read, or is not a class list.
     """
     try:
-        said = yaml.safe_load(_class_file(path).read_text())
-        classes = sorted(said["classes"], key=lambda entry: int(entry["id"]))
+        content = yaml.safe_load(_class_file(path).read_text())
+        classes = sorted(content["classes"], key=lambda entry: int(entry["id"]))
         names = tuple(str(entry["name"]) for entry in classes)
         colors = tuple((int(r), int(g), int(b)) for r, g, b in (e["color"] for e in classes))
-        ignored = frozenset(int(value) for value in said["ignored"])
+        ignored = frozenset(int(value) for value in content["ignored"])
         ids = [entry["id"] for entry in classes]
     except OSError as error:
-        msg = f"the list of classes {path} cannot be read: {error}"
+        msg = f"the class list {path} cannot be read: {error}"
         raise TaskError(msg) from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path} is not a list of classes ({{id, name, color}}) with ignored ids: {error!r}"
+        msg = f"{path} is not a class list ({{id, name, color}}) with ignored ids: {error!r}"
         raise TaskError(msg) from error
     if ids != list(range(len(ids))) or not 2 <= len(ids) < IGNORED:
-        msg = f"{path}: ids of 2 to {IGNORED - 1} classes go from 0 on without gaps, not {ids}"
+        msg = f"{path}: ids must count from 0, for 2 to {IGNORED - 1} classes; they are {ids}"
         raise TaskError(msg)
     if len(set(names)) < len(names):
-        msg = f"{path}: two classes have one name"
+        msg = f"{path}: two classes have the same name"
         raise TaskError(msg)
     values = [value for color in colors for value in color] + list(ignored)
     if not all(0 <= value <= 255 for value in values) or ignored & set(ids):
-        msg = f"{path}: colours and ignored ids are 0 to 255, and no class is ignored"
+        msg = f"{path}: colours and ignored ids must be 0 to 255, and no class may be ignored"
         raise TaskError(msg)
     return ClassList(names, colors, ignored)
 

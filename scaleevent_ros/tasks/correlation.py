@@ -1,9 +1,9 @@
-"""Optical flow between two windows, from how the student's features correlate.
+"""Optical flow between two windows, from the correlation of the student's features.
 
 Source: Teed and Deng, "RAFT: Recurrent All-Pairs Field Transforms for Optical Flow", ECCV 2020:
 correlation of all pairs (section 3.2), look-up around the current estimate, a convolutional GRU
-that refines it, and convex upsampling (section 3.3). In place of its feature and context encoders
-stand the student's features, brought to twice their resolution.
+that refines it, and convex upsampling (section 3.3). The student's features, upsampled to twice
+their resolution, replace RAFT's feature and context encoders.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from torch import Tensor
 
-_FINER = 2  # cells of the matching grid to one of the student's, in each direction
+_FINER = 2  # cells of the matching grid per cell of the student's grid, in each direction
 
 
 class CorrelationFlow(nn.Module):
@@ -52,24 +52,24 @@ class CorrelationFlow(nn.Module):
         self.weigh = _two_convolutions(channels, 9 * self.cell**2)
 
     def forward(self, previous: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Compute the flow from the window before to this one.
+        """Compute the flow from the previous window to this one.
 
         Args:
-            previous: Features of the window before, ``[B, D, h, w]``.
-            features: Features of this frame.
-            size: Height and width of the student's input.
+            previous: Features of the previous window, ``[B, D, h, w]``.
+            features: Features of this window, ``[B, D, h, w]``.
+            size: Height and width H, W of the student's input.
 
         Returns:
-            float32 ``[B, 2, H, W]``: how far each pixel of the window before went, in pixels to
-            the right and down.
+            float32 ``[B, 2, H, W]``: displacement of each pixel of the previous window, in pixels
+            to the right and down.
         """
         flow, state = torch.empty(0), torch.empty(0)
-        for flow, state in self._refine(previous, features):  # noqa: B007 - the last ones count
+        for flow, state in self._refine(previous, features):  # noqa: B007 - only the last are used
             pass
         return self._to_pixels(flow, state, size)
 
     def iterates(self, previous: Tensor, features: Tensor, size: tuple[int, int]) -> list[Tensor]:
-        """Compute the flow after each step of refinement, for a loss on all; see `forward`."""
+        """Compute the flow after each refinement step, for a loss on all steps; see `forward`."""
         return [
             self._to_pixels(flow, state, size) for flow, state in self._refine(previous, features)
         ]
@@ -79,7 +79,7 @@ class CorrelationFlow(nn.Module):
         scales = _correlate(self.match(previous), self.match(features))
         hidden, context = self.context(previous).chunk(2, dim=1)
         hidden, context = hidden.tanh(), context.relu()
-        # Coordinates need float32 where features have less.
+        # Coordinates need float32, even if features are bfloat16 or float16.
         flow = hidden.new_zeros(len(hidden), 2, *hidden.shape[-2:], dtype=torch.float32)
         steps = []
         for _ in range(self.iterations):
@@ -109,8 +109,8 @@ def _two_convolutions(channels: int, outputs: int) -> nn.Sequential:
 def _correlate(first: Tensor, second: Tensor) -> list[Tensor]:
     """Correlate every cell with every cell: float32 ``[B, h * w, h, w]``, and at half the scale.
 
-    Cells are compared by the cosine of their features, sharpened tenfold, which spares the head to
-    learn their size.
+    The correlation is ten times the cosine of the features, so that the head does not depend on
+    their norm.
     """
     batch, _, height, width = first.shape
     one, other = (functional.normalize(f.float().flatten(2), dim=1) for f in (first, second))
@@ -122,12 +122,13 @@ def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
     """Look up correlations around each cell's position displaced by the flow.
 
     Args:
-        scales: ``[B, h * w, h, w]`` and, of each scale after it, half as high and wide.
+        scales: Correlations at S scales: ``[B, h * w, h, w]``, then each half as high and wide as
+            the one before.
         flow: Flow in cells of the first scale, float32 ``[B, 2, h, w]``, x before y.
         radius: Radius of the lookup at each scale, in its cells.
 
     Returns:
-        ``[B, S * (2 * radius + 1) ** 2, h, w]``: of scale after scale, row by row; 0 outside.
+        ``[B, S * (2 * radius + 1) ** 2, h, w]``: scale by scale, each row by row; 0 outside.
     """
     batch, _, height, width = flow.shape
     rows, columns = torch.meshgrid(
@@ -142,7 +143,7 @@ def look_up(scales: list[Tensor], flow: Tensor, radius: int) -> Tensor:
     square = torch.stack([right, down], dim=-1)
     found = []
     for level, pairs in enumerate(scales):
-        # Centres of cells: x of the first scale is (x + 0.5) / 2 - 0.5 of the second.
+        # Cells are at their centres: x in the first scale is (x + 0.5) / 2 - 0.5 in the second.
         x, y = (2 * ((centre + 0.5) / 2**level - 0.5 + square) + 1).unbind(dim=-1)
         values = functional.grid_sample(
             pairs.reshape(batch * height * width, 1, *pairs.shape[-2:]),
@@ -160,8 +161,8 @@ def upsample_convex(flow: Tensor, weights: Tensor, factor: int) -> Tensor:
 
     Args:
         flow: ``[B, 2, h, w]``.
-        weights: Before the softmax, ``[B, 9 * factor ** 2, h, w]``.
-        factor: Fine cells to a coarse one, in each direction.
+        weights: Logits of the neighbours' weights, ``[B, 9 * factor ** 2, h, w]``.
+        factor: Fine cells per coarse cell, in each direction.
 
     Returns:
         ``[B, 2, factor * h, factor * w]``.

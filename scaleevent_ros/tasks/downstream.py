@@ -1,4 +1,4 @@
-"""Model of a student and a head."""
+"""Models of a student, or its teacher, with a head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Downstream(nn.Module):
-    """A student and a head, of any kind.
+    """A student with a head of any kind.
 
     Attributes:
         student: Student, whose backbone is trained unless it is frozen.
@@ -29,21 +29,22 @@ class Downstream(nn.Module):
     def __init__(
         self, student: Student, head: nn.Module, *, frozen: bool, on_teacher: bool = False
     ) -> None:
-        """Join them.
+        """Combine student and head.
 
         Args:
             student: Student; its projection, which only pretraining needs, is frozen.
-            head: Built for its width and stride.
+            head: Head for the student's width and stride.
             frozen: Freeze the student.
-            on_teacher: The head takes features in the teacher's space; the student must be frozen.
+            on_teacher: Give the head features in the teacher's space; the student must be frozen.
 
         Raises:
             TaskError: If the head does not fit such a student: heads of two windows, and those that
-                take a student's last blocks, fit none with a memory.
+                take a student's last blocks, do not fit students with a memory.
+            ModelError: With ``on_teacher``, if the student had no teacher.
         """
         super().__init__()
         if student.memory is not None and isinstance(head, (CorrelationFlow, EomtSegmentation)):
-            msg = f"{type(head).__name__} fits no student with a memory: choose another head"
+            msg = f"{type(head).__name__} does not fit students with a memory: choose another head"
             raise TaskError(msg)
         self.student = student
         self.head = head
@@ -70,13 +71,13 @@ class Downstream(nn.Module):
         """Return the head's output for events.
 
         Args:
-            events: ``[B, bins, H, W]``; for flow ``[B, 2, bins, H, W]``, the window before and the
-                window; for a student with memory ``[B, T, bins, H, W]``, consecutive windows,
-                after the last of which the head sees what the memory holds.
+            events: ``[B, bins, H, W]``; for flow ``[B, 2, bins, H, W]``, the previous window and
+                this one; for a student with memory ``[B, T, bins, H, W]``, consecutive windows: the
+                head takes the memory's features after the last one.
 
         Returns:
-            Output as in `scaleevent_ros.tasks.build_head`. In training, heads that learn
-            from their steps give these instead: `CorrelationFlow.iterates` and
+            Output as in `scaleevent_ros.tasks.build_head`. In training, heads whose loss needs
+            intermediate results return those: `CorrelationFlow.iterates` and
             `EomtSegmentation.predictions`.
         """
         head, size = cast("Any", self.head), (events.shape[-2], events.shape[-1])
@@ -100,10 +101,10 @@ class Downstream(nn.Module):
 
 
 class PictureDownstream(nn.Module):
-    """A teacher and a head that learns on its features of frames, to run on students later.
+    """A teacher with a head that is trained on its features of frames, to run on students later.
 
     Attributes:
-        student: Student that the checkpoint will hold; it is not run.
+        student: Student that is saved with the head; it is not run.
         head: Head from `scaleevent_ros.tasks.build_head`, for features of the teacher's width.
     """
 
@@ -114,7 +115,7 @@ class PictureDownstream(nn.Module):
         self._teacher = (teacher,)  # hidden from the module's state: checkpoints hold no teacher
 
     def train(self, mode: bool = True) -> PictureDownstream:
-        """Set the mode of the head alone."""
+        """Set the mode of the head; the student stays in eval mode."""
         super().train(mode)
         self.student.eval()
         return self

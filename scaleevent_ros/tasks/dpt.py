@@ -1,11 +1,11 @@
 """The dense prediction head: fine maps from coarse features, by fusing four resolutions.
 
 Source: Ranftl, Bochkovskiy and Koltun, "Vision Transformers for Dense Prediction", ICCV 2021 (DPT),
-section 3, as Depth Anything V2 (Yang et al., NeurIPS 2024) has it, without its batch norms. There,
-each resolution is made of another layer of the transformer. Here all four are made of the student's
-last features, the only ones that it was taught to have: Li et al., "Exploring Plain Vision
-Transformer Backbones for Object Detection", ECCV 2022, section 3, find that such a pyramid of the
-last map is as good as one of several.
+section 3, as in Depth Anything V2 (Yang et al., NeurIPS 2024), without batch norms. There, each
+resolution comes from another layer of the transformer. Here all four come from the student's last
+features, the only ones that pretraining matches to the teacher's: Li et al., "Exploring Plain
+Vision Transformer Backbones for Object Detection", ECCV 2022, section 3, find that a pyramid from
+the last map is as good as one from several.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 class DptDecoder(nn.Module):
-    """Features on the student's grid to features of eight times its resolution.
+    """Decoder from features on the student's grid to features at eight times its resolution.
 
     Args:
-        width: Channels D of the features.
-        channels: F of the result, and of all between.
+        width: Channels D of the student's features.
+        channels: Channels F of the result and of all intermediate maps.
     """
 
     def __init__(self, width: int, channels: int) -> None:
@@ -96,12 +96,12 @@ class _Residual(nn.Module):
 
 
 class DptSegmentation(nn.Module):
-    """Logits by way of `DptDecoder`.
+    """Segmentation head with a `DptDecoder`.
 
     Args:
         width: Channels D of the features.
         stride: Pixels per feature.
-        classes: C.
+        classes: Number of classes C.
         channels: Channels of the decoder.
     """
 
@@ -116,13 +116,13 @@ class DptSegmentation(nn.Module):
         )
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Compute logits ``[B, C, H, W]`` of features ``[B, D, h, w]`` of an input of that size."""
+        """Compute logits ``[B, C, H, W]`` from features ``[B, D, h, w]``; ``size`` is (H, W)."""
         logits = self.predict(self.decoder(features))
         return to_pixels(logits, (features.shape[-2], features.shape[-1]), self.stride, size)
 
 
 class DptDepth(nn.Module):
-    """Metric depth by way of `DptDecoder`: a sigmoid times a stated maximum.
+    """Head for metric depth with a `DptDecoder`: a sigmoid times the maximum depth.
 
     Source: the metric models of Depth Anything V2.
 
@@ -146,13 +146,13 @@ class DptDepth(nn.Module):
         )
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Compute depth ``[B, 1, H, W]`` in m of features ``[B, D, h, w]`` of an input of a size.
+        """Compute depth ``[B, 1, H, W]`` in m from features ``[B, D, h, w]``; ``size`` is (H, W).
 
-        It is float32 for any features: at 80 m, bfloat16 has a resolution of only 0.25 m.
+        The result is float32 for any features: at 80 m, bfloat16 has a resolution of only 0.25 m.
         """
         grid = (features.shape[-2], features.shape[-1])
         whole = (grid[0] * self.stride, grid[1] * self.stride)
         fine = to_pixels(self.halve(self.decoder(features)), grid, self.stride, whole)
-        # Cut last, so that the border is the padding's and not the size's.
+        # Cropped last, so that convolutions see the padded input's border, not the size's.
         depth = cast("Tensor", self.predict(fine))[..., : size[0], : size[1]]
         return depth.float().sigmoid() * self.maximum

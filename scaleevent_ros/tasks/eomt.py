@@ -1,8 +1,9 @@
-"""The encoder-only mask transformer: queries that run through the student's own last blocks.
+"""The encoder-only mask transformer (EoMT): queries that run through the student's last blocks.
 
 Source: Kerssies et al., "Your ViT is Secretly an Image Segmentation Model", CVPR 2025, section 3.
-There is no decoder: learned queries join the tokens of a plain ViT before its last L blocks. After
-them, each query predicts a class, and by its product with the upscaled patches a mask.
+There is no decoder: learned queries are appended to the tokens of a plain ViT before its last L
+blocks. After these, each query predicts a class, and by its product with the upscaled patches a
+mask.
 """
 
 from __future__ import annotations
@@ -27,26 +28,26 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.models import Backbone
 
-_MASK_STRIDE = 4  # pixels per cell of a mask, as near as doubling gets
+_MASK_STRIDE = 4  # pixels per cell of a mask, reached as closely as doubling allows
 
 
 class EomtSegmentation(nn.Module):
-    """Scores of classes by way of queries and masks.
+    """Segmentation head with queries and masks.
 
-    Other than other heads it takes no features, but the tokens before the student's last blocks
+    Unlike other heads it does not take features, but the tokens before the student's last blocks,
     and these blocks (see `late_blocks_for`).
 
     Attributes:
-        blocks: L: through how many of the student's last blocks the queries go.
-        mask_share: Share of queries that are masked in training, in each of these blocks; see
-            `anneal`.
+        blocks: Number L of the student's last blocks through which the queries run.
+        mask_share: Share of queries whose attention is masked in training, for each of these
+            blocks, float32 ``[L]``; see `anneal`.
 
     Args:
         width: Channels D of the student.
         stride: Pixels per patch.
-        classes: C.
-        queries: Q.
-        blocks: L.
+        classes: Number of classes C.
+        queries: Number of queries Q.
+        blocks: Number of blocks L.
     """
 
     mask_share: Tensor
@@ -71,19 +72,19 @@ class EomtSegmentation(nn.Module):
         self.register_buffer("mask_share", torch.ones(blocks), persistent=False)
 
     def forward(self, late: LateBlocks, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Score classes.
+        """Compute scores of the classes.
 
-        A class's score at a place is the sum over queries of the probability of the class times
-        that of the mask (MaskFormer: Cheng, Schwing and Kirillov, NeurIPS 2021, section 3.4).
-        It is taken on the masks' own grid and then resized, which costs C maps and not Q.
+        The score of a class at a pixel is the sum over queries of the probability of the class
+        times that of the mask (MaskFormer: Cheng, Schwing and Kirillov, NeurIPS 2021, section 3.4).
+        It is computed on the masks' own grid and then resized, so that C maps are resized, not Q.
 
         Args:
             late: The student's last blocks.
-            tokens: Before them, ``[B, N, D]``.
+            tokens: Tokens before these blocks, ``[B, N, D]``.
             size: Height and width H, W of the student's input.
 
         Returns:
-            Scores ``[B, C, H, W]``, at least 0; the greatest names the class.
+            Scores ``[B, C, H, W]``, at least 0; the class with the highest one is predicted.
         """
         grid = self._grid(size)
         tokens = self._join(tokens)
@@ -99,12 +100,12 @@ class EomtSegmentation(nn.Module):
     ) -> list[MaskPrediction]:
         """Predict masks before each of the last blocks and after them, for training.
 
-        Before each block, a query's mask is where it looks in that block, for the share of
-        queries of `mask_share`.
+        In each block, a share of the queries, `mask_share`, attends only to the patches in its
+        predicted mask.
 
         Args:
             late: The student's last blocks.
-            tokens: Before them, ``[B, N, D]``.
+            tokens: Tokens before these blocks, ``[B, N, D]``.
             size: Height and width of the student's input.
 
         Returns:
@@ -120,12 +121,13 @@ class EomtSegmentation(nn.Module):
         return found
 
     def anneal(self, progress: float) -> None:
-        """Set `mask_share` as it should be at a part of the training.
+        """Set `mask_share` for a point of the training.
 
-        Training with masks converges better, seeing without them is faster; so they go, first in
-        the first block: section 3.3 of the paper. Block i of L keeps its masks until
-        ``(i + 1) / (L + 2)`` of the training and loses the last at ``(i + 2) / (L + 2)``, by a
-        polynomial of degree 0.9, as in the configurations that the paper's code has for COCO.
+        Training with masks converges better, but inference without them is faster. So they are
+        removed during training, in the first block first (section 3.3 of the paper). Block i of L
+        keeps its masks until ``(i + 1) / (L + 2)`` of the training; their share falls to 0 at
+        ``(i + 2) / (L + 2)``, by a polynomial of degree 0.9, as in the COCO configurations of the
+        paper's code.
 
         Args:
             progress: 0 at the start, 1 at the end.
@@ -140,7 +142,7 @@ class EomtSegmentation(nn.Module):
         return -(-size[0] // self.stride), -(-size[1] // self.stride)
 
     def _join(self, tokens: Tensor) -> Tensor:
-        """Append the queries."""
+        """Append the queries to tokens ``[B, N, D]``."""
         return torch.cat([tokens, self.queries.to(tokens.dtype).expand(len(tokens), -1, -1)], dim=1)
 
     def _predict(self, late: LateBlocks, tokens: Tensor, grid: tuple[int, int]) -> MaskPrediction:
@@ -153,7 +155,7 @@ class EomtSegmentation(nn.Module):
     def _attention(
         self, late: LateBlocks, masks: Tensor, tokens: int, grid: tuple[int, int], number: int
     ) -> Tensor:
-        """Attention mask, bool ``[B, 1, N, N]``: queries attend to their masks only."""
+        """Attention mask of a block, bool ``[B, 1, N, N]``; see `predictions`."""
         batch, queries = masks.shape[:2]
         inside = functional.interpolate(masks, grid, mode="bilinear", align_corners=False) > 0
         free = torch.rand(batch, queries, 1, device=masks.device) >= self.mask_share[number]
@@ -174,10 +176,10 @@ def _doubling(width: int) -> nn.Sequential:
 
 
 def late_blocks_for(head: EomtSegmentation, backbone: Backbone) -> LateBlocks:
-    """Part a student's backbone where a head's queries join it.
+    """Split a student's backbone at the block before which a head's queries are appended.
 
     Raises:
-        TaskError: If the backbone is no plain ViT, or has too few blocks, saying which heads fit.
+        TaskError: If the backbone is no plain ViT, or has too few blocks.
     """
     try:
         return LateBlocks(backbone, head.blocks)

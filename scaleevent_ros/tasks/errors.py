@@ -6,4 +6,4 @@ from scaleevent_ros.errors import ScaleEventError
 
 
 class TaskError(ScaleEventError):
-    """A head, a data set or an evaluation that cannot be had as asked."""
+    """A head, a data set or an evaluation is invalid or not available."""

@@ -60,9 +60,9 @@ _USAGE = """%(prog)s CHECKPOINT... [--against CHECKPOINT...] [--data.FIELD VALUE
                    [--output FOLDER] [--device DEVICE] [--batch_size N] [--pictures N]"""
 _DESCRIPTION = """Evaluate checkpoints with a head: scores as JSON, Markdown, table, and pictures.
 
-  one:           evaluate.py runs/a0/best.safetensors
-  one kind:      evaluate.py runs/a*/best.safetensors
-  two compared:  evaluate.py runs/a*/best.safetensors --against runs/b*/best.safetensors
+  one checkpoint:     %(prog)s runs/a0/best.safetensors
+  one of each seed:   %(prog)s runs/a*/best.safetensors
+  groups, compared:   %(prog)s runs/a*/best.safetensors --against runs/b*/best.safetensors
 
 The default data are those on which the run of the first checkpoint was validated; --data.FIELD
 overrides them. An evaluation.json may be given instead of an evaluated checkpoint."""
@@ -81,7 +81,7 @@ class EvaluationOptions:
         output: Folder for the results, new or empty.
         device: Device to compute on; auto is the GPU, if there is one.
         precision: Precision, as ``trainer.precision`` of a run.
-        batch_size: Windows in a batch.
+        batch_size: Number of windows in a batch.
         pictures: Number of windows to draw, spread evenly over the data.
     """
 
@@ -125,7 +125,7 @@ def parse_request(arguments: Sequence[str]) -> Request:
     """Parse a command line; ``--help`` and ``--print_config`` print and exit.
 
     Raises:
-        ScaleEventError: An argument or the first checkpoint is invalid; names it.
+        ScaleEventError: If an argument or the first checkpoint is invalid.
     """
     parser, words = request_parser(), list(arguments)
     try:
@@ -143,13 +143,17 @@ def parse_request(arguments: Sequence[str]) -> Request:
 def request_parser() -> jsonargparse.ArgumentParser:
     """Build the command-line parser."""
     parser = jsonargparse.ArgumentParser(
-        usage=_USAGE, description=_DESCRIPTION, formatter_class=_Help, exit_on_error=False
+        prog="scaleevent evaluate",
+        usage=_USAGE,
+        description=_DESCRIPTION,
+        formatter_class=_Help,
+        exit_on_error=False,
     )
     parser.add_argument(
-        "checkpoints", nargs="+", help="Checkpoints of one kind, such as one for each seed."
+        "checkpoints", nargs="+", help="Checkpoints that differ by their seed alone."
     )
     parser.add_argument(
-        "--against", nargs="+", default=[], help="Checkpoints of another kind to compare with."
+        "--against", nargs="+", default=[], help="Second group of checkpoints, to compare with."
     )
     parser.add_argument("--config", action="config", help="YAML file; later arguments override it.")
     parser.add_class_arguments(EvaluationOptions, as_group=False)
@@ -207,7 +211,7 @@ def evaluate(request: Request, draw: Draw) -> str:
     require_kinds(*kinds)
     if options.device == "cuda" and not torch.cuda.is_available():
         msg = (
-            f"device cuda, but torch {torch.__version__} finds no GPU: check the driver "
+            f"--device cuda, but torch {torch.__version__} finds no GPU: check the driver "
             "(nvidia-smi), or choose --device cpu or auto"
         )
         raise TaskError(msg)
@@ -261,6 +265,6 @@ def _empty_folder(path: Path) -> Path:
         msg = f"the folder {path} cannot be created: {error.strerror}"
         raise TaskError(msg) from error
     if used:
-        msg = f"{path} is not empty: name another folder with --output, or remove it"
+        msg = f"{path} is not empty: give another folder with --output, or remove it"
         raise TaskError(msg)
     return path

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled_data import LabelledData
 
 AT_EVENTS = "events/"
-"""Scores whose names start with this are of pixels with events alone."""
+"""Prefix of the names of scores that are computed only over pixels with events."""
 
 SPLIT = "validation"
 """Part of the data on which checkpoints are evaluated."""
@@ -60,12 +60,12 @@ class Example(NamedTuple):
     """Window and prediction, for a picture.
 
     Attributes:
-        events: Input of the student, for the picture.
-        tensor: Event tensor, float32 [channels, H, W]; for flow of the later window. Or the frame
-            of the teacher, uint8 [3, H, W].
+        events: Event options of the student.
+        tensor: Event tensor, float32 [channels, H, W], for flow that of the later window; or the
+            teacher's frame, uint8 [3, H, W].
         prediction: Class ids, int64 [H, W]; depth in m, float32 [1, H, W]; or flow in px, right and
             down, float32 [2, H, W].
-        truth: Ground truth of the window.
+        truth: Ground truth, of the shape of the prediction.
         known: Pixels with known ground truth, bool [H, W].
         classes: Class list for segmentation; None for other tasks.
     """
@@ -98,7 +98,7 @@ def evaluate_checkpoint(
             evenly over the data.
 
     Raises:
-        ScaleEventError: If the checkpoint does not fit the data, or either is invalid.
+        ScaleEventError: If the checkpoint or the data are invalid, or do not fit each other.
     """
     data, header = options.data, read_header(path)
     kind, classes, events = kind_of(path, data), _classes(data), events_of(path, header)
@@ -132,7 +132,9 @@ def evaluate_checkpoint(
             if draw.pair in wanted:
                 keep(draw.pair, _example(events, classes, batch, known, hook.output, place))
     if not any_known:
-        msg = f"the {SPLIT} part of the data ({len(samples)} windows) has no pixel with a truth"
+        msg = (
+            f"the {SPLIT} part of the data ({len(samples)} windows) has no pixel with ground truth"
+        )
         raise TaskError(msg)
     run = recorded_run(header)
     return Evaluation(
@@ -180,7 +182,7 @@ def events_of(path: Path, header: Header) -> EventOptions:
         ScaleEventError: If the header is incomplete or invalid.
     """
     window = recorded_run(header).get("events", {}).get("window")
-    if header.window is None and window is not None:  # of a release whose headers lacked it
+    if header.window is None and window is not None:  # headers of older releases lack it
         header = replace(header, window=WindowOptions(**window))
     if header.normalization is None or header.window is None:
         missing = "the normalization of events" if header.window else "the length of a window"
@@ -190,7 +192,7 @@ def events_of(path: Path, header: Header) -> EventOptions:
 
 
 def kind_of(path: Path, data: LabelledData) -> Kind:
-    """Return task and input of a checkpoint, if they match the data.
+    """Return the kind of a checkpoint, and check that it fits the data.
 
     Raises:
         ScaleEventError: If it has no head for the data's task, other classes, or no event options.
@@ -205,8 +207,8 @@ def kind_of(path: Path, data: LabelledData) -> Kind:
     classes = _classes(data)
     if classes is not None and tuple(header.classes) != classes.names:
         msg = (
-            f"{path} has the classes {', '.join(header.classes) or 'without names'}, the list "
-            f"{data.classes} has {', '.join(classes.names)}"
+            f"{path} has the classes {', '.join(header.classes) or '(unnamed)'}, but the class "
+            f"list {data.classes} has {', '.join(classes.names)}"
         )
         raise TaskError(msg)
     return Kind(
@@ -223,14 +225,14 @@ def _classes(data: LabelledData) -> ClassList | None:
 
 
 def _load(path: Path, data: LabelledData, fabric: Fabric) -> Objective:
-    """Build the network of student and head, or, for frames, of teacher and head."""
+    """Build the objective of the checkpoint's student and head, or teacher and head for frames."""
     task = data.task
     student, head = load_student(path), load_heads(path)[task]
     on_teacher = student.header.space_of(task) == "teacher"
     if data.source == "events":
         return OBJECTIVES[task](Downstream(student, head, frozen=True, on_teacher=on_teacher))
     if not on_teacher:
-        msg = f"{path}: its head takes the student's features, and runs on events alone"
+        msg = f"{path}: its head takes the student's features: it needs data.source events"
         raise TaskError(msg)
     teacher = load_teacher(student.header).to(fabric.device)
     return OBJECTIVES[task](PictureDownstream(student, head, teacher))
@@ -239,7 +241,7 @@ def _load(path: Path, data: LabelledData, fabric: Fabric) -> Objective:
 def _scores(
     objective: Objective, sums: Mapping[str, Tensor], classes: Sequence[str]
 ) -> dict[str, float]:
-    """Compute the scores of a run's validation, and for segmentation the classes at events too."""
+    """Compute the scores as in a run's validation, and the IoU of each class at events."""
     scores = objective.summarize(sums)
     if classes:
         at_events = segmentation_scores(sums["events"], classes)
@@ -259,7 +261,7 @@ class _ForwardHook:
         model.register_forward_hook(self._after)
 
     def ms_per_window(self) -> float:
-        """Return the median, without the first batch (warm-up) if there are others."""
+        """Return the median time per window in ms, without the first batch if there are others."""
         return statistics.median(self._ms[1:] or self._ms)
 
     def _before(self, *_: Any) -> None:

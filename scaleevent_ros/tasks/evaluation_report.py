@@ -30,7 +30,7 @@ _MORE_IS_BETTER = ("miou", "accuracy", "iou/", "delta")
 
 
 def score_table(evaluation: Evaluation) -> Table:
-    """Tabulate the scores of a checkpoint: all pixels beside those with events."""
+    """Tabulate the scores of a checkpoint, over all pixels and over those with events."""
     scores = evaluation.scores
     names = dict.fromkeys(name.removeprefix(AT_EVENTS) for name in scores)
     rows = [("score", "all pixels", "pixels with events")]
@@ -77,7 +77,7 @@ def evaluation_markdown(evaluation: Evaluation, pictures: Sequence[str]) -> str:
     """Write a checkpoint's evaluation as Markdown.
 
     Args:
-        evaluation: The checkpoint's.
+        evaluation: Evaluation of the checkpoint.
         pictures: Paths of its pictures, relative to the text.
     """
     facts = {
@@ -120,14 +120,14 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Notes on a comparison's table; empty for one group."""
+    """Notes below a comparison's table; empty for one group."""
     if not comparison.second:
         return []
     a, b = comparison.first[0].kind, comparison.second[0].kind
     return [
         _formula(comparison),
         *(
-            f"Other {name}: A has {_text(own)}; B has {_text(other)}."
+            f"Different {name}: A has {_text(own)}; B has {_text(other)}."
             for name, own, other in zip(Kind._fields, a, b, strict=True)
             if own != other
         ),
@@ -135,7 +135,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def group_text(comparison: Comparison) -> str:
-    """Checkpoints of the groups in a table, for the terminal."""
+    """List of the groups' checkpoints, for the terminal."""
     return "".join(
         f"{name}  {one.checkpoint}  seed {one.seed}\n" for name, one in comparison.named()
     )

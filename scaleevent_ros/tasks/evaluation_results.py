@@ -3,10 +3,10 @@
 With n scores of a group, their mean m and their standard deviation s (of a sample: divided by
 n - 1), the difference of the groups A and B is ``m_A - m_B``. Its standard error is
 
-- ``s_d / sqrt(n)`` where both groups have the same seeds, each once: d are the differences of the
-  scores of equal seeds, which share their order of data and the start of their heads. There are
-  n - 1 degrees of freedom.
-- ``sqrt(s_A ** 2 / n_A + s_B ** 2 / n_B)`` elsewhere: Welch, "The generalization of 'Student's'
+- ``s_d / sqrt(n)`` if both groups have the same seeds, each once: d are the differences of the
+  scores of equal seeds, which share the order of the data and the initial weights of the heads.
+  There are n - 1 degrees of freedom.
+- ``sqrt(s_A ** 2 / n_A + s_B ** 2 / n_B)`` otherwise: Welch, "The generalization of 'Student's'
   problem when several different population variances are involved", Biometrika 1947. Its degrees
   of freedom are Satterthwaite's (Biometrics Bulletin 1946):
   ``e ** 4 / (s_A ** 4 / (n_A ** 2 * (n_A - 1)) + s_B ** 4 / (n_B ** 2 * (n_B - 1)))`` with the
@@ -35,12 +35,12 @@ RECORD_VERSION = 1
 
 
 class Kind(NamedTuple):
-    """Common properties of checkpoints that differ by their seed alone.
+    """Properties that checkpoints of one group have in common: they differ by their seed alone.
 
     Attributes:
         task: Task of the head.
         architecture: timm's name of the student's network.
-        head: Kind and options, as the header describes it.
+        head: Kind and options of the head, as in the checkpoint's header.
         classes: Class names by id, for segmentation.
         events: Event options of the student, `EventOptions` as plain values.
     """
@@ -70,12 +70,13 @@ class Evaluation:
         split: Part of the data.
         windows: Number of windows.
         truth: BLAKE2b digest (32 bytes) of the ground truth of all windows.
-        scores: Scores by their names in a run's ``metrics.jsonl``; those in ``events/`` are of
-            pixels with events. NaN without ground truth.
+        scores: Scores by their names in a run's ``metrics.jsonl``; those in ``events/`` are
+            computed only over pixels with events. NaN without ground truth.
         device: Device of the evaluation.
         precision: ``fp32``, ``tf32``, ``bf16`` or ``fp16``.
-        batch_size: Windows at a time.
-        ms_per_window: Median time of student and head, without data and scores.
+        batch_size: Number of windows in a batch.
+        ms_per_window: Median time of student and head per window in ms, without loading data and
+            computing scores.
         git_revision: Revision of the evaluation code.
     """
 
@@ -143,7 +144,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def is_record(path: Path) -> bool:
-    """Return whether a path is an evaluation's file, by its name."""
+    """Return whether a path is that of an evaluation, not of a checkpoint, by its suffix."""
     return path.suffix == ".json"
 
 
@@ -208,7 +209,7 @@ class Difference(NamedTuple):
         standard_error: Standard error of the difference; None if a group has a single score.
         degrees_of_freedom: Degrees of freedom of the standard error; None without one or without
             any spread.
-        paired: Scores of equal seeds were compared.
+        paired: Whether scores of equal seeds were compared.
     """
 
     mean: float
@@ -218,7 +219,7 @@ class Difference(NamedTuple):
 
 
 def spread(scores: Sequence[float]) -> Spread:
-    """Compute mean and standard deviation of the scores of a group, one or more."""
+    """Compute mean and standard deviation of the scores of a group, at least one."""
     return Spread(fmean(scores), stdev(scores) if len(scores) > 1 else None, len(scores))
 
 
@@ -252,7 +253,7 @@ def difference(
     Args:
         first: Scores of the first group.
         second: Scores of the second group.
-        pairs: Pairs of scores from `pair_seeds`.
+        pairs: Pairs of scores from `pair_seeds`; None to compare the groups unpaired.
     """
     mean = fmean(first) - fmean(second)
     if pairs is not None:
@@ -295,9 +296,9 @@ class Comparison(NamedTuple):
 
     Attributes:
         first: The group A.
-        second: The group B; empty where A is not compared.
-        paired: Scores of equal seeds were compared.
-        rows: Row of each score that all evaluations have.
+        second: The group B; empty without a comparison.
+        paired: Whether scores of equal seeds were compared.
+        rows: A row for each score that all evaluations have.
     """
 
     first: tuple[Evaluation, ...]
@@ -313,17 +314,17 @@ class Comparison(NamedTuple):
 
 
 def compare(first: Sequence[Evaluation], second: Sequence[Evaluation]) -> Comparison:
-    """Compare a group of evaluations with another, or sum up one.
+    """Compare two groups of evaluations, or summarize one.
 
-    Scores that are missing in one of them, such as the IoU of a class that only one of them ever
-    predicts, and NaNs are left out.
+    Scores that are NaN or missing in an evaluation are left out, such as the IoU of a class that
+    has no pixel in ground truth or prediction.
 
     Args:
-        first: Evaluations of one kind: same training and input, except for the seed; at least one.
-        second: Evaluations of the second group; may be empty.
+        first: Evaluations of the first group, of one `Kind`; at least one.
+        second: Evaluations of the second group, of one `Kind`; may be empty.
 
     Raises:
-        TaskError: If they are not of one kind, or not of the same ground truth.
+        TaskError: If a group is not of one kind, or the ground truth differs.
     """
     require_kinds([one.kind for one in first], [one.kind for one in second])
     _require_same_truth([*first, *second])
@@ -374,20 +375,20 @@ def require_kinds(first: Sequence[Kind], second: Sequence[Kind]) -> None:
     """Refuse groups that are not of one kind each, or have different tasks or classes.
 
     Raises:
-        TaskError: Evaluations differ; names the difference.
+        TaskError: If they are or have; the message names the difference.
     """
     for name, group in ((A, first), (B, second)):
         for number, one in enumerate(group[1:], start=2):
             for what, own, wanted in zip(Kind._fields, one, group[0], strict=True):
                 if own != wanted:
                     msg = (
-                        f"{name}{number} is of another kind than {name}1, its {what} is {own} and "
-                        f"not {wanted}: a group has one checkpoint for each seed"
+                        f"{name}{number} is of another kind than {name}1, its {what} is {own}, "
+                        f"not {wanted}: checkpoints of a group must differ by their seed alone"
                     )
                     raise TaskError(msg)
     if second and (first[0].task, first[0].classes) != (second[0].task, second[0].classes):
         a, b = (f"{kind.task} {', '.join(kind.classes)}".strip() for kind in (first[0], second[0]))
-        msg = f"A has {a}, B {b}: they cannot be compared"
+        msg = f"A has {a}, B has {b}: they cannot be compared"
         raise TaskError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Downstream run built from its configuration: linear probe or full fine-tuning."""
+"""Fine-tuning: a run that trains a task head, and optionally its student."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class Finetuning:
     """A run that trains a head, and optionally its student.
 
     Attributes:
-        data: Labelled events.
+        data: Labelled data.
         events: The student's event tensor. Unset: as in the initial checkpoint, or the defaults
             without one.
-        student: Initial weights: ``teacher`` (image weights), ``random``, or a checkpoint.
+        student: The student and its initial weights.
         head: The task head.
         optimizer: AdamW; a group with the pattern ``^student`` sets the backbone's learning rate.
         trainer: The training loop.
@@ -83,33 +83,33 @@ class Finetuning:
     cache: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that data and head have the same task, and the requirements of frames."""
+        """Check that data and head are for the same task, and the requirements of frames."""
         if self.data.source == "frames":
             if not self.head.frozen or self.head.kind == "segmentation_eomt":
                 msg = (
-                    "data.source frames fits a head on a teacher's features: head.frozen must be "
-                    "true, and head.kind another than segmentation_eomt"
+                    "data.source frames trains a head on a teacher's features: head.frozen must be "
+                    "true, and head.kind must not be segmentation_eomt"
                 )
                 raise ConfigurationError(msg)
             if self.student.init in {"teacher", "random", "pretrained"}:  # no file
                 msg = (
-                    "data.source frames needs student.init: the checkpoint of a pretrained "
-                    f"student, whose teacher sees the frames, not {self.student.init!r}"
+                    "data.source frames uses the teacher of a pretrained student: student.init "
+                    f"must be a checkpoint, not {self.student.init!r}"
                 )
                 raise ConfigurationError(msg)
         elif self.cache is not None:
-            msg = "cache keeps a teacher's features of frames: it needs data.source frames"
+            msg = "cache stores a teacher's features of frames: it needs data.source frames"
             raise ConfigurationError(msg)
         if task_of(self.head.kind) != self.data.task:
             msg = (
-                f"head.kind {self.head.kind} is for {task_of(self.head.kind)}, data.kind "
-                f"{self.data.kind} for {self.data.task}"
+                f"head.kind {self.head.kind} is for {task_of(self.head.kind)}, but data.kind "
+                f"{self.data.kind} is for {self.data.task}"
             )
             raise ConfigurationError(msg)
 
 
 def finetune(configuration: Finetuning) -> Outcome:
-    """Fine-tune in this process, or in all processes of `torchrun`.
+    """Run a fine-tuning, in one process or in each process that `torchrun` started.
 
     Args:
         configuration: Configuration of the run.
@@ -122,7 +122,7 @@ def finetune(configuration: Finetuning) -> Outcome:
     data, events = configuration.data, choose_events(configuration)
     configuration = replace(configuration, events=events)
     classes = read_classes(data.classes) if data.task == "segmentation" else None
-    with fabric.rank_zero_first(local=True):  # which downloads what is downloaded once
+    with fabric.rank_zero_first(local=True):  # it downloads the files that others share
         model: Downstream | PictureDownstream
         if data.source == "frames":
             model = build_on_pictures(configuration, classes, fabric)
@@ -133,7 +133,7 @@ def finetune(configuration: Finetuning) -> Outcome:
     loaders = build_loaders(data, events, configuration.trainer, classes, scale, memory=memory)
     if fabric.is_global_zero:
         logger.info(
-            "%d windows to learn from, %d to validate on",
+            "training on %d samples, validating on %d",
             len(loaders.train),
             len(loaders.held_out),
         )
@@ -151,10 +151,10 @@ def finetune(configuration: Finetuning) -> Outcome:
 
 
 def choose_events(configuration: Finetuning) -> EventOptions:
-    """Choose the event options: as configured, or of the checkpoint.
+    """Return the event options: as configured, else those of the initial checkpoint, else defaults.
 
     Raises:
-        ConfigurationError: If the checkpoint was trained on other event tensors.
+        ConfigurationError: If the checkpoint was trained on other event tensors than configured.
         CheckpointError: If the checkpoint is damaged.
     """
     init, events = configuration.student.init, configuration.events
@@ -164,23 +164,25 @@ def choose_events(configuration: Finetuning) -> EventOptions:
     if events is None:
         return EventOptions.of(header)
     if header.input != events.input:
-        msg = f"{init} was trained on {header.input}, events asks for {events.input}"
+        msg = f"{init} was trained on {header.input}, but events is {events.input}"
         raise ConfigurationError(msg)
     if header.window not in {None, events.window}:
-        logger.warning("%s was trained on %s, and runs on %s", init, header.window, events.window)
+        logger.warning(
+            "%s was trained on %s, and is used on %s", init, header.window, events.window
+        )
     return events
 
 
 def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Downstream:
-    """Build student and head, alike in every process, with the student's header filled in.
+    """Build student and head, with the student's header; the same in every process.
 
     Args:
         configuration: Configuration of the run.
-        classes: For segmentation.
+        classes: Class list for segmentation; None for other tasks.
 
     Raises:
         ConfigurationError: If a checkpoint was trained on other event tensors.
-        ScaleEventError: If the student or the head cannot be built, or do not fit.
+        ScaleEventError: If the student or the head cannot be built, or do not fit each other.
     """
     torch.manual_seed(configuration.trainer.seed)
     head, events = configuration.head, choose_events(configuration)
@@ -192,16 +194,16 @@ def build_downstream(configuration: Finetuning, classes: ClassList | None) -> Do
 def build_on_pictures(
     configuration: Finetuning, classes: ClassList | None, fabric: Fabric
 ) -> PictureDownstream:
-    """Build the teacher of a student and a head on its features, alike in every process.
+    """Build the teacher of a student and a head on its features; the same in every process.
 
     Args:
         configuration: Configuration of the run.
-        classes: For segmentation.
+        classes: Class list for segmentation; None for depth.
         fabric: Device and precision.
 
     Raises:
-        ScaleEventError: If the student's file does not name a teacher, the teacher cannot be had,
-            or the head cannot be built.
+        ScaleEventError: If the student had no teacher, the teacher is not available, or the head
+            cannot be built.
     """
     torch.manual_seed(configuration.trainer.seed)
     student = load_student(configuration.student.init)
@@ -221,7 +223,7 @@ def build_on_pictures(
 def _add_head(
     student: Student, head: HeadOptions, classes: ClassList | None, width: int, **more: str
 ) -> nn.Module:
-    """Build a head and describe it in the student's header, in place of those that it has."""
+    """Build a head, and replace the heads and classes in the student's header by it."""
     names = list(classes.names) if classes is not None else []
     options = {**head.options, "classes": len(names)} if names else head.options
     described = describe_head(head.kind, width, student.stride, **more, **options)
@@ -233,7 +235,10 @@ def _build_student(wanted: StudentOptions, channels: int) -> Student:
     if wanted.init not in {"teacher", "pretrained", "random"} and is_checkpoint(wanted.init):
         return load_student(wanted.init).train()
     if wanted.name is None:
-        msg = "student.name is not given: timm's name of a network"
+        msg = (
+            "student.name is not given: give timm's name of a network, or a checkpoint by "
+            "student.init"
+        )
         raise ConfigurationError(msg)
     return build_student(
         wanted.name,

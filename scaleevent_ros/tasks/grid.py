@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def to_pixels(values: Tensor, grid: tuple[int, int], stride: int, size: tuple[int, int]) -> Tensor:
-    """Resize maps bilinearly to the pixels that a grid of features covers, and cut the padding off.
+    """Resize maps bilinearly to the pixels that a grid of features covers, and crop the padding.
 
     A student pads its input at the right and the bottom to whole cells. So the grid covers
     ``grid * stride`` pixels, of which the first ``size`` are the input's.
 
     Args:
-        values: ``[B, C, ., .]``, over all of the grid, at any resolution.
+        values: Maps over the whole grid, ``[B, C, *, *]``, at any resolution.
         grid: Height and width h, w of the features.
         stride: Pixels per feature s.
         size: Height and width H, W of the student's input, at most h * s and w * s.

@@ -1,4 +1,4 @@
-"""Task heads by name: built, described in a checkpoint's header, and loaded from it."""
+"""Task heads by name: building them, and describing and loading them in checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Kind(NamedTuple):
 
     Attributes:
         task: Task of the head.
-        build: Makes one, of width, stride and options.
+        build: Function that builds one from width, stride and options.
         required: Options that must be given.
         limits: Lowest and highest value of each option.
     """
@@ -89,13 +89,13 @@ def build_head(kind: str, width: int, stride: int, **options: Any) -> nn.Module:
 
     Returns:
         A module: segmentation ``(features [B, D, h, w], (H, W)) -> logits [B, C, H, W]``, depth
-        ``-> [B, 1, H, W]`` in metres, flow ``(features of the window before, features, (H, W)) ->
+        ``-> [B, 1, H, W]`` in metres, flow ``(features of the previous window, features, (H, W)) ->
         [B, 2, H, W]`` in pixels to the right and down; H and W are those of the student's input.
-        ``segmentation_eomt`` takes the student's last blocks and the tokens before them in place
-        of features: see `EomtSegmentation`, and `Downstream` for a call that suits all.
+        ``segmentation_eomt`` takes the student's last blocks and the tokens before them instead of
+        features, see `EomtSegmentation`. `Downstream` calls any of them.
 
     Raises:
-        TaskError: If there is no such kind, or an option is missing, unknown or impossible.
+        TaskError: If there is no such kind, or an option is missing, unknown or out of range.
     """
     entry = _find(kind)
     _check(kind, {"width": (1, 65536), "stride": (1, 1024)}, {"width": width, "stride": stride})
@@ -124,7 +124,7 @@ def _check(kind: str, limits: dict[str, tuple[float, float]], options: dict[str,
 
 
 def describe_head(kind: str, width: int, stride: int, **options: Any) -> dict[str, Any]:
-    """Describe a head for `load_heads`, as ``student.header.heads[task]``.
+    """Return the description of a head for ``student.header.heads[task]``, as JSON values.
 
     Args:
         kind: Kind as in `build_head`.
@@ -140,7 +140,7 @@ def build_described(description: Mapping[str, Any]) -> nn.Module:
     """Build the head that `describe_head` describes.
 
     Raises:
-        TaskError: Invalid as in `build_head`, or the head takes features of another kind.
+        TaskError: If the description is invalid, as in `build_head`, or has unknown ``features``.
     """
     options = dict(description)
     features = options.pop("features", "student")
@@ -176,8 +176,8 @@ def load_heads(path: str | Path) -> dict[str, nn.Module]:
         Heads as `build_head` gives them, by task; none if the checkpoint has none.
 
     Raises:
-        CheckpointError: If the file is damaged or not ours, or a head's tensors are not there.
-        TaskError: If a head is of a kind, or has options, that this release does not know.
+        CheckpointError: If the file is damaged or no checkpoint, or lacks tensors of a head.
+        TaskError: If the kind or an option of a head is unknown to this release.
     """
     header, tensors = read_checkpoint(path)
     heads: dict[str, nn.Module] = {}
@@ -197,8 +197,8 @@ def load_heads(path: str | Path) -> dict[str, nn.Module]:
 def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> list[str]:
     """Add the heads of one checkpoint to the student of another.
 
-    A head that takes features in the teacher's space runs on every student of that teacher; any
-    other only on the student that it was trained on, with the same weights.
+    A head that takes features in the teacher's space runs on every student of that teacher. Any
+    other head runs only on the student that it was trained on, with the same weights.
 
     Args:
         student: Checkpoint of the student.
@@ -206,15 +206,15 @@ def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> li
         path: Checkpoint to write.
 
     Returns:
-        Tasks whose heads were put on.
+        Tasks of the added heads.
 
     Raises:
-        CheckpointError: If a file is damaged or not ours, or cannot be written.
+        CheckpointError: If a file is damaged or no checkpoint, or cannot be written.
         TaskError: If there are no heads, or they do not fit the student.
     """
     header, tensors = read_checkpoint(student)
     theirs, their_tensors = read_checkpoint(heads)
-    load_heads(heads)  # which checks them
+    load_heads(heads)  # checks them
     if not theirs.heads:
         msg = f"{heads} has no head"
         raise TaskError(msg)
@@ -226,7 +226,7 @@ def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> li
         elif not _same_student(tensors, their_tensors):
             msg = (
                 f"the head {task!r} of {heads} was trained on the features of another student "
-                f"than {student}: fit it with data.source frames, or on this student"
+                f"than {student}: train it with data.source frames, or on this student"
             )
             raise TaskError(msg)
         described[task] = {**description, "stride": stride}
@@ -239,14 +239,14 @@ def attach_heads(student: str | Path, heads: str | Path, path: str | Path) -> li
 
 
 def _check_teachers(header: Header, theirs: Header, what: str) -> None:
-    """Check that a student learned from the teacher whose features a head takes."""
+    """Check that a student was trained with the teacher whose features a head takes."""
 
     def teacher(of: Header) -> tuple[object, ...]:
         options = {name: value for name, value in of.teacher_options.items() if name != "scale"}
         return of.teacher, options
 
     if teacher(header) != teacher(theirs):
-        msg = f"{what} is for students of {theirs.teacher}, not of {header.teacher}"
+        msg = f"{what} is for students of the teacher {theirs.teacher}, not of {header.teacher}"
         raise TaskError(msg)
 
 
@@ -263,7 +263,7 @@ def _same_student(tensors: Mapping[str, Tensor], others: Mapping[str, Tensor]) -
 
 def _build_described(path: str | Path, task: str, description: object, classes: int) -> nn.Module:
     if not isinstance(description, dict) or not {"kind", "width", "stride"} <= set(description):
-        msg = f"{path}: the header's head {task!r} does not give kind, width and stride"
+        msg = f"{path}: the header's head {task!r} lacks kind, width or stride"
         raise CheckpointError(msg)
     try:
         head = build_described(description)
@@ -272,7 +272,7 @@ def _build_described(path: str | Path, task: str, description: object, classes: 
         msg = f"{path}: {error}"
         raise TaskError(msg) from error
     if done != task:
-        msg = f"{path}: the head {task!r} is of kind {description['kind']}, which does {done}"
+        msg = f"{path}: the head {task!r} is of kind {description['kind']}, which is for {done}"
         raise CheckpointError(msg)
     if task == "segmentation" and classes not in {0, description["classes"]}:
         msg = f"{path}: the header names {classes} classes, its head has {description['classes']}"

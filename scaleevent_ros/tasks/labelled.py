@@ -40,15 +40,15 @@ class LabelledWindow(NamedTuple):
     """Labelled window of a data set.
 
     Attributes:
-        events: Events of the longest window at least; for flow, with an equally long window before
-            it. For leaky integrals, with their history. In pixels of the ground truth.
-        t_end: The window's end, excluded, in ns: the moment of the truth.
-        truth: Segmentation: class ids, uint8 [H, W], `IGNORED` where there is none. Depth: m,
-            float32 [H, W], 0 or not finite where it is not known. Flow: how far each pixel goes
-            from ``t_start`` to ``t_end``, px to the right and down, float32 [H, W, 2], NaN where it
-            is not known.
-        t_start: Start of the window in ns, if the ground truth has it, as for flow; if None, the
-            options choose.
+        events: Events of at least the longest window, in the pixels of the ground truth; for flow,
+            with an equally long window before it; for leaky integrals, with their history.
+        t_end: End of the window in ns, excluded: the time of the ground truth.
+        truth: Segmentation: class ids, uint8 [H, W], `IGNORED` where there is none. Depth in m,
+            float32 [H, W], 0 or not finite where unknown. Flow: displacement of each pixel from
+            ``t_start`` to ``t_end``, in px to the right and down, float32 [H, W, 2], NaN where
+            unknown.
+        t_start: Start of the window in ns, if the ground truth has one, as for flow; if None, it
+            follows from the options.
     """
 
     events: EventBatch
@@ -62,7 +62,7 @@ class LabelledSource(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the sequence, for errors."""
+        """Name of the sequence, for error messages."""
 
     @property
     def task(self) -> Task:
@@ -72,14 +72,15 @@ class LabelledSource(Protocol):
         """Count the windows."""
 
     def key(self, index: int) -> str:
-        """Name of a window in the data set, independent of its location."""
+        """Name of a window in the data set, independent of where the data set is stored."""
 
     def read(self, index: int, take: int) -> LabelledWindow:
         """Read a window; called in workers, any number of times, in any order.
 
         Args:
             index: Index of the window.
-            take: Number of the epoch: simulated windows differ in each; recorded ones do not.
+            take: Number of the epoch: simulated windows differ between epochs, recorded ones do
+                not.
         """
 
 
@@ -89,7 +90,7 @@ class PartOfLabelled:
 
     Attributes:
         source: The sequence.
-        part: Their numbers there.
+        part: Indices of the windows in the sequence.
     """
 
     source: LabelledSource
@@ -119,24 +120,24 @@ class PartOfLabelled:
 
 
 def choose_fraction(keys: Sequence[str], fraction: float) -> list[int]:
-    """Choose a share of the keys: the same one everywhere, and part of every larger share.
+    """Choose a fraction of keys, reproducibly; larger fractions include smaller ones.
 
     Keys are ordered by their BLAKE2b digest (64 bytes), and the first ``round(fraction * count)``
-    are taken. So a fraction is a fixed split that anyone can make again from the names alone.
+    are taken. So a fraction is a fixed split that depends on the names alone.
 
     Args:
-        keys: Names of windows.
+        keys: Names of windows, at least one.
         fraction: Above 0, at most 1; at least one key is taken.
 
     Returns:
-        Their places in ``keys``, in order.
+        Indices of the chosen keys, ascending.
     """
     order = sorted(range(len(keys)), key=lambda i: hashlib.blake2b(keys[i].encode()).digest())
     return sorted(order[: max(1, round(fraction * len(keys)))])
 
 
 def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[LabelledSource]:
-    """Choose a share of the windows of all sequences; see `choose_fraction`.
+    """Choose a fraction of the windows of all sequences; see `choose_fraction`.
 
     Returns:
         The chosen windows of each sequence that has any, in their own order.
@@ -158,13 +159,14 @@ class LabelledSample(NamedTuple):
     """Labelled sample; a `LabelledBatch` has an additional first dimension B.
 
     Attributes:
-        events: The event tensor, float32 [channels, H, W]; for flow [2, channels, H, W], the window
-            before and the window; for a student with memory [T, channels, H, W], consecutive
-            windows of which the last has the truth.
-        truth: Segmentation: class ids, int64 [H, W], `IGNORED` where there is none. Depth: m,
-            float32 [1, H, W], 0 where it is not known. Flow: px to the right and down, float32
-            [2, H, W], NaN where it is not known.
-        at_events: Pixels with an event in the window, bool [H, W].
+        events: Event tensor, float32 [channels, H, W]; for flow [2, channels, H, W], the previous
+            window and this one; for a student with memory [T, channels, H, W], consecutive windows,
+            of which the last has ground truth. With frames as input, the frame; see
+            `LabelledPictures`.
+        truth: Segmentation: class ids, int64 [H, W], `IGNORED` where there is none. Depth in m,
+            float32 [1, H, W], 0 where unknown. Flow in px to the right and down, float32 [2, H, W],
+            NaN where unknown.
+        at_events: Pixels with an event in the window, bool [H, W]; all with frames as input.
     """
 
     events: Tensor
@@ -173,7 +175,7 @@ class LabelledSample(NamedTuple):
 
 
 class LabelledBatch(NamedTuple):
-    """Samples together; see `LabelledSample`."""
+    """Batch of samples, with a first dimension B; see `LabelledSample`."""
 
     events: Tensor
     truth: Tensor
@@ -188,9 +190,9 @@ class LabelledOptions:
         width: Width of the event tensor.
         height: Height of the event tensor.
         input: Specification of the event tensor.
-        window: Length of the window of events, where the truth does not set it.
+        window: Length of the window of events, if the ground truth does not determine it.
         history_ns: Duration of history before the first window in ns, for leaky integrals.
-        windows: Consecutive windows T for a student with memory; 1 for others.
+        windows: Number T of consecutive windows for a student with memory; 1 for others.
         augmentation: Random augmentation.
         seed: Seed of all random numbers.
     """
@@ -206,10 +208,10 @@ class LabelledOptions:
 
 
 class LabelledDataset:
-    """Samples of windows from any number of sequences, each a function of its draw alone."""
+    """Samples of windows from any number of sequences, each determined by its draw."""
 
     def __init__(self, sources: Sequence[LabelledSource], options: LabelledOptions) -> None:
-        """Create a dataset of the sequences of one task."""
+        """Create a data set of sequences, which must have the same task."""
         self._sources = list(sources)
         self._ends = list(accumulate(len(source) for source in self._sources))
         self._options = options
@@ -222,7 +224,7 @@ class LabelledDataset:
         """Build the sample of a draw; padding samples have no ground truth.
 
         Raises:
-            ScaleEventError: If the window cannot be read, naming the sequence.
+            ScaleEventError: If the window cannot be read, or its truth and events differ in size.
         """
         number = bisect_right(self._ends, draw.pair)
         source = self._sources[number]
@@ -230,7 +232,8 @@ class LabelledDataset:
         sensor = (window.events.height, window.events.width)
         if window.truth.shape[:2] != sensor:
             msg = (
-                f"{source.name}: truth of {window.truth.shape[:2]} does not fit events of {sensor}"
+                f"{source.name}: ground truth of {window.truth.shape[:2]} does not fit events of "
+                f"{sensor}"
             )
             raise TaskError(msg)
         sample = make_sample(window, source.task, self._options, draw)
@@ -240,12 +243,13 @@ class LabelledDataset:
 
 
 UNKNOWN: dict[Task, float] = {"segmentation": IGNORED, "depth": 0, "flow": float("nan")}
+"""Values of pixels without ground truth."""
 
 
 def make_sample(
     window: LabelledWindow, task: Task, options: LabelledOptions, draw: Draw
 ) -> LabelledSample:
-    """Convert a window to tensors.
+    """Convert a window to a sample: augmented, and of the size in the options.
 
     Args:
         window: Window of a sequence.
@@ -289,12 +293,12 @@ def move_truth(truth: NDArray[Any], view: View) -> NDArray[Any]:
     """Resample ground truth in a view; each pixel takes the nearest value.
 
     Args:
-        truth: [H, W], or flow in px, [H, W, 2], which is scaled and mirrored with the view. Depth
-            stays what it is: a view that magnifies does not bring a scene nearer.
-        view: Inside the truth.
+        truth: Class ids or depth [H, W]; or flow in px, [H, W, 2], which is scaled and mirrored
+            with the view. Depth is not scaled: a magnified scene is not nearer.
+        view: View within the ground truth.
 
     Returns:
-        [output_height, output_width] or [output_height, output_width, 2].
+        [output_height, output_width] or [output_height, output_width, 2], of the same dtype.
     """
     height, width = truth.shape[:2]
     scale_x, scale_y = view.output_width / view.width, view.output_height / view.height
@@ -310,6 +314,6 @@ def move_truth(truth: NDArray[Any], view: View) -> NDArray[Any]:
 
 
 def stack(samples: Sequence[LabelledSample]) -> LabelledBatch:
-    """Stack samples."""
+    """Stack samples to a batch."""
     events, truth, at_events = zip(*samples, strict=True)
     return LabelledBatch(torch.stack(events), torch.stack(truth), torch.stack(at_events))

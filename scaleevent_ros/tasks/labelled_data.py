@@ -1,4 +1,4 @@
-"""Labelled data of a downstream run."""
+"""Configuration and loaders of labelled data."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ TASKS: dict[Kind, Task] = {
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Labelled events for training and validation.
+    """Labelled data for training and validation.
 
     Attributes:
-        kind: Kind of data set. ``stills``: labelled pictures under a simulated event camera.
-            ``stills_flow``: the same for any pictures, with exact optical flow. ``stills_depth``:
-            pictures with depth, for ``source`` frames. ``bag_…``: bags with ground truth. The
-            others are in `scaleevent_ros.tasks.datasets`.
+        kind: Kind of data set. ``stills``: labelled pictures, filmed by a simulated event camera.
+            ``stills_flow``: any pictures, filmed likewise, with exact optical flow.
+            ``stills_depth``: pictures with depth, for ``source`` frames. ``bag_…``: bags with
+            ground truth. The others are in `scaleevent_ros.tasks.datasets`.
         root: Folder of the data set.
         train: Sequences to train on; the published split if empty. For bags: bags, folders of
             them or glob patterns.
@@ -96,9 +96,9 @@ class LabelledData:
         validation_fraction: Fraction of the validation windows to use.
         strength: Strength of the simulated camera's motion over pictures.
         frames: Interval of ``mvsec_flow`` in frames (dt = 1, dt = 4); 0: between ground-truth maps.
-        flow_ms: Interval of ``bag_flow`` after its stamp, in ms.
+        flow_ms: Interval of ``bag_flow`` in ms, from the stamp of a flow map on.
         bags: How bags are read; ``frames_topic`` is the topic of the ground truth.
-        windows: Consecutive windows of which a student with memory sees the last labelled.
+        windows: Number of consecutive windows for a student with memory; the last is labelled.
         width: Width of the event tensor in pixels.
         height: Height of the event tensor in pixels.
         augmentation: Random augmentation of training samples.
@@ -136,7 +136,7 @@ class LabelledData:
         """Check ranges, and that required paths are given."""
         for name in self._needed():
             if not getattr(self, name):
-                msg = f"data.{name} is not given, and data.kind {self.kind} needs it"
+                msg = f"data.{name} is not given, but data.kind {self.kind} needs it"
                 raise ConfigurationError(msg)
         if self.source == "frames" and self.kind not in {"stills", "stills_depth"}:
             msg = f"data.source frames needs data.kind stills or stills_depth, not {self.kind}"
@@ -191,8 +191,8 @@ def build_loaders(
         events: The student's event tensor.
         trainer: Batches, epochs and the seed.
         classes: Class list for segmentation.
-        frame_scale: With ``data.source`` frames: their resolution relative to the ground truth.
-        memory: The student has a memory, and sees ``data.windows`` windows.
+        frame_scale: Resolution of ``data.source`` frames relative to the ground truth.
+        memory: Whether the student has a memory, and takes ``data.windows`` windows.
 
     Raises:
         ScaleEventError: If data are missing or invalid.
@@ -221,7 +221,7 @@ def build_held_out(
     *,
     memory: bool = False,
 ) -> LabelledDataset | LabelledPictures:
-    """Open the validation data alone, independent of the seed of a run.
+    """Build the validation samples, independent of the seed of a run.
 
     Args:
         data: Labelled data to load.
@@ -250,7 +250,7 @@ def _open_pictures(
     *,
     learning: bool,
 ) -> LabelledPictures:
-    """Open the training or validation pictures themselves."""
+    """Find the training or validation pictures as samples of frames."""
     pictures, labels, fraction = (
         (data.pictures, data.labels, data.fraction)
         if learning
@@ -299,7 +299,7 @@ def _open(
     *,
     learning: bool,
 ) -> Sequence[LabelledSource]:
-    """Open the training or validation sequences completely."""
+    """Open all training or validation sequences, before a fraction is chosen."""
     pictures = Path(data.pictures if learning else data.validation_pictures)
     if data.kind == "stills_flow":
         return [FlowStills(pictures, film)]
@@ -324,7 +324,7 @@ def _open_recorded(
 ) -> Sequence[LabelledSource]:
     """Open recorded (not simulated) data.
 
-    What reads HDF5 and bags is imported here: a machine without them still learns from pictures.
+    Readers are imported here, so that training on pictures does not need HDF5.
     """
     root, task = Path(data.root), data.task
     window_ns = events.window.length_ns

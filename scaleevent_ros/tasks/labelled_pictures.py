@@ -32,7 +32,7 @@ _NO_DEPTH = 65535
 class LabelledPictures:
     """Labelled pictures as samples whose ``events`` are the frame, uint8 [3, scale H, scale W].
 
-    A picture fills the view as it fills the sensor of the simulator's camera.
+    A picture is cropped and resized as for the simulated event camera.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class LabelledPictures:
         options: LabelledOptions,
         scale: int,
     ) -> None:
-        """Create a dataset of labelled pictures.
+        """Create a data set of labelled pictures.
 
         Args:
-            pictures: Files of pictures and their truth: class ids (uint8), or depth in mm (uint16;
-                0 and 65535 where it is not known).
+            pictures: Files of pictures and their ground truth: class ids (uint8), or depth in mm
+                (uint16; 0 and 65535 where unknown).
             classes: Class list; None for depth.
-            options: Size and augmentation; nothing of events is used.
+            options: Size, augmentation and seed; the options of events are not used.
             scale: Resolution of frames relative to the ground truth.
         """
         self._found = list(pictures)
@@ -64,14 +64,15 @@ class LabelledPictures:
         """Build the sample of a draw; padding samples have no ground truth.
 
         Raises:
-            ScaleEventError: If the picture or its truth cannot be read or do not fit.
+            ScaleEventError: If the picture or its ground truth cannot be read, or they differ in
+                size.
         """
         options, one = self._options, self._found[draw.pair]
         picture, truth = read_photograph(one.picture), self._read_truth(one.labels)
         if picture.dtype != np.uint8:
             picture = (picture >> 8).astype(np.uint8)
         if truth.shape != picture.shape[:2]:
-            msg = f"{one.labels} is {truth.shape}, its picture {picture.shape[:2]}"
+            msg = f"{one.labels} is {truth.shape}, but its picture is {picture.shape[:2]}"
             raise TaskError(msg)
         if picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, axis=2)
@@ -92,7 +93,7 @@ class LabelledPictures:
         return "depth" if self._classes is None else "segmentation"
 
     def _read_truth(self, path: Path) -> NDArray[Any]:
-        """Read class ids, or depth in m, float32 [H, W], 0 where it is not known."""
+        """Read class ids, uint8 [H, W], or depth in m, float32 [H, W], 0 where unknown."""
         stored = read_photograph(path)
         if self._classes is not None:
             return truth_of(stored, self._classes, path)

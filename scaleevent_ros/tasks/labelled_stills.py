@@ -1,4 +1,4 @@
-"""Pictures under the simulator's moving camera: events with a class or the flow of each pixel."""
+"""Pictures filmed by a simulated event camera: events with the class or flow of each pixel."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ class FilmOptions:
     Attributes:
         width: Width of the event sensor in pixels.
         height: Height of the event sensor in pixels.
-        window: Duration of events before the moment of the ground truth.
+        window: Duration of events before the time of the ground truth.
         history_ns: Additional duration before that in ns, for leaky integrals.
         strength: Strength of the camera's motion; see
             `scaleevent_ros.sources.camera_motion.random_motion`.
         seed: Seed of the motion and of the events' noise.
-        fixed_motion: Film a picture the same way each time it comes, not another in each epoch.
+        fixed_motion: Film a picture the same way in all epochs, not differently in each.
     """
 
     width: int = 480
@@ -59,8 +59,8 @@ def find_labelled(pictures: Path, labels: Path) -> list[LabelledPicture]:
     """Find the pictures in a folder that have labels of the same name, in order of name.
 
     Raises:
-        TaskError: If a picture has none, or there is no picture.
-        SourceError: If there is no folder of pictures.
+        TaskError: If a picture has no labels.
+        SourceError: If there is no folder of pictures, or no picture in it.
     """
     found = []
     for picture in pictures_in(pictures):
@@ -74,10 +74,10 @@ def find_labelled(pictures: Path, labels: Path) -> list[LabelledPicture]:
 
 
 class LabelledStills:
-    """Labelled pictures, each as a separate window, as a `LabelledSource`.
+    """Labelled pictures, each filmed for one window, as a `LabelledSource`.
 
     Attributes:
-        name: Their folder.
+        name: Folder of the pictures.
         task: ``segmentation``.
     """
 
@@ -118,10 +118,10 @@ class LabelledStills:
 
 
 class FlowStills:
-    """Pictures, each a window with the exact flow of the camera's motion, as a `LabelledSource`.
+    """Pictures, each filmed for one window with its exact optical flow, as a `LabelledSource`.
 
     Attributes:
-        name: Their folder.
+        name: Folder of the pictures.
         task: ``flow``.
     """
 
@@ -165,7 +165,7 @@ def _film(
     frames: int,
     labels: NDArray[np.uint8] | None = None,
 ) -> StillSequence:
-    """Simulate a picture: a window of events before the first frame, and from each to the next."""
+    """Film a picture: a window of events before the first frame, and one between frames."""
     seconds = options.window.length_ms / 1000
     film = StillOptions(
         frames=frames,

@@ -1,4 +1,4 @@
-"""The linear head: how much of a task the features hold already."""
+"""The linear head, for linear probes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 class LinearSegmentation(nn.Module):
     """Batch norm and a 1x1 convolution, the head of a linear probe.
 
-    Source: the linear evaluation of Oquab et al., "DINOv2", TMLR 2024, section 7.4. The norm is
-    affine like the convolution, so that all together is linear once it is trained; it spares the
-    choice of another learning rate for features of another scale.
+    Source: the linear evaluation of Oquab et al., "DINOv2", TMLR 2024, section 7.4. In eval mode
+    the norm is affine, so that the head is linear. With it, one learning rate suits features of any
+    scale.
 
     Args:
         width: Channels D of the features.
         stride: Pixels per feature.
-        classes: C.
+        classes: Number of classes C.
     """
 
     def __init__(self, width: int, stride: int, classes: int) -> None:
@@ -32,6 +32,6 @@ class LinearSegmentation(nn.Module):
         self.classify = nn.Conv2d(width, classes, kernel_size=1)
 
     def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
-        """Compute logits ``[B, C, H, W]`` of features ``[B, D, h, w]`` of an input of that size."""
+        """Compute logits ``[B, C, H, W]`` from features ``[B, D, h, w]``; ``size`` is (H, W)."""
         logits = cast("Tensor", self.classify(self.norm(features)))
         return to_pixels(logits, (features.shape[-2], features.shape[-1]), self.stride, size)

@@ -1,7 +1,7 @@
 """Losses of heads. Pixels without ground truth are ignored.
 
-A loss is the mean over images of a loss of each, one without truth counting as 0. So neither the
-number of processes nor of accumulated parts changes it.
+A loss is the mean of the losses of images; an image without ground truth has the loss 0. So neither
+the number of processes nor that of accumulated parts changes a loss.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 IGNORED = 255
-"""The class id of pixels that have no class."""
+"""Class id of pixels that have no class."""
 
 
 def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
@@ -61,17 +61,17 @@ def dice(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def scale_invariant_log(depth: Tensor, truth: Tensor, balance: float = 0.5) -> Tensor:
-    """Compare logarithms of depths, half forgiving a common factor.
+    """Compute the scale-invariant logarithmic error of depth.
 
-    With ``d = log(truth) - log(depth)`` over the pixels of an image that have a truth it is
+    With ``d = log(truth) - log(depth)`` over the pixels of an image with ground truth it is
     ``sqrt(mean(d ** 2) - balance * mean(d) ** 2)``: Eigen, Puhrsch and Fergus, "Depth Map
-    Prediction from a Single Image", NIPS 2014, equation 4, under the root that Depth Anything V2
-    takes for its metric models.
+    Prediction from a Single Image", NIPS 2014, equation 4, with the square root of Depth Anything
+    V2's metric models.
 
     Args:
-        depth: ``[B, 1, H, W]`` in m, above 0.
-        truth: ``[B, 1, H, W]`` in m; 0, or not finite, where it is not known.
-        balance: 0 forgives nothing, 1 a common factor.
+        depth: Predicted depth ``[B, 1, H, W]`` in m, above 0.
+        truth: Ground truth ``[B, 1, H, W]`` in m; 0 or not finite where unknown.
+        balance: Invariance to a common factor on the depths of an image: 0 for none, 1 for full.
 
     Returns:
         A scalar.
@@ -80,19 +80,19 @@ def scale_invariant_log(depth: Tensor, truth: Tensor, balance: float = 0.5) -> T
     difference = truth.where(known, 1).log() - depth.float().clamp(min=1e-3).where(known, 1).log()
     mean = _over_images(difference, known)
     spread = _over_images(difference.square(), known) - balance * mean.square()
-    # The root has no slope at 0, where nothing is left to learn.
+    # Clamped, since the root's gradient is infinite at 0.
     return (spread.clamp(min=1e-12).sqrt() * known.flatten(1).any(1)).mean()
 
 
 def sequence_flow(steps: Sequence[Tensor], truth: Tensor, known: Tensor) -> Tensor:
-    """Compare each step's flow with the truth by its L1 distance; later steps weigh more.
+    """Compute the L1 distance of each refinement step's flow to the ground truth; return their sum.
 
-    Step i of n weighs ``0.8 ** (n - 1 - i)``: Teed and Deng, "RAFT", ECCV 2020, equation 7. L1
-    grows only linearly with an error, so that outliers of the truth do not rule.
+    Step i of n has the weight ``0.8 ** (n - 1 - i)``: Teed and Deng, "RAFT", ECCV 2020, equation 7.
+    The L1 distance limits the effect of outliers in the ground truth.
 
     Args:
-        steps: The flow after each step of refinement, ``[B, 2, H, W]`` in pixels.
-        truth: Ground-truth flow, as the predictions.
+        steps: Flow after each refinement step, ``[B, 2, H, W]`` in pixels.
+        truth: Ground-truth flow, of the same shape.
         known: Pixels with known ground truth, bool ``[B, H, W]``.
 
     Returns:

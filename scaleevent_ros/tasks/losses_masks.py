@@ -2,9 +2,10 @@
 
 Source: Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation"
 (Mask2Former), CVPR 2022, section 3.3, with the weights that Kerssies et al., "Your ViT is Secretly
-an Image Segmentation Model" (EoMT), CVPR 2025, keep. Each class of an image is one true mask. Masks
-are compared at some points only. Other than there, points are whole pixels, all of them of a known
-class, and each image counts alike, so that neither processes nor accumulated parts change a loss.
+an Image Segmentation Model" (EoMT), CVPR 2025, use too. Each class of an image is one true mask.
+Masks are compared at sampled points only. Unlike there, points are pixels with a known class, and
+all images have the same weight, so that the numbers of processes and of accumulated parts do not
+change a loss.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class MaskPrediction(NamedTuple):
 
     Attributes:
         masks: Logits of each query's mask, ``[B, Q, h, w]``.
-        classes: Logits of each query's class, ``[B, Q, C + 1]``; the last: none.
+        classes: Logits of each query's class, ``[B, Q, C + 1]``; the last is that of no class.
     """
 
     masks: Tensor
@@ -45,7 +46,13 @@ class MaskPrediction(NamedTuple):
 
 
 class MaskTerms(NamedTuple):
-    """Terms of the loss, unweighted: scalars."""
+    """Unweighted terms of the loss, scalars.
+
+    Attributes:
+        mask: Binary cross-entropy of the matched masks.
+        dice: Dice loss of the matched masks.
+        classes: Cross-entropy of the queries' classes.
+    """
 
     mask: Tensor
     dice: Tensor
@@ -63,7 +70,7 @@ class _KnownPixels(NamedTuple):
     Attributes:
         labels: Class ids, int64 ``[B, H * W]``.
         order: Pixel numbers, those with a class first, int64 ``[B, H * W]``.
-        number: Number of those, int64 ``[B, 1, 1]``.
+        number: Number of pixels with a class, int64 ``[B, 1, 1]``.
         width: Width W of the images.
     """
 
@@ -90,16 +97,16 @@ def mask_losses(
 ) -> list[MaskTerms]:
     """Match queries with the classes of each image, and compare masks and classes.
 
-    The device is waited for once: the costs of all predictions and images are matched on the CPU.
-    By then the trainer's check of the step before has arrived, so that a step waits no more.
+    It waits for the device once, to match the costs of all predictions and images on the CPU. The
+    trainer's check of the previous step has arrived by then, and causes no further wait.
 
     Args:
         predictions: Outputs of a mask head.
         truth: Class ids, int64 ``[B, H, W]``; `IGNORED` where there is none.
-        covered: Height and width of the pixels that the masks span: H and W, and their padding.
+        covered: Height and width of the pixels that the masks cover: H and W with padding.
 
     Returns:
-        Terms of each prediction: means over images, of which one without any class counts as 0.
+        Terms of each prediction: means over images, where an image without any class has 0.
     """
     known = _known_pixels(truth)
     with torch.no_grad():
@@ -131,7 +138,7 @@ def _terms(
     known: _KnownPixels,
     covered: tuple[int, int],
 ) -> MaskTerms:
-    """Compare the matched masks ``[B, M]`` of one prediction, and the classes of all queries."""
+    """Compute the terms of one prediction, given its matches: queries and classes ``[B, M]``."""
     masks, classes = prediction.masks.float(), prediction.classes.float()
     matched = queries >= 0
     index = queries.clamp_min(0)[:, :, None, None].expand(-1, -1, *masks.shape[2:])
@@ -162,13 +169,13 @@ def _terms(
 def mask_dice(logits: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
     """Compute one minus the Dice coefficient of each mask.
 
-    With probabilities p and truth g at its points it is ``1 - (2 * sum(p * g) + 1) / (sum(p) +
-    sum(g) + 1)``, the form of MaskFormer (Cheng, Schwing and Kirillov, NeurIPS 2021), whose ones
+    With probabilities p and ground truth g at P points it is ``1 - (2 * sum(p * g) + 1) / (sum(p) +
+    sum(g) + 1)``, as in MaskFormer (Cheng, Schwing and Kirillov, NeurIPS 2021). The added ones
     limit the weight of small masks.
 
     Args:
-        logits: ``[..., M, P]``.
-        goals: ``[..., M, P]``, 0 or 1.
+        logits: Predicted logits of M masks, ``[..., M, P]``.
+        goals: True masks, ``[..., M, P]``, 0 or 1.
         weights: Weights of the points, ``[..., 1, P]``, 0 or 1.
 
     Returns:
@@ -180,13 +187,13 @@ def mask_dice(logits: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
 
 
 def matching_cost(logits: Tensor, classes: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
-    """Matching cost between queries and classes: the loss of each pair.
+    """Compute the matching cost between queries and classes: the loss of each pair.
 
-    The class costs the negative probability in place of the cross-entropy (Mask2Former; DETR).
+    The cost of a class is its negative probability, not the cross-entropy (Mask2Former; DETR).
 
     Args:
         logits: Logits of the queries' masks at the points, ``[B, Q, P]``.
-        classes: Logits of all classes and none, ``[B, Q, C + 1]``.
+        classes: Logits of the queries' classes and of no class, ``[B, Q, C + 1]``.
         goals: True mask of each class at the points, ``[B, C, P]``, 0 or 1.
         weights: Weights of the points, ``[B, 1, P]``, 0 or 1.
 
@@ -204,18 +211,19 @@ def matching_cost(logits: Tensor, classes: Tensor, goals: Tensor, weights: Tenso
 
 
 def match(costs: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-    """Assign a query of its own to each true mask at the least total cost (Hungarian algorithm).
+    """Assign to each true mask another query, with the least total cost (Hungarian algorithm).
 
     Args:
         costs: Costs of L predictions, ``[L, B, Q, C]``.
-        present: Classes of each image, bool ``[B, C]``.
+        present: Whether an image has a class, bool ``[B, C]``.
 
     Returns:
-        Queries and their classes, int64 ``[L, B, M]``, -1 for none; M is the most of any image.
+        Matched queries and their classes, int64 ``[L, B, M]``, padded with -1; M is the largest
+        number of matches in an image, at least 1.
     """
     from scipy.optimize import linear_sum_assignment
 
-    # The trainer reports a loss that is not finite; the assignment would raise before it.
+    # A cost that is not finite would raise here, before the trainer reports the loss.
     marked = costs.nan_to_num().where(present[:, None, :], torch.inf).cpu()  # the only wait
     images = marked.flatten(0, 1).numpy()
     pairs = []
@@ -237,7 +245,7 @@ def read_masks(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tenso
     Args:
         masks: ``[N, M, h, w]``.
         pixels: Rows and columns, int64 ``[N, P, 2]``.
-        covered: Height and width of the pixels that a mask spans.
+        covered: Height and width of the pixels that a mask covers.
 
     Returns:
         ``[N, M, P]``: values of the masks, resized to ``covered``, at these pixels.
@@ -250,7 +258,7 @@ def read_masks(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tenso
 
 
 def _read_each(masks: Tensor, pixels: Tensor, covered: tuple[int, int]) -> Tensor:
-    """Read masks ``[B, M, h, w]``, each at pixels of its own, ``[B, M, P, 2]``."""
+    """Read masks ``[B, M, h, w]``, each at its own pixels, ``[B, M, P, 2]``."""
     found = read_masks(masks.flatten(0, 1).unsqueeze(1), pixels.flatten(0, 1), covered)
     return found.view(*masks.shape[:2], -1)
 
@@ -274,7 +282,7 @@ def _labels(known: _KnownPixels, points: _Points) -> Tensor:
 
 
 def _draw(known: _KnownPixels, masks: int, points: int) -> _Points:
-    """Draw known pixels for each of M masks: all of an image that has no more than the points."""
+    """Draw known pixels for each of M masks; if an image has no more than the points, use all."""
     batch, pixels = known.order.shape
     first = torch.arange(min(points, pixels), device=known.order.device)
     ranks = first.expand(batch, masks, -1)
@@ -287,7 +295,7 @@ def _draw(known: _KnownPixels, masks: int, points: int) -> _Points:
 
 
 def _uncertain_points(masks: Tensor, known: _KnownPixels, covered: tuple[int, int]) -> _Points:
-    """Draw points for each mask ``[B, M, h, w]``, most of them where it is least certain.
+    """Draw points for each mask ``[B, M, h, w]``, most of them where the mask is least certain.
 
     Source: Kirillov et al., "PointRend", CVPR 2020, section 3.1.
     """

@@ -45,8 +45,8 @@ class TaskObjective:
     Attributes:
         task: Name of the task.
         metric: Name of the metric by which checkpoints are compared.
-        better: 1 where more of it is better, -1 where less is.
-        model: A `Downstream`.
+        better: 1 if a higher value of the metric is better, -1 if a lower one is.
+        model: Student, or its teacher, with the head.
     """
 
     task: ClassVar[str]
@@ -57,30 +57,30 @@ class TaskObjective:
         """Create the objective of a model.
 
         Args:
-            model: The header of its student describes the head.
+            model: Student, or its teacher, with the head, which the student's header describes.
         """
         self.model = cast("nn.Module", model)
         self._head = model.head
         self._header = model.student.header
 
     def to(self, device: torch.device) -> None:
-        """Move nothing: there is only the model."""
+        """Do nothing: the objective has no tensors besides the model."""
 
     def start_step(self, progress: float) -> None:
-        """Anneal the masks of a head that has them."""
+        """Anneal the attention masks of `EomtSegmentation`; nothing for other heads."""
         if isinstance(self._head, EomtSegmentation):
             self._head.anneal(progress)
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Average over images; ``events/``: over pixels with events alone."""
+        """Compute means over images; those in ``events/`` use only pixels with events."""
         return ratios(sums)
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Score by which checkpoints are compared."""
+        """Return the task's metric, negated if lower values are better."""
         return self.better * metrics[self.metric]
 
     def write(self, path: Path, tensors: dict[str, Tensor], extra: dict[str, Any]) -> None:
-        """Write student and head as one checkpoint, which the runtime loads."""
+        """Write student and head to one checkpoint, which the runtime can load."""
         names = {"student.": "", "head.": f"{HEADS}{self.task}."}
         renamed = {
             new + name.removeprefix(old): value
@@ -117,7 +117,7 @@ class Segmentation(TaskObjective):
     def _mask_terms(
         self, predictions: Sequence[MaskPrediction], batch: LabelledBatch
     ) -> Mapping[str, Tensor]:
-        """Sum the total over predictions; return the terms of the last one, which is used."""
+        """Return the loss, summed over all predictions, and the terms of the last prediction."""
         stride = self._header.heads[self.task]["stride"]
         height, width = (length + -length % stride for length in batch.truth.shape[-2:])
         found = mask_losses(predictions, batch.truth, (height, width))
@@ -127,7 +127,7 @@ class Segmentation(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Count pixels by true and predicted class: all, and those with events; draw nothing."""
+        """Compute confusion matrices of all pixels, and of those with events; no pictures."""
         del pictures
         predicted = model(batch.events).argmax(dim=1)
         classes = len(self._header.classes)
@@ -139,7 +139,7 @@ class Segmentation(TaskObjective):
         return sums, []
 
     def summarize(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Score the confusion matrices of the set; ``events/`` counts pixels with events alone."""
+        """Compute scores from confusion matrices; those in ``events/`` use pixels with events."""
         at_events = segmentation_scores(sums["events"])
         return {
             **segmentation_scores(sums["all"], self._header.classes),
@@ -150,8 +150,8 @@ class Segmentation(TaskObjective):
 class Depth(TaskObjective):
     """Objective of metric depth: scale-invariant logarithmic loss, and RMSE as the metric.
 
-    Depth at the head's maximum or beyond is ignored in loss and metrics, as in the evaluation of
-    E2Depth, which clips at 80 m: a head cannot predict it.
+    Depth at or beyond the head's maximum, which it cannot predict, is ignored in loss and metrics,
+    as in the evaluation of E2Depth, which clips at 80 m.
     """
 
     task = "depth"
@@ -165,13 +165,13 @@ class Depth(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Sum the errors of all pixels with known depth, and of those with events."""
+        """Compute sums of metrics over all pixels with known depth, and over those with events."""
         del pictures
         depth, truth = model(batch.events), self._known(batch.truth)
         return _sums(depth_sums, depth, truth, truth.squeeze(1) > 0, batch), []
 
     def _known(self, truth: Tensor) -> Tensor:
-        """Set depths to 0 that are not known or too far."""
+        """Set unknown depths and those at or beyond the head's maximum to 0."""
         maximum = float(self._header.heads[self.task]["maximum"])
         return truth.where((truth > 0) & (truth < maximum), 0)
 
@@ -191,7 +191,7 @@ class Flow(TaskObjective):
     def measure(
         self, model: nn.Module, batch: LabelledBatch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
-        """Sum the errors of all pixels with known flow, and of those with events."""
+        """Compute sums of metrics over all pixels with known flow, and over those with events."""
         del pictures
         flow, known = model(batch.events), torch.isfinite(batch.truth).all(dim=1)
         return _sums(flow_sums, flow, batch.truth, known, batch), []
@@ -204,7 +204,7 @@ def _sums(
     known: Tensor,
     batch: LabelledBatch,
 ) -> dict[str, Tensor]:
-    """Sum metrics over all known pixels, and over those with events."""
+    """Compute sums of metrics over all known pixels, and over those with events."""
     at_events = measure(output, truth, known & batch.at_events)
     events = {f"events/{name}": value for name, value in at_events.items()}
     return {**measure(output, truth, known), **events}

@@ -94,7 +94,7 @@ def test_groups_multiply_and_freeze(student: Student) -> None:
     [
         ([ParameterGroup("nothing_like_it", 1)], "no parameter matches 'nothing_like_it'"),
         ([ParameterGroup("(", 1)], "not a regular expression"),
-        ([ParameterGroup("", 0)], "no parameter that learns"),
+        ([ParameterGroup("", 0)], "freeze all parameters"),
     ],
 )
 def test_groups_that_cannot_be(student: Student, groups: list[ParameterGroup], words: str) -> None:

@@ -208,7 +208,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds Tensor, not a dictionary"):
         load_student(tmp_path / "bare.pth")
     torch.save({"fc.weight": torch.ones(3)}, tmp_path / "other.pth")
-    with pytest.raises(CheckpointError, match="neither a checkpoint of ours nor a DINOv3"):
+    with pytest.raises(CheckpointError, match="neither a scaleevent checkpoint nor a DINOv3"):
         load_student(tmp_path / "other.pth")
     torch.save({"cls_token": torch.ones(3), "step": "ten"}, tmp_path / "mixed.pth")
     with pytest.raises(CheckpointError, match="step is str, not a tensor"):

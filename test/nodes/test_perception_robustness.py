@@ -169,7 +169,7 @@ def test_cameras_are_found_and_named(graph: Graph, model: Path) -> None:
     other, camera = Camera(graph, "/b/events"), Camera(graph, "/a/events")
     graph.wait_for_subscriber(camera.output)
     graph.spin_for(0.3)
-    assert "several topics of event packets: /a/events, /b/events; taking /a/events" in node.output
+    assert "several topics of event packets: /a/events, /b/events; using /a/events" in node.output
     camera.play_until(lambda: activity, "results")
     assert other.output.get_subscription_count() == 0
     camera.play_until(lambda: values(diagnostics)["events_topic"] == "/a/events", "the topic")

@@ -336,7 +336,7 @@ def test_the_command_exports_and_says_how_far_off(checkpoint: Path, tmp_path: Pa
     sized = [*command, "--size", "70x50"]
     done = subprocess.run(sized, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "3 made-up windows of 70x50: features by" in done.stdout
+    assert "3 synthetic windows of 70x50: features by" in done.stdout
     assert read_info(path).size == SIZE
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

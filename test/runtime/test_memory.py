@@ -129,6 +129,25 @@ def test_longer_gaps_than_in_training_empty_the_memory(
         assert difference("features", found, expected) < TOLERANCES["fp32"].relative
 
 
+@pytest.mark.parametrize("backend", ["eager", "onnx"])
+def test_a_call_without_outputs_changes_nothing(
+    checkpoint: Path, windows: list[np.ndarray], backend: str
+) -> None:
+    engine = Engine(checkpoint, "cpu", "fp32", backend, size=SIZE)
+    found = []
+    for unwanted in ([], [windows[1]]):
+        engine.reset()
+        engine(windows[0], elapsed_s=0.05)
+        for window in unwanted:
+            assert engine(window, (), elapsed_s=0.05).features is None
+        outputs = engine(windows[2], elapsed_s=0.05)
+        assert outputs.features is not None
+        assert outputs.flow is not None
+        found.append((to_host(outputs.features), to_host(outputs.flow)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_windows_are_a_length_apart_unless_told(
     checkpoint: Path, windows: list[np.ndarray]
 ) -> None:

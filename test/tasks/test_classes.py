@@ -56,9 +56,9 @@ B = "{id: 1, name: b, color: [1, 0, 0]}"
         ("[1, 2]", "not a list"),
         ("classes: [{id: 0, name: a}]\nignored: []", "color"),
         (f"classes: [{A}]\nignored: []", "2 to 254"),
-        (f"classes: [{A}, {B.replace('1', '2')}]\nignored: []", "without gaps"),
-        (f"classes: [{A}, {B.replace('b', 'a')}]\nignored: []", "one name"),
-        (f"classes: [{A}, {B}]\nignored: [1]", "no class is ignored"),
+        (f"classes: [{A}, {B.replace('1', '2')}]\nignored: []", "must count from 0"),
+        (f"classes: [{A}, {B.replace('b', 'a')}]\nignored: []", "the same name"),
+        (f"classes: [{A}, {B}]\nignored: [1]", "no class may be ignored"),
     ],
 )
 def test_a_wrong_list_is_refused(tmp_path: Path, text: str, said: str) -> None:

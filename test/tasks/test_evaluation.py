@@ -317,7 +317,7 @@ def test_data_and_folders_that_are_not_right_are_refused(
     unlabelled = replace(data, validation_labels=str(empty))
     assert "has no labels of its name" in refusal(asked(unlabelled, tmp_path / "out", best))
     void = quarters(tmp_path / "void", 255, 255, 255, count=1)
-    assert "has no pixel with a truth" in refusal(asked(void, tmp_path / "out", best))
+    assert "has no pixel with ground truth" in refusal(asked(void, tmp_path / "out", best))
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")

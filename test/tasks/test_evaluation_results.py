@@ -208,12 +208,12 @@ def test_what_the_groups_differ_in_is_said() -> None:
     three = made_group("c", {0: 0.5}, events={"representation": "voxel", "bins": 3})
     said = notes(compare(A, three))[-1]
     assert said == (
-        "Other events: A has representation voxel, bins 5; B has representation voxel, bins 3."
+        "Different events: A has representation voxel, bins 5; B has representation voxel, bins 3."
     )
 
 
 def test_other_tasks_and_classes_cannot_be_compared() -> None:
-    with pytest.raises(TaskError, match="A has segmentation smooth, rough, B depth: they"):
+    with pytest.raises(TaskError, match="A has segmentation smooth, rough, B has depth: they"):
         compare(A, made_group("d", {0: 1.0}, task="depth", classes=[]))
     with pytest.raises(TaskError, match="B segmentation sky, road: they"):
         compare(A, made_group("d", {0: 1.0}, classes=["sky", "road"]))

@@ -150,7 +150,7 @@ def test_the_published_split_is_taken_unless_sequences_are_named(tmp_path: Path)
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ([], r"data\.pictures is not given, and data\.kind stills needs it"),
+        ([], r"data\.pictures is not given, but data\.kind stills needs it"),
         (["--data.kind", "dsec_flow"], r"data\.root is not given"),
         (["--data.kind", "dsec_semantic", "--data.root", "x"], r"data\.classes is not given"),
         (["--data.kind", "bag_depth", "--data.train", "[a]"], r"data\.validation is not given"),

@@ -73,7 +73,7 @@ def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
     own = write_labelled(tmp_path / "own", 2)
     cv2.imwrite(str(own / "labels" / "00.png"), np.full((48, 64), 7, np.uint8))
     cv2.imwrite(str(own / "labels" / "01.png"), np.zeros((48, 64, 3), np.uint8))
-    with pytest.raises(TaskError, match=r"00\.png: labels hold the id 7"):
+    with pytest.raises(TaskError, match=r"00\.png: labels have the id 7"):
         stills(own)[Draw(0, 0, 0)]
     with pytest.raises(TaskError, match=r"01\.png: labels are uint8 \(48, 64, 3\)"):
         stills(own)[Draw(0, 0, 1)]

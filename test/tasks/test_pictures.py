@@ -209,7 +209,9 @@ def test_heads_that_do_not_fit_are_refused(
     stranger.header = replace(stranger.header, teacher="vit_small_patch14_dinov2.package")
     save_student(tmp_path / "stranger.safetensors", stranger)
     out = tmp_path / "out.safetensors"
-    with pytest.raises(TaskError, match="is for students of vit_tiny_patch16_224, not of vit_sm"):
+    with pytest.raises(
+        TaskError, match="is for students of the teacher vit_tiny_patch16_224, not of vit_sm"
+    ):
         attach_heads(tmp_path / "stranger.safetensors", run[1], out)
     with pytest.raises(TaskError, match="has no head"):
         attach_heads(student, student, out)

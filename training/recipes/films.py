@@ -1,11 +1,11 @@
-"""Training films of the shipped students: public pictures and videos under the event simulator.
+"""Training bags of the shipped students, simulated from public pictures and videos ("films").
 
     python training/recipes/films.py DATA OUT
 
-DATA holds clones of the public repositories that `SOURCES` names; missing ones are skipped with a
-warning. Each film is a bag in OUT/train or OUT/judge; a film that exists is not made again, and one
-that was interrupted goes on. Nothing of the data is part of this package: see docs/models.md for
-its licences.
+DATA holds clones of the public repositories in `SOURCES`; missing ones are skipped with a warning.
+Each film is a bag in OUT/train or OUT/judge (for validation). A film that exists is not made again,
+and an interrupted one is continued. The data are not part of this package; see docs/models.md for
+their licences.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SOURCES = {
 }
 PICTURES = {"facade": "labelmefacade/images", "imagenet": "imagenet-sample-images"}
 SIZE = (320, 240)
-JUDGE_EVERY = 9  # one still picture in so many is kept to judge by
+JUDGE_EVERY = 9  # every ninth still picture is kept for validation
 SMALLEST_OBJECT = 3000  # pixels
 SCENE = StillOptions(
     frames=3,
@@ -69,7 +69,7 @@ class Film(NamedTuple):
     Attributes:
         name: Path of the bag below the folder of films.
         source: Video, or folder of pictures.
-        options: How it is filmed.
+        options: Options of the simulation: of still pictures, or of a video.
     """
 
     name: str
@@ -83,9 +83,9 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="Folder of the clones.")
     parser.add_argument("out", type=Path, help="Folder of the films.")
     parser.add_argument(
-        "--pictures", type=int, default=1000, help="Pictures of each collection, at most."
+        "--pictures", type=int, default=1000, help="Largest number of pictures of a collection."
     )
-    parser.add_argument("--jobs", type=int, default=2, help="Films made at a time.")
+    parser.add_argument("--jobs", type=int, default=2, help="Films that are made in parallel.")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     make_films(options.data, options.out, options.pictures, options.jobs)
@@ -97,8 +97,8 @@ def make_films(data: Path, out: Path, pictures: int, jobs: int) -> None:
     Args:
         data: Folder of the clones.
         out: Folder of the films.
-        pictures: Pictures of each collection, at most.
-        jobs: Films made at a time.
+        pictures: Largest number of pictures of each collection.
+        jobs: Number of films that are made in parallel.
     """
     for name, what in SOURCES.items():
         if not (data / name).is_dir():
@@ -111,7 +111,7 @@ def make_films(data: Path, out: Path, pictures: int, jobs: int) -> None:
 
 
 def make(film: Film, out: Path) -> str:
-    """Make one film unless it exists; runs in a process of its own."""
+    """Make one film unless it exists, and return a line for the log; run in a worker process."""
     bag = out / film.name
     if bag.exists():
         return f"{bag} exists"
@@ -130,7 +130,14 @@ def make(film: Film, out: Path) -> str:
 
 
 def still_films(data: Path, out: Path, pictures: int, cutouts: Path) -> Iterator[Film]:
-    """List the films of still pictures."""
+    """List the films of still pictures, for training and validation.
+
+    Args:
+        data: Folder of the clones.
+        out: Folder of the films, where links to the pictures are made.
+        pictures: Largest number of pictures of each collection.
+        cutouts: Folder of moving objects.
+    """
     for seed, name in enumerate(PICTURES):
         files = pictures_of(data, name)
         files = files[:: max(1, -(-len(files) // pictures))]
@@ -152,7 +159,7 @@ def pictures_of(data: Path, name: str) -> list[Path]:
 
 
 def video_films(data: Path, out: Path) -> Iterator[Film]:
-    """List the films of videos, each with another contrast threshold."""
+    """List the films of videos, all for training, with varied contrast thresholds."""
     davis = data / "EOR-VOS" / "DAVIS" / "JPEGImages" / "480p"
     for number, folder in enumerate(sorted(davis.glob("*"))):
         pixels = pixel_model(["standard", "noisy"][number % 4 == 3], 0.12 + 0.03 * (number % 8))
@@ -169,21 +176,29 @@ def video_films(data: Path, out: Path) -> Iterator[Film]:
 
 
 def link_pictures(files: Iterable[Path], folder: Path) -> Path:
-    """Link pictures into a folder, with suffixes in lower case."""
+    """Make links to pictures in a folder, with suffixes in lower case, and return the folder."""
     for path in files:
         link(path, folder / f"{path.stem}{path.suffix.lower()}")
     return folder
 
 
 def link(file: Path, name: Path) -> None:
-    """Make a symbolic link to a file, unless it is there."""
+    """Make a symbolic link to a file, unless the link exists."""
     name.parent.mkdir(parents=True, exist_ok=True)
     if not name.is_symlink():
         name.symlink_to(file.resolve())
 
 
 def cut_objects(davis: Path, out: Path) -> Path:
-    """Cut objects out of DAVIS' pictures by its masks, each with a soft alpha channel."""
+    """Cut objects out of every twelfth DAVIS picture by its mask, with a soft alpha channel.
+
+    Args:
+        davis: Folder of the data set.
+        out: Folder of the objects, PNG with alpha; existing ones are not made again.
+
+    Returns:
+        ``out``.
+    """
     out.mkdir(parents=True, exist_ok=True)
     for picture in sorted(davis.glob("JPEGImages/480p/*/*.jpg")):
         target = out / f"{picture.parent.name}-{picture.stem}.png"

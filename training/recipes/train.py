@@ -2,8 +2,8 @@
 
     python training/recipes/train.py lite DATA OUT
 
-DATA holds clones of the repositories that films.py names. Every stage continues where an earlier
-call was interrupted. The result is OUT/lite.safetensors, whose weights are float16.
+DATA holds clones of the repositories listed in films.py. Every stage continues where an earlier
+call was interrupted. The result is OUT/lite.safetensors, with float16 weights.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="Folder of the clones.")
     parser.add_argument("out", type=Path, help="Folder of films, shards, runs and the result.")
     parser.add_argument(
-        "--pictures", type=int, default=1000, help="Pictures of each collection, at most."
+        "--pictures", type=int, default=1000, help="Largest number of pictures of a collection."
     )
     parser.add_argument("--epochs", type=int, default=12, help="Epochs of pretraining.")
     parser.add_argument("--jobs", type=int, default=2, help="Processes that make films and shards.")
@@ -87,7 +87,15 @@ def main() -> None:
 
 
 def label_pictures(data: Path, out: Path) -> dict[str, Path]:
-    """Prepare what heads learn from: by task a folder with ``train``, ``judge`` and ``labels``."""
+    """Prepare the labelled pictures of the heads.
+
+    Args:
+        data: Folder of the clones.
+        out: Folder of the recipe, with its films.
+
+    Returns:
+        For each task whose data are there, a folder with ``train``, ``judge`` and ``labels``.
+    """
     found = {}
     colored = sorted((data / "labelmefacade" / "labels").glob("*.png"))
     if colored:
@@ -112,7 +120,12 @@ def label_pictures(data: Path, out: Path) -> dict[str, Path]:
 
 
 def write_class_ids(colored: Path, target: Path) -> None:
-    """Turn a picture of LabelMeFacade's colors into class ids, uint8; 255 for other colors."""
+    """Convert a label picture with LabelMeFacade's colors to class ids, uint8; 255 for others.
+
+    Args:
+        colored: Picture of colors.
+        target: PNG of class ids to write; if it exists, it is kept.
+    """
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +137,13 @@ def write_class_ids(colored: Path, target: Path) -> None:
 
 
 def halve(checkpoint: Path, target: Path, command: str) -> None:
-    """Copy a checkpoint with float16 weights; its header tells the command, not this machine."""
+    """Write a copy of a checkpoint with float16 weights.
+
+    Args:
+        checkpoint: Checkpoint to copy.
+        target: Checkpoint to write.
+        command: Command of the recipe, which replaces the paths of this machine in the header.
+    """
     with safe_open(str(checkpoint), "numpy") as file:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict

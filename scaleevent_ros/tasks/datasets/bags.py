@@ -1,10 +1,10 @@
 """Labelled bags, with class ids, depth or optical flow as images.
 
-Truth is in the view of the event sensor and of its size. Class ids: ``mono8``, ``mono16`` or the
-like. Depth: ``32FC1`` in m, or ``16UC1`` in mm (REP 118, https://ros.org/reps/rep-0118.html); 0 and
-what is not finite are not known. Flow: ``32FC2``, px to the right and down, from the stamp on over
-the interval of the configuration; NaN is unknown. `scaleevent convert` writes such topics.
-Stamps meet the sensor's clock as frames of pretraining do.
+The images have the view and size of the event sensor. Class ids: ``mono8``, ``mono16`` or the like.
+Depth: ``32FC1`` in m, or ``16UC1`` in mm (REP 118, https://ros.org/reps/rep-0118.html); 0 and
+values that are not finite mark unknown depth. Flow: ``32FC2``, px to the right and down, over the
+configured interval after the stamp; NaN marks unknown flow. `scaleevent convert` writes such
+topics. Stamps are put on the sensor's clock like those of frames in pretraining.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOPICS: dict[Task, str] = {"segmentation": LABELS_TOPIC, "depth": DEPTH_TOPIC, "
 
 
 class LabelledBag:
-    """A bag with truth, a `LabelledSource`.
+    """A bag with ground truth, a `LabelledSource`.
 
     Attributes:
         name: The bag's path.
@@ -54,20 +54,19 @@ class LabelledBag:
         classes: ClassList | None = None,
         history_ns: int = 0,
     ) -> None:
-        """Open a bag; the first time, all of it is read for its times.
+        """Open a bag; the first time, the whole bag is read to index its times.
 
         Args:
             path: Path of the bag.
             task: Task whose ground truth is read.
             options: Options for reading the bag; ``frames_topic`` is the topic of the ground truth.
-            length_ns: The longest window of events before a moment; for flow, the interval over
-                which it goes.
+            length_ns: Longest window of events before an image, in ns; for flow, its interval.
             classes: Class list for segmentation.
-            history_ns: Duration of events before the window to read too, in ns, as far as they
-                exist.
+            history_ns: Duration of events to read before the window, in ns, as far as they exist.
 
         Raises:
-            ScaleEventError: If it is no bag, lacks events or truth, or their clocks do not meet.
+            ScaleEventError: If it is no bag, lacks events or ground truth, or these cannot be put
+                on one clock.
         """
         self.name = str(path)
         self.task: Task = task
@@ -92,11 +91,11 @@ class LabelledBag:
         )
 
     def __len__(self) -> int:
-        """Count the moments."""
+        """Count the windows."""
         return len(self._frames)
 
     def key(self, index: int) -> str:
-        """Name of a moment: ``BAG/1504645177350000000``, the bag and the stamp in ns."""
+        """Name of a window: ``BAG/1504645177350000000``, the bag and the image's stamp in ns."""
         stamp = self._bag.timeline.frames.stamp[self._frames[index]]
         return f"{self._bag_name}/{stamp}"
 
@@ -104,14 +103,15 @@ class LabelledBag:
         """Read a window.
 
         Raises:
-            ScaleEventError: If truth or events cannot be read any more.
+            ScaleEventError: If ground truth or events cannot be read, or an image is not of the
+                task's encoding.
         """
         del take
         frame = int(self._frames[index])
         window = self._bag.window(frame, self._length_ns, self._after_ns, self._history_ns)
         image = self._bag.reader().parse_image(window.message)
         stamp = image.stamp_ns
-        # On the clock of the stamps, as frames of pretraining are.
+        # Put on the clock of the stamps, like events in pretraining.
         events = replace(window.events, t=window.events.t + (stamp - window.sensor_ns))
         if self.task == "flow":
             return LabelledWindow(events, stamp + self._after_ns, self._decode(image), stamp)
@@ -122,14 +122,14 @@ class LabelledBag:
         from scaleevent_ros.bags.messages import ImageView
 
         if not isinstance(image, ImageView):
-            msg = f"{self.name}: truth is compressed ({image.format}); record it as it is"
+            msg = f"{self.name}: ground truth is compressed ({image.format}); record it raw"
             raise TaskError(msg)
         pixels = image_array(image)
         if self.task == "segmentation":
             assert self._classes is not None
             if pixels.dtype == np.uint16:
                 if pixels.max() > 255:
-                    msg = f"{self.name}: labels hold the id {pixels.max()}; at most 255 are known"
+                    msg = f"{self.name}: labels have the id {pixels.max()}; ids are at most 255"
                     raise TaskError(msg)
                 pixels = pixels.astype(np.uint8)
             return truth_of(pixels, self._classes, self.name)
@@ -138,4 +138,4 @@ class LabelledBag:
         if pixels.dtype != np.float32 or pixels.shape[2:] != ((2,) if self.task == "flow" else ()):
             msg = f"{self.name}: images of encoding {image.encoding} do not hold {self.task}"
             raise TaskError(msg)
-        return np.array(pixels)  # the message's bytes are not ours
+        return np.array(pixels)  # a copy, since the pixels may be a view of the message

@@ -1,16 +1,16 @@
-"""DDD17 with classes: six, of Alonso and Murillo, "EV-SegNet", CVPR Workshops 2019.
+"""DDD17 with the six classes of Alonso and Murillo, "EV-SegNet", CVPR Workshops 2019.
 
 Layout: the archive of Sun et al., "ESS", ECCV 2022, https://github.com/uzh-rpg/ess
-(datasets/ddd17_events_loader.py, datasets/extract_data_tools/example_loader_ddd17.py). In each
-folder ``dir*``: ``events.dat.t``, int64 ns; ``events.dat.xyp``, int16 [N, 3], polarity 0 or 1;
-``index/index_50ms.npy`` [M, 3], of each frame its time in ns and the numbers of the last event
-before it and before the 50 ms that it ends; and ``segmentation_masks/*_NUMBER.png``, class ids of
-the frame of that number, counted from 1, 346x200: of the sensor's 260 rows the lowest 60 are left
-out, as the hood hides them.
+(datasets/ddd17_events_loader.py, datasets/extract_data_tools/example_loader_ddd17.py). Each folder
+``dir*`` has ``events.dat.t``, int64 ns; ``events.dat.xyp``, int16 [N, 3], polarity 0 or 1;
+``index/index_50ms.npy`` [M, 3], for each frame its time in ns and the numbers of the last event
+before it and of the last event 50 ms before that; and ``segmentation_masks/*_NUMBER.png``, class
+ids of the frame of that number, counted from 1, 346x200: the lowest 60 of the sensor's 260 rows,
+which show the car's hood, are left out.
 
-Split: as the code of ESS trains and validates, whose figures are what is published. Of the folders
-in order of name the second is for validation, the others for training; where there are
-seven, the fifth is its test set, and neither.
+Split: that of the code of ESS, with which the published figures were measured. In order of name,
+the second folder is for validation and the others are for training; if there are seven folders, the
+fifth is the test set, and not used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import Task
 
 LABELLED_ROWS = 200
-"""Rows that are used, of 260."""
+"""Number of the sensor's 260 rows that are used, from the top."""
 
 _VALIDATION, _TEST, _FOLDERS_WITH_TEST = 1, 4, 7
 
@@ -52,7 +52,7 @@ def split(root: Path) -> Split:
     """
     names = sorted(path.name for path in root.glob("dir*") if path.is_dir())
     if len(names) < 2:
-        msg = f"{root}: holds {len(names)} folders dir*, where ESS's archive has six or seven"
+        msg = f"{root} has {len(names)} folders dir*, but ESS's archive has six or seven"
         raise TaskError(msg)
     left_out = {_VALIDATION, _TEST} if len(names) == _FOLDERS_WITH_TEST else {_VALIDATION}
     train = tuple(name for index, name in enumerate(names) if index not in left_out)
@@ -65,10 +65,10 @@ def find(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 class Ddd17Sequence:
-    """A folder with its labels, a `LabelledSource`.
+    """A folder of the data set, with its labels, as a `LabelledSource`.
 
     Attributes:
-        name: Name of the sequence: its path.
+        name: Path of the folder.
         task: ``segmentation``.
     """
 
@@ -80,14 +80,13 @@ class Ddd17Sequence:
         """Open a folder.
 
         Args:
-            folder: ``dir*``.
-            window_ns: The longest window of events before a label.
+            folder: A folder ``dir*``.
+            window_ns: Longest window of events before a label, in ns.
             classes: Class list.
-            history_ns: Duration of events before the window to read too, in ns, as far as they
-                exist.
+            history_ns: Duration of events to read before the window, in ns, as far as they exist.
 
         Raises:
-            ScaleEventError: If something is missing, or not laid out like that.
+            ScaleEventError: If a file is missing, or not of the expected layout.
         """
         self.name = str(folder)
         self._folder = folder
@@ -95,20 +94,23 @@ class Ddd17Sequence:
         self._classes = classes
         t, xyp = self._open()
         if not len(t) or len(xyp) != len(t):
-            msg = f"{folder}: events.dat.t holds {len(t)} events, events.dat.xyp {len(xyp)}"
+            msg = f"{folder}: events.dat.t has {len(t)} events, events.dat.xyp has {len(xyp)}"
             raise TaskError(msg)
         files = pictures_in(folder / "segmentation_masks")
         numbers = np.array([_number(path) for path in files])
         times = self._frame_times()
         if numbers.min() < 1 or numbers.max() > len(times):
-            msg = f"{folder}: labels are of frames 1 to {numbers.max()}, the index has {len(times)}"
+            msg = (
+                f"{folder}: labels are of frames {numbers.min()} to {numbers.max()}, but the index "
+                f"has frames 1 to {len(times)}"
+            )
             raise TaskError(msg)
         ends = times[numbers - 1]
         chosen = covered(ends - window_ns, ends, (int(t[0]), int(t[-1])), folder)
         self._files, self._ends = [files[index] for index in chosen], ends[chosen]
 
     def _open(self) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
-        """Map the file of events; only requested parts are read."""
+        """Map the files of events into memory; only accessed parts are read."""
         try:
             t = np.memmap(self._folder / "events.dat.t", "<i8", "r")
             xyp = np.memmap(self._folder / "events.dat.xyp", "<i2", "r").reshape(-1, 3)
@@ -134,7 +136,7 @@ class Ddd17Sequence:
         return len(self._files)
 
     def key(self, index: int) -> str:
-        """Name of a label: ``dir0/segmentation_00000042``, the folder and the picture."""
+        """Name of a window: ``dir0/segmentation_00000042``, the folder and the label's file."""
         return f"{self._folder.name}/{self._files[index].stem}"
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -152,7 +154,7 @@ class Ddd17Sequence:
         batches = list(event_batches([columns], WIDTH, HEIGHT, Faults()))
         events = batches[0] if batches else EventBatch.empty(WIDTH, HEIGHT)
         labels = read_raster(path)
-        if labels.ndim == 3:  # ESS reads them as grey, however they are stored
+        if labels.ndim == 3:  # ESS's code converts labels with colours to grey
             labels = np.asarray(cv2.cvtColor(labels, cv2.COLOR_BGR2GRAY))
         truth = truth_of(labels, self._classes, path)
         return LabelledWindow(cut(events, 0, 0, WIDTH, LABELLED_ROWS), t_end, truth)
@@ -161,6 +163,6 @@ class Ddd17Sequence:
 def _number(path: Path) -> int:
     number = path.stem.rpartition("_")[2]
     if not number.isdigit():
-        msg = f"{path}: its name does not end with the number of a frame"
+        msg = f"{path}: its name does not end with the number of its frame"
         raise TaskError(msg)
     return int(number)

@@ -1,25 +1,25 @@
-"""DSEC with its truth: classes, depth from disparity, and optical flow.
+"""DSEC with its ground truth: classes, depth from disparity, and optical flow.
 
-Layout: https://dsec.ifi.uzh.ch/data-format/, read by `scaleevent_ros.sources.dsec`; of a sequence
-are used ``events/left`` and
+Layout: https://dsec.ifi.uzh.ch/data-format/, read by `scaleevent_ros.sources.dsec`. These parts of
+a sequence are used, besides ``events/left``:
 
 - classes: ``semantic/left/11classes/data/*.png`` or ``19classes``, with or without the ``left``
-  (README.md and DSEC/dataset/sequence.py of https://github.com/uzh-rpg/ess differ in that), 440
-  rows, since the hood below is left out, and ``semantic/timestamps.txt``;
+  (README.md and DSEC/dataset/sequence.py of https://github.com/uzh-rpg/ess differ in that), with
+  440 rows, since those of the car's hood are left out; and ``semantic/timestamps.txt``;
 - depth: ``disparity/event/*.png`` and ``disparity/timestamps.txt``; Q of ``disparity_to_depth`` in
-  ``calibration/cam_to_cam.yaml`` turns disparities into metres;
-- flow: ``flow/forward/*.png`` and ``flow/forward_timestamps.txt``, from one time to the other,
-  about 100 ms.
+  ``calibration/cam_to_cam.yaml`` converts disparities to metres;
+- flow: ``flow/forward/*.png`` and ``flow/forward_timestamps.txt``, with start and end of each map,
+  about 100 ms apart.
 
 Everything is in the rectified view of the left event camera.
 
-Splits. Classes: those of ESS (Sun et al., ECCV 2022; DSEC/dataset/provider.py of its code), which
-also starts at the seventh label of each sequence and takes every other one. Disparity and flow of
-DSEC's own test sequences are kept by its server, so that its training sequences are parted:
-disparity as by Nam et al., CVPR 2022 (src/components/datasets/dsec/constant.py of
-https://github.com/yonseivnl/se-cff), flow as by Li et al., ICME 2024 (datasets.py of
+Splits. Classes: those of ESS (Sun et al., ECCV 2022; DSEC/dataset/provider.py of its code), whose
+code uses every other label of a sequence, from the seventh on. Disparity and flow of DSEC's test
+sequences are not published, so its training sequences are split: disparity as in Nam et al., CVPR
+2022 (src/components/datasets/dsec/constant.py of https://github.com/yonseivnl/se-cff), flow as in
+Li et al., ICME 2024 (datasets.py of
 https://github.com/ustc-hlli/event_point_cloud_flow_estimation). As in scripts/dataset/sequence.py
-of https://github.com/uzh-rpg/DSEC, what has no events before it is left out.
+of https://github.com/uzh-rpg/DSEC, ground truth without events before it is left out.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.tasks.labelled import Task
 
 LABELLED_ROWS = 440
-"""Rows that are used, of 480; below is the car's hood."""
+"""Number of the sensor's 480 rows that are used, from the top; the others show the car's hood."""
 
 _FIRST_LABEL, _LABEL_STEP = 6, 2
 
@@ -93,10 +93,10 @@ def find(root: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 class DsecSequence:
-    """A sequence with its truth, a `LabelledSource`.
+    """A sequence with its ground truth, as a `LabelledSource`.
 
     Attributes:
-        name: Name of the sequence's folder.
+        name: Path of the sequence's folder.
         task: Task of the ground truth.
     """
 
@@ -113,13 +113,13 @@ class DsecSequence:
         Args:
             folder: Folder of the sequence.
             task: Task whose ground truth is read.
-            window_ns: Longest window of events before a moment; flow has its own interval.
-            classes: For segmentation: 11 or 19.
-            history_ns: Duration of events before the window to read too, in ns, as far as they
-                exist.
+            window_ns: Longest window of events before a label or depth map, in ns; flow has its own
+                interval.
+            classes: Class list for segmentation, of 11 or 19 classes.
+            history_ns: Duration of events to read before the window, in ns, as far as they exist.
 
         Raises:
-            ScaleEventError: If something is missing, or not laid out like that.
+            ScaleEventError: If a file is missing, or not of the expected layout.
         """
         self.name = str(folder)
         self.task: Task = task
@@ -132,7 +132,7 @@ class DsecSequence:
         files = pictures_in(pictures)
         times = read_integers(timestamps, columns) * 1000
         if len(files) != len(times):
-            msg = f"{pictures}: holds {len(files)} pictures but {timestamps} {len(times)} times"
+            msg = f"{pictures} has {len(files)} pictures, but {timestamps} has {len(times)} times"
             raise TaskError(msg)
         ends = times[:, -1]
         starts = ends - window_ns if columns == 1 else 2 * times[:, 0] - ends
@@ -145,7 +145,7 @@ class DsecSequence:
         self._starts = np.maximum(starts[chosen] - history_ns, self._events.span_ns[0])
 
     def _layout(self, folder: Path) -> tuple[Path, Path, Literal[1, 2]]:
-        """Return the folders of pictures, their file of times, and the number of times of each."""
+        """Return the folder of pictures, their file of times, and the number of times of each."""
         if self.task == "depth":
             return folder / "disparity/event", folder / "disparity/timestamps.txt", 1
         if self.task == "flow":
@@ -158,11 +158,11 @@ class DsecSequence:
         return pictures, folder / "semantic/timestamps.txt", 1
 
     def __len__(self) -> int:
-        """Count the moments."""
+        """Count the windows."""
         return len(self._files)
 
     def key(self, index: int) -> str:
-        """Name of a moment: ``zurich_city_00_a/000006``, the sequence and the picture's number."""
+        """Name of a window: ``zurich_city_00_a/000006``, the sequence and the picture's number."""
         return f"{self._sequence}/{self._files[index].stem}"
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -189,14 +189,15 @@ class DsecSequence:
 def depth_from_disparity(
     disparity: NDArray[np.float32], q: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Convert disparities of the left event camera to depth: baseline times focal length over them.
+    """Convert disparities of the left event camera to depth.
 
     Args:
-        disparity: float32 [H, W] in px; NaN where it is not known.
-        q: Maps homogeneous (x, y, disparity, 1) to (X, Y, Z, W): Q of OpenCV's stereoRectify.
+        disparity: float32 [H, W] in px; NaN where unknown.
+        q: Matrix [4, 4] from homogeneous (x, y, disparity, 1) to (X, Y, Z, W): Q of OpenCV's
+            stereoRectify.
 
     Returns:
-        Z / W, float32 [H, W] in m; NaN where it is not known or not before the camera.
+        Z / W, float32 [H, W] in m; NaN where unknown or not in front of the camera.
     """
     with np.errstate(divide="ignore"):
         depth: NDArray[np.float32] = (q[2, 3] / (q[3, 2] * disparity + q[3, 3])).astype(np.float32)
@@ -210,7 +211,7 @@ def _read_q(folder: Path) -> NDArray[np.float64]:
         content = yaml.safe_load(path.read_text())
         q = np.array(content["disparity_to_depth"]["cams_03"], np.float64).reshape(4, 4)
     except OSError as error:
-        msg = f"{path}: cannot be read, and disparities become depths by it: {error}"
+        msg = f"{path}, needed to convert disparities to depth, cannot be read: {error}"
         raise TaskError(msg) from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         msg = f"{path}: has no disparity_to_depth/cams_03 of 4x4 numbers: {error!r}"

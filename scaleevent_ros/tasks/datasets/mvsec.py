@@ -1,19 +1,19 @@
-"""MVSEC with its truth: depth, and optical flow.
+"""MVSEC with its ground truth: depth and optical flow.
 
-Layout: https://daniilidis-group.github.io/mvsec/download/, read as `scaleevent_ros.sources.mvsec`
-does: ``NAME_data.hdf5`` with ``davis/left/events``, and ``NAME_gt.hdf5`` beside it with
+Layout: https://daniilidis-group.github.io/mvsec/download/, as in `scaleevent_ros.sources.mvsec`:
+``NAME_data.hdf5`` with ``davis/left/events``, and ``NAME_gt.hdf5`` beside it with
 ``depth_image_raw`` and ``flow_dist``, each with its ``_ts``, in the raw view of the left DAVIS346.
 
-Depth, as Hidalgo-Carrió et al., "Learning Monocular Dense Depth from Events", 3DV 2020,
-https://github.com/uzh-rpg/rpg_e2depth (evaluation.py): the whole picture, up to 80 m. They learn
-from outdoor_day2; day 1 and the three nights are for validation, one by one.
+Depth, as in Hidalgo-Carrió et al., "Learning Monocular Dense Depth from Events", 3DV 2020,
+https://github.com/uzh-rpg/rpg_e2depth (evaluation.py): the whole picture, up to 80 m. Training is
+on outdoor_day2; outdoor_day1 and the three nights are for validation, one by one.
 
-Flow, as Zhu et al., "EV-FlowNet", RSS 2018, https://github.com/daniilidis-group/EV-FlowNet
+Flow, as in Zhu et al., "EV-FlowNet", RSS 2018, https://github.com/daniilidis-group/EV-FlowNet
 (src/eval_utils.py, data/extract_all_bags.sh), and Gehrig et al., "E-RAFT", 3DV 2021,
 https://github.com/uzh-rpg/E-RAFT (loader/loader_mvsec_flow.py, config/mvsec_20.json and
-mvsec_45.json): the middle 256x256 pixels, of drives only the rows above the hood (193), no flow of
-exactly 0. They learn from outdoor_day2; of outdoor_day1 a part of 18 s is judged by, and
-indoor_flying 1 to 3 one by one from where they fly.
+mvsec_45.json): the central 256x256 pixels, in outdoor sequences only the rows above the car's hood
+(193), without flow of exactly 0. Training is on outdoor_day2; validation is on 18 s of
+outdoor_day1, and on indoor_flying 1 to 3, one by one, from the start of the flight.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ HOOD_ROW = 193
 
 _GROUP = "davis/left"
 _LEFT, _TOP = (WIDTH - FLOW_SIZE) // 2, (HEIGHT - FLOW_SIZE) // 2
-# Seconds after the first event from which EV-FlowNet takes frames: before, nothing moves.
+# Seconds after the first event from which EV-FlowNet uses frames: before, nothing moves.
 _STARTS = {
     "indoor_flying1": 4.0, "indoor_flying2": 9.0, "indoor_flying3": 7.0, "indoor_flying4": 6.0,
     "outdoor_day1": 3.0, "outdoor_day2": 45.0,
 }  # fmt: skip
-# E-RAFT evaluates on these maps of flow, and these frames, of outdoor_day1.
-_JUDGED_MAPS, _JUDGED_FRAMES = range(4356, 4706), range(10167, 10954)
+# Numbers of the flow maps and frames of outdoor_day1 on which E-RAFT is evaluated.
+_EVALUATED_MAPS, _EVALUATED_FRAMES = range(4356, 4706), range(10167, 10954)
 
 
 def find(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """Find the ``NAME_data.hdf5`` of sequences; see `find_sequences`."""
+    """Find the files ``NAME_data.hdf5`` of sequences by name; see `find_sequences`."""
     return find_sequences(root, names, lambda path: path.is_file(), "{}_data.hdf5")
 
 
 class MvsecSequence:
-    """A sequence with its truth, a `LabelledSource`.
+    """A sequence with its ground truth, as a `LabelledSource`.
 
     Attributes:
-        name: Name in ``NAME_data.hdf5``.
+        name: Path of ``NAME_data.hdf5``.
         task: ``depth`` or ``flow``.
     """
 
@@ -74,16 +74,15 @@ class MvsecSequence:
         """Open a sequence.
 
         Args:
-            path: ``NAME_data.hdf5``; ``NAME_gt.hdf5`` lies beside it.
+            path: File ``NAME_data.hdf5``, with ``NAME_gt.hdf5`` beside it.
             task: Task whose ground truth is read.
-            window_ns: The longest window of events before a depth map.
-            frames: Interval of flow in frames (the usual dt = 1 and dt = 4); 0: between maps of
-                flow, at 20 Hz.
-            history_ns: Duration of events before the window to read too, in ns, as far as they
-                exist.
+            window_ns: Longest window of events before a depth map, in ns.
+            frames: Interval of flow in frames (the usual dt = 1 and dt = 4); 0: between flow maps,
+                which have 20 Hz.
+            history_ns: Duration of events to read before the window, in ns, as far as they exist.
 
         Raises:
-            ScaleEventError: If something is missing, or not laid out like that.
+            ScaleEventError: If a file is missing, or not of the expected layout.
         """
         self.name = str(path)
         self.task: Task = task
@@ -107,7 +106,7 @@ class MvsecSequence:
     def _intervals(
         self, path: Path, frames: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """List starts and ends of the intervals of flow, and the indices of the first frames."""
+        """List starts and ends of the flow intervals, and numbers of their first maps or frames."""
         times = self._truth_times
         if frames:
             with open_hdf5(path) as file:
@@ -118,18 +117,18 @@ class MvsecSequence:
         first = self._events.span_ns[0] + round(_STARTS.get(self._sequence, 0.0) * 1e9)
         kept = (starts >= max(first, self._truth_times[0])) & (ends <= self._truth_times[-1])
         if self._sequence == "outdoor_day1":
-            kept &= np.isin(numbers, _JUDGED_FRAMES if frames else _JUDGED_MAPS)
+            kept &= np.isin(numbers, _EVALUATED_FRAMES if frames else _EVALUATED_MAPS)
         if not kept.any():
-            msg = f"{self._truth}: no flow lies within the part of {self._sequence} that is used"
+            msg = f"{self._truth}: no flow is in the part of {self._sequence} that is used"
             raise TaskError(msg)
         return starts[kept], ends[kept], numbers[kept]
 
     def __len__(self) -> int:
-        """Count the moments."""
+        """Count the windows."""
         return len(self._numbers)
 
     def key(self, index: int) -> str:
-        """Name of a moment: ``outdoor_day1/4356``, the sequence and the number of map or frame."""
+        """Name of a window: ``outdoor_day1/4356``, the sequence and the number of map or frame."""
         return f"{self._sequence}/{self._numbers[index]}"
 
     def read(self, index: int, take: int) -> LabelledWindow:
@@ -157,22 +156,22 @@ class MvsecSequence:
 def follow(
     maps: h5py.Dataset | NDArray[Any], times: NDArray[np.int64], t_start: int, t_end: int
 ) -> NDArray[np.float32]:
-    """Find how far each pixel goes between two moments that maps of flow do not start and end at.
+    """Compute the flow between any two times from flow maps between consecutive times.
 
-    `estimate_corresponding_gt_flow` of EV-FlowNet's src/eval_utils.py: an interval that is shorter
-    than that of the map which holds its start takes a share of that map; a longer one is followed
-    from map to map, each read at the pixel nearest to where it has come.
+    The algorithm is `estimate_corresponding_gt_flow` of EV-FlowNet's src/eval_utils.py: the flow of
+    an interval no longer than that of the map at its start is a share of that map. In a longer
+    interval each pixel is followed from map to map, each read at the nearest pixel.
 
     Args:
-        maps: [K, 2, H, W]: px to the right and down, from the time of each to that of the next; no
-            pixel that is known has exactly 0 in both.
-        times: Times of the maps, int64 [K], ns.
-        t_start: Start; not before the first time.
-        t_end: End; not after the last time.
+        maps: Flow [K, 2, H, W], px to the right and down, from the time of each map to that of the
+            next; exactly 0 in both where unknown.
+        times: Times of the maps, int64 [K], ns, ascending.
+        t_start: Start in ns; not before the first time.
+        t_end: End in ns; not after the last time.
 
     Returns:
-        float32 [H, W, 2] in px; NaN where it is not known all the way, or leaves the picture before
-        it is there.
+        float32 [H, W, 2] in px; NaN where the flow is unknown on the way, or where a pixel leaves
+        the picture before the end.
     """
     number = int(np.searchsorted(times, t_start, side="right")) - 1
     gap = int(times[number + 1] - times[number])
@@ -211,6 +210,6 @@ def _times(file: h5py.File, name: str) -> NDArray[np.int64]:
     place = f"{file.filename}: {name}"
     times = ordered_times(nanoseconds(dataset(file, f"{name}_ts")[:], "s"), place)
     if len(dataset(file, name)) != len(times):
-        msg = f"{place}: holds {len(dataset(file, name))} maps but {len(times)} times"
+        msg = f"{place}: has {len(dataset(file, name))} maps but {len(times)} times"
         raise TaskError(msg)
     return times

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.events import EventBatch
 
 
-# A sensor that runs may see nothing for a while.
+# Tolerance before the first and after the last event, since still scenes have no events.
 _SILENCE_NS = 10_000_000
 
 
@@ -35,7 +35,7 @@ def find_sequences(
     """Find the sequences of a split.
 
     Args:
-        root: Folder of the data set; sequences lie in it at any depth.
+        root: Folder of the data set, with sequences at any depth.
         names: Names of the sequences.
         find: Function that returns whether a path is a sequence.
         pattern: Pattern of a sequence's file or folder, with ``{}`` for the name.
@@ -52,8 +52,8 @@ def find_sequences(
         if len(found) != 1:
             what = ", ".join(map(str, found)) or "nothing"
             msg = (
-                f"{root}: of the sequence {name} there is {what}, where there should be one; "
-                "data.train and data.validation name the sequences that you have"
+                f"{root}: expected one sequence {name}, found {what}: list the sequences that you "
+                "have in data.train and data.validation"
             )
             raise TaskError(msg)
         paths += found
@@ -63,24 +63,27 @@ def find_sequences(
 def covered(
     starts: NDArray[np.int64], ends: NDArray[np.int64], span: tuple[int, int], place: object
 ) -> NDArray[np.int64]:
-    """List the windows that lie within the events.
+    """List the windows that lie within the recorded events.
 
     Args:
-        starts: First ns of each that is needed.
-        ends: End of each, excluded.
-        span: Times of the first and the last event.
+        starts: Start of each window in ns.
+        ends: End of each window in ns, excluded.
+        span: Times of the first and the last event in ns.
         place: Place of the times, for error messages.
+
+    Returns:
+        Indices of the windows, ascending.
 
     Raises:
         TaskError: If there is none.
     """
     found = np.flatnonzero((starts >= span[0] - _SILENCE_NS) & (ends <= span[1] + _SILENCE_NS))
     if not len(found):
-        msg = f"{place}: of {len(ends)} moments with truth none has events before it"
+        msg = f"{place}: none of {len(ends)} times with ground truth has events before it"
         raise TaskError(msg)
     return found
 
 
 def cut(events: EventBatch, left: int, top: int, width: int, height: int) -> EventBatch:
-    """Cut a rectangle out of the picture: its events, counted from its corner."""
+    """Return the events in a rectangle, with addresses relative to its corner."""
     return move_events(events, View(left, top, width, height, width, height), 0)

@@ -111,8 +111,8 @@ def test_flow_goes_from_its_stamp_on(tmp_path: Path) -> None:
 
 
 WRONG: list[tuple[Task, np.ndarray, str]] = [
-    ("segmentation", image(3, np.uint8), "labels hold the id 3"),
-    ("segmentation", image(300, np.uint16), "labels hold the id 300; at most 255"),
+    ("segmentation", image(3, np.uint8), "labels have the id 3"),
+    ("segmentation", image(300, np.uint16), "labels have the id 300; ids are at most 255"),
     ("segmentation", image(0, np.float32), "labels are float32"),
     ("depth", image(0, np.uint8), "images of encoding mono8 do not hold depth"),
     ("flow", image(0, np.float32), "images of encoding 32FC1 do not hold flow"),

@@ -170,10 +170,12 @@ def test_sequences_are_found_by_name_at_any_depth(sequence: Path, tmp_path: Path
     (tmp_path / "labels" / "zurich_city_00_a").mkdir(parents=True)  # not a sequence
     names = ("zurich_city_13_a", "zurich_city_00_a")
     assert find(tmp_path, names) == [tmp_path / "test" / "zurich_city_13_a", sequence]
-    with pytest.raises(TaskError, match="of the sequence zurich_city_14_c there is nothing"):
+    with pytest.raises(TaskError, match="expected one sequence zurich_city_14_c, found nothing"):
         find(tmp_path, ("zurich_city_14_c",))
     write_events(tmp_path / "again" / "zurich_city_00_a")
-    with pytest.raises(TaskError, match=r"again/zurich_city_00_a, .*where there should be one"):
+    with pytest.raises(
+        TaskError, match=r"expected one sequence zurich_city_00_a, found .*again/zurich_city_00_a"
+    ):
         find(tmp_path, ("zurich_city_00_a",))
 
 
@@ -182,17 +184,17 @@ def test_what_is_wrong_is_named(sequence: Path) -> None:
     classes = numbered_classes(11)
     path = sequence / "semantic/11classes/data/000006.png"
     cv2.imwrite(str(path), np.full((440, 640), 11, np.uint8))
-    with pytest.raises(TaskError, match=r"000006\.png: labels hold the id 11"):
+    with pytest.raises(TaskError, match=r"000006\.png: labels have the id 11"):
         DsecSequence(sequence, "segmentation", WINDOW_NS, classes).read(0, 0)
     cv2.imwrite(str(path), np.zeros((440, 640, 3), np.uint8))
     with pytest.raises(TaskError, match=r"000006\.png: labels are uint8 \(440, 640, 3\)"):
         DsecSequence(sequence, "segmentation", WINDOW_NS, classes).read(0, 0)
     times = sequence / "semantic/timestamps.txt"
     times.write_text(f"{TIMES_US[0]}\n")
-    with pytest.raises(TaskError, match=r"holds 10 pictures but .*timestamps\.txt 1 times"):
+    with pytest.raises(TaskError, match=r"has 10 pictures, but .*timestamps\.txt has 1 times"):
         DsecSequence(sequence, "segmentation", WINDOW_NS, classes)
     times.write_text("\n".join(str(n) for n in range(10)))
-    with pytest.raises(TaskError, match="of 10 moments with truth none has events before it"):
+    with pytest.raises(TaskError, match="none of 10 times with ground truth has events before it"):
         DsecSequence(sequence, "segmentation", WINDOW_NS, classes)
     times.unlink()
     with pytest.raises(SourceError, match=r"timestamps\.txt: cannot be read"):

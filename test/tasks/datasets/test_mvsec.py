@@ -165,10 +165,10 @@ def test_sequences_are_found_and_what_is_missing_is_named(tmp_path: Path) -> Non
     with pytest.raises(TaskError, match="of the sequence outdoor_day1 there is nothing"):
         find(tmp_path, SPLIT.validation)
     write_truth(path.parent, "outdoor_day2", "flow_dist", {0: flow_of(1, 1)}, np.array([0.1, 0.2]))
-    with pytest.raises(TaskError, match="no flow lies within the part of outdoor_day2"):
+    with pytest.raises(TaskError, match="no flow is in the part of outdoor_day2"):
         MvsecSequence(path, "flow", WINDOW_NS)
     with h5py.File(path.with_name("outdoor_day2_gt.hdf5"), "a") as file:
         del file["davis/left/flow_dist_ts"]
         file["davis/left/flow_dist_ts"] = [START_S]
-    with pytest.raises(TaskError, match="flow_dist: holds 2 maps but 1 times"):
+    with pytest.raises(TaskError, match="flow_dist: has 2 maps but 1 times"):
         MvsecSequence(path, "flow", WINDOW_NS)
