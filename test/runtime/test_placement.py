@@ -26,5 +26,5 @@ def test_a_missing_backend_names_the_extra_that_installs_it(
 
 def test_tensorrt_is_not_in_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "find_spec", lambda _: None)
-    with pytest.raises(EngineError, match="needs tensorrt, torch, .*NVIDIA's documentation"):
+    with pytest.raises(EngineError, match=r"needs tensorrt, torch, .*NVIDIA's documentation"):
         placement.check_backend("tensorrt", FIRST_GPU)
