@@ -1,8 +1,8 @@
 """Error and duration of alignment on known homographies.
 
-A photograph is filmed by a simulated event camera of 480x360; frames are seen through a random
-homography and another size. The first group turns by 6 degrees at most and scales by 7 %, the
-second by 30 degrees and a third; the third may turn by any angle.
+A photograph is filmed by a simulated event camera of 480x360 pixels. Its frames are warped by a
+random homography, to another size. In the group `small` they are rotated by at most 6 degrees and
+scaled by at most 7 %, in `middle` by 30 degrees and a third, and in `any` by any angle.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scaleevent_ros.sources.stills import StillOptions, simulate_still
 EVENT_SIZE = (480, 360)
 FRAME_SIZES = ((480, 360), (640, 480), (960, 540), (346, 260))
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-# Rotation in degrees, logarithm to base 2 of the scale, shift in pixels, perspective, at most.
+# Largest rotation in degrees, logarithm to base 2 of the scale, shift in pixels, and perspective.
 GROUPS = {"small": (6, 0.1, 20, 0), "middle": (30, 0.4, 40, 1e-4), "any": (180, 0.8, 40, 1e-4)}
 INTERVALS = 24
 TOE = 20.0
@@ -31,7 +31,7 @@ TOE = 20.0
 def draw_homography(
     rng: np.random.Generator, group: str, frame_size: tuple[int, int]
 ) -> np.ndarray:
-    """Draw a homography from frames of a size to the event image."""
+    """Draw a random homography from frames of a size to the event image, [3, 3]."""
     angle, scale, shift, tilt = GROUPS[group]
     turn = np.radians(rng.uniform(-angle, angle))
     factor = EVENT_SIZE[0] / frame_size[0] * 2 ** rng.uniform(-scale, scale)
@@ -46,7 +46,7 @@ def draw_homography(
 def film(
     picture: np.ndarray, matrix: np.ndarray, frame_size: tuple[int, int], seed: int
 ) -> list[Interval]:
-    """Film a picture, and see its frames through a homography."""
+    """Film a picture, warp its frames by a homography, and return the intervals between frames."""
     options = StillOptions(frames=INTERVALS + 1, size=EVENT_SIZE)
     sequence = simulate_still(picture, options=options, seed=seed)
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
@@ -74,7 +74,10 @@ def film(
 
 
 def corner_error(found: np.ndarray, truth: np.ndarray, frame_size: tuple[int, int]) -> float:
-    """Compare where both bring the corners of the frame and of the event image, in pixels."""
+    """Return the largest distance in pixels between corners mapped by both homographies.
+
+    The corners are those of the frame and of the event image.
+    """
     errors = []
     for (width, height), way in ((frame_size, np.eye(3)), (EVENT_SIZE, np.linalg.inv(truth))):
         corners = np.array(
@@ -89,9 +92,9 @@ def corner_error(found: np.ndarray, truth: np.ndarray, frame_size: tuple[int, in
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=8, help="Of each group.")
+    parser.add_argument("--trials", type=int, default=8, help="Number of trials in each group.")
     arguments = parser.parse_args()
-    print("| group | found | corners off by, median | worst | said residual, median | seconds |")
+    print("| group | found | corner error, median | worst | reported residual, median | seconds |")
     print("|---|---|---|---|---|---|")
     for group in GROUPS:
         rng = np.random.default_rng(0)

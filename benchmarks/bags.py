@@ -1,7 +1,7 @@
-"""Rates of writing, reading, recovering and checking bags; with --large, of what is long.
+"""Rates of writing, reading, recovering and checking bags; with --large, of very large bags.
 
-The bag holds what a recorder gets: event packets of about 100 kB (EVT3, 640x480) at 200 Hz and
-frames of 0.92 MB (rgb8, 640x480) at 40 Hz, 57 MB in a second.
+The bag has the load of a recorder: event packets of about 100 kB (EVT3, 640x480) at 200 Hz and
+frames of 0.92 MB (rgb8, 640x480) at 40 Hz, together 57 MB/s.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SPEED = 400  # pixels per second
 
 
 def make_packet(index: int, random: np.random.Generator) -> EventBatch:
-    """Make the events of vertical edges that move to the right, with noise."""
+    """Create a packet's events of vertical edges that move to the right, with noise."""
     t = np.sort(random.integers(0, PACKET_NS, EVENTS_PER_PACKET)) + index * PACKET_NS
     edge = random.integers(0, EDGES, EVENTS_PER_PACKET)
     x = (edge * WIDTH / EDGES + SPEED * t / 1e9 + random.normal(0, 2, len(t))) % WIDTH
@@ -59,7 +59,7 @@ def make_packet(index: int, random: np.random.Generator) -> EventBatch:
 
 
 def make_messages(seconds: float) -> list[tuple[int, str, bytes]]:
-    """Make all messages, in order of time."""
+    """Create all messages in order of time: record time in ns, topic, serialized message."""
     random = np.random.default_rng(0)
     encoder = make_encoder("evt3")
     messages = []
@@ -82,13 +82,13 @@ def make_messages(seconds: float) -> list[tuple[int, str, bytes]]:
 
 
 def row(name: str, megabytes: float, wall: float, cpu: float) -> None:
-    """Print a row of the table; times in s."""
+    """Print a row of the table; times in s, with the share of a core at 57 MB/s."""
     rate = megabytes / wall
     print(f"| {name} | {wall:.2f} | {rate:.0f} | {57 * cpu / megabytes:.1%} |", flush=True)
 
 
 def timed_write(messages: list[tuple[int, str, bytes]], path: Path, compression: str) -> None:
-    """Write a bag."""
+    """Write a bag and print the rate."""
     megabytes = sum(len(cdr) for _, _, cdr in messages) / 1e6
     wall, cpu = time.perf_counter(), time.process_time()
     with BagWriter(path, compression=compression) as writer:
@@ -101,7 +101,7 @@ def timed_write(messages: list[tuple[int, str, bytes]], path: Path, compression:
 
 
 def timed_read(path: Path, megabytes: float, name: str) -> None:
-    """Read a bag."""
+    """Read a bag and print the rate."""
     wall, cpu = time.perf_counter(), time.process_time()
     reader = BagReader(path)
     opened = time.perf_counter() - wall
@@ -112,7 +112,7 @@ def timed_read(path: Path, megabytes: float, name: str) -> None:
 
 
 def timed_check(path: Path, megabytes: float) -> None:
-    """Check a bag, with its report; print also how much memory this process had at most."""
+    """Check a bag with its report, and print the rate and the peak memory of this process."""
     report = path.with_suffix(".html")
     wall, cpu = time.perf_counter(), time.process_time()
     quality = check_bag(BagReader(path))
@@ -124,7 +124,7 @@ def timed_check(path: Path, megabytes: float) -> None:
 
 
 def large_bags(folder: Path) -> None:
-    """Time `scaleevent info` on a bag of 10 GB, and the timeline of an hour at 1 kHz."""
+    """Time `scaleevent info` on a bag of 10 GB, and the timeline of an hour of packets at 1 kHz."""
     messages = make_messages(1)
     bag = folder / "ten_gigabytes"
     written, turn = 0, 0
@@ -169,33 +169,33 @@ def large_bags(folder: Path) -> None:
 
 
 def peak_mb() -> float:
-    """Read how much memory this process had at most."""
+    """Return the peak memory of this process in MB."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e6
 
 
 def timed_timeline(path: Path) -> None:
-    """Build the timeline of a bag of packets alone."""
+    """Build the timeline of a bag of event packets, and print its memory and duration."""
     reader = BagReader(path)
-    list(islice(reader.events(), 100))  # what is imported and compiled is in memory
+    list(islice(reader.events(), 100))  # loads modules and compiled code
     before, start = peak_mb(), time.perf_counter()
     timeline = read_timeline(reader, with_frames=False)
     seconds, after = time.perf_counter() - start, peak_mb()
     held = sum(array.nbytes for array in timeline.to_arrays().values()) / 1e6
     print(
         f"\nTimeline of {reader.topics['/events'].count:,} packets over "
-        f"{(timeline.end_ns - timeline.start_ns) / 1e9:.0f} s: {held:.0f} MB held, "
-        f"{after - before:.0f} MB more than before at most, {seconds:.0f} s"
+        f"{(timeline.end_ns - timeline.start_ns) / 1e9:.0f} s: {held:.0f} MB in arrays, "
+        f"{after - before:.0f} MB more peak memory, {seconds:.0f} s"
     )
 
 
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=18.0, help="of recording: 57 MB each")
-    parser.add_argument("--folder", type=Path, default=None, help="where bags are written")
+    parser.add_argument("--seconds", type=float, default=18.0, help="length of the bag: 57 MB/s")
+    parser.add_argument("--folder", type=Path, default=None, help="folder for the bags")
     parser.add_argument("--check", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--large", action="store_true", help="11 GB: info, and a long timeline")
+    parser.add_argument("--large", action="store_true", help="time large bags instead: 11 GB")
     parser.add_argument("--timeline", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.timeline:
@@ -224,11 +224,11 @@ def main() -> None:
         (file,) = bag.glob("*.mcap")
         with file.open("r+b") as stream:
             stream.truncate(file.stat().st_size - 2000)
-        timed_read(bag, megabytes, "read, torn, without index")
+        timed_read(bag, megabytes, "read, truncated, without index")
         wall, cpu = time.perf_counter(), time.process_time()
         bag = recover(bag).path
         row("recover", megabytes, time.perf_counter() - wall, time.process_time() - cpu)
-        # In a process of its own, whose memory is not that of this one.
+        # In a separate process, to measure its memory.
         command = [sys.executable, __file__, "--check", str(bag), str(megabytes)]
         subprocess.run(command, check=True)
     finally:

@@ -1,9 +1,9 @@
-"""Error of the shift that `auto` estimates from motion, over motion, frame rate, pixels and shift.
+"""Error of the clock shift that `auto` estimates from motion.
 
-A photograph sways before a simulated sensor, 400 frames a second, stamped exactly; frames are taken
-from these at a lower rate and stamped early or late by the true shift. The table shows by how much
-the estimate is off, the residual that it claims, and by how much frames are off in the end: stamps
-are replaced only by an estimate beyond its uncertainty.
+A photograph sways in front of a simulated sensor at 400 frames per second. A lower rate of these
+frames is stamped early or late by the true shift. Motion, frame rate, pixel model and shift are
+varied. The table has the error of the estimate, its reported residual, and the resulting error of
+the frames: an estimate is used only if it exceeds its uncertainty.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ SHIFTS = (-50.0, -20.0, -5.0, 0.0, 5.0, 20.0, 50.0)  # ms
 
 
 def make_scene(seconds: float, speed: float) -> np.ndarray:
-    """Film a photograph from a swaying camera, uint8 [N, HEIGHT, WIDTH]."""
+    """Render a photograph under a swaying camera, uint8 [N, HEIGHT, WIDTH]; speed in px/s (RMS)."""
     picture = data.astronaut()  # type: ignore[no-untyped-call]
     photograph = cv2.GaussianBlur(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (0, 0), 1)
     frames = []
@@ -72,7 +72,7 @@ def simulate(scene: np.ndarray, pixels: str) -> list[EventBatch]:
 
 
 def write_bag(path: Path, scene: np.ndarray, batches: list[EventBatch], frame_rate: int) -> None:
-    """Write a packet for each frame of the scene, and some of these frames, exactly stamped."""
+    """Write a packet for each frame of the scene, and frames at a lower rate, with exact stamps."""
     encoder = make_encoder("evt3")
     with BagWriter(path) as writer:
         writer.add_topic("/events", EVENT_PACKET)

@@ -2,7 +2,7 @@
 
     python benchmarks/data.py BAG [BAG ...] --width 640 --height 480 --step 1.0
 
-Without a bag, pairs of a simulated camera in memory are used, so that it runs without rosbags.
+Without a bag, random pairs in memory are used.
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ NS_PER_S = 1_000_000_000
 
 
 class RandomPairs:
-    """Pairs with evenly spread events, in memory."""
+    """Random events and frames in memory, as a source of pairs.
+
+    Args:
+        count: Number of pairs.
+        width: Width of the sensor and the frames in pixels.
+        height: Height of the sensor and the frames in pixels.
+        rate: Events per second.
+    """
 
     def __init__(self, count: int, width: int, height: int, rate: float) -> None:
         rng = np.random.default_rng(0)
@@ -48,13 +55,13 @@ class RandomPairs:
         return self._count
 
     def read(self, index: int) -> Pair:
-        """Source that returns the same pair for any index."""
+        """Return the same pair for any index."""
         del index
         return Pair(self._frame, self._events, NS_PER_S // 20, HomographyAlignment(np.eye(3)))
 
 
 def samples_per_second(dataset: PairDataset, count: int) -> float:
-    """Build samples in this process, on one core, as a worker does."""
+    """Measure the rate of building samples in this process on one core, like a worker."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     order = np.random.default_rng(0).integers(len(dataset), size=count + 2)
@@ -67,7 +74,7 @@ def samples_per_second(dataset: PairDataset, count: int) -> float:
 
 
 def wait_share(dataset: PairDataset, batch: int, workers: int, step: float, steps: int) -> float:
-    """Share of the time that a loop with steps of ``step`` seconds waits for its next batch."""
+    """Measure the share of time that a loop with steps of ``step`` seconds waits for batches."""
     schedule = Schedule((len(dataset),), (1.0,), batch, 0, batch * (steps + 2))
     loaders = PairLoaders(dataset, dataset, schedule, workers, prefetch=4)
     sampler = BatchSampler(schedule, range(steps + 2))

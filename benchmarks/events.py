@@ -1,8 +1,8 @@
-"""Speed of decoding and accumulating event packets on one core, against the `evt3` wheel.
+"""Speed of decoding and accumulating event packets on one core, compared with the `evt3` wheel.
 
-Runs of all contestants take turns; figures are medians. Streams are made here: `single` has random
-pixels, a new row for each event and a new time for every second one (2.5 words an event); `vector`
-has groups of 32 columns, of which a share is active (VECT_12, VECT_12, VECT_8).
+Runs of all contestants are interleaved, and medians are printed. Streams are synthetic: `single`
+has random pixels, with a new row for each event and a new time for every second one (2.5 words per
+event); `vector` has groups of 32 columns, of which a share is active (VECT_12, VECT_12, VECT_8).
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 SIZES = ((640, 480), (1280, 720))
 RATE = 50_000_000
-"""Events a second on the sensor's clock in streams that are accumulated."""
+"""Events per second on the sensor's clock, in streams that are accumulated."""
 
 
 def clock_words(
     us: NDArray[np.int64], high_kind: int = 8, low_kind: int = 6
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Create TIME_HIGH and TIME_LOW words [N, 2] for times, and a mask of those that are due."""
+    """Create TIME_HIGH and TIME_LOW words [N, 2] for times, and a mask of the needed ones."""
     high, low = us >> 12 & 0xFFF, us & 0xFFF
     due = np.empty((len(us), 2), bool)
     due[:, 0] = np.diff(high, prepend=-1) != 0
@@ -76,7 +76,7 @@ def vector_stream(events: int, width: int, height: int, share: float) -> bytes:
 
 
 def random_batch(events: int, width: int, height: int) -> EventBatch:
-    """Draw events at `RATE`, half of them in short runs along a row, as edges make them."""
+    """Draw random events at `RATE`, half of them in short runs along a row, as from edges."""
     rng = np.random.default_rng(3)
     length = np.where(rng.random(events) < 0.1, 10, 1)
     length = length[: np.searchsorted(np.cumsum(length), events) + 1]
@@ -102,19 +102,19 @@ def cut(payload: bytes, size: int) -> list[bytes]:
 
 
 def decode(packets: list[bytes], encoding: str, width: int, height: int) -> int:
-    """Decode packets with this package; return how many events came."""
+    """Decode packets with this package; return the number of events."""
     decoder = make_decoder(encoding, width, height)
     return sum(len(decoder.decode(packet)) for packet in packets)
 
 
 def decode_in_rust(packets: list[bytes], width: int, height: int) -> int:
-    """Decode packets with the `evt3` wheel."""
+    """Decode packets with the `evt3` wheel; return the number of events."""
     decoder = evt3.Decoder(sensor_width=width, sensor_height=height)
     return sum(len(decoder.feed(packet)) for packet in packets)
 
 
 def accumulate(packets: list[bytes], width: int, height: int) -> int:
-    """Decode packets and push their events into a window of 5 bins."""
+    """Decode packets and accumulate their events in a window of 5 bins; return their number."""
     decoder = make_decoder("evt3", width, height)
     accumulator = WindowAccumulator(height, width)
     events = 0
@@ -129,12 +129,12 @@ def rates(contestants: dict[str, Callable[[], int]], runs: int) -> dict[str, flo
     """Run contestants in turn; return the median rate of each, in million events per second.
 
     Raises:
-        RuntimeError: If they do not find the same number of events.
+        RuntimeError: If they return different numbers of events.
     """
     seen: dict[str, list[float]] = {name: [] for name in contestants}
     counts = {name: contest() for name, contest in contestants.items()}
     if len(set(counts.values())) > 1:
-        msg = f"contestants differ in how many events there are: {counts}"
+        msg = f"contestants return different numbers of events: {counts}"
         raise RuntimeError(msg)
     for _ in range(runs):
         for name, contest in contestants.items():
@@ -145,7 +145,7 @@ def rates(contestants: dict[str, Callable[[], int]], runs: int) -> dict[str, flo
 
 
 def print_decoding(events: int, runs: int) -> None:
-    """Print EVT3 against the wheel."""
+    """Print the rates of decoding EVT3, with this package and with the `evt3` wheel."""
     width, height = SIZES[0]
     streams = {
         "single": single_stream(events, width, height),
@@ -171,7 +171,7 @@ def print_decoding(events: int, runs: int) -> None:
 
 
 def print_overhead() -> None:
-    """Print what a packet costs beyond its events."""
+    """Print the duration of decoding a packet without events."""
     decoder = make_decoder("evt3", *SIZES[0])
     packet = b"\x00\x80"
     calls = 20_000
@@ -185,7 +185,7 @@ def print_overhead() -> None:
 
 
 def print_encodings(events: int, runs: int) -> None:
-    """Print the other encodings, in packets of 64 KB."""
+    """Print the rates of decoding the other encodings, in packets of 64 KB."""
     width, height = SIZES[0]
     batch = random_batch(events, width, height)
     halves = np.empty((events, 2), "<u4")
@@ -218,7 +218,7 @@ def print_encodings(events: int, runs: int) -> None:
 
 
 def print_end_to_end(events: int, runs: int) -> None:
-    """Print decoding and accumulating, in packets of 64 KB."""
+    """Print the rates of decoding and accumulating, in packets of 64 KB."""
     print("\n| decoded and accumulated, 64 KB | Mev/s |\n|---|---|")
     for width, height in SIZES:
         packets = cut(encode_evt3(random_batch(events, width, height)), 64 << 10)
@@ -240,7 +240,7 @@ print(imported - started, warm - imported, time.perf_counter() - warm)
 
 
 def print_first_packet() -> None:
-    """Print what a node waits for at its start, and what its first packet costs it."""
+    """Print the durations of a node's imports, of `warm_up` and of its first packet."""
     print("\n| fresh process | import | `warm_up()` | first packet |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as cache:
         environment = os.environ | {"NUMBA_CACHE_DIR": cache}
@@ -261,7 +261,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=5_000_000)
     parser.add_argument("--runs", type=int, default=9)
-    parser.add_argument("--core", type=int, default=0, help="of the processor, to run on")
+    parser.add_argument("--core", type=int, default=0, help="core of the processor to run on")
     options = parser.parse_args()
     os.sched_setaffinity(0, {options.core})
     warm_up()

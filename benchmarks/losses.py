@@ -1,9 +1,9 @@
-"""Time and memory of the structure losses against their formulas written plainly.
+"""Time and memory of the structure losses, compared with plain implementations of their formulas.
 
-The plain formulas hold every N x N affinity of the image, zeros of inactive tokens and all, and
-leave the gradient to autograd, as the released code does. Each measurement runs in a process of its
-own: forward and backward of one image in float32; the time is the best of several; the memory is
-the highest resident size (on a GPU, the highest allocation) above that of the inputs.
+Like the released code, the plain implementations compute all N x N affinities of an image, with
+zeros for inactive tokens, and use autograd. Each measurement is forward and backward of one image
+in float32, in a separate process. The time is the best of several runs; the memory is the peak
+resident size (on a GPU, the peak allocation) beyond that of the inputs.
 
     python benchmarks/losses.py --tokens 4800 --width 1024 --activity 0.4
 """
@@ -33,7 +33,7 @@ MIB = 1 << 20
 
 
 def plain_released(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Write the released code's formula out: clipped, thresholded, averaged over zeros too."""
+    """Compute `structure_released` plainly: clipped, thresholded, averaged over zeros too."""
     student, teacher = student * mask[..., None], teacher * mask[..., None]
     feature = functional.l1_loss(student, teacher)
     student = functional.normalize(student, dim=-1)
@@ -50,7 +50,7 @@ def plain_released(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def plain_structure(student: Tensor, teacher: Tensor, mask: Tensor, *, power: int) -> Tensor:
-    """Write the paper's formula out, with absolute (1) or squared (2) residuals."""
+    """Compute the paper's formula plainly, with absolute (1) or squared (2) residuals."""
     student, teacher = student * mask[..., None], teacher * mask[..., None]
     active = mask.sum()
     feature = (student - teacher).abs().sum() / (active * student.shape[-1])
@@ -63,12 +63,12 @@ def plain_structure(student: Tensor, teacher: Tensor, mask: Tensor, *, power: in
 
 
 def plain_absolute(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Write `structure` out."""
+    """Compute `structure` plainly."""
     return plain_structure(student, teacher, mask, power=1)
 
 
 def plain_squared(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Write `structure_active` out."""
+    """Compute `structure_active` plainly."""
     return plain_structure(student, teacher, mask, power=2)
 
 
@@ -89,7 +89,7 @@ def resident(field: str) -> int:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
-    """Run one form of one loss in this process."""
+    """Measure one form of one loss in this process: ``seconds``, ``bytes``, and the ``loss``."""
     device = torch.device(arguments.device)
     if arguments.form == "plain":
         compute = PLAIN[arguments.loss]
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--activity", type=float, default=0.4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--loss", choices=PLAIN, help="measure this one alone, in this process")
+    parser.add_argument("--loss", choices=PLAIN, help="measure only this one, in this process")
     parser.add_argument("--form", choices=("plain", "ours"), default="ours")
     arguments = parser.parse_args()
     if arguments.loss:

@@ -1,10 +1,10 @@
-"""The engine alone: from a window's tensor to its outputs, by model, size and backend.
+"""Latency of the engine, from a window's tensor to its outputs, by model, size and backend.
 
-One command on any machine, with or without a GPU, ROS or rosbags; weights are random, which costs
-the same, but for the student `lite` that ships. ``--bag`` adds `lite` in 8 bits, calibrated on it.
-Every call is timed by itself, to its end, on a window that has just been written, as a node's
-window has: on a GPU it lies there. On a CPU the engine takes turns with ONNX Runtime called
-directly on a window that is normalized already (`bare`).
+It runs on any machine, with or without a GPU, ROS or rosbags. Weights are random, which takes the
+same time, except those of the shipped student `lite`. ``--bag`` adds `lite` in 8 bits, calibrated
+on that bag. Every call is timed to its end, on a window that has just been written to the engine's
+device, as in a node. On a CPU, calls of the engine are interleaved with direct calls of ONNX
+Runtime on a normalized window (`bare`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ON_A_CPU = {"models": ["lite", "lite0", "tiny", "small"], "sizes": ["320x240", "
 
 
 def write_student(path: Path, name: str) -> Path:
-    """Write a student of random weights with a linear head for segmentation."""
+    """Write a student with random weights and a linear segmentation head; return its path."""
     torch.manual_seed(0)
     student = build_student(MODELS[name], BINS, "random")
     options = {"classes": CLASSES}
@@ -72,9 +72,9 @@ class Timed:
     """A call to time.
 
     Attributes:
-        call: Takes the window.
-        source: Window's content.
-        window: Window's buffer, filled before each call.
+        call: Function to time, which takes the window.
+        source: Content of the window.
+        window: Buffer of the window, filled before each call.
     """
 
     call: Callable[[Any], Any]
@@ -82,14 +82,14 @@ class Timed:
     window: Array
 
     def spend(self) -> float:
-        """Call once, and say how long it took, ms."""
+        """Fill the window, call once, and return the duration of the call in ms."""
         device = None if isinstance(self.window, np.ndarray) else self.window.device
         if isinstance(self.window, torch.Tensor):
             self.window.copy_(torch.as_tensor(self.source))
             torch.cuda.synchronize(device)
         else:
-            # By arithmetic, since a large copy goes past the caches, which building a window does
-            # not; and by numpy, since PyTorch's threads would spin against ONNX Runtime's.
+            # By arithmetic, since a large copy bypasses the caches, unlike building a window; and
+            # by numpy, since PyTorch's threads would spin and slow down ONNX Runtime's.
             np.multiply(self.source, 1, out=self.window)
         start = time.perf_counter()
         self.call(self.window)
@@ -99,7 +99,7 @@ class Timed:
 
 
 def take_turns(calls: dict[str, Timed], seconds: float) -> dict[str, np.ndarray]:
-    """Time calls in turns, ms, so that what disturbs the machine disturbs them all."""
+    """Time calls in turns, in ms, so that other load on the machine affects all alike."""
     spent: dict[str, list[float]] = {name: [] for name in calls}
     for timed in calls.values():
         timed.spend()
@@ -111,11 +111,11 @@ def take_turns(calls: dict[str, Timed], seconds: float) -> dict[str, np.ndarray]
 
 
 def bare_onnx(engine: Engine, window: NDArray[np.float32]) -> Timed:
-    """Call ONNX Runtime directly, on a window that is normalized already.
+    """Return direct calls of ONNX Runtime on a window that is already normalized.
 
-    The session is the engine's own: the threads of a second one would spin against it.
+    The engine's session is used, since the threads of a second one would spin and slow it down.
     """
-    session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - nobody else needs it
+    session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - for this benchmark only
     source = engine.header.input.normalize(window)
     one = np.ones(1 + len(engine.header.leaky), np.float32)
     return Timed(
@@ -144,7 +144,7 @@ def variants(checkpoint: Path, arguments: argparse.Namespace) -> list[tuple[Path
 def measure(
     checkpoint: Path, size: tuple[int, int], arguments: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Time a checkpoint at one size, ms a window."""
+    """Time a checkpoint on all backends at one size, in ms per window."""
     calls: dict[str, Timed] = {}
     for file, backend, precision in variants(checkpoint, arguments):
         engine = Engine(file, arguments.device, precision, backend, size=size)
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument(
         "--bag", type=Path, help="recording on which `lite` is calibrated in 8 bits"
     )
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each row of backends")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each model and size")
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {arguments.device}: {name}; features and segmentation\n")

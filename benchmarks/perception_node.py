@@ -1,10 +1,10 @@
-"""Latency of the perception node over DDS, from the publishing of a packet to the result.
+"""Latency of the perception node over DDS, from publishing a packet to receiving the result.
 
-This process publishes event packets at a fixed rate of events and receives the features; the node
-runs beside it. A window ends on a slice, so that its stamp is the time at which its last packet was
-published, within a packet's 4 ms: the age of a message at its arrival is the whole latency, less
-the wait for the next trigger. What the node adds to inference is its own times for building the
-window and publishing, and the way of the message through the middleware.
+This process publishes event packets at a fixed event rate and receives the features from a node in
+another process. The stamp of a window is within 4 ms (a packet) of the time at which its last
+packet was published. So the age of a message on arrival is the whole latency without the wait for
+the next trigger. Besides inference it consists of building the window, publishing, and the
+transport by the middleware.
 """
 
 from __future__ import annotations
@@ -62,7 +62,18 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 class Outcome(NamedTuple):
-    """Measurements of one run: arrays of ms, and shares of a core."""
+    """Measurements of one run.
+
+    Attributes:
+        arrivals: Number of received messages.
+        published: Number of published windows.
+        age: Ages of messages on arrival, in ms.
+        way: Durations of the transport, in ms.
+        times: Durations of each step in the node, in ms.
+        decode_p50: Median duration of decoding a packet, in ms.
+        cores: Load of the node, in cores.
+        lost: Number of packets missing by `seq`, as in the diagnostics.
+    """
 
     arrivals: int
     published: int
@@ -75,7 +86,7 @@ class Outcome(NamedTuple):
 
 
 def payload(events: int) -> bytes:
-    """Create a `libcaer` packet of events over 4 ms, whose time starts at the packet's base."""
+    """Create a `libcaer` packet of events over 4 ms, with times from the packet's time base on."""
     rng = np.random.default_rng(0)
     words = np.empty((events, 2), "<u4")
     x, y = rng.integers(0, WIDTH, events), rng.integers(0, HEIGHT, events)
@@ -85,13 +96,13 @@ def payload(events: int) -> bytes:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Read how long a process has run on any core."""
+    """Return the processor time of a process in s, over all cores."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def run(model: Path, mev_s: float, seconds: float, rate: float, *, listen: bool) -> Outcome:
-    """Publish for a while, and listen or not."""
+    """Run the node at ``mev_s`` million events per second, with or without a listener."""
     data = payload(int(mev_s * 1e6 / PACKET_HZ))
     qos = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
     with Graph() as graph:
@@ -151,12 +162,12 @@ def run(model: Path, mev_s: float, seconds: float, rate: float, *, listen: bool)
 
 
 def percentiles(ms: Sequence[float]) -> str:
-    """Write median and 99th percentile."""
+    """Format the median and the 99th percentile."""
     return "-" if not len(ms) else "{:.1f} / {:.1f}".format(*np.percentile(ms, (50, 99)))
 
 
 def write_model(name: str, folder: Path) -> Path:
-    """Write a random student."""
+    """Write a student with random weights to a folder; return its path."""
     architecture, options = MODELS[name]
     torch.manual_seed(0)
     student = build_student(architecture, 5, "random", options=options)
@@ -187,15 +198,15 @@ def time_calls(
 
 
 def measure_answers(model: Path, backend: str) -> None:
-    """Print how fast the node answers while it exports and loads a model, and after it."""
+    """Print how fast the node answers service calls while it builds the engine, and afterwards."""
     calls = {
         "get_state": GetState,
         "set_parameters": SetParameters,
         "get_parameters": GetParameters,
-        "change_state": ChangeState,  # of no transition: refused
+        "change_state": ChangeState,  # without a transition: refused
     }
     with Graph() as graph, tempfile.TemporaryDirectory() as cache:
-        warm_up()  # or the node would compile its kernels first
+        warm_up()  # otherwise the node would compile its kernels first
         kernels = "scaleevent_ros"
         shutil.copytree(user_cache() / kernels, Path(cache) / kernels)
         start = time.perf_counter()
@@ -223,14 +234,14 @@ def measure_answers(model: Path, backend: str) -> None:
 
 
 def main() -> None:
-    """Measure each model, with nobody who listens and with one who does."""
+    """Measure each model without and with a listener, or the service calls."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny"])
-    parser.add_argument("--mev", type=float, default=10.0, help="million events a second")
+    parser.add_argument("--mev", type=float, default=10.0, help="million events per second")
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--rate", type=float, default=30.0, help="windows a second, at most")
+    parser.add_argument("--rate", type=float, default=30.0, help="maximum windows per second")
     parser.add_argument(
-        "--building", metavar="BACKEND", help="time services while the engine is built, instead"
+        "--building", metavar="BACKEND", help="instead, time services while the engine is built"
     )
     arguments = parser.parse_args()
     if arguments.building:

@@ -1,14 +1,14 @@
-"""A step of pretraining against the plain loop that the released research code runs.
+"""Duration and memory of a pretraining step, compared with the loop of the released research code.
 
     PYTHONPATH=. python benchmarks/pretrain.py
 
-On a GPU all models and sizes; on a CPU what it can do in minutes: ViT-S, small pictures.
+By default, all models and sizes are measured on a GPU, and only ViT-S with small pictures on a CPU.
 
 The plain loop: float32, teacher and student forward, full N x N affinities with the released
-formula, AdamW, clip. Ours: the step of `Trainer` with the loss `structure_active`, in bfloat16 and
-compiled on a GPU. Both with random weights and inputs of 40 % active tokens. MFU: the
-floating-point operations of teacher forward, student forward and backward, over time, relative to
-the rate that one large matrix product reaches on the same device in the same precision.
+formula, AdamW, gradient clipping. Ours: the step of `Trainer` with the loss `structure_active`, in
+bfloat16 and compiled on a GPU. Both have random weights and inputs with 40 % active tokens. MFU:
+the floating-point operations of teacher forward, student forward and backward per second, relative
+to those of one large matrix product on the same device in the same precision.
 
 Needs torch, timm and lightning; no ROS, no rosbags, no jsonargparse.
 """
@@ -48,7 +48,7 @@ NAMES = {size: f"vit_{size}_patch16_dinov3" for size in ("small", "base", "large
 
 @dataclass(frozen=True)
 class Case:
-    """Measured case."""
+    """Model, input size, batch size and number of steps to measure."""
 
     model: str
     width: int
@@ -81,8 +81,8 @@ def build(case: Case) -> tuple[Teacher, Student]:
 
 
 def plain_step(case: Case) -> Callable[[], None]:
-    """Set up the plain loop's step."""
-    torch.set_float32_matmul_precision("highest")  # PyTorch's default; ours asks for TF32
+    """Return a function that runs a step of the plain loop."""
+    torch.set_float32_matmul_precision("highest")  # PyTorch's default
     teacher, student = build(case)
     batch = random_batch(case, 3)
     optimizer = torch.optim.AdamW(student.parameters(), lr=5e-6, weight_decay=1e-4)
@@ -98,15 +98,15 @@ def plain_step(case: Case) -> Callable[[], None]:
 
     def step() -> None:
         with torch.no_grad():
-            taught = tokens(teacher(batch.frames, grid))
-        learned = tokens(student(batch.events, project=True))
+            target = tokens(teacher(batch.frames, grid))
+        predicted = tokens(student(batch.events, project=True))
         mask = batch.active.flatten(1)[..., None]
-        taught, learned = taught * mask, learned * mask
-        unit_taught = functional.normalize(taught, dim=-1)
-        unit_learned = functional.normalize(learned, dim=-1)
-        loss = functional.l1_loss(learned, taught)
-        loss = loss + 10 * affinity_loss(unit_learned, unit_learned, unit_taught)
-        loss = loss + 4 * affinity_loss(unit_learned, unit_taught, unit_taught)
+        target, predicted = target * mask, predicted * mask
+        unit_target = functional.normalize(target, dim=-1)
+        unit_predicted = functional.normalize(predicted, dim=-1)
+        loss = functional.l1_loss(predicted, target)
+        loss = loss + 10 * affinity_loss(unit_predicted, unit_predicted, unit_target)
+        loss = loss + 4 * affinity_loss(unit_predicted, unit_target, unit_target)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(student.parameters(), 0.1)
@@ -116,7 +116,7 @@ def plain_step(case: Case) -> Callable[[], None]:
 
 
 def our_step(case: Case) -> Callable[[], None]:
-    """Set up our step, as `Trainer` takes it."""
+    """Return a function that runs a step like that of `Trainer`."""
     on_gpu = case.device.type == "cuda"
     fabric = start_fabric(TrainerOptions(accelerator="cuda" if on_gpu else "cpu"))
     fabric.launch()
@@ -146,7 +146,10 @@ def our_step(case: Case) -> Callable[[], None]:
 
 
 def measure(case: Case, make: Callable[[Case], Callable[[], None]]) -> tuple[float, float]:
-    """Time a step, in s, and take the peak memory, in GB: on a CPU that of the whole process."""
+    """Measure the median duration of a step in s, and the peak memory in GB.
+
+    On a CPU, the memory is that of the whole process so far.
+    """
     if case.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -170,11 +173,11 @@ def measure(case: Case, make: Callable[[Case], Callable[[], None]]) -> tuple[flo
 
 
 def step_flops(case: Case) -> float:
-    """Count the operations of teacher forward, student forward and backward."""
+    """Count the floating-point operations of teacher forward, student forward and backward."""
     single = replace(case, batch=1)
     teacher, student = build(single)
     batch = random_batch(single, 3)
-    # Attention as plain products: the counter does not know every fused kernel.
+    # Attention as plain products, since the counter does not know all fused kernels.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         teacher(batch.frames, (case.height // 16, case.width // 16))
         student(batch.events).sum().backward()
@@ -182,7 +185,7 @@ def step_flops(case: Case) -> float:
 
 
 def matrix_rate(device: torch.device) -> float:
-    """Measure the operations per second of one large matrix product, in the precision of ours."""
+    """Measure the operations per second of a large matrix product, in the precision of our step."""
     on_gpu = device.type == "cuda"
     size = 8192 if on_gpu else 2048
     dtype = torch.bfloat16 if on_gpu else torch.float32

@@ -1,12 +1,12 @@
-"""How near a student's features of real events are to its teacher's features of real frames.
+"""Similarity of a student's features of real events to its teacher's features of real frames.
 
     scaleevent convert davis346_frames_events.aedat4 BAG
     python benchmarks/real_recordings.py BAG... --students lite --pictures OUT
 
-For each bag of events and frames behind one lens: cosine between the student's features and the
-teacher's, means over the image removed from both, over active tokens and over all; beside each
-student the same network as it was before it learned. ``--pictures`` writes a panel for each pair:
-frame, events, and the principal components of both.
+For each bag of events and frames from the same lens, the table has the cosine similarity of
+student and teacher over active tokens and over all, with the mean over the image removed from both.
+Each student is compared with the same network before training. ``--pictures`` writes a panel for
+each pair: frame, events, and the principal components of both features.
 
 Needs the student's teacher; no ROS.
 """
@@ -39,7 +39,7 @@ HISTORY_NS = 6_000_000_000
 
 
 def untrained(student: Student) -> Student:
-    """Build a student as it was before it learned: ImageNet weights, a random projection."""
+    """Build a student as before training: with ImageNet weights and a random projection."""
     header = student.header
     torch.manual_seed(0)
     fresh = build_student(
@@ -60,14 +60,14 @@ def centered(features: Tensor, covered: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Print a table, and draw."""
+    """Print the table, and draw panels if requested."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("bags", nargs="+")
     parser.add_argument("--students", nargs="+", default=["lite"])
     parser.add_argument("--pictures", type=Path)
-    parser.add_argument("--most", type=int, default=20, help="pairs of a bag, at most")
+    parser.add_argument("--most", type=int, default=20, help="maximum number of pairs of a bag")
     arguments = parser.parse_args()
     print("| bag | student | pairs | cosine, active / all | untrained, active / all |")
     print("|---|---|---|---|---|")

@@ -1,7 +1,7 @@
-"""CPU, memory and lost messages of the recorder node over DDS.
+"""CPU load, memory and lost messages of the recorder node over DDS.
 
-A process publishes event packets and images at fixed rates, the recorder records them, and each
-message of the bag is counted. `--scale` multiplies both rates; several scales find the limit.
+A process publishes event packets and images at fixed rates, the recorder records them, and the
+messages of the bag are counted. `--scale` multiplies both rates; give several to find the limit.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ WIDTH, HEIGHT = 640, 480
 
 
 class Load(NamedTuple):
-    """Published load."""
+    """Messages that are published: duration, rates, sizes in bytes, and reliability."""
 
     seconds: float
     event_hz: float
@@ -57,7 +57,15 @@ class Load(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Measurements."""
+    """Measurements of one load.
+
+    Attributes:
+        published: Number of published messages.
+        late_ms: Largest delay of publishing a message, in ms.
+        recorded: Number of different messages in the bag.
+        cores: Load of the recorder, in cores.
+        peak_mb: Peak memory of the recorder in MB.
+    """
 
     published: int
     late_ms: float
@@ -67,7 +75,7 @@ class Outcome(NamedTuple):
 
 
 def event_payload(size: int) -> bytes:
-    """Create EVT3 words of a busy scene: a time, a row, and single events along it."""
+    """Create EVT3 words of a busy scene: a time, then rows with single events along them."""
     rng = np.random.default_rng(0)
     words = rng.integers(0, WIDTH, size // 2).astype("<u2") | 0x2000  # ADDR_X
     words[::8] = rng.integers(0, HEIGHT, words[::8].size)  # ADDR_Y
@@ -77,7 +85,7 @@ def event_payload(size: int) -> bytes:
 
 
 def schedule(load: Load) -> Iterator[tuple[float, str, int]]:
-    """List what is due when: time in s, topic, counter."""
+    """List the messages in order of time: time in s, topic, counter."""
     due = [
         (number / rate, topic, number)
         for rate, topic in ((load.event_hz, EVENTS_TOPIC), (load.image_hz, IMAGE_TOPIC))
@@ -87,7 +95,7 @@ def schedule(load: Load) -> Iterator[tuple[float, str, int]]:
 
 
 def publish(load: Load) -> None:
-    """Publish, and print how many messages went out and how late the latest was (ms)."""
+    """Publish a load; print the number of messages and the largest delay in ms."""
     import rclpy
     from event_camera_msgs.msg import EventPacket
     from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -122,7 +130,7 @@ def publish(load: Load) -> None:
         if topic == EVENTS_TOPIC:
             message = serialize_event_packet(packet._replace(stamp_ns=stamp, seq=number))
         else:
-            # The counter travels where a test can find it without looking at pixels.
+            # The frame id carries the counter, which is read without decoding pixels.
             message = serialize_image(image._replace(stamp_ns=stamp, frame_id=str(number)))
         publishers[topic].publish(message)
         sent += 1
@@ -147,13 +155,13 @@ def counters(bag: Path) -> dict[str, list[int]]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Read how long a process has run on any core."""
+    """Return the processor time of a process in s, over all cores."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mb(pid: int) -> float:
-    """Read the most memory that a process has had."""
+    """Return the peak memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -161,7 +169,7 @@ def peak_mb(pid: int) -> float:
 
 
 def measure(load: Load, folder: Path, parameters: dict[str, Any]) -> Outcome:
-    """Record one load and count what arrived."""
+    """Record a load in a folder and count the recorded messages."""
     from ros_processes import Graph
 
     with Graph() as graph:
@@ -194,8 +202,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--scale", type=float, nargs="+", default=[1.0])
     parser.add_argument("--reliability", nargs="+", default=["best_effort"])
-    parser.add_argument("--compression", default="none", help="of the bag: none, lz4 or zstd")
-    parser.add_argument("--folder", type=Path, help="on the disk to write to")
+    parser.add_argument("--compression", default="none", help="compression: none, lz4 or zstd")
+    parser.add_argument("--folder", type=Path, help="folder for the bags")
     parser.add_argument("--publish", nargs=6, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.publish:
@@ -211,7 +219,7 @@ def main() -> None:
             )
         )
         return
-    print("| MB/s | messages/s | QoS | published | lost | cores | peak MB | latest ms late |")
+    print("| MB/s | messages/s | QoS | published | lost | cores | peak MB | largest delay, ms |")
     print("|---|---|---|---|---|---|---|---|")
     for reliability in options.reliability:
         for scale in options.scale:

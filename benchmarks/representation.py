@@ -1,24 +1,25 @@
-"""Which input and which loss make the best student, and how good the shipped students are.
+"""Comparison of students by input and loss, and with the shipped students.
 
     PYTHONPATH=. python benchmarks/representation.py --pictures CAMVID --output runs/representation
 
-CAMVID holds ``train`` and ``val``, each with ``images`` and ``labels`` of the same names (uint8
-class ids as in config/labels/camvid11.yaml). The simulator films every picture; the camera pauses
-in three quarters of the clips. The teacher sees the frames. Each row of the table is a student: one
-that learns the teacher's features here, from another input or by another loss than the other rows,
-one with ImageNet weights alone, or a checkpoint (``--students``). All rows have the same films,
-seeds and steps. Judged on ``val``:
+CAMVID has folders ``train`` and ``val``, each with ``images`` and ``labels`` of the same names
+(uint8 class ids as in config/labels/camvid11.yaml). The simulator films every picture; the camera
+pauses in three quarters of the clips. The teacher's features are those of the frames. Each row of
+the table is a student: one that is distilled here, with its own input or loss; one with ImageNet
+weights only; or a checkpoint (``--students``). All rows have the same films, seeds and steps. They
+are evaluated on ``val``:
 
-- cosine with the teacher on active and on all tokens, the teacher's mean removed;
+- cosine: cosine similarity to the teacher's features on active and on all tokens, with the
+  teacher's mean removed from both;
 - probe: mIoU of a linear head on the frozen student's features, over all windows, those in motion,
   and those up to and beyond 0.5 s after the last motion;
-- zero-label: the same of a head that was fitted to the teacher's features of frames alone;
+- zero-label: the same for a head that was trained only on the teacher's features of frames;
 - fine-tuning (``--finetune``): mIoU after training student and head together.
 
-Films (about 4 MB a window) and rows that are done are kept in the output folder and not computed
-again. ``--only`` chooses rows, ``--scale tiny`` tries the script.
+Films (about 4 MB per window) and results of rows are stored in the output folder and not computed
+again. ``--only`` selects rows, ``--scale tiny`` tests the script.
 
-Needs no ROS. The teacher is in a Python package. Runs on a GPU where there is one.
+It needs no ROS. The teacher's weights are in a Python package. A GPU is used if there is one.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ if TYPE_CHECKING:
 BINS, WINDOW_NS = 5, 50_000_000
 DECAYS = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
 SPAN_NS = 25_000_000
-"""Spans of this length hold motion or not."""
+"""Length of the time spans that are classified as motion or stillness."""
 
 ACTIVITY = EventOptions().activity_threshold  # events in 16x16 pixels
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,16 +85,16 @@ class Row:
 
     Attributes:
         name: Name in the table and of the file of its results.
-        decays: Decays of its leaky integrals in s, some of `DECAYS`.
-        split: Integrate the two polarities apart, in channels of their own.
-        normalization: ``each``: as `normalize_leaky_into`; ``together``: one scale for all
-            channels; ``unlimited``: ``each`` without limit and floor; ``root``: the square root of
-            ``each``, with the sign.
-        loss: Loss by which it learns; None for ImageNet weights alone.
-        weights: Weights of the loss's terms, where they are not the loss's own.
-        everywhere: Give a masked loss all tokens.
-        standardized: Learn the teacher's features standardized by channel.
-        checkpoint: A student that was trained elsewhere.
+        decays: Decays of the leaky integrals in s, some of `DECAYS`.
+        split: Integrate the two polarities in separate channels.
+        normalization: Normalization of the integrals. ``each``: as `normalize_leaky_into`;
+            ``together``: one scale for all channels; ``unlimited``: ``each`` without limit and
+            floor; ``root``: the signed square root of ``each``.
+        loss: Distillation loss; None for ImageNet weights only.
+        weights: Weights of the loss's terms; the loss's defaults if empty.
+        everywhere: Use all tokens in a masked loss.
+        standardized: Use the teacher's features standardized by channel as the target.
+        checkpoint: Path of a student that is evaluated instead of training one; empty for none.
     """
 
     name: str
@@ -131,17 +132,17 @@ ROWS = (
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is computed.
+    """Amount of computation.
 
     Attributes:
         size: Width and height of the event sensor.
         stride: Stride of the students' features.
-        neck: Channels of their feature pyramid.
-        frames: How much finer frames are than events.
-        pictures: Pictures of each part, at most.
-        steps: Steps of learning from the teacher.
-        batch: Windows in a step.
-        head_steps: Steps of fitting a head, and of fine-tuning.
+        neck: Channels of the students' feature pyramid.
+        frames: Resolution of frames relative to the event sensor.
+        pictures: Largest number of pictures of each part.
+        steps: Number of distillation steps.
+        batch: Number of windows in a step.
+        head_steps: Number of steps of training a head, and of fine-tuning.
     """
 
     size: tuple[int, int] = (320, 240)
@@ -163,7 +164,7 @@ SCALES = {"tiny": Scale((64, 48), 8, 16, 2, 3, 2, 2, 4), "small": Scale(), "larg
 
 @dataclass(frozen=True)
 class Films:
-    """Windows of events with what the frame at their end showed; N of them.
+    """N windows of events, with labels and teacher features of the frame at their end.
 
     Attributes:
         voxel: Voxel grids, not normalized, float16 [N, bins, H, W].
@@ -186,7 +187,12 @@ class Films:
 def film(
     paths: tuple[Path, Path, int], classes: ClassList, scale: Scale
 ) -> tuple[NDArray[Any], ...]:
-    """Film one picture: voxel grids, integrals, labels, active tokens, frames, still time."""
+    """Film one picture, given its path, that of its labels, and a seed.
+
+    Returns:
+        For each window: voxel grid, leaky integrals, labels, active tokens, frame, and time since
+        the last motion; see `Films`.
+    """
     picture, labels, seed = paths
     options = StillOptions(
         frames=3,
@@ -229,14 +235,14 @@ def film(
 
 
 def one_polarity(events: EventBatch, polarity: int) -> EventBatch:
-    """Take the events of one polarity."""
+    """Return the events of one polarity."""
     kept = events.p == polarity
     x, y, t, p = (part[kept] for part in (events.x, events.y, events.t, events.p))
     return EventBatch(x, y, t, p, events.width, events.height)
 
 
 def still_seconds(events: EventBatch, t_end: int) -> float:
-    """Measure how long before a time the last motion was, in s."""
+    """Return the time in s from the last motion to ``t_end``, for events whose time starts at 0."""
     starts = np.arange(0, t_end - SPAN_NS, SPAN_NS)
     counts = np.diff(np.searchsorted(events.t, np.append(starts, starts[-1] + SPAN_NS)))
     moving = np.flatnonzero(counts > 0.1 * np.percentile(counts, 90))
@@ -245,7 +251,7 @@ def still_seconds(events: EventBatch, t_end: int) -> float:
 
 
 def make_films(folder: Path, out: Path, scale: Scale, teacher_name: str, first_seed: int) -> None:
-    """Film the pictures of a folder, compute the teacher's features, and write both."""
+    """Film the pictures of a folder, compute the teacher's features, and write them to a file."""
     classes = read_classes("camvid11")
     found = find_labelled(folder / "images", folder / "labels")[: scale.pictures]
     jobs = [(*one, first_seed + i) for i, one in enumerate(found)]
@@ -268,13 +274,13 @@ def make_films(folder: Path, out: Path, scale: Scale, teacher_name: str, first_s
 
 
 def read_films(path: Path) -> Films:
-    """Read what `make_films` wrote."""
+    """Read a file of `make_films`."""
     with np.load(path, allow_pickle=False) as found:
         return Films(**{key: found[key] for key in found.files})
 
 
 def build_input(films: Films, index: int, row: Row) -> Tensor:
-    """Build the input of a window, float32 [channels, H, W]."""
+    """Build a row's normalized event tensor of a window, float32 [channels, H, W]."""
     voxel = normalize_tensor(films.voxel[index].astype(np.float32), "percentile")
     chosen = [DECAYS.index(decay) for decay in row.decays]
     off, on = films.leaky[index].astype(np.float32)
@@ -283,7 +289,7 @@ def build_input(films: Films, index: int, row: Row) -> Tensor:
 
 
 def normalize_leaky(leaky: NDArray[np.float32], how: str) -> NDArray[np.float32]:
-    """Normalize integrals as a row asks."""
+    """Normalize leaky integrals; see `Row.normalization`."""
     result = np.empty_like(leaky)
     if how == "together":
         active = np.abs(leaky)[np.abs(leaky) > LEAKY_FLOOR]
@@ -301,7 +307,7 @@ def normalize_leaky(leaky: NDArray[np.float32], how: str) -> NDArray[np.float32]
 
 
 class Material(NamedTuple):
-    """What all rows have in common."""
+    """Data that all rows share."""
 
     train: Films
     val: Films
@@ -311,7 +317,7 @@ class Material(NamedTuple):
 
 
 def batches(count: int, steps: int, size: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Draw the windows of each step: all once before any comes again."""
+    """Draw the windows of each step, in random order, each once before any is repeated."""
     rng = np.random.default_rng(seed)
     order = np.concatenate(
         [rng.permutation(count) for _ in range(-(-steps * size // count))]
@@ -320,7 +326,7 @@ def batches(count: int, steps: int, size: int, seed: int) -> Iterator[NDArray[np
 
 
 def descend(value: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Take one step down a loss."""
+    """Run one optimizer step for a loss, with gradient clipping."""
     optimizer.zero_grad()
     torch.autograd.backward(value)
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -328,7 +334,7 @@ def descend(value: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer) -
 
 
 def schedule(optimizer: torch.optim.Optimizer, rates: list[float], steps: int) -> Any:
-    """Warm up over a sixth of the steps, then follow a cosine to zero."""
+    """Return a learning rate schedule: warm-up over a sixth of the steps, then cosine to zero."""
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rates, total_steps=steps + 1, pct_start=1 / 6
     )
@@ -380,12 +386,12 @@ def make_student(row: Row, material: Material, seed: int) -> Student:
 
 
 def enlarge(logits: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Interpolate logits to pixels."""
+    """Interpolate logits to a height and width in pixels."""
     return functional.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def segmentation_loss(logits: Tensor, labels: NDArray[np.uint8]) -> Tensor:
-    """Compare logits with class ids."""
+    """Compute the cross-entropy of logits [B, C, h, w] and class ids [B, H, W]."""
     truth = torch.from_numpy(labels.astype(np.int64)).to(logits.device)
     return functional.cross_entropy(enlarge(logits, labels.shape[1:]), truth, ignore_index=255)
 
@@ -397,7 +403,7 @@ def new_head(width: int) -> nn.Module:
 
 
 def fit_head(features: Tensor, labels: NDArray[np.uint8], scale: Scale) -> nn.Module:
-    """Fit a linear head on frozen features."""
+    """Train a linear head on fixed features [N, D, h, w]."""
     head = new_head(features.shape[1])
     optimizer = torch.optim.AdamW(head.parameters(), 1e-2)
     rates = schedule(optimizer, [1e-2], scale.head_steps)
@@ -409,7 +415,7 @@ def fit_head(features: Tensor, labels: NDArray[np.uint8], scale: Scale) -> nn.Mo
 
 
 def finetune(student: Student, row: Row, material: Material, seed: int) -> nn.Module:
-    """Train a student together with a linear head, which starts as the probe does."""
+    """Train a student together with a linear head, which has the probe's initial weights."""
     films, scale = material.train, material.scale
     model = nn.Sequential(student, new_head(student.width)).train()
     rates = [1e-3, 1e-2]
@@ -427,7 +433,7 @@ def finetune(student: Student, row: Row, material: Material, seed: int) -> nn.Mo
     return model.eval()
 
 
-# ---- judging -----------------------------------------------------------------------------------
+# ---- evaluation --------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
@@ -443,7 +449,7 @@ def features_of(model: nn.Module, films: Films, row: Row) -> Tensor:
 
 @torch.inference_mode()
 def miou(head: nn.Module, features: Tensor, films: Films) -> dict[str, float]:
-    """Judge a head: mIoU in percent by group of windows."""
+    """Compute a head's mIoU in percent for each group of windows."""
     still = films.still_s
     members = (still >= 0, still < 0.05, (still >= 0.05) & (still < 0.5), still >= 0.5)
     confusion = np.zeros((len(GROUPS), CLASSES, CLASSES))
@@ -464,7 +470,10 @@ def miou(head: nn.Module, features: Tensor, films: Films) -> dict[str, float]:
 
 
 def cosines(predicted: Tensor, material: Material) -> dict[str, float]:
-    """Compare features in the teacher's space with the teacher's, its mean removed."""
+    """Compute the mean cosine similarity to the teacher's features, on active and all tokens.
+
+    The teacher's mean is removed from both.
+    """
     films, center = material.val, material.statistics.center
     found = functional.cosine_similarity(
         center(predicted.float()), center(torch.from_numpy(films.teacher).float())
@@ -474,7 +483,7 @@ def cosines(predicted: Tensor, material: Material) -> dict[str, float]:
 
 
 def compute(row: Row, seed: int, material: Material, *, finetuned: bool) -> dict[str, Any]:
-    """Compute a row for a seed."""
+    """Train and evaluate the student of a row with a seed."""
     begin = time.perf_counter()
     train, val, scale = material.train, material.val, material.scale
     student = make_student(row, material, seed)
@@ -493,13 +502,13 @@ def compute(row: Row, seed: int, material: Material, *, finetuned: bool) -> dict
 
 
 def spread(values: Sequence[float]) -> str:
-    """Write a mean, and the standard deviation over seeds."""
+    """Format the mean and the standard deviation over seeds."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.1f}{deviation}"
 
 
 def print_table(results: list[dict[str, Any]], teacher: dict[str, float]) -> None:
-    """Print means over seeds; mIoU in percent."""
+    """Print the table of rows, with means over seeds and mIoU in percent."""
     print(f"\nmIoU over windows: {' / '.join(GROUPS)}; ± over seeds\n")
     print("| row | seeds | cosine active / all | probe | zero-label | fine-tuning |")
     print("|---|---|---|---|---|---|")
@@ -529,10 +538,10 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--teacher", default="vit_small_patch14_dinov2.package")
-    parser.add_argument("--students", nargs="*", default=[], help="checkpoints: rows of their own")
+    parser.add_argument("--students", nargs="*", default=[], help="checkpoints to evaluate")
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--only", nargs="*", help="names of rows; without names no row")
+    parser.add_argument("--only", nargs="*", help="names of rows; if empty, none")
     parser.add_argument("--finetune", action="store_true")
     arguments = parser.parse_args()
     wanted = [row for row in ROWS if arguments.only is None or row.name in arguments.only]

@@ -1,8 +1,8 @@
 """Speed of representations, normalizations, windows, and the sensor's clock.
 
-On one core of the CPU, and on a GPU where there is one. Contestants take turns; figures are
-medians. Streams of 10 million events are `uniform` (any pixel, the worst for caches) or `edges`
-(around 2000 moving points, as a scene's edges are).
+All run on one core of the CPU, representations also on a GPU if there is one. Contestants are
+interleaved, and medians are printed. Streams of 10 million events are `uniform` (random pixels, the
+worst case for caches) or `edges` (around 2000 points, like the edges of a scene).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ MS = 1_000_000
 
 
 def make_events(kind: str, events: int, width: int, height: int, rate: float = 1e8) -> EventBatch:
-    """Draw events, ``rate`` a second, at times of whole microseconds."""
+    """Draw random events, ``rate`` per second, at times of whole microseconds."""
     rng = np.random.default_rng(1)
     if kind == "uniform":
         x, y = rng.integers(0, width, events), rng.integers(0, height, events)
@@ -65,7 +65,7 @@ def medians(
 ) -> dict[str, float]:
     """Run contestants in turn, and return the median seconds of each.
 
-    Processor time by default, which other programs on the same core do not add to.
+    The default clock is processor time, which other programs on the same core do not affect.
     """
     seen: dict[str, list[float]] = {name: [] for name in contestants}
     for run in range(runs + 1):
@@ -78,7 +78,7 @@ def medians(
 
 
 def print_representations(events: int, runs: int) -> None:
-    """Print the CPU's rates."""
+    """Print the rates of representations on the CPU."""
     names = [*REPRESENTATIONS, "patch counts"]
     print(f"| Mev/s, {BINS} bins | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
     for width, height in SIZES:
@@ -95,7 +95,7 @@ def print_representations(events: int, runs: int) -> None:
 
 
 def print_normalizations(runs: int) -> None:
-    """Print what normalizing a voxel grid of 3 bins costs, a third of its pixels active."""
+    """Print the duration of normalizing a voxel grid of 3 bins with a third of pixels active."""
     print(f"\n| ms a tensor of 3 bins | {' | '.join(NORMALIZATIONS[1:])} |\n|---|---|---|---|")
     for width, height in SIZES:
         batch = make_events("edges", 2_000_000, width, height)
@@ -107,16 +107,16 @@ def print_normalizations(runs: int) -> None:
 
 
 def push_all(accumulator: WindowAccumulator, payloads: list[bytes], batch: EventBatch) -> None:
-    """Decode packets and push their events, on a clock of their own."""
+    """Decode packets with a new decoder, and push their events."""
     decoder = make_decoder("evt3", batch.width, batch.height)
     for payload in payloads:
         accumulator.push(decoder.decode(payload))
 
 
 def print_decoding_and_accumulating(events: int, runs: int) -> None:
-    """Print the rate of a node's whole input side, with a sensor that sends 100 Mev/s.
+    """Print the rate of decoding and accumulating, for a sensor that sends 100 Mev/s.
 
-    The stream must be long enough for windows to start anew with each run, and not to be late.
+    The stream must be long enough that windows restart with each run, and events are not too late.
     """
     print("\n| EVT3 to windows, Mev/s | 8 KB packets | 64 KB packets |\n|---|---|---|")
     for width, height in SIZES:
@@ -137,14 +137,14 @@ def print_decoding_and_accumulating(events: int, runs: int) -> None:
                 runs,
             )
             if accumulator.stats.late_events:
-                msg = "events were left out: the figures are not those of accumulating them"
+                msg = "events were too late and left out, so the rates are invalid: use more events"
                 raise RuntimeError(msg)
             rates = " | ".join(f"{events / seconds / 1e6:.0f}" for seconds in found.values())
             print(f"| {width}x{height} {kind}, {len(data) / events:.1f} B an event | {rates} |")
 
 
 def print_windows(runs: int) -> None:
-    """Print what a window and its scales cost at rates that differ a hundredfold."""
+    """Print the duration of building a window and its scales, at rates from 1 to 100 Mev/s."""
     rates = (1e6, 1e7, 1e8)
     print(
         f"\n| ms a window of 50 ms, {BINS} bins, and its 99th percentiles | memory | push | "
@@ -238,7 +238,7 @@ def print_clock(recording: Path | None) -> None:
 
 
 def print_device(events: int, runs: int) -> None:
-    """Print a device's rates: with events on it, and with the next batch on its way meanwhile."""
+    """Print a device's rates, with events already on it, and with uploads of batches."""
     import torch
 
     from scaleevent_ros.events.device import EventUploader, to_device
@@ -280,10 +280,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--runs", type=int, default=7)
-    parser.add_argument("--core", type=int, default=0, help="of the processor, to run on")
-    parser.add_argument("--recording", type=Path, help="a bag of EVT3 packets, for the clock")
+    parser.add_argument("--core", type=int, default=0, help="core of the processor to run on")
+    parser.add_argument("--recording", type=Path, help="bag of EVT3 packets, for the clock")
     parser.add_argument(
-        "--gpu-only", action="store_true", help="the GPU's rates alone, or torch's on the CPU"
+        "--gpu-only", action="store_true", help="only the GPU's rates, or torch's on the CPU"
     )
     options = parser.parse_args()
     if options.gpu_only:

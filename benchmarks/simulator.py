@@ -1,7 +1,7 @@
-"""Rates of the event simulator on one core, and how well its events integrate to the truth.
+"""Rate of the event simulator on one core, and correlation of its integrated events with frames.
 
-Frames are 640x480: the driving video among the recordings that tests use, where those are at hand,
-and a photograph that moves by a constant step.
+Frames are 640x480: the driving video of the test data, if available, and a photograph that moves by
+a constant step.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def play(path: Path) -> list[np.ndarray]:
 
 
 def photograph(width: int, height: int) -> np.ndarray:
-    """Scale a photograph that scikit-image carries: red, green and blue."""
+    """Return a photograph from scikit-image, RGB, uint8 [height, width, 3]."""
     picture = getattr(data, "astronaut")()  # noqa: B009 - it has no types
     return np.asarray(cv2.resize(picture, (width, height)), np.uint8)
 
 
 def slide(step: float, number: int) -> list[np.ndarray]:
-    """Move over a photograph by so many pixels a frame."""
+    """Create grey frames that move over a photograph by ``step`` pixels per frame."""
     picture = photograph(1024, 1024)[..., 1]
     return [
         cv2.warpAffine(
@@ -56,13 +56,13 @@ def slide(step: float, number: int) -> list[np.ndarray]:
 
 
 def log_of(frame: np.ndarray) -> np.ndarray:
-    """Compute the logarithm with its tangent as toe, in float64."""
+    """Compute the logarithm of a frame in float64, continued by its tangent below `TOE`."""
     bright = np.log(np.maximum(frame, TOE))
     return np.asarray(bright + np.minimum(frame / TOE - 1, 0))
 
 
 def correlation(frames: list[np.ndarray], model: str) -> float:
-    """Integrate events, and compare with the frames at every tenth of them."""
+    """Integrate events; return their correlation with the log frames, at every tenth frame."""
     simulator = EventSimulator(WIDTH, HEIGHT, PIXEL_MODELS[model], seed=1)
     change = np.zeros((HEIGHT, WIDTH))
     measured, expected = [], []
@@ -78,7 +78,7 @@ def correlation(frames: list[np.ndarray], model: str) -> float:
 
 
 def measure(frames: list[np.ndarray], model: str, runs: int) -> tuple[float, float]:
-    """Simulate without interpolation: seconds (median) and events of a frame."""
+    """Simulate without interpolation; return the median seconds and the events per frame."""
     seconds = []
     for _ in range(runs + 1):
         simulator = EventSimulator(WIDTH, HEIGHT, PIXEL_MODELS[model], seed=1)

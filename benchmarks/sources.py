@@ -1,7 +1,8 @@
-"""Speed and memory of converting large recordings to bags, and of bags to shards.
+"""Speed and memory of converting large recordings to bags, and bags to shards.
 
-Each recording is written here, random events at 20 Mev/s, with frames at 25 Hz where the format has
-them, converted in a process of its own, and removed. Memory is the peak resident size of that one.
+Each recording has random events at 20 Mev/s, and frames at 25 Hz if the format has frames. It is
+written, converted in a separate process, and removed. The memory is the peak resident size of that
+process.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FRAME_RATE = 25
 
 
 class Run(NamedTuple):
-    """Conversion: seconds, peak memory in bytes, events in the bag, its size in bytes."""
+    """Result of a conversion: seconds, peak memory in bytes, events, and bytes of the bag."""
 
     seconds: float
     memory: int
@@ -42,7 +43,7 @@ class Run(NamedTuple):
 
 
 def chunks(count: int) -> Iterator[EventBatch]:
-    """Create random events, with several successive ones at each place."""
+    """Create batches of random events, with four successive ones in each row."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, WIDTH, CHUNK).astype(np.uint16)
     y = np.repeat(rng.integers(0, HEIGHT, CHUNK // 4).astype(np.uint16), 4)
@@ -53,7 +54,7 @@ def chunks(count: int) -> Iterator[EventBatch]:
 
 
 def write_raw(path: Path, size: int) -> None:
-    """Write Prophesee RAW in EVT3."""
+    """Write a Prophesee RAW file of a size in bytes, in EVT3."""
     encoder = make_encoder("evt3")
     with path.open("wb") as file:
         file.write(f"% format EVT3;height={HEIGHT};width={WIDTH}\n% end\n".encode())
@@ -64,7 +65,7 @@ def write_raw(path: Path, size: int) -> None:
 
 
 def write_m3ed(path: Path, size: int) -> None:
-    """Write HDF5 as M3ED has it: 13 bytes an event, colour frames of 1280x800 beside."""
+    """Write an HDF5 file like M3ED's, with 13 bytes per event and colour frames of 1280x800."""
     count = int(size / (13 + 1280 * 800 * 3 * FRAME_RATE / RATE)) // CHUNK * CHUNK
     frames = count * FRAME_RATE // RATE
     with h5py.File(path, "w") as file:
@@ -85,7 +86,7 @@ def write_m3ed(path: Path, size: int) -> None:
 
 
 def write_text(path: Path, size: int) -> None:
-    """Write lines of ``t x y p``."""
+    """Write a text file of lines ``t x y p``."""
     with path.open("w") as file:
         for batch in chunks(sys.maxsize):
             if file.tell() >= size:
@@ -98,12 +99,12 @@ WRITERS = {"raw": write_raw, "m3ed": write_m3ed, "text": write_text}
 
 
 def name_of(kind: str) -> str:
-    """Name the file that its format is known by."""
+    """Return the file name by which the format is recognized."""
     return {"raw": "a.raw", "m3ed": "a_data.h5", "text": "events.txt"}[kind]
 
 
 def measure(source: Path, bag: Path) -> Run:
-    """Convert a recording, in a process of its own."""
+    """Convert a recording to a bag; run in a separate process."""
     read = ReadOptions(WIDTH, HEIGHT) if source.is_dir() else ReadOptions()
     start = time.perf_counter()
     convert(source, bag, ConvertOptions(read))
@@ -116,7 +117,7 @@ def measure(source: Path, bag: Path) -> Run:
 
 
 def measure_shards(bag: Path, workers: list[int]) -> None:
-    """Write the pairs of a bag as shards, by so many processes in turn, and print how fast."""
+    """Write the pairs of a bag as shards with several numbers of workers, and print durations."""
     from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.sharding import ShardOptions, count_pairs, write_shards
 
@@ -137,10 +138,12 @@ def measure_shards(bag: Path, workers: list[int]) -> None:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gb", type=float, default=2.0, help="size of a recording")
+    parser.add_argument("--gb", type=float, default=2.0, help="size of a recording in GB")
     parser.add_argument("--kinds", nargs="+", default=["raw", "m3ed"], choices=list(WRITERS))
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="for shards")
-    parser.add_argument("--folder", type=Path, default=None, help="where to write")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[1, 2], help="processes for shards"
+    )
+    parser.add_argument("--folder", type=Path, default=None, help="folder to write to")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(dir=arguments.folder))
     try:

@@ -17,7 +17,7 @@ CASES = {
 
 
 def main() -> None:
-    """Print the median of interleaved runs, in fresh processes."""
+    """Print the median duration of each case over interleaved runs in new processes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs

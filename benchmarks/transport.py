@@ -1,9 +1,8 @@
-"""Whether feature messages pass between two processes without loss, and how old they arrive.
+"""Losses and ages of feature messages between two processes.
 
-One process publishes images of a ViT-S's features (`32FC384`, 40x30: 1.84 MB) as the perception
-node does, reliable with a history of four; the other subscribes and notes each message's counter
-and age.
-Run it with `FASTDDS_DEFAULT_PROFILES_FILE` set, as `env.sh` does, or without, to compare.
+One process publishes a ViT-S's features as images (`32FC384`, 40x30: 1.84 MB) like the perception
+node, reliable with a history of four. The other subscribes and records each message's counter and
+age. Run it with and without `FASTDDS_DEFAULT_PROFILES_FILE` (which `env.sh` sets) to compare.
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from scaleevent_ros.nodes.images import array_to_cdr
 TOPIC = "/scaleevent_transport/features"
 WIDTH, HEIGHT, CHANNELS = 40, 30, 384
 QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=4, reliability=ReliabilityPolicy.RELIABLE)
-QUIET_S = 3.0  # without a message, and it is over
+QUIET_S = 3.0  # time without a message after which the run ends
 
 
 def send(rate: float, seconds: float) -> None:
-    """Publish at a fixed rate once somebody listens, and print how many went out."""
+    """Publish at a fixed rate once there is a subscriber, and print the number of messages."""
     node = rclpy.create_node("transport_sender")
     publisher = node.create_publisher(Image, TOPIC, QOS)
     while not publisher.get_subscription_count():
         time.sleep(0.05)
-    time.sleep(1)  # the other side may learn of the match later
+    time.sleep(1)  # the receiver may discover the sender later
     features = np.zeros((HEIGHT, WIDTH, CHANNELS), np.float32)
     count = round(rate * seconds)
     begin = time.perf_counter()
@@ -49,7 +48,7 @@ def send(rate: float, seconds: float) -> None:
 
 
 def receive() -> tuple[list[int], list[float]]:
-    """Take messages until none comes any more; return their counters and ages in ms."""
+    """Receive messages until no more arrive; return their counters and ages in ms."""
     node = rclpy.create_node("transport_receiver")
     numbers: list[int] = []
     ages: list[float] = []
@@ -60,7 +59,7 @@ def receive() -> tuple[list[int], list[float]]:
         numbers.append(int(message.header.frame_id))
 
     node.create_subscription(Image, TOPIC, arrived, QOS)
-    last, seen = time.monotonic() + 30, 0  # to be found by the other side
+    last, seen = time.monotonic() + 30, 0  # time for discovery
     while time.monotonic() < last + QUIET_S:
         rclpy.spin_once(node, timeout_sec=0.1)
         if len(numbers) > seen:
@@ -71,7 +70,7 @@ def receive() -> tuple[list[int], list[float]]:
 def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=30.0, help="messages a second")
+    parser.add_argument("--rate", type=float, default=30.0, help="messages per second")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--send", action="store_true", help=argparse.SUPPRESS)  # the other role
     arguments = parser.parse_args()

@@ -161,7 +161,7 @@ def test_one_page_shows_all_of_it(journey: tuple[Path, str]) -> None:
     assert page.count("<svg") >= 3  # losses of two runs, and the recording over time
     for word in (
         "events", "frame", "features pca", "similarity", "segmentation color", "sky",
-        "teacher and student", "loss in training", "window age", "windows skipped", *STAGES[:-1],
+        "teacher and student", "training loss", "window age", "windows skipped", *STAGES[:-1],
     ):  # fmt: skip
         assert word in page, word
     assert page.count("data:image/") > 20

@@ -1,5 +1,5 @@
-"""Arrays in, pictures out: events, PCA, similarity, overlays, reports.
+"""Pictures of events and features, overlays, and reports.
 
-In come event tensors, frames and features, as arrays of any network; out go uint8 pictures, for the
-pictures of a validation, the topics of a node and the report on a bag.
+In: event tensors, frames and features of any network, as arrays. Out: uint8 pictures, for
+validations, topics of a node and reports.
 """

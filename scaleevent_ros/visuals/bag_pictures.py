@@ -1,4 +1,4 @@
-"""Picture files of a bag's events."""
+"""Pictures of a bag's events, written to files."""
 
 from __future__ import annotations
 
@@ -20,15 +20,16 @@ WINDOW_NS = 50_000_000
 
 
 def write_pictures(reader: BagReader, folder: Path, window_ns: int = WINDOW_NS) -> list[Path]:
-    """Draw each event topic at three moments, in every representation.
+    """Draw each event topic at three times, in every representation.
 
     Args:
         reader: Open bag.
-        folder: Output folder, created if missing; files are named TOPIC_MOMENT_PICTURE.png.
-        window_ns: Length of the window of events.
+        folder: Output folder, created if missing. Files are named TOPIC_PERCENT_PICTURE.png, with
+            the time in percent of the bag's duration.
+        window_ns: Length of the window of events in ns.
 
     Returns:
-        The files.
+        Paths of the files.
 
     Raises:
         ScaleEventError: If a file cannot be written.
@@ -39,7 +40,7 @@ def write_pictures(reader: BagReader, folder: Path, window_ns: int = WINDOW_NS) 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        msg = f"cannot make the folder {folder}: {error.strerror}"
+        msg = f"cannot create the folder {folder}: {error.strerror}"
         raise ScaleEventError(msg) from None
     topics = [name for name, topic in reader.topics.items() if topic.msgtype == EVENT_PACKET]
     for topic in topics:
@@ -61,7 +62,7 @@ def write_pictures(reader: BagReader, folder: Path, window_ns: int = WINDOW_NS) 
 def _events_after(
     reader: BagReader, topic: str, start_ns: int, window_ns: int
 ) -> EventBatch | None:
-    """Decode a window of events recorded from a time on; none if there are none."""
+    """Decode a window of events that were recorded from a time on; None if there are none."""
     from scaleevent_ros.bags.event_stream import EventStream, EventWindow
 
     window = EventWindow()

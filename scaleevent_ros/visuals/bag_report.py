@@ -25,10 +25,10 @@ _MAX_POINTS = 3000
 
 
 def write_report(quality: BagQuality, path: Path) -> None:
-    """Write a report, and its figures as JSON beside it (`report.html`, `report.json`).
+    """Write a report as HTML, and the results as JSON beside it (`report.html`, `report.json`).
 
     Raises:
-        ScaleEventError: If they cannot be written.
+        ScaleEventError: If a file cannot be written, or matplotlib is not installed.
     """
     from scaleevent_ros.bags.quality import REASONS
 
@@ -41,17 +41,17 @@ def render_report(quality: BagQuality, reasons: Mapping[str, str]) -> str:
 
     Args:
         quality: Result of the check.
-        reasons: Descriptions of the reasons' names.
+        reasons: Descriptions of the reasons against a pair, by their names.
 
     Returns:
-        HTML with plots and thumbnails inside.
+        HTML that contains its plots and thumbnails.
     """
     name = quality.bag.rstrip("/").rsplit("/", 1)[-1]
     return render_page(name, quality.bag, report_parts(quality, reasons))
 
 
 def report_parts(quality: BagQuality, reasons: Mapping[str, str]) -> list[str]:
-    """Render a report as part of a page; arguments as for `render_report`."""
+    """Render a report as HTML parts for `render_page`; arguments as for `render_report`."""
     parts = [
         _verdict(quality),
         "<h2>What is in it</h2><div class='columns'>",
@@ -79,7 +79,7 @@ def _verdict(quality: BagQuality) -> str:
     else:
         verdict = f"<div class='verdict good'><b>Good.</b> {usable}</div>"
     if quality.warnings:
-        verdict += f"<div class='verdict so'><b>Besides:</b>{_list(quality.warnings)}</div>"
+        verdict += f"<div class='verdict so'><b>Warnings:</b>{_list(quality.warnings)}</div>"
     return verdict
 
 
@@ -129,7 +129,7 @@ def _frames_and_clock(quality: BagQuality) -> str:
         ]
     if clock:
         rows += [
-            ("One clock by", clock.mode.replace("_", " ")),
+            ("Common clock by", clock.mode.replace("_", " ")),
             ("", clock.reason),
             ("Shift", f"{clock.shift_ms:+.2f} ms"),
             ("Residual", f"{clock.residual_ms:.2f} ms"),
@@ -167,7 +167,7 @@ def _pair(thumbnail: Thumbnail, pair: PairQuality) -> str:
 
 
 def _plots(quality: BagQuality) -> str:
-    """Draw the series above each other, as SVG."""
+    """Plot the series over time, one above the other, as SVG."""
     draws = [_draw_rates, _draw_jitter, *([_draw_pairs] if quality.pairs else [])]
     figure, all_axes = new_figure(2.2 * len(draws), rows=len(draws))
     for draw, axes in zip(draws, all_axes, strict=True):

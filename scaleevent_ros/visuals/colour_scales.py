@@ -1,4 +1,4 @@
-"""Values as colours, with the legends that turn them back into values."""
+"""Pictures of values and optical flow as colours, and their legends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINE = 20
 """Height of a line of text, in pixels."""
 
 UNKNOWN = (150, 150, 150)
-"""Colour of pixels of which nothing is known."""
+"""Colour of pixels without a known value."""
 
 _INK = (30, 30, 30)
 _GAP = 8
@@ -34,10 +34,10 @@ class ColourScale:
     """Colour scale of values.
 
     Attributes:
-        low: Value of the first colour; smaller values have it too.
-        high: Value of the last colour, above ``low``; larger values have it too.
-        colours: Colour map of OpenCV.
-        logarithmic: Equal ratios of values are equally far apart, not equal differences.
+        low: Value of the first colour, also used for smaller values; positive if logarithmic.
+        high: Value of the last colour, also used for larger values; above ``low``.
+        colours: Colour map of OpenCV, such as ``cv2.COLORMAP_VIRIDIS``.
+        logarithmic: Whether the scale is logarithmic.
     """
 
     low: float
@@ -46,7 +46,11 @@ class ColourScale:
     logarithmic: bool = False
 
     def picture(self, values: Floats, known: Mask) -> Picture:
-        """Colour values [H, W]; grey where they are not known.
+        """Draw values as colours, grey where they are unknown.
+
+        Args:
+            values: float32 [H, W].
+            known: Pixels with known values, bool [H, W].
 
         Returns:
             RGB, uint8 [H, W, 3].
@@ -58,7 +62,7 @@ class ColourScale:
         return _where_known(known, cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB))
 
     def legend(self, title: str, width: int) -> Picture:
-        """Draw the colours with their values below.
+        """Draw the legend of the scale: a title, a bar of its colours, and values below.
 
         Returns:
             RGB, uint8 [3 * LINE, width, 3].
@@ -80,16 +84,16 @@ class ColourScale:
 
 
 def flow_picture(flow: Floats, longest: float, known: Mask) -> Picture:
-    """Colour flow as a wheel: hue for its direction, saturation for its length; white is none.
+    """Draw flow as colours: hue for the direction, saturation for the length; white for no flow.
 
-    Red goes to the right, and further round yellow-green down, cyan to the left, violet up: the
-    order of colours of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV
-    2011, by the hues of HSV.
+    Red is to the right, yellow-green down, cyan to the left and violet up: the order of colours of
+    Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011, with HSV
+    hues.
 
     Args:
-        flow: Pixels to the right and down, float32 [2, H, W].
-        longest: Length that has the full colour, and so has all beyond, in pixels.
-        known: Grey elsewhere, bool [H, W].
+        flow: Flow in pixels to the right and down, float32 [2, H, W].
+        longest: Length in pixels from which colours are fully saturated.
+        known: Pixels with known flow, bool [H, W]; others are grey.
 
     Returns:
         RGB, uint8 [H, W, 3].
@@ -102,7 +106,7 @@ def flow_picture(flow: Floats, longest: float, known: Mask) -> Picture:
 
 
 def flow_legend(longest: float, width: int) -> Picture:
-    """Draw the wheel of `flow_picture`, and the flow at its rim.
+    """Draw the colour wheel of `flow_picture`, with the length of the flow at its rim.
 
     Returns:
         RGB, uint8 [4 * LINE, width, 3].
@@ -112,13 +116,13 @@ def flow_legend(longest: float, width: int) -> Picture:
     wheel = flow_picture(np.stack([right, down]), 1.0, np.ones((side, side), np.bool_))
     sheet = blank(side, width)
     sheet[:, _GAP : _GAP + side] = np.where(np.hypot(right, down)[..., None] <= 1, wheel, 255)
-    for line, text in enumerate(("where pixels go", f"rim: {longest:.3g} px", "white: nowhere")):
+    for line, text in enumerate(("direction of flow", f"rim: {longest:.3g} px", "white: no flow")):
         write(sheet, text, 2 * _GAP + side, round((line + 0.5) * LINE))
     return sheet
 
 
 def colour_legend(names: Sequence[str], colours: Sequence[Sequence[int]], width: int) -> Picture:
-    """Draw a swatch with a name for each colour, in as many lines as they need.
+    """Draw a legend of colours with their names, in as many lines as needed.
 
     Returns:
         RGB, uint8 [lines * LINE, width, 3].
@@ -143,15 +147,15 @@ def _where_known(known: Mask, picture: Picture) -> Picture:
 
 
 def blank(height: int, width: int) -> Picture:
-    """Return an empty white image."""
+    """Return a white picture, uint8 [height, width, 3]."""
     return np.full((height, width, 3), 255, np.uint8)
 
 
 def write(sheet: Picture, text: str, left: int, top: int) -> None:
-    """Write a line of text onto a sheet."""
+    """Write a line of text into a picture, in place."""
     cv2.putText(sheet, text, (left, top + LINE - 6), *_FONT, _INK, 1, cv2.LINE_AA)
 
 
 def text_width(text: str) -> int:
-    """Measure a line of text, in pixels."""
+    """Return the width of a line of text in pixels."""
     return int(cv2.getTextSize(text, *_FONT, 1)[0][0])

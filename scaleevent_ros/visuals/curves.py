@@ -1,4 +1,4 @@
-"""Curves of a run's log as SVG, for a page of HTML."""
+"""Plots as SVG for pages of HTML, such as curves of a run's log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of validations, those that lie between 0 and 1, best first.
+# Scores of validations to plot, all between 0 and 1.
 SCORES = (
     "cosine_active",
     "cosine_all",
@@ -27,7 +27,12 @@ SCORES = (
 
 
 def new_figure(height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """Create a figure, 10.5 inches wide, and its axes.
+    """Create a figure, 10.5 inches wide, and its axes, row by row.
+
+    Args:
+        height: Height in inches.
+        rows: Number of rows of axes.
+        columns: Number of columns of axes.
 
     Raises:
         ScaleEventError: If matplotlib is not installed.
@@ -57,7 +62,7 @@ def figure_svg(figure: Figure) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the log of a run; see `scaleevent_ros.distill.journal`.
+    """Read the entries of a run's ``metrics.jsonl``; see `scaleevent_ros.distill.journal`.
 
     Raises:
         ScaleEventError: If it cannot be read.
@@ -70,7 +75,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def training_curves(entries: list[dict[str, Any]]) -> str:
-    """Draw the loss in training, and the scores of the validations, over steps, as SVG.
+    """Plot the training loss and the validation scores over steps, as SVG.
 
     Args:
         entries: Log entries from `read_metrics`.
@@ -80,10 +85,10 @@ def training_curves(entries: list[dict[str, Any]]) -> str:
     """
     figure, (loss, scores) = new_figure(2.8, columns=2)
     train = [entry for entry in entries if entry["kind"] == "train"]
-    judged = [entry for entry in entries if entry["kind"] == "validation"]
+    validated = [entry for entry in entries if entry["kind"] == "validation"]
     for axes, kind, names in (
         (loss, train, [name for name in ("total",) if train]),
-        (scores, judged, [name for name in SCORES if judged and name in judged[-1]]),
+        (scores, validated, [name for name in SCORES if validated and name in validated[-1]]),
     ):
         for name in names:
             axes.plot(
@@ -93,7 +98,7 @@ def training_curves(entries: list[dict[str, Any]]) -> str:
                 label=name,
             )
         axes.set_xlabel("step")
-    loss.set_title("loss in training", loc="left", fontsize=10)
+    loss.set_title("training loss", loc="left", fontsize=10)
     scores.set_title("validation", loc="left", fontsize=10)
     if scores.lines:
         scores.legend(frameon=False, fontsize=8)

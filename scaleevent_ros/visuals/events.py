@@ -1,4 +1,4 @@
-"""Pictures of events and of the tensors that they become."""
+"""Pictures of events and event tensors."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ GAP = 4
 def representation_pictures(
     batch: EventBatch, t_start: int | None = None, t_end: int | None = None, bins: int = 3
 ) -> dict[str, Picture]:
-    """Draw a window of events in every way that a network may see it.
+    """Draw a window of events in all representations.
 
     - ``events``: see `event_picture`.
-    - each representation by its name: one tile a channel, see `tensor_picture`.
+    - each representation by its name: a tile for each channel, see `tensor_picture`.
     - ``scaleevent_picture``: three bins as red, green and blue (see `scaleevent_picture` in
       `scaleevent_ros.events.normalization`).
-    - ``activity``: the events in active patches, and the rest of the sensor in grey.
+    - ``activity``: the events in active patches, with other patches greyed out.
 
     Args:
         batch: The events.
-        t_start: The window's start, ns; that of the batch if None.
-        t_end: The window's end, ns; that of the batch if None.
-        bins: For the representations that have bins.
+        t_start: Start of the window in ns; that of the batch if None.
+        t_end: End of the window in ns, excluded; that of the batch if None.
+        bins: Number of time bins, for representations with bins.
 
     Returns:
         RGB, uint8 [rows, columns, 3], by name; representations of several channels are larger
         than the sensor.
 
     Raises:
-        EventsError: If there is neither a window nor an event, or as `represent` does.
+        EventsError: If there are no events and no window is given, or the window is invalid.
     """
     if not len(batch) and (t_start is None or t_end is None):
         msg = "there are no events to draw a picture of"
@@ -73,7 +73,7 @@ def representation_pictures(
 
 
 def event_picture(counts: Floats) -> Picture:
-    """Draw where it became brighter (red) and darker (blue), on white.
+    """Draw event counts on white: red where it became brighter, blue where it became darker.
 
     Args:
         counts: Counts of `histogram`, float32 [2, height, width].
@@ -101,12 +101,13 @@ def polarity_picture(tensor: Floats) -> Picture:
 def tensor_picture(name: str, tensor: Floats) -> Picture:
     """Draw each channel of a representation as a tile, all on one scale.
 
-    A voxel grid's values are red above zero, white at zero and blue below; the other
-    representations' are from black to yellow. The scale ends at the 99th percentile of the active
-    values' magnitudes. The tiles of a stacked histogram have the darker events in the upper row.
+    The values of a voxel grid are red above zero, white at zero and blue below; those of other
+    representations are from black to yellow. The scale ends at the 99th percentile of the active
+    values' magnitudes. A stacked histogram has OFF events in the upper row of tiles and ON events
+    in the lower one.
 
     Args:
-        name: The representation.
+        name: Name of the representation.
         tensor: float32 [channels, height, width].
 
     Returns:
@@ -126,8 +127,8 @@ def activity_picture(events: Picture, mask: NDArray[np.bool_], patch: int = 16) 
 
     Args:
         events: RGB, uint8 [height, width, 3].
-        mask: Mask of `activity_mask`.
-        patch: The side of its patches, in pixels.
+        mask: Mask of active patches from `activity_mask`.
+        patch: Side of a patch in pixels.
 
     Returns:
         RGB, uint8 [height, width, 3].
@@ -141,7 +142,7 @@ def tile_pictures(pictures: list[Picture], columns: int) -> Picture:
     """Arrange pictures of one size in rows, with grey gaps between them.
 
     Args:
-        pictures: RGB, uint8 [height, width, 3] each, one or more.
+        pictures: Pictures of one size, RGB, uint8 [height, width, 3]; at least one.
         columns: Number of columns.
 
     Returns:
@@ -157,7 +158,7 @@ def tile_pictures(pictures: list[Picture], columns: int) -> Picture:
 
 
 def _limit(tensor: Floats) -> float:
-    """Find the 99th percentile of the active values' magnitudes; 1 where none is active."""
+    """Return the 99th percentile of the active values' magnitudes; 1 if none is active."""
     active = np.abs(tensor[tensor != 0])
     return float(np.percentile(active, 99)) if len(active) else 1.0
 

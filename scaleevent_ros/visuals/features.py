@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
     Picture = NDArray[np.uint8]
 
-# Of the projections' values, so that a few odd tokens do not set the range of colours.
+# Percentiles of the projections that limit the colours, so that outliers do not set their range.
 _PERCENTILES = (2.0, 98.0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PcaBasis:
-    """Three directions in feature space, and the range that becomes colour.
+    """Three directions in feature space, and the range of projections that is shown as colour.
 
     Attributes:
-        mean: float32 [D].
-        directions: Unit vectors, float32 [D, 3]: red, green and blue.
-        low: Projection values that map to 0, float32 [3].
-        high: Projection values that map to 255, float32 [3].
+        mean: Mean feature, float32 [D].
+        directions: Unit vectors, float32 [D, 3], for red, green and blue.
+        low: Projections that map to 0, float32 [3].
+        high: Projections that map to 255, float32 [3].
     """
 
     mean: Floats
@@ -42,8 +42,8 @@ def pca_basis(features: Floats) -> PcaBasis:
         features: ``[D, h, w]``, D at least 3.
 
     Returns:
-        A basis in which features of any network of this width can be shown, so that equal
-        colours mean equal features.
+        A basis for `pca_picture`. Pictures in one basis are comparable: similar features have
+        similar colours.
     """
     tokens = features.reshape(len(features), -1).T.astype(np.float64)
     mean = tokens.mean(axis=0)
@@ -76,7 +76,7 @@ def principal_directions(centred: NDArray[Any]) -> NDArray[Any]:
 
 
 def pca_picture(features: Floats, basis: PcaBasis) -> Picture:
-    """Show features ``[D, h, w]`` in a basis, as colours uint8 [h, w, 3]."""
+    """Draw features ``[D, h, w]`` in a basis as colours, uint8 [h, w, 3]."""
     depth, height, width = features.shape
     projected = (features.reshape(depth, -1).T - basis.mean) @ basis.directions
     span = np.where(basis.high > basis.low, basis.high - basis.low, 1)
@@ -85,14 +85,14 @@ def pca_picture(features: Floats, basis: PcaBasis) -> Picture:
 
 
 def similarity_map(features: Floats, anchor: tuple[int, int]) -> Floats:
-    """Compute the cosine of every position with one of them.
+    """Compute the cosine similarity of each position to an anchor.
 
     Args:
         features: ``[D, h, w]``.
-        anchor: Row and column.
+        anchor: Row and column of the anchor.
 
     Returns:
-        float32 [h, w], from -1 to 1; 0 where either has no length.
+        float32 [h, w], from -1 to 1; 0 where either feature is zero.
     """
     lengths = np.linalg.norm(features, axis=0)
     unit = features / np.where(lengths > 0, lengths, 1)
@@ -100,22 +100,22 @@ def similarity_map(features: Floats, anchor: tuple[int, int]) -> Floats:
 
 
 def similarity_picture(similarity: Floats) -> Picture:
-    """Show a similarity map as heat, uint8 [h, w, 3]: dark for 0 and below, bright for 1."""
+    """Draw a similarity map, uint8 [h, w, 3]: dark for 0 and below, bright for 1."""
     grey = np.rint(np.clip(similarity, 0, 1) * 255).astype(np.uint8)
     heat = cv2.applyColorMap(grey, cv2.COLORMAP_INFERNO)
     return np.asarray(cv2.cvtColor(heat, cv2.COLOR_BGR2RGB))
 
 
 def choose_anchors(features: Floats, mask: NDArray[np.bool_], count: int) -> list[tuple[int, int]]:
-    """Choose positions that are as unlike each other as can be: farthest-point sampling by cosine.
+    """Choose dissimilar positions, by farthest-point sampling with the cosine similarity.
 
     Args:
         features: ``[D, h, w]``.
-        mask: Allowed positions of anchors, bool [h, w]; all if it is empty.
+        mask: Allowed positions of anchors, bool [h, w]; all if none is set.
         count: Maximum number of anchors.
 
     Returns:
-        Rows and columns.
+        Row and column of each anchor.
     """
     allowed = np.argwhere(mask if mask.any() else np.ones_like(mask))
     tokens = features[:, allowed[:, 0], allowed[:, 1]].T
@@ -129,7 +129,7 @@ def choose_anchors(features: Floats, mask: NDArray[np.bool_], count: int) -> lis
 
 
 def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
-    """Resize a picture to width and height by nearest neighbours, so that patches stay visible."""
+    """Resize a picture to a width and height by nearest neighbours, so that patches are visible."""
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
 
 
@@ -139,9 +139,9 @@ def overlay(
     """Blend a coarse picture over a fine one.
 
     Args:
-        picture: uint8 [H, W, 3].
-        colours: uint8 [h, w, 3].
-        opacity: Opacity of the colours, 0 to 1; or of each pixel's, float32 [H, W].
+        picture: Fine picture, uint8 [H, W, 3].
+        colours: Coarse picture, uint8 [h, w, 3].
+        opacity: Opacity of the coarse picture, 0 to 1; for each pixel if float32 [H, W].
 
     Returns:
         uint8 [H, W, 3].

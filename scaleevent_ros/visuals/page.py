@@ -1,4 +1,4 @@
-"""Pages of HTML that need no other file: their style, and their tables and pictures as text."""
+"""Self-contained pages of HTML, with tables and pictures."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ figcaption, .when { font-size: .85rem; color: #52606d; } .when { white-space: no
 
 
 def render_page(title: str, place: str, parts: Iterable[str]) -> str:
-    """Render a page.
+    """Render a page as HTML.
 
     Args:
-        title: Title of the page.
-        place: Subject of the page, in a line below the title.
-        parts: Body of the page, as HTML.
+        title: Title of the page, as text.
+        place: Subject of the page, such as a path, as text in a line below the title.
+        parts: Parts of the body, as HTML.
     """
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
@@ -60,7 +60,7 @@ def render_page(title: str, place: str, parts: Iterable[str]) -> str:
 
 
 def write_page(path: Path, text: str) -> None:
-    """Write a page, and the folder that it is to lie in if need be.
+    """Write a page to a file; its folder is created if it is missing.
 
     Raises:
         ScaleEventError: If it cannot be written.
@@ -74,7 +74,7 @@ def write_page(path: Path, text: str) -> None:
 
 
 def render_table(rows: Iterable[Iterable[str]], titles: Iterable[str] = ()) -> str:
-    """Render a table of texts; the first column has the names."""
+    """Render a table of texts as HTML; the first cell of each row is its name."""
     head = "".join(f"<th>{html.escape(title)}</th>" for title in titles)
     body = ""
     for name, *values in rows:
@@ -86,11 +86,11 @@ def render_table(rows: Iterable[Iterable[str]], titles: Iterable[str] = ()) -> s
 def render_picture(
     picture: NDArray[np.uint8], title: str, *, width: int | None = None, codec: str = "png"
 ) -> str:
-    """Render a picture, its pixels inside the page.
+    """Render a picture as HTML that contains its pixels.
 
     Args:
         picture: RGB, uint8 [H, W, 3].
-        title: Description of the picture.
+        title: Description of the picture, for the attribute ``alt``.
         width: Width of the picture in pixels; unchanged if None.
         codec: ``png`` or ``jpeg``.
     """
@@ -104,7 +104,7 @@ def render_picture(
 
 
 def render_classes(names: Sequence[str]) -> str:
-    """Render the colours of classes, in the order of their ids."""
+    """Render a legend of classes with their colours, in the order of their ids, as HTML."""
     swatches = "".join(
         f"<span style='background: rgb{tuple(colour.tolist())}'>&emsp;</span> "
         f"{html.escape(name)}&ensp;"

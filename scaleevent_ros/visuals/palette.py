@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def class_colours(count: int) -> NDArray[np.uint8]:
     """Return a distinct colour for each class id, uint8 [count, 3].
 
-    Those of the PASCAL VOC development kit: the bits of the id, three at a time, become the bits
-    of red, green and blue from the highest down. Class 0 is black.
+    The colours are those of the PASCAL VOC development kit: groups of three bits of the id give the
+    bits of red, green and blue, from the highest down. Class 0 is black.
     """
     ids = np.arange(count)
     colours = np.zeros((count, 3), np.int64)

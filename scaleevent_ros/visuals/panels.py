@@ -32,11 +32,11 @@ _TITLES = ("events", "frame", "teacher", "student")
 
 
 def draw_panel(panel: Panel) -> Picture:
-    """Draw a sample: events, frame, teacher, student; then a row for each of three anchors.
+    """Draw a sample: a row of events, frame, teacher and student, and a row for each of 3 anchors.
 
-    The colours of teacher and student are the first three principal components of the teacher's
-    features, in one basis. Each further row marks an anchor in events and frame, and shows how
-    similar every position is to it, in the teacher's features and in the student's.
+    Teacher and student are coloured by the first three principal components of the teacher's
+    features. The row of an anchor marks it in events and frame, and has the similarity of each
+    position to it, by the teacher's and by the student's features.
 
     Returns:
         uint8 [H, W, 3].
@@ -79,7 +79,7 @@ def _row(tiles: list[Picture]) -> Picture:
 
 
 def _titled(tile: Picture, title: str) -> Picture:
-    """Write a title into the upper left corner, legible on any ground."""
+    """Write a title into the upper left corner, legible on any background."""
     titled = tile.copy()
     for colour, thickness in (((0, 0, 0), 4), ((255, 255, 255), 1)):
         cv2.putText(titled, title, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, thickness)

@@ -31,8 +31,8 @@ _TILE = 320  # pixels, the width of a tile
 _GAP = 6
 _RIGHT = (165, 210, 165)
 _WRONG = (200, 30, 30)
-_NO_CLASS = (255, 255, 255)  # grey is a class in many lists
-_PERCENT = 99  # of the values, that a scale of colours spans
+_NO_CLASS = (255, 255, 255)  # not grey, which is the colour of a class in many lists
+_PERCENT = 99  # percentile of the values at which a colour scale ends
 
 
 class _Drawn(NamedTuple):
@@ -45,15 +45,14 @@ class _Drawn(NamedTuple):
 
 
 def draw_example(example: Example) -> Picture:
-    """Draw a student's input, its head's prediction, the ground truth, and the error.
+    """Draw the input, the prediction, the ground truth and the error of a window, with a legend.
 
-    - Segmentation in the colours of the classes; the error shows right and wrong pixels.
-    - Depth from near (dark) to far (bright), logarithmically over the range of the truth; the
-      error is its amount in m.
-    - Flow in the colours of `flow_picture`, up to the length that 99 % of the truth has; the error
-      is the length of the difference in px.
-
-    White is where no class is known, grey where depth or flow is not.
+    - Segmentation has the colours of the classes; the error shows correct and wrong pixels. Pixels
+      without a class are white.
+    - Depth is from near (dark) to far (bright), logarithmically over the range of the ground truth;
+      the error is absolute, in m. Unknown depth is grey.
+    - Flow has the colours of `flow_picture`, up to the 99th percentile of the true lengths; the
+      error is the length of the difference in px. Unknown flow is grey.
 
     Returns:
         RGB, uint8 [H, W, 3].
@@ -63,7 +62,7 @@ def draw_example(example: Example) -> Picture:
     drawn = (draw if example.classes is None else _segmentation)(example, width)
     tiles = [
         _titled(*_input_picture(example), cv2.INTER_AREA),
-        # Colours that stand for something must not be mixed.
+        # Colours that represent values must not be mixed.
         _titled("prediction", drawn.prediction, cv2.INTER_NEAREST),
         _titled("truth", drawn.truth, cv2.INTER_NEAREST),
         _titled("error", drawn.error, cv2.INTER_NEAREST),
@@ -135,20 +134,20 @@ def _input_picture(example: Example) -> tuple[str, Picture]:
 
 
 def _event_picture(example: Example) -> Picture:
-    """Draw the event tensor: brighter red and darker blue, or the picture that it is."""
+    """Draw the event tensor: ON red and OFF blue, or as it is for `scaleevent_picture`."""
     events = example.events
     tensor = example.tensor[: events.input.represented]
     if events.normalization == "scaleevent_picture":
         picture = tensor.transpose(1, 2, 0) * IMAGENET_STD + IMAGENET_MEAN
         return np.asarray(np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8))
-    if events.representation != "voxel":  # its first half of channels is of darker events
-        darker, brighter = np.split(tensor, 2)
-        tensor = brighter - darker
+    if events.representation != "voxel":  # the first half of the channels has the OFF events
+        off, on = np.split(tensor, 2)
+        tensor = on - off
     return polarity_picture(tensor)
 
 
 def _titled(title: str, tile: Picture, interpolation: int) -> Picture:
-    """Resize a tile to its width, and write its title above."""
+    """Resize a tile to the common width, and write its title above."""
     height, width = tile.shape[:2]
     size = (_TILE, max(round(_TILE * height / width), 1))
     heading = blank(LINE, _TILE)

@@ -41,11 +41,11 @@ _TITLES = ("events", "frame", *(name.replace("_", " ") for name in PICTURES))
 
 
 class Moment(NamedTuple):
-    """Window of the node.
+    """Pictures of one window of the node.
 
     Attributes:
-        stamp_ns: End of the window in ROS time.
-        pictures: RGB, uint8 [H, W, 3], by their content.
+        stamp_ns: End of the window in ROS time, in ns.
+        pictures: Pictures by title, RGB, uint8 [H, W, 3].
     """
 
     stamp_ns: int
@@ -53,7 +53,7 @@ class Moment(NamedTuple):
 
 
 def recorded_strip(reader: BagReader, node: str, count: int = 6) -> str:
-    """Render windows spread over a bag: events, frame, and outputs of the node.
+    """Render a table of windows spread over a bag, with events, frame and outputs of the node.
 
     Args:
         reader: Bag with events and outputs of the node.
@@ -61,7 +61,7 @@ def recorded_strip(reader: BagReader, node: str, count: int = 6) -> str:
         count: Maximum number of windows.
 
     Raises:
-        ScaleEventError: If the bag holds no picture of the node.
+        ScaleEventError: If the bag has no picture of the node.
     """
     moments = list(_moments(reader, node, count))
     shown = {title for moment in moments for title in moment.pictures}
@@ -80,7 +80,7 @@ def recorded_strip(reader: BagReader, node: str, count: int = 6) -> str:
 
 
 def recorded_times(reader: BagReader, node: str) -> str:
-    """Render how long the steps of each window took; the node publishes that with ``debug``."""
+    """Render a table of the durations of each step, which the node publishes with ``debug``."""
     values: dict[str, list[float]] = {}
     for name in TIMES:
         topic = f"{node}/debug/{name}_ms"
@@ -98,16 +98,16 @@ def recorded_times(reader: BagReader, node: str) -> str:
 
 
 def recorded_drops(reader: BagReader) -> str:
-    """Render the nodes' counters of dropped data, from the last diagnostics of each."""
-    said: dict[str, dict[str, str]] = {}
+    """Render a table of the nodes' counters of dropped data, from their last diagnostics."""
+    latest: dict[str, dict[str, str]] = {}
     for message in _messages(reader, "/diagnostics"):
         for status in message.status:
-            said[status.name] = {pair.key: pair.value for pair in status.values}
+            latest[status.name] = {pair.key: pair.value for pair in status.values}
     rows = [
         (f"{name.strip('/')}: {key.replace('_', ' ')}", values[key])
-        for name, values in said.items()
+        for name, values in latest.items()
         for key in (*DROPS, "dropped_by_queue", "lost_by_seq")
-        # Of the recorder only its sums: it has a status for each topic, too, named `…: /topic`.
+        # Without the recorder's statuses of single topics, which are named `…: /topic`.
         if key in values and ": /" not in name
     ]
     return render_table(rows, ("dropped", "count"))
@@ -118,9 +118,9 @@ def _moments(reader: BagReader, node: str, count: int) -> Iterator[Moment]:
     filled = {name for name, topic in reader.topics.items() if topic.count}
     topics = {name: f"{node}/{name}" for name in PICTURES if f"{node}/{name}" in filled}
     if not topics:
-        msg = f"{reader.path} holds no picture that {node} published"
+        msg = f"{reader.path} has no pictures of {node}: record its image topics"
         raise ScaleEventError(msg)
-    # Times first: pictures of a long bag do not all fit into memory.
+    # Only times are read first, since the pictures of a long bag do not fit into memory.
     stamps = sorted({stamp for stamp, _ in reader.images(next(iter(topics.values())))})
     chosen = [
         stamps[i] for i in sorted({*np.linspace(0, len(stamps) - 1, count).round().astype(int)})
@@ -131,7 +131,7 @@ def _moments(reader: BagReader, node: str, count: int) -> Iterator[Moment]:
     for name, topic in topics.items():
         for stamp, image in reader.images(topic):
             if stamp in pictures:
-                pictures[stamp][name.replace("_", " ")] = _seen(image)
+                pictures[stamp][name.replace("_", " ")] = _to_picture(image)
     for stamp in chosen:
         yield Moment(stamp, pictures[stamp])
 
@@ -160,7 +160,7 @@ def _draw_events(recent: deque[tuple[int, EventBatch]], pictures: dict[str, Pict
 
 
 def _add_frames(reader: BagReader, pictures: dict[int, dict[str, Picture]]) -> None:
-    """Read the camera's latest frame at each moment, if there is a camera."""
+    """Add the camera's latest frame at each moment, if the bag has exactly one camera."""
     from scaleevent_ros.bags.reader import CAMERA_IMAGE
 
     cameras = [name for name in reader.topics if CAMERA_IMAGE.search(name)]
@@ -172,15 +172,15 @@ def _add_frames(reader: BagReader, pictures: dict[int, dict[str, Picture]]) -> N
         while due and stamp > due[0]:
             moment = due.pop(0)
             if before is not None:
-                pictures[moment]["frame"] = _seen(before)
+                pictures[moment]["frame"] = _to_picture(before)
         before = image
     if before is not None:
         for moment in due:
-            pictures[moment]["frame"] = _seen(before)
+            pictures[moment]["frame"] = _to_picture(before)
 
 
-def _seen(image: ImageView | CompressedImageView) -> Picture:
-    """Convert an image to a picture of a page's width, with patches as squares."""
+def _to_picture(image: ImageView | CompressedImageView) -> Picture:
+    """Convert an image to RGB, enlarged to at least `_WIDTH` by nearest neighbours."""
     from scaleevent_ros.bags.images import image_rgb
 
     picture = np.array(image_rgb(image))
@@ -198,7 +198,7 @@ def _classes(reader: BagReader, node: str) -> str:
 
 
 def _messages(reader: BagReader, topic: str) -> Iterator[Any]:
-    """Read a topic's messages; none if the bag does not have it."""
+    """Iterate over a topic's messages; none if the bag does not have the topic."""
     from scaleevent_ros.bags.messages import parse_message
 
     if topic in reader.topics:

@@ -1,4 +1,4 @@
-"""Outputs of a student along a bag as one self-contained page of HTML, without ROS."""
+"""Report on a student's outputs along a bag, as a self-contained page of HTML, without ROS."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ _MARK = (0, 255, 0)
 
 
 class Still(NamedTuple):
-    """Window of the film strip.
+    """One window of the report.
 
     Attributes:
-        seconds: End of the window since the first event, in s.
+        seconds: End of the window in s since the first event.
         events: Number of events.
         pictures: RGB, uint8 [H, W, 3], by title.
         build_ms: Duration of building the tensor in ms.
@@ -79,16 +79,16 @@ def write_film_strip(
 
     Args:
         reader: Open bag.
-        model: The checkpoint.
-        path: The page.
-        windows: Number of windows.
+        model: Name of a shipped student, or path of a checkpoint or an exported file.
+        path: File to write.
+        windows: Largest number of windows.
         device: Device of the `Engine`.
-        topic: Event topic, where the bag has several.
+        topic: Event topic, for bags with several.
         features_space: Feature space of the `Engine`.
 
     Raises:
-        ScaleEventError: If the bag holds no events, the checkpoint cannot run, or the page cannot
-            be written.
+        ScaleEventError: If the bag has no events, the checkpoint cannot run, or the page cannot be
+            written.
     """
     from scaleevent_ros.runtime import Engine
     from scaleevent_ros.runtime.trial_windows import sensor_size
@@ -98,7 +98,7 @@ def write_film_strip(
     stills = []
     basis, anchor = StableBasis(), None
     for events, t_end, first_ns in _windows(reader, windows, engine.header, topic):
-        still, anchor = _look(engine, events, t_end, basis, anchor)
+        still, anchor = _draw_window(engine, events, t_end, basis, anchor)
         stills.append(still._replace(seconds=(t_end - first_ns) / 1e9))
     if not stills:
         msg = f"{reader.path} holds less than one window of events"
@@ -109,9 +109,12 @@ def write_film_strip(
 def _windows(
     reader: BagReader, count: int, header: Header, topic: str | None
 ) -> Iterator[tuple[EventBatch, int, int]]:
-    """Cut windows whose ends are spread evenly over a bag: events, end, time of the first event.
+    """Yield windows whose ends are spread evenly over a bag.
 
-    Packets are decoded once, and only the last window's are kept.
+    Packets are decoded once, and only those of the latest windows are kept.
+
+    Yields:
+        Events of the window with their history, its end in ns, and the time of the first event.
     """
     from scaleevent_ros.bags.event_stream import EventStream, EventWindow
 
@@ -135,14 +138,19 @@ def _windows(
         recent.drop_before(recent.end_ns - 2 * length - reach)
 
 
-def _look(
+def _draw_window(
     engine: Engine,
     events: EventBatch,
     t_end: int,
     basis: StableBasis,
     anchor: tuple[int, int] | None,
 ) -> tuple[Still, tuple[int, int]]:
-    """Run one window and draw it; the place that others are compared with is kept."""
+    """Run the engine on a window and draw it.
+
+    Returns:
+        The drawn window, and the row and column of the patch with which all others are compared:
+        ``anchor``, or a new one if it is None.
+    """
     header = engine.header
     begin = time.perf_counter()
     start = window_start(events, t_end, header.windows)
@@ -213,5 +221,5 @@ def _row(still: Still) -> str:
 
 
 def _timing(ms: Sequence[float]) -> str:
-    """Format the duration of a step; the first call may include warm-up."""
+    """Format the durations of a step, of which the first may include warm-up."""
     return f"median {np.median(ms):.2f} ms, longest {max(ms):.2f} ms of {len(ms)} windows"

@@ -1,4 +1,4 @@
-"""Principal components of a stream of features, whose colours keep their meaning."""
+"""Principal components of a stream of features, with colours that are stable over time."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-_SPEED = 0.02  # the weight of a new window, once there have been as many as its inverse
-_PERCENTILES = (0.02, 0.98)  # of the projections: what becomes 0 and full colour
-_LEAST = 4  # tokens from which directions can be computed
+_SPEED = 0.02  # weight of a new window in running averages, from window 1 / _SPEED on
+_PERCENTILES = (0.02, 0.98)  # quantiles of the projections that map to 0 and 255
+_LEAST = 4  # smallest number of tokens from which directions are computed
 
 
 class StableBasis:
     """First three principal components of features, tracked from window to window.
 
-    The first window sets them by its principal components. Each later one turns them by a step of
-    power iteration on the running covariance, started from the directions before (Oja, "A
-    simplified neuron model as a principal component analyzer", 1982, in blocks): they follow the
-    scene over some fifty windows, never swap places and never change sign.
+    The directions are initialized with the principal components of the first window. Each later
+    window updates them by a step of power iteration on the running covariance, from the previous
+    directions (Oja, "A simplified neuron model as a principal component analyzer", 1982, in
+    blocks). So they follow the scene over some fifty windows, without changing order or sign.
     """
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class StableBasis:
         )
 
     def picture(self, features: Floats, mask: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-        """Update the basis by a window's features, and colour them.
+        """Update the basis with a window's features, and draw them as colours.
 
         Args:
             features: float32 [D, h, w], D at least 3.
-            mask: Active positions, bool [h, w], that the basis follows; all positions if they are
-                fewer than four.
+            mask: Active positions, bool [h, w], with which the basis is updated; all positions if
+                None, or if it has fewer than four.
 
         Returns:
-            uint8 [h, w, 3].
+            RGB, uint8 [h, w, 3].
         """
         depth, height, width = features.shape
         tokens = features.reshape(depth, -1).T
@@ -63,7 +63,7 @@ class StableBasis:
         image = centred.T @ (centred @ self._directions) / len(centred)
         self._spread = _blend(self._spread, image, speed)
         turned, triangle = np.linalg.qr(self._spread)
-        # A decomposition may flip a direction; the sign of the diagonal flips it back.
+        # The decomposition may flip a direction, which the sign of the diagonal reverts.
         self._directions = turned * np.where(np.diag(triangle) < 0, -1, 1).astype(np.float32)
         shown = centred @ self._directions
         low, high = np.quantile(shown, _PERCENTILES, axis=0).astype(np.float32)

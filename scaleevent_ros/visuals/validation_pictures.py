@@ -1,4 +1,4 @@
-"""The pictures that a run drew at its validations, out of TensorBoard's files."""
+"""Pictures of a run's validations, read from TensorBoard's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def validation_pictures(run: Path) -> dict[int, list[NDArray[np.uint8]]]:
     """Read the pictures of each validation.
 
     Args:
-        run: The run's folder; see `scaleevent_ros.distill.journal`.
+        run: Folder of the run; see `scaleevent_ros.distill.journal`.
 
     Returns:
-        By step, in order: RGB, uint8 [H, W, 3] each. Empty if the run drew none.
+        Pictures by step, in ascending order, RGB, uint8 [H, W, 3]; empty if there are none.
 
     Raises:
         ScaleEventError: If TensorBoard is not installed.
@@ -34,7 +34,7 @@ def validation_pictures(run: Path) -> dict[int, list[NDArray[np.uint8]]]:
     except ImportError:
         msg = "pictures of validations need TensorBoard: pip install 'scaleevent_ros[train]'"
         raise ScaleEventError(msg) from None
-    # A run that went on after an interruption logged some steps twice: the later picture counts.
+    # A run that was resumed may have logged a step twice: the later picture is used.
     log = EventAccumulator(
         str(run / "tensorboard"), size_guidance={IMAGES: 0}, purge_orphaned_data=False
     )
