@@ -86,7 +86,7 @@ def test_a_file_of_any_size_runs_at_several(tmp_path: Path, architecture: str) -
             assert getattr(found, name).shape == array.shape == getattr(truth, name).shape
             assert difference(name, getattr(found, name), getattr(truth, name)) <= limit
             assert difference(name, torch.from_numpy(array), getattr(truth, name)) <= limit
-    with pytest.raises(EngineError, match="say which"):
+    with pytest.raises(EngineError, match="give the sensor"):
         Engine(path, "cpu")
 
 
@@ -320,7 +320,7 @@ def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)])
     model.ir_version = 10
     onnx.save(model, path)
-    with pytest.raises(EngineError, match="holds no header"):
+    with pytest.raises(EngineError, match="has no header"):
         Engine(path, "cpu")
 
 

@@ -102,7 +102,7 @@ def test_an_export_takes_any_size(tmp_path: Path) -> None:
 
 def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "two.safetensors", VITS[0], "flow")
-    with pytest.raises(EngineError, match="in a checkpoint of its own"):
+    with pytest.raises(EngineError, match="use a checkpoint for each"):
         Engine(path, "cpu", size=SIZE)
     path = write(tmp_path / "other.safetensors", "tf_efficientnet_lite0")
     with pytest.raises(EngineError, match="segmentation_linear and segmentation_dpt fit"):

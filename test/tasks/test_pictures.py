@@ -227,7 +227,7 @@ def test_heads_that_do_not_fit_are_refused(
 def test_what_frames_need_is_said_before_anything_is_loaded(
     data: LabelledData, run: tuple[Path, Path]
 ) -> None:
-    with pytest.raises(ConfigurationError, match=r"needs student.init: the checkpoint"):
+    with pytest.raises(ConfigurationError, match=r"student.init must be a checkpoint"):
         Finetuning(data=data, student=StudentOptions(NAME, "random"))
     with pytest.raises(ConfigurationError, match=r"head.frozen must be true"):
         Finetuning(
