@@ -52,8 +52,8 @@ B = "{id: 1, name: b, color: [1, 0, 0]}"
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("classes: [", "not a list"),
-        ("[1, 2]", "not a list"),
+        ("classes: [", "not a class list"),
+        ("[1, 2]", "not a class list"),
         ("classes: [{id: 0, name: a}]\nignored: []", "color"),
         (f"classes: [{A}]\nignored: []", "2 to 254"),
         (f"classes: [{A}, {B.replace('1', '2')}]\nignored: []", "must count from 0"),

@@ -215,7 +215,7 @@ def test_what_the_groups_differ_in_is_said() -> None:
 def test_other_tasks_and_classes_cannot_be_compared() -> None:
     with pytest.raises(TaskError, match="A has segmentation smooth, rough, B has depth: they"):
         compare(A, made_group("d", {0: 1.0}, task="depth", classes=[]))
-    with pytest.raises(TaskError, match="B segmentation sky, road: they"):
+    with pytest.raises(TaskError, match="B has segmentation sky, road: they"):
         compare(A, made_group("d", {0: 1.0}, classes=["sky", "road"]))
 
 

@@ -88,5 +88,5 @@ def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"dir3: events\.dat\.t and .* cannot be read"):
         Ddd17Sequence(folder, WINDOW_NS, CLASSES)
     np.zeros((7, 3), "<i2").tofile(folder / "events.dat.xyp")
-    with pytest.raises(TaskError, match=r"holds 5000 events, events\.dat\.xyp 7"):
+    with pytest.raises(TaskError, match=r"has 5000 events, events\.dat\.xyp has 7"):
         Ddd17Sequence(folder, WINDOW_NS, CLASSES)

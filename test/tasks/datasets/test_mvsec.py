@@ -162,7 +162,7 @@ def test_sequences_are_found_and_what_is_missing_is_named(tmp_path: Path) -> Non
     events = recorded_events(346, 260, start_s=START_S)
     path = write_data(tmp_path / "outdoor_day/outdoor_day2_data.hdf5", events, np.array([0.1]))
     assert find(tmp_path, SPLIT.train) == [path]
-    with pytest.raises(TaskError, match="of the sequence outdoor_day1 there is nothing"):
+    with pytest.raises(TaskError, match="expected one sequence outdoor_day1, found nothing"):
         find(tmp_path, SPLIT.validation)
     write_truth(path.parent, "outdoor_day2", "flow_dist", {0: flow_of(1, 1)}, np.array([0.1, 0.2]))
     with pytest.raises(TaskError, match="no flow is in the part of outdoor_day2"):
