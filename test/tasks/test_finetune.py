@@ -267,7 +267,7 @@ def test_heads_that_fit_no_memory_are_named(data: LabelledData, tmp_path: Path) 
     student.set_memory(1.0)
     eomt = HEADS["eomt"]
     head = build_head(eomt.kind, student.width, student.stride, classes=2, **eomt.options)
-    with pytest.raises(TaskError, match="EomtSegmentation fits no student with a memory"):
+    with pytest.raises(TaskError, match="EomtSegmentation does not fit students with a memory"):
         Downstream(student, head, frozen=False)
 
 
