@@ -30,7 +30,7 @@ from scaleevent_ros.distill.parallel import start_fabric
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.runtime import Engine
-from scaleevent_ros.runtime.trial_windows import made_up_windows
+from scaleevent_ros.runtime.trial_windows import synthetic_windows
 from scaleevent_ros.tasks import TaskError, build_head, load_heads
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.downstream import Downstream
@@ -249,7 +249,7 @@ def test_a_head_on_a_memory_learns_from_sequences_and_runs_in_the_engine(
     assert evaluation.scores["miou"] == pytest.approx(learned, abs=1e-6)
     # The node's engine, fed one window after the other, gives what training's model gives.
     engine = Engine(path, "cpu", backend="eager", size=(48, 64))
-    windows = made_up_windows(engine.header, (48, 64), 3)
+    windows = synthetic_windows(engine.header, (48, 64), 3)
     classes = [engine(window).segmentation for window in windows][-1]
     head = load_heads(path)["segmentation"]
     model = Downstream(load_student(path), head, frozen=True).eval()
