@@ -137,7 +137,7 @@ def run(
 def _remove_shared_memory() -> None:
     """Remove this process's shared memory segments of Fast DDS, which would remain after `_exit`.
 
-    Its participant removes them only when there is no reference to the node, but a thread that
+    The participant removes them only when there is no reference to the node, but a thread that
     builds an engine has one. A process owns the segments whose lock files (``_el``) it has open.
     """
     for descriptor in Path("/proc/self/fd").glob("*"):
