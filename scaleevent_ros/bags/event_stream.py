@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import astuple
 from typing import TYPE_CHECKING, NamedTuple
 
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_event_packet
-from scaleevent_ros.events import EventBatch, Triggers, UnknownEncodingError, make_decoder
+from scaleevent_ros.events import (
+    DecoderStats,
+    EventBatch,
+    Triggers,
+    UnknownEncodingError,
+    make_decoder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.reader import BagReader
-    from scaleevent_ros.events import Decoder, DecoderStats
+    from scaleevent_ros.events import Decoder
 
 logger = logging.getLogger(__name__)
 
@@ -81,12 +88,16 @@ class EventStream:
         self.malformed = 0
         self._reader = reader
         self._decoder: Decoder | None = None
+        self._earlier: list[DecoderStats] = []
         self.encoding = ""
 
     @property
     def stats(self) -> DecoderStats | None:
-        """Counters of the decoder; None before the first packet."""
-        return self._decoder.stats if self._decoder else None
+        """Counters of all packets, whatever their encodings; None before the first."""
+        if self._decoder is None:
+            return None
+        counted = [*self._earlier, self._decoder.stats]
+        return DecoderStats(*(sum(column) for column in zip(*map(astuple, counted), strict=True)))
 
     def packets_from(self, entry: Entry) -> Iterator[DecodedPacket]:
         """Decode the packets from an entry on, with the same result as decoding from the start.
@@ -130,12 +141,15 @@ class EventStream:
         decoder = self._decoder
         if decoder is None or encoding != self.encoding:
             try:
-                decoder = self._decoder = make_decoder(encoding, width, height)
+                self._decoder = make_decoder(encoding, width, height)
             except UnknownEncodingError as error:
                 msg = f"{self._reader.path}, {self.topic}: {error}"
                 raise UnknownEncodingError(msg) from None
+            if decoder is not None:
+                self._earlier.append(decoder.stats)
             self.encoding = encoding
-        elif (decoder.width, decoder.height) != (width, height):
+            return self._decoder
+        if (decoder.width, decoder.height) != (width, height):
             decoder.resize(width, height)
         return decoder
 

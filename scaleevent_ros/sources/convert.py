@@ -262,7 +262,7 @@ def _load(folder: Path, arguments: dict[str, Any]) -> State:
         said = json.loads(path.read_text(encoding="utf-8"))
         state = State(**said)
         state.parts = [Part(**part) for part in said["parts"]]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError):
         msg = f"{folder} exists already and is not a conversion; nothing is overwritten"
         raise ConversionError(msg) from None
     if state.arguments != arguments:

@@ -81,15 +81,12 @@ def _open_pictures(source: Path, frame_rate: float | None) -> Video:
 
 def _open_file(source: Path) -> Video:
     """Open a file with OpenCV, or with PyAV if OpenCV decodes fewer frames than are announced."""
-    capture = cv2.VideoCapture(str(source))
+    capture = _start(source)
     rate = capture.get(cv2.CAP_PROP_FPS)
     announced = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # an estimate, and not in every file
-    size = 0, 0
+    size = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)), int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
     stamps_ms: list[float] = []
     while capture.grab():
-        if not stamps_ms:  # wheels before 4.12 announce the size before rotation
-            decoded, frame = capture.retrieve()
-            size = frame.shape[1::-1] if decoded else size
         stamps_ms.append(capture.get(cv2.CAP_PROP_POS_MSEC))
     capture.release()
     times_us = np.rint((np.array(stamps_ms) - (stamps_ms or [0])[0]) * 1000).astype(np.int64)
@@ -105,8 +102,15 @@ def _open_file(source: Path) -> Video:
     return video
 
 
-def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
+def _start(source: Path) -> cv2.VideoCapture:
+    """Start to read a file, with pictures as they are shown: OpenCV before 4.12 rotates none."""
     capture = cv2.VideoCapture(str(source))
+    capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+    return capture
+
+
+def _decode(source: Path) -> Iterator[NDArray[np.uint8]]:
+    capture = _start(source)
     while True:
         found, frame = capture.read()
         if not found:

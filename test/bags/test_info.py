@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from bag_files import EVENT_TOPIC, START_NS
+from bag_files import EVENT_TOPIC, START_NS, event_packet_cdr
 from moving_scene import HEIGHT, IMAGE_TOPIC, WIDTH, Rig, write_scene
 
 from scaleevent_ros.bags import BagReader, BagWriter
@@ -22,6 +22,7 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
 )
 from scaleevent_ros.bags.summary_text import info_text, quality_text
+from scaleevent_ros.events import EventBatch, make_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,6 +99,23 @@ def test_events_off_the_sensor_are_counted(scene: Path, tmp_path: Path) -> None:
     quality = check_bag(BagReader(bag), mode="header_stamps")
     assert any("lie off its 48x64 pixels" in problem for problem in quality.problems)
     assert "PROBLEM" in quality_text(quality)
+
+
+def test_counters_go_on_where_a_topic_changes_its_encoding(tmp_path: Path) -> None:
+    """Two packets in EVT2, two in EVT3: of each five events two lie off the sensor."""
+    x = np.array([1, 2, 700, 701, 3], np.uint16)
+    t, p = np.arange(5, dtype=np.int64) * 1000, np.zeros(5, np.uint8)
+    with BagWriter(tmp_path / "bag") as writer:
+        writer.add_topic(EVENT_TOPIC, EVENT_PACKET)
+        for index, encoding in enumerate(("evt2", "evt2", "evt3", "evt3")):
+            batch = EventBatch(x, x % 400, t + index * 100_000, p, 1280, 480)
+            payload = make_encoder(encoding).encode(batch)
+            cdr = event_packet_cdr(index, payload, encoding=encoding)
+            writer.write(EVENT_TOPIC, START_NS + index * 10_000_000, cdr)
+    counts = summarize(BagReader(tmp_path / "bag"), count=True).event_topics[EVENT_TOPIC].counts
+    assert counts is not None
+    assert (counts.events, counts.off_sensor) == (12, 8)
+    assert counts.decoder["events"] == 12
 
 
 def test_a_packet_without_pixels_is_a_malformed_one(scene: Path, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_a_header_without_normalization_is_said(
     [
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cuda:x"}, "unknown device"),
-        ({"precision": "int8"}, "unknown precision 'int8'"),
+        ({"precision": "int8"}, "int8 is made by `scaleevent export"),
         ({"backend": "jax"}, "unknown backend 'jax'"),
         ({"backend": "cudagraph"}, "needs a GPU"),
         ({"backend": "tensorrt"}, "needs a GPU"),

@@ -156,6 +156,9 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(ConversionError, match="is not a conversion; nothing is overwritten"):
         convert(source, tmp_path / "mine", OPTIONS)
+    (tmp_path / "mine" / "conversion.json").write_text('{"arguments": {}, "clock": {}}')
+    with pytest.raises(ConversionError, match="is not a conversion; nothing is overwritten"):
+        convert(source, tmp_path / "mine", OPTIONS)
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])

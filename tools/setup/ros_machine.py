@@ -99,15 +99,15 @@ def build(folder: Path, uv: Path) -> Path:
     setup_environment.run(*install, "--prefix", prefix, "--no-deps", *wheels, env=environment)
     packages = next(prefix.rglob("rclpy/__init__.py")).parents[1]
     setup_file = prefix / "setup.sh"
-    setup_file.write_text(
-        SETUP.format(
-            distribution=DISTRIBUTION,
-            prefix=prefix,
-            system=folder / "usr",
-            packages=packages,
-            libraries=":".join(map(str, [prefix / "lib", *sorted(packages.glob("ros_*.libs"))])),
-        )
+    content = SETUP.format(
+        distribution=DISTRIBUTION,
+        prefix=prefix,
+        system=folder / "usr",
+        packages=packages,
+        libraries=":".join(map(str, [prefix / "lib", *sorted(packages.glob("ros_*.libs"))])),
     )
+    setup_file.write_text(content)
+    (prefix / "local_setup.bash").write_text(content)  # which workspaces of colcon source
     for path in prefix.glob("bin/python*"):
         path.unlink()
     setup_environment.build_interfaces(prefix, python, str(packages))

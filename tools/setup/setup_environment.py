@@ -1,12 +1,12 @@
-"""Set up `.venv`, the environment in which everything here runs. `make setup` calls this.
+"""Set up `.venv`, the environment of this project. `make setup` calls this.
 
 On a machine without ROS 2 the environment gets ROS 2 from wheels and the interface packages built
 into its prefix. On a machine with ROS 2 (`ROS_DISTRO` set, `rclpy` importable) it sees the system's
 ROS packages and installs none of them.
 
-Standard library only, and careful with old syntax: it must start on any Python to say which one
-is needed. Each stage records the fingerprint of what it was made from when it has finished, so
-that an interrupted run continues where it stopped and a finished one has nothing to do.
+This script uses only the standard library, and only old syntax: it must start on any Python to
+report which one is needed. Each finished stage records a fingerprint of its inputs, so that an
+interrupted run continues where it stopped, and a finished one has nothing to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HERE = REPOSITORY / "tools" / "setup"
 VENV = REPOSITORY / ".venv"
 PYTHON = VENV / "bin" / "python"
-# The interpreter behind whatever environment is active, this project's own included.
+# The interpreter outside any active environment, also this project's own.
 BASE_PYTHON = str(Path(sys.base_prefix, "bin", f"python3.{sys.version_info[1]}").resolve())
 STATE = VENV / "setup-state.json"
 UV = "uv==0.13.9"
@@ -42,7 +42,7 @@ BYTES_NEEDED = 8 << 30
 
 
 class Stage(NamedTuple):
-    """A step of the set-up, done again when what it is made from has changed."""
+    """A step of the set-up, which is repeated when the fingerprint of its inputs changes."""
 
     name: str
     fingerprint: str
@@ -50,19 +50,27 @@ class Stage(NamedTuple):
 
 
 class SetupError(Exception):
-    """The machine lacks something; the message names what to install."""
+    """The set-up failed; the message gives the reason and, if something is missing, its package."""
 
 
 def say(text: str) -> None:
-    """Print a line at once, whatever the output is connected to."""
+    """Print a line without buffering."""
     print(text, flush=True)
 
 
 def run(*command: str | Path, env: dict[str, str] | None = None, log: Path | None = None) -> None:
     """Run a command that must succeed.
 
-    The lock stays held by the command even if this process is killed, so that no second set-up
-    starts beside it.
+    The command inherits the lock of `main` and holds it even if this process is killed, so that no
+    second set-up starts meanwhile.
+
+    Args:
+        command: Executable and arguments.
+        env: Variables to add to the environment.
+        log: File to which the output is appended; None to show it.
+
+    Raises:
+        SetupError: If the command fails.
     """
     arguments = [str(word) for word in command]
     environment = {**os.environ, **(env or {})}
@@ -86,12 +94,16 @@ def run(*command: str | Path, env: dict[str, str] | None = None, log: Path | Non
 
 
 def apt(*packages: str) -> str:
-    """Suggested fix for missing system packages."""
+    """Return a suggested fix for missing system packages, to follow a colon."""
     return f"install it, for example with `sudo apt install {' '.join(packages)}`"
 
 
 def check_python() -> None:
-    """Refuse a Python for which there are no wheels."""
+    """Check that there are wheels for this Python, and that it has the venv module.
+
+    Raises:
+        SetupError: If one of them is not so.
+    """
     version = sys.version_info[:2]
     if not OLDEST <= version <= NEWEST:
         msg = (
@@ -108,7 +120,11 @@ def check_python() -> None:
 
 
 def system_ros() -> str | None:
-    """Return the name of the sourced ROS 2 distribution, or None on a machine without."""
+    """Return the name of the sourced ROS 2 distribution; None without one.
+
+    Raises:
+        SetupError: If this Python cannot import its `rclpy`.
+    """
     distribution = os.environ.get("ROS_DISTRO")
     if not distribution:
         return None
@@ -134,7 +150,11 @@ def system_ros() -> str | None:
 
 
 def check_build_tools() -> None:
-    """Refuse to start what could not be finished: compiler, CMake, headers, platform."""
+    """Check platform, compilers, CMake and Python's headers before the build.
+
+    Raises:
+        SetupError: If one of them is missing.
+    """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         msg = (
             f"ROS 2 wheels exist for x86-64 Linux only, this is {sys.platform} on "
@@ -157,7 +177,7 @@ def check_build_tools() -> None:
 
 
 def digest(*parts: str | Path) -> str:
-    """Fingerprint words and the contents of files and folders."""
+    """Compute a fingerprint of texts, and of the contents of files and folders."""
     sha = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):
@@ -177,7 +197,7 @@ def system_numpy_is_1() -> bool:
 
 
 def system_torch_for_jetson() -> bool:
-    """Return whether this is a Jetson with NVIDIA's own PyTorch, which no wheel may replace.
+    """Return whether this is a Jetson with NVIDIA's own PyTorch, which must not be replaced.
 
     Raises:
         SetupError: On a Jetson without it: the registry's wheels cannot use its GPU.
@@ -195,7 +215,7 @@ def system_torch_for_jetson() -> bool:
 
 
 def uv_environment() -> dict[str, str]:
-    """Pass pip's configured index and certificate to uv, which reads neither."""
+    """Return variables that pass pip's index and certificate to uv, which does not read them."""
     environment = {}
     for option, variables in (
         ("index-url", ("UV_DEFAULT_INDEX", "UV_INDEX_URL")),
@@ -228,12 +248,12 @@ def purge_torn_packages() -> None:
     """
     for metadata in site_packages().glob("*.dist-info"):
         if not ((metadata / "INSTALLER").is_file() and (metadata / "RECORD").is_file()):
-            say(f"    {metadata.name[:-10]} was cut off in mid-installation: doing it again")
+            say(f"    installation of {metadata.name[:-10]} was interrupted: repeating it")
             shutil.rmtree(metadata)
 
 
 def make_venv(ros: str | None) -> None:
-    """Create the environment anew, with the installer that the other stages use."""
+    """Create a new environment with the installer uv, which the other stages use."""
     shutil.rmtree(VENV, ignore_errors=True)
     options = ["--system-site-packages"] if ros else []
     run(BASE_PYTHON, "-m", "venv", *options, VENV)
@@ -241,7 +261,13 @@ def make_venv(ros: str | None) -> None:
 
 
 def install_packages(ros: str | None, constraints: Path, keep_system_torch: bool) -> None:
-    """Install every pinned package, and on a bare machine ROS 2."""
+    """Install all pinned packages, and ROS 2 if the machine has none.
+
+    Args:
+        ros: Name of the machine's ROS 2 distribution; None without one.
+        constraints: File of pinned versions.
+        keep_system_torch: Whether the system's torch and torchvision are used.
+    """
     purge_torn_packages()
     command: list[str | Path] = [VENV / "bin" / "uv", "pip", "install", "--python", PYTHON]
     command += ["--compile-bytecode", "--constraint", constraints]
@@ -259,7 +285,7 @@ def install_packages(ros: str | None, constraints: Path, keep_system_torch: bool
 
 
 def repair_cmake_exports(prefix: Path, python: Path) -> None:
-    """Replace the build machine's paths in the ROS wheels' CMake exports by this machine's."""
+    """Replace paths of the build machine in the CMake exports of the ROS wheels by local ones."""
     numpy_include = subprocess.run(
         [str(python), "-c", "import numpy; print(numpy.get_include())"],
         capture_output=True,
@@ -279,7 +305,7 @@ def repair_cmake_exports(prefix: Path, python: Path) -> None:
 
 
 def build_interfaces(prefix: Path, python: Path, python_path: str = "") -> None:
-    """Build the interface packages into a prefix that holds ROS from wheels.
+    """Build the interface packages and install them into a prefix with ROS from wheels.
 
     Args:
         prefix: Folder with the wheels' `bin`, `lib` and `share`.
@@ -322,23 +348,23 @@ def build_interfaces(prefix: Path, python: Path, python_path: str = "") -> None:
 
 
 def replace_link(link: Path, target: Path) -> None:
-    """Link to a target whatever was there before."""
+    """Create a link to a target, replacing an existing link or file."""
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     link.symlink_to(target)
 
 
 def shared_files() -> list[Path]:
-    """Return the files that belong into the package's share folder."""
+    """Return the files for the package's share folder."""
     folders = (REPOSITORY / "launch", REPOSITORY / "config")
     paths = sorted(path for folder in folders for path in folder.rglob("*") if path.is_file())
     return [REPOSITORY / "package.xml", *(p for p in paths if "__pycache__" not in p.parts)]
 
 
 def install_project() -> None:
-    """Install the package itself, editable, where the shell, `ros2 run` and `ros2 launch` find it.
+    """Install this package, editable, so that the shell, `ros2 run` and `ros2 launch` find it.
 
-    An editable installation leaves out data files, so `share` and ament's index are linked.
+    An editable installation omits data files, so `share` and ament's index are linked.
     """
     purge_torn_packages()
     run(
@@ -357,13 +383,13 @@ def install_project() -> None:
         replace_link(share / path.relative_to(REPOSITORY), path)
     index = VENV / "share" / "ament_index" / "resource_index" / "packages"
     replace_link(index / "scaleevent_ros", REPOSITORY / "resource" / "scaleevent_ros")
-    # `ros2 launch` runs launch files in the system's Python: env.sh puts this folder, which holds
-    # nothing else, on its path.
+    # `ros2 launch` runs launch files in the system's Python: env.sh adds this folder, which holds
+    # only this package, to its path.
     replace_link(share / "python" / "scaleevent_ros", REPOSITORY / "scaleevent_ros")
 
 
 def read_state() -> dict[str, str]:
-    """Return the fingerprint of each stage that was finished."""
+    """Return the fingerprints of the finished stages, by name."""
     try:
         state = json.loads(STATE.read_text())
     except (OSError, ValueError):
@@ -372,14 +398,14 @@ def read_state() -> dict[str, str]:
 
 
 def write_state(state: dict[str, str]) -> None:
-    """Record the finished stages, atomically."""
+    """Write the fingerprints of the finished stages, atomically."""
     draft = STATE.with_suffix(".draft")
     draft.write_text(json.dumps(state, indent=1))
     draft.replace(STATE)
 
 
 def set_up() -> None:
-    """Update the environment, with the steps that are not done.
+    """Run the stages that are not finished or whose inputs have changed.
 
     Raises:
         SetupError: If the machine lacks something, or a stage fails.
@@ -444,7 +470,7 @@ def set_up() -> None:
 
 
 def main() -> int:
-    """Run the set-up, alone; return the exit code."""
+    """Run the set-up, one at a time; return the exit code."""
     with (REPOSITORY / ".venv.lock").open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
         try:
@@ -458,7 +484,7 @@ def main() -> int:
             sys.stderr.write(f"setup: {error}\n")
             return 1
         except KeyboardInterrupt:
-            sys.stderr.write("setup: interrupted; run `make setup` again to go on\n")
+            sys.stderr.write("setup: interrupted; run `make setup` again to continue\n")
             return 130
     return 0
 
