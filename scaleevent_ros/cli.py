@@ -533,9 +533,11 @@ _pass_on("evaluate", "Evaluate checkpoints with heads, and compare groups of the
 
 
 def _as_json(content: dict[str, Any]) -> str:
-    from json import dumps
+    """Write JSON, with null for numbers that JSON does not have: NaN and the infinities."""
+    from json import dumps, loads
 
-    return dumps(content, indent=1)
+    plain = loads(dumps(content), parse_constant=lambda _: None)
+    return dumps(plain, indent=1, allow_nan=False)
 
 
 def main() -> None:

@@ -92,6 +92,22 @@ def test_the_command_measures_a_student_and_prints_its_figures(
     assert "--size 640x480" in str(error)
 
 
+def test_a_backend_that_cannot_run_has_no_time_in_json(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        msg = "no"
+        raise EngineError(msg)
+
+    monkeypatch.setattr(tuning, "SECONDS", 0.0)
+    monkeypatch.setattr(OpenVinoBackend, "__init__", refuse)
+    result = CliRunner().invoke(app, ["tune", str(exported), "--json"])
+    found = json.loads(result.stdout, parse_constant=lambda name: pytest.fail(f"{name} in JSON"))
+    times = {one["backend"]: one["ms"] for one in found["candidates"]}
+    assert times["openvino"] is None
+    assert times["onnx"] > 0
+
+
 def test_a_damaged_memory_is_measured_anew(exported: Path, tmp_path: Path) -> None:
     tune(exported, None, again=True)
     (kept,) = (tmp_path / "scaleevent" / "tuning").iterdir()
