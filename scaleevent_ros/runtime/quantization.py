@@ -1,8 +1,8 @@
 """Static 8-bit quantization of exported convolutional students, by ONNX Runtime's quantizer.
 
 Weights are int8 with a scale for each output channel, activations uint8 with one scale, which
-covers 99.99 % of the values seen on calibration windows. The first convolution, which sees events,
-the projection and the heads stay in float32: together a tenth of the work, and most of the loss.
+covers 99.99 % of the values seen on calibration windows. The first convolution, the projection to
+the teacher's space and the heads stay in float32: they are little of the work and most of the loss.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ COVERED_PERCENT = 99.99
 
 
 class _Windows(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime has no types
-    """Gives the quantizer one window at a time, so that one window's activations are in memory."""
+    """Windows for the quantizer, one at a time: it keeps the activations of all that it gets."""
 
     def __init__(self, backend: OnnxBackend, windows: Sequence[NDArray[np.float32]]) -> None:
         self._backend = backend
@@ -104,14 +104,14 @@ def quantize(exported: Path, target: Path, windows: Sequence[NDArray[np.float32]
 
 
 def write_header(path: Path, info: ExportedInfo) -> None:
-    """Write the header of a quantized file, with what quantization costs."""
+    """Write the header of a quantized file, which ONNX Runtime's quantizer leaves out."""
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {METADATA_KEY: info.to_json()})
     onnx.save(model, path)
 
 
 class QuantizationLoss:
-    """What quantization costs on windows that it was not calibrated on."""
+    """Difference of a quantized network's outputs from float32, over windows."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[float]] = {}
@@ -145,10 +145,10 @@ _LOSSES: dict[str, Callable[[NDArray[Any], NDArray[Any]], float]] = {
 
 
 def _kept_in_float(graph: Any, *, projects: bool) -> set[str]:
-    """Return the names of convolutions that are not quantized: the first one, and those behind.
+    """Return the names of convolutions that are not quantized.
 
-    Those behind are all that the output ``features`` does not need, and where the features are
-    projected to the teacher's space, the projection.
+    These are the first one, all that do not contribute to the output ``features`` (the heads), and
+    where the features are projected to the teacher's space, the projection.
     """
     makers = {output: node for node in graph.node for output in node.output}
     needed: set[str] = set()
