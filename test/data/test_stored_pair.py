@@ -85,7 +85,7 @@ def test_what_cannot_be_stored_is_an_error() -> None:
     with pytest.raises(DataError, match="known are jpeg, png"):
         encode_pair(make_pair(), "gif", ORIGIN, no_map)
     long = make_pair()._replace(events=recorded_events(64, 48, length_s=20.0))
-    with pytest.raises(DataError, match=r"events of \d+\.\d s do not fit one sample"):
+    with pytest.raises(DataError, match=r"events of \d+\.\d s do not fit into one sample"):
         encode_pair(long, "png", ORIGIN, no_map)
 
 

@@ -259,7 +259,7 @@ def test_an_output_that_the_checkpoint_lacks_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_head_of_an_unknown_task_is_refused(all_tasks: Path) -> None:
-    with pytest.raises(EngineError, match="no task 'gender'"):
+    with pytest.raises(EngineError, match="unknown task 'gender'"):
         Network(load_student(all_tasks), {"gender": torch.nn.Identity()}, SIZE)
 
 

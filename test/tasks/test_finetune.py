@@ -304,7 +304,7 @@ def test_a_checkpoint_of_other_event_tensors_is_refused(data: LabelledData, tmp_
     model = build_downstream(run, read_classes(data.classes))
     save_student(checkpoint, model.student, {"segmentation": model.head})
     run = replace(run, student=StudentOptions(init=str(checkpoint)), events=EventOptions(bins=3))
-    with pytest.raises(ConfigurationError, match=r"bins=5.*asks for.*bins=3"):
+    with pytest.raises(ConfigurationError, match=r"bins=5.*but events is.*bins=3"):
         build_downstream(run, read_classes(data.classes))
 
 
@@ -323,7 +323,7 @@ def test_a_run_takes_its_events_from_the_checkpoint(
     other = EventOptions(leaky=[0.2, 1.0])
     assert choose_events(replace(run, events=other)) == other
     assert "mode='motion'" in caplog.text
-    assert "runs on" in caplog.text
+    assert "is used on" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_a_run_takes_its_events_from_the_checkpoint(
     [
         (["--data.fraction", "0"], "data.fraction is 0"),
         (["--data.classes", ""], "data.classes is not given"),
-        (["--head.kind", "depth_dpt"], "is for depth, data.kind stills for segmentation"),
+        (["--head.kind", "depth_dpt"], "is for depth, but data.kind stills is for segmentation"),
         (["--head.kind", "segmentation_magic"], "segmentation_linear"),
     ],
 )

@@ -141,7 +141,7 @@ def test_the_published_split_is_taken_unless_sequences_are_named(tmp_path: Path)
     loaders = loaded(named)
     assert (len(loaders.train), len(loaders.held_out)) == (1, 6)
     missing = LabelledData("ddd17", root, ["dir7"], classes=DDD17_CLASSES)
-    with pytest.raises(TaskError, match="of the sequence dir7 there is nothing"):
+    with pytest.raises(TaskError, match="expected one sequence dir7, found nothing"):
         loaded(missing)
     # What is judged by is opened by itself.
     assert len(build_held_out(missing, EventOptions(), read_classes(DDD17_CLASSES))) == 3
