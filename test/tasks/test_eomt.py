@@ -138,7 +138,7 @@ def test_masks_are_as_near_to_a_fourth_as_doubling_gets(stride: int, cells: int)
     [
         ("tf_efficientnet_lite0", {}, "EfficientNet is no plain ViT.*segmentation_dpt fit any"),
         ("convnext_atto", {}, "ConvNeXt is no plain ViT"),
-        ("vit_tiny_patch16_224", {**VIT, "depth": 2}, "of its 2 blocks the last 1 to 1"),
+        ("vit_tiny_patch16_224", {**VIT, "depth": 2}, "of its 2 blocks, the last 1 to 1"),
     ],
 )
 def test_students_that_do_not_fit_are_refused(

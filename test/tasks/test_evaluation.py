@@ -321,7 +321,7 @@ def test_data_and_folders_that_are_not_right_are_refused(
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    assert "full is not empty: name another folder" in refusal(asked(data, full, best))
+    assert "full is not empty: give another folder" in refusal(asked(data, full, best))
     assert "cannot be created" in refusal(asked(data, full / "notes.txt" / "below", best))
 
 

@@ -181,5 +181,5 @@ def test_samples_come_from_the_sequence_that_holds_them() -> None:
 
 def test_truth_of_another_size_is_named() -> None:
     source = OneMoment(IDS[:5], "segmentation")
-    with pytest.raises(TaskError, match=r"a moment: truth of \(5, 8\)"):
+    with pytest.raises(TaskError, match=r"a moment: ground truth of \(5, 8\)"):
         LabelledDataset([source], OPTIONS)[Draw(0, 0, 0)]
