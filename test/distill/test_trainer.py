@@ -110,11 +110,18 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_goes_on_with_the_same_bits(
 
 
 def fork_servers_and_theirs() -> set[int]:
-    """Find the processes that multiprocessing's fork servers are or have started."""
+    """Find the processes that fork servers of this test process are or have started.
+
+    Another worker of pytest-xdist has fork servers of its own.
+    """
+    name = b"PYTEST_XDIST_WORKER="
+    own = name + os.environ.get(name.decode()[:-1], "").encode()
     found = set()
     for command in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # it has just ended
-            if b"multiprocessing.forkserver" in command.read_bytes():
+            variables = command.with_name("environ").read_bytes().split(b"\0")
+            worker = next((one for one in variables if one.startswith(name)), name)
+            if b"multiprocessing.forkserver" in command.read_bytes() and worker == own:
                 found.add(int(command.parent.name))
     return found
 
