@@ -309,6 +309,8 @@ class Perception(ManagedNode[PerceptionParameters]):
     def _replace(self, loop: PerceptionLoop, size: tuple[int, int], activation: int) -> None:
         """Build a pipeline and swap it in, unless the node was deactivated meanwhile."""
         loop.stop()
+        if counts := self._counts:
+            counts.memory_resets += loop.remembers
         del loop
         try:
             pipeline = self._build(size)

@@ -320,12 +320,16 @@ class PerceptionLoop:
                     failed = False
                     self._sink.report_failure("")
 
+    @property
+    def remembers(self) -> bool:
+        """Whether the network has a memory, which has seen a window."""
+        return self._seen_ns is not None and self.pipeline.engine.header.memory is not None
+
     def _reset(self) -> None:
         """Forget previous windows, when a new epoch begins."""
+        self._counts.memory_resets += self.remembers
         self.pipeline.engine.reset()
         self.pipeline.products.reset()
-        if self._seen_ns is not None:
-            self._counts.memory_resets += self.pipeline.engine.header.memory is not None
         self._seen_ns = None
 
     def _elapsed_s(self, t_end: int) -> float | None:

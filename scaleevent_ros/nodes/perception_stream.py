@@ -73,8 +73,8 @@ class StreamCounts:
         epochs: Number of times that the stream or its clock has (re)started.
         clock_steps: Number of times that the sensor's or the host's clock was set.
         windows: Computed windows.
-        memory_resets: Number of times that the network's memory was emptied: at a new epoch, or
-            after a longer time without windows than in training.
+        memory_resets: Number of times that the network's memory was emptied: at a new epoch, with
+            another geometry, or after a longer time without windows than in training.
         skipped: Windows that were skipped, since another was requested before they were computed.
         stamp_ns: Stamp of the last window, ROS time.
         stamp_epoch: Epoch of the last window.

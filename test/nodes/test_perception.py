@@ -382,7 +382,7 @@ def test_a_corrupt_packet_a_silence_and_another_camera(graph: Graph, model: Path
     assert "Traceback" not in node.output
 
 
-def test_a_memory_is_emptied_where_an_epoch_begins(
+def test_a_memory_is_emptied_where_an_epoch_begins_and_with_another_geometry(
     graph: Graph, model: Path, tmp_path: Path
 ) -> None:
     student = load_student(model)
@@ -399,6 +399,10 @@ def test_a_memory_is_emptied_where_an_epoch_begins(
     assert values(diagnostics)["memory_resets"] == "0"
     camera.start_ns -= 3600 * 10**9
     camera.play_until(lambda: values(diagnostics)["memory_resets"] == "1", "an empty memory")
+    camera.play_until(
+        lambda: values(diagnostics)["memory_resets"] == "2", "another geometry", height=96,
+        width=200,
+    )  # fmt: skip
     assert node.interrupt() == 0
     assert "Traceback" not in node.output
 
