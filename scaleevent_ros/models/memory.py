@@ -84,7 +84,9 @@ class GatedMemory(nn.Module):
         seen = (events[:, : self.represented] != 0).any(1, keepdim=True).to(torch.float32)
         height, width = seen.shape[-2:]
         seen = functional.pad(seen, (0, -width % self.stride, 0, -height % self.stride))
-        return functional.avg_pool2d(seen, self.stride)
+        # Not avg_pool2d: ONNX Runtime 1.23 merges it with the padding, and then divides wrongly.
+        patches = seen.unflatten(3, (-1, self.stride)).unflatten(2, (-1, self.stride))
+        return patches.mean((3, 5))
 
     def features(self, state: Tensor) -> Tensor:
         """Return the remembered features of a state, ``[B, D, h, w]``."""
