@@ -448,14 +448,11 @@ def test_set_up_and_tests_without_ros_pass_under_other_pythons(
     )
     packages = ("events", "bags", "sources", "data", "models", "distill", "tasks", "runtime")
     folders = " ".join(f"test/{package}" for package in packages)
-    parallel = "-n auto --dist loadfile"
+    command = f"python -m pytest -q -p no:cacheprovider -n auto --dist loadfile {folders}"
+    recordings = os.environ.get("SCALEEVENT_TEST_DATA", str(REPOSITORY.parent / "shared" / "data"))
     subprocess.run(
-        [
-            "bash",
-            "-c",
-            f". ./env.sh && python -m pytest -q -p no:cacheprovider {parallel} {folders}",
-        ],
+        ["bash", "-c", f". ./env.sh && {command}"],
         cwd=checkout,
-        env=environment(),
+        env=environment(SCALEEVENT_TEST_DATA=recordings),
         check=True,
     )
