@@ -98,7 +98,7 @@ def make_events(duration: float, speed: float, seed: int) -> EventBatch:
     x, y, t, p = [], [], [], []
     for tick in range(1, int(duration / step) + 1):
         change = log_brightness(tick * step, rig) - reference
-        crossed = np.fix(change / THRESHOLD)
+        crossed = np.trunc(change / THRESHOLD)
         rows, columns = np.nonzero(crossed)
         reference += crossed * THRESHOLD
         x.append(columns)
