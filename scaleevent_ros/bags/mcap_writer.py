@@ -20,17 +20,20 @@ from scaleevent_ros import __version__
 from scaleevent_ros.bags import mcap_format as mcap
 from scaleevent_ros.bags.compression import compress
 from scaleevent_ros.bags.errors import BagError, BagExistsError, DiskFullError
+from scaleevent_ros.bags.metadata import FileSpan, dump_qos
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from scaleevent_ros.bags.messages import BytesLike
+    from scaleevent_ros.bags.metadata import Topic
 
 CHUNK_BYTES = 4 * 2**20
 
 _LATEST = 2**63 - 1
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _MESSAGE_HEADER_LENGTH = mcap.MESSAGE_HEADER.size
+_IDL_START = "=" * 80 + "\nIDL: "
 
 
 class McapWriter:
@@ -53,8 +56,8 @@ class McapWriter:
         self.path = path
         self._compression = compression
         self._flush_interval_s = flush_interval_s
-        self._schemas: list[mcap.Schema] = []
-        self._channels: list[mcap.Channel] = []
+        self._schemas: dict[str, mcap.Schema] = {}
+        self._channels: dict[str, mcap.Channel] = {}
         self._chunks: list[mcap.ChunkIndex] = []
         self._chunk: _OpenChunk | None = None
         self._finished: Counter[int] = Counter()
@@ -62,6 +65,7 @@ class McapWriter:
         self._end = 0
         self._offset = 0
         self._failed = False
+        self._closed = False
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:
@@ -87,38 +91,52 @@ class McapWriter:
         return self._start or 0
 
     @property
-    def end_ns(self) -> int:
-        """Record time of the latest message in ns; 0 without messages."""
-        return self._end
-
-    @property
-    def counts(self) -> Counter[int]:
-        """Numbers of messages by channel id."""
+    def span(self) -> FileSpan:
+        """Times and numbers of the messages so far."""
         counts = self._finished.copy()
         if self._chunk:
             for channel_id, entries in self._chunk.entries.items():
                 counts[channel_id] += len(entries) // 2
-        return counts
+        by_topic = {name: counts[channel.id] for name, channel in self._channels.items()}
+        return FileSpan(self.path.name, self.start_ns, self._end, by_topic)
 
-    def add_schema(self, schema: mcap.Schema) -> None:
-        """Declare a message type."""
-        self._schemas.append(schema)
-        self._append_record(mcap.schema(schema))
+    def add_topic(self, topic: Topic, metadata_version: int) -> None:
+        """Declare a topic, once, before its first message.
 
-    def add_channel(self, channel: mcap.Channel) -> None:
-        """Declare a topic."""
-        self._channels.append(channel)
+        Args:
+            topic: Topic to declare.
+            metadata_version: Version of the bag's metadata, in which the channel has its QoS.
+        """
+        schema = self._schemas.get(topic.msgtype)
+        if schema is None:
+            text = topic.definition.text
+            encoding = "ros2idl" if text.startswith(_IDL_START) else "ros2msg"
+            schema = mcap.Schema(len(self._schemas) + 1, topic.msgtype, encoding, text)
+            self._schemas[topic.msgtype] = schema
+            self._append_record(mcap.schema(schema))
+        channel = mcap.Channel(
+            len(self._channels) + 1,
+            schema.id,
+            topic.name,
+            "cdr",
+            {
+                "offered_qos_profiles": dump_qos(topic.qos, metadata_version),
+                "topic_type_hash": topic.definition.hash,
+            },
+        )
+        self._channels[topic.name] = channel
         self._append_record(mcap.channel(channel))
 
-    def write(self, channel_id: int, time_ns: int, publish_time_ns: int, data: BytesLike) -> None:
+    def write(self, topic: str, time_ns: int, publish_time_ns: int, data: BytesLike) -> None:
         """Write one message.
 
         Args:
-            channel_id: Id of a declared channel.
+            topic: Name of a declared topic.
             time_ns: Record time in ns.
             publish_time_ns: Publish time in ns.
             data: CDR bytes.
         """
+        channel_id = self._channels[topic].id
         chunk = self._chunk or self._open_chunk()
         entries = chunk.entries.setdefault(channel_id, [])
         header = mcap.MESSAGE_RECORD.pack(
@@ -154,7 +172,7 @@ class McapWriter:
         self._flush_if_older_than(0.0)
 
     def close(self, serialized_metadata: str) -> None:
-        """Write the index and close the file.
+        """Write the index and close the file; a second call does nothing.
 
         After an error the file is closed as it is, readable but without an index.
 
@@ -162,6 +180,9 @@ class McapWriter:
             serialized_metadata: Content of `metadata.yaml` for this file, so that rosbag2 can open
                 it alone.
         """
+        if self._closed:
+            return
+        self._closed = True
         try:
             if not self._failed:
                 self._finish_chunk()
@@ -178,13 +199,13 @@ class McapWriter:
             + data_end
             + mcap.summary(
                 self._offset + len(metadata) + len(data_end),
-                self._schemas,
-                self._channels,
+                list(self._schemas.values()),
+                list(self._channels.values()),
                 self._chunks,
                 [index],
                 mcap.Statistics(
                     start_time=self.start_ns,
-                    end_time=self.end_ns,
+                    end_time=self._end,
                     chunk_count=len(self._chunks),
                     schema_count=len(self._schemas),
                     metadata_count=1,

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scaleevent_ros.bags import mcap_format as mcap
 from scaleevent_ros.bags.errors import BagError, BagExistsError
+from scaleevent_ros.bags.mcap_format import COMPRESSIONS
 from scaleevent_ros.bags.mcap_writer import McapWriter, write_error
 from scaleevent_ros.bags.messages import type_definition
 from scaleevent_ros.bags.metadata import (
@@ -16,7 +16,6 @@ from scaleevent_ros.bags.metadata import (
     Topic,
     build_metadata,
     dump_metadata,
-    dump_qos,
     write_metadata,
 )
 
@@ -28,7 +27,19 @@ if TYPE_CHECKING:
 
 METADATA_VERSIONS = (8, 9)
 
-_IDL_START = "=" * 80 + "\nIDL: "
+
+def check_options(metadata_version: int, compression: str | None) -> None:
+    """Check options of a bag.
+
+    Raises:
+        BagError: If one of them is unknown.
+    """
+    if metadata_version not in METADATA_VERSIONS:
+        msg = f"metadata version {metadata_version} is neither 8 (Humble) nor 9 (Jazzy)"
+        raise BagError(msg)
+    if compression and compression not in COMPRESSIONS:
+        msg = f"compression {compression!r} is none of {', '.join(COMPRESSIONS)}"
+        raise BagError(msg)
 
 
 class BagWriter:
@@ -66,12 +77,7 @@ class BagWriter:
         flush_interval_s: float = 0.5,
         custom_data: Mapping[str, str] | None = None,
     ) -> None:
-        if metadata_version not in METADATA_VERSIONS:
-            msg = f"metadata version {metadata_version} is neither 8 (Humble) nor 9 (Jazzy)"
-            raise BagError(msg)
-        if compression and compression not in mcap.COMPRESSIONS:
-            msg = f"compression {compression!r} is none of {', '.join(mcap.COMPRESSIONS)}"
-            raise BagError(msg)
+        check_options(metadata_version, compression)
         self.path = Path(path)
         self._version = metadata_version
         self._custom_data = custom_data
@@ -79,10 +85,8 @@ class BagWriter:
         self._max_bytes = max_bytes
         self._max_duration_ns = max_duration_ns
         self._flush_interval_s = flush_interval_s
-        self._channels: dict[str, tuple[int, Topic]] = {}
-        self._schema_ids: dict[str, int] = {}
-        self._files: list[FileSpan] = []
-        self._closed = False
+        self._topics: dict[str, Topic] = {}
+        self._finished: list[FileSpan] = []
         try:
             self.path.mkdir(parents=True)
         except FileExistsError:
@@ -90,21 +94,19 @@ class BagWriter:
             raise BagExistsError(msg) from None
         except OSError as error:
             raise write_error(self.path, error) from None
-        self._file = self._open_file()
+        self._file = self._new_file(0)
 
     @property
     def topics(self) -> dict[str, str]:
         """Message types by topic."""
-        return {name: topic.msgtype for name, (_, topic) in self._channels.items()}
+        return {name: topic.msgtype for name, topic in self._topics.items()}
 
     @property
     def counts(self) -> Counter[str]:
         """Number of messages by topic."""
-        counts = Counter(dict.fromkeys(self._channels, 0))
-        for file in self._files:
-            counts.update(file.counts)
-        if not self._closed:
-            counts.update(self._current_file().counts)
+        counts = Counter(dict.fromkeys(self._topics, 0))
+        for span in self._spans():
+            counts.update(span.counts)
         return counts
 
     def add_topic(
@@ -126,12 +128,12 @@ class BagWriter:
         Raises:
             BagError: If the topic was declared already.
         """
-        if name in self._channels:
+        if name in self._topics:
             msg = f"topic {name} is in the bag {self.path} already"
             raise BagError(msg)
         topic = Topic(name, msgtype, qos or Qos(), definition or type_definition(msgtype))
-        self._channels[name] = len(self._channels) + 1, topic
-        self._declare(topic)
+        self._topics[name] = topic
+        self._file.add_topic(topic, self._version)
         self._write_metadata()
 
     def write(
@@ -153,15 +155,14 @@ class BagWriter:
         Raises:
             BagError: If the topic was not declared.
         """
-        if topic not in self._channels:
+        if topic not in self._topics:
             msg = f"topic {topic} was not added to the bag {self.path}"
             raise BagError(msg)
         if self._is_due(record_time_ns, len(cdr)):
             self.split()
-        channel_id, _ = self._channels[topic]
         if publish_time_ns is None:
             publish_time_ns = record_time_ns
-        self._file.write(channel_id, record_time_ns, publish_time_ns, cdr)
+        self._file.write(topic, record_time_ns, publish_time_ns, cdr)
 
     def flush(self) -> None:
         """Flush all messages to the operating system, where they survive this process."""
@@ -170,16 +171,15 @@ class BagWriter:
     def split(self) -> None:
         """Close the current file and start another."""
         self._close_file()
-        self._file = self._open_file()
-        for _, topic in self._channels.values():
-            self._declare(topic)
+        following = self._new_file(len(self._finished) + 1)
+        self._finished.append(self._file.span)
+        self._file = following
+        for topic in self._topics.values():
+            self._file.add_topic(topic, self._version)
         self._write_metadata()
 
     def close(self) -> None:
-        """Write the index and the metadata; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
+        """Write the index and the metadata; a second call changes nothing."""
         self._close_file()
         self._write_metadata()
 
@@ -203,55 +203,29 @@ class BagWriter:
             or (self._max_duration_ns and record_time_ns - file.start_ns >= self._max_duration_ns)
         )
 
-    def _open_file(self) -> McapWriter:
-        self._schema_ids.clear()
+    def _new_file(self, number: int) -> McapWriter:
         return McapWriter(
-            self.path / f"{self.path.name}_{len(self._files)}.mcap",
+            self.path / f"{self.path.name}_{number}.mcap",
             compression=self._compression,
             flush_interval_s=self._flush_interval_s,
         )
 
     def _close_file(self) -> None:
-        span = self._current_file()
-        self._files.append(span)
-        self._file.close(dump_metadata(self._metadata([span])))
+        self._file.close(dump_metadata(self._metadata([self._file.span])))
 
-    def _current_file(self) -> FileSpan:
-        counts = self._file.counts
-        return FileSpan(
-            self._file.path.name,
-            self._file.start_ns,
-            self._file.end_ns,
-            {name: counts[channel_id] for name, (channel_id, _) in self._channels.items()},
-        )
-
-    def _declare(self, topic: Topic) -> None:
-        schema_id = self._schema_ids.get(topic.msgtype)
-        if schema_id is None:
-            schema_id = self._schema_ids[topic.msgtype] = len(self._schema_ids) + 1
-            text = topic.definition.text
-            encoding = "ros2idl" if text.startswith(_IDL_START) else "ros2msg"
-            self._file.add_schema(mcap.Schema(schema_id, topic.msgtype, encoding, text))
-        self._file.add_channel(
-            mcap.Channel(
-                self._channels[topic.name][0],
-                schema_id,
-                topic.name,
-                "cdr",
-                {
-                    "offered_qos_profiles": dump_qos(topic.qos, self._version),
-                    "topic_type_hash": topic.definition.hash,
-                },
-            )
-        )
+    def _spans(self) -> list[FileSpan]:
+        return [*self._finished, self._file.span]
 
     def _write_metadata(self) -> None:
-        files = self._files if self._closed else [*self._files, self._current_file()]
         try:
-            write_metadata(self.path, self._metadata(files))
+            write_metadata(self.path, self._metadata(self._spans()))
         except OSError as error:
             raise write_error(self.path, error) from None
 
     def _metadata(self, files: list[FileSpan]) -> dict[str, Any]:
-        topics = [topic for _, topic in self._channels.values()]
-        return build_metadata(files, topics, version=self._version, custom_data=self._custom_data)
+        return build_metadata(
+            files,
+            list(self._topics.values()),
+            version=self._version,
+            custom_data=self._custom_data,
+        )

@@ -16,16 +16,22 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from scaleevent_ros.bags.mcap_writer import McapWriter
 from scaleevent_ros.bags.messages import type_definition
-from scaleevent_ros.bags.metadata import FileSpan, Topic, build_metadata, write_metadata
-from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.bags.metadata import (
+    FileSpan,
+    Topic,
+    build_metadata,
+    dump_metadata,
+    write_metadata,
+)
+from scaleevent_ros.bags.writer import check_options
 from scaleevent_ros.errors import describe
 from scaleevent_ros.events import EventsError
 from scaleevent_ros.sources.calibration import write_calibration
@@ -77,10 +83,16 @@ class ConvertOptions:
     duration_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Check values.
+
+        Raises:
+            ConversionError: If the image codec is unknown.
+            BagError: If the metadata version or the compression is unknown.
+        """
         if self.image_codec not in {None, "jpeg", "png"}:
             msg = f"frames cannot be stored as {self.image_codec!r}: known are jpeg and png"
             raise ConversionError(msg)
+        check_options(self.metadata_version, self.compression)
 
 
 @dataclass(slots=True)
@@ -231,18 +243,16 @@ def convert_recording(
     }
     work = bag.with_name(f"{bag.name}.partial")
     if bag.exists():
-        state = _load(bag, arguments)
-        shutil.rmtree(work, ignore_errors=True)  # of a run that was stopped at its very end
-        return state.faults
+        return _load(bag, bag.name, arguments).faults
     if work.exists():
-        state = _load(work, arguments)
+        state = _load(work, bag.name, arguments)
         state.error = None
     else:
         state = State(arguments, asdict(recording.clock))
         work.mkdir(parents=True)
     state.save(work)
     try:
-        _write_parts(recording, work, state, options, report)
+        _write_parts(recording, work, bag.name, state, options, report)
         _check_spans(recording, state.parts)
     except SourceError as error:
         state.error = str(error)
@@ -252,11 +262,12 @@ def convert_recording(
         state.error = f"{recording.source}: {error}"
         state.save(work)
         raise SourceError(state.error) from error
-    _assemble(recording, bag, work, state, options)
+    _complete(recording, work, bag.name, state, options)
+    work.replace(bag)
     return state.faults
 
 
-def _load(folder: Path, arguments: dict[str, Any]) -> State:
+def _load(folder: Path, name: str, arguments: dict[str, Any]) -> State:
     path = folder / STATE_NAME
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
@@ -271,17 +282,33 @@ def _load(folder: Path, arguments: dict[str, Any]) -> State:
             "and remove the folder to restart"
         )
         raise ConversionError(msg)
+    for index in range(len(state.parts)):
+        if not (folder / _file_name(name, index)).exists():
+            msg = f"{folder} lacks {_file_name(name, index)}: remove the folder to restart"
+            raise ConversionError(msg)
     return state
+
+
+def _file_name(bag: str, index: int) -> str:
+    return f"{bag}_{index}.mcap"
+
+
+def _declared(recording: Recording, options: ConvertOptions) -> list[Topic]:
+    return [
+        Topic(name, msgtype, qos, type_definition(msgtype))
+        for name, (msgtype, qos) in topics(recording, options.image_codec).items()
+    ]
 
 
 def _write_parts(
     recording: Recording,
     work: Path,
+    name: str,
     state: State,
     options: ConvertOptions,
     report: Callable[[int], None],
 ) -> None:
-    filled = topics(recording, options.image_codec)
+    declared, version = _declared(recording, options), options.metadata_version
     start = Position(
         state.next_ns,
         sum(part.counts.get(EVENTS_TOPIC, 0) for part in state.parts),
@@ -290,28 +317,24 @@ def _write_parts(
     recording.faults.resume(state.faults, state.next_ns)
     stream = messages(recording, options.image_codec, start)
     for stretch, group in groupby(stream, lambda m: m.stamp_ns // options.stretch_ns):
-        folder = _part_folder(work, len(state.parts))
-        if folder.exists():  # half written by a run that was interrupted
-            shutil.rmtree(folder)
+        path = work / _file_name(name, len(state.parts))
+        path.unlink(missing_ok=True)  # half written by a run that was interrupted
         part = Part()
-        with BagWriter(
-            folder, metadata_version=options.metadata_version, compression=options.compression
-        ) as writer:
-            for name, (msgtype, qos) in filled.items():
-                writer.add_topic(name, msgtype, qos=qos)
+        file = McapWriter(path, compression=options.compression or "")
+        try:
+            for topic in declared:
+                file.add_topic(topic, version)
             for message in group:
-                writer.write(message.topic, message.stamp_ns, message.cdr)
+                file.write(message.topic, message.stamp_ns, message.stamp_ns, message.cdr)
                 part.add(message)
                 report(message.stamp_ns)
+        finally:
+            file.close(dump_metadata(build_metadata([file.span], declared, version=version)))
         state.parts.append(part)
         state.next_ns = (stretch + 1) * options.stretch_ns
         state.faults = recording.faults.summary(state.next_ns)
         state.save(work)
     state.faults = recording.faults.summary()
-
-
-def _part_folder(work: Path, index: int) -> Path:
-    return work / f"part_{index}"
 
 
 def _check_spans(recording: Recording, parts: list[Part]) -> None:
@@ -333,25 +356,15 @@ def _check_spans(recording: Recording, parts: list[Part]) -> None:
             raise SourceError(msg)
 
 
-def _assemble(
-    recording: Recording, bag: Path, work: Path, state: State, options: ConvertOptions
+def _complete(
+    recording: Recording, work: Path, name: str, state: State, options: ConvertOptions
 ) -> None:
-    """Join the parts to one bag, atomically."""
-    whole = work / "bag"
-    whole.mkdir(exist_ok=True)
+    """Complete the bag: write its metadata and, if the recording has one, its calibration."""
     files = []
     for index, part in enumerate(state.parts):
-        name = f"{bag.name}_{index}.mcap"
-        folder = _part_folder(work, index)
-        if folder.exists():  # not moved by a run that was interrupted here
-            (folder / f"{folder.name}_0.mcap").replace(whole / name)
-            shutil.rmtree(folder)
         starts, ends = zip(*part.spans_ns.values(), strict=True)
-        files.append(FileSpan(name, min(starts), max(ends), part.counts))
-    declared = [
-        Topic(name, msgtype, qos, type_definition(msgtype))
-        for name, (msgtype, qos) in topics(recording, options.image_codec).items()
-    ]
+        files.append(FileSpan(_file_name(name, index), min(starts), max(ends), part.counts))
+    declared = _declared(recording, options)
     metadata = build_metadata(files, declared, version=options.metadata_version)
     metadata["custom_data"] = {
         "source": str(recording.source),
@@ -363,10 +376,8 @@ def _assemble(
         metadata["custom_data"]["clock_residual_ms"] = str(recording.clock.residual_ms)
     if state.faults:
         metadata["custom_data"]["faults"] = json.dumps(state.faults)
-    write_metadata(whole, metadata)
+    write_metadata(work, metadata)
     if recording.calibration is not None:
-        write_calibration(whole / CALIBRATION_NAME, recording.calibration)
+        write_calibration(work / CALIBRATION_NAME, recording.calibration)
     state.status = "complete"
-    state.save(whole)
-    whole.replace(bag)
-    shutil.rmtree(work)
+    state.save(work)

@@ -219,6 +219,18 @@ class TestBadUse:
         with pytest.raises(BagExistsError, match="exists already"):
             BagWriter(tmp_path / "bag")
 
+    def test_a_split_that_fails_leaves_a_complete_bag(self, tmp_path: Path) -> None:
+        path = tmp_path / "bag"
+        with BagWriter(path) as writer:
+            writer.add_topic("/a", IMAGE)
+            writer.write("/a", 1, b"\0\1\0\0")
+            (path / "bag_1.mcap").touch()
+            with pytest.raises(BagExistsError, match=r"bag_1\.mcap"):
+                writer.split()
+        (path / "bag_1.mcap").unlink()
+        assert [message.record_time_ns for message in BagReader(path).messages()] == [1]
+        assert [file["message_count"] for file in metadata(path)["files"]] == [1]
+
     def test_unknown_options(self, tmp_path: Path) -> None:
         with pytest.raises(BagError, match="compression 'rar' is none of zstd, lz4"):
             BagWriter(tmp_path / "bag", compression="rar")

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 from bag_contents import assert_same_events, read_bag
+from mcap.reader import make_reader
 from recording_events import photographs, recorded_events
 
+from scaleevent_ros.bags import BagError
 from scaleevent_ros.bags.reader import BagReader
 from scaleevent_ros.sources import ConversionError, SourceError
 from scaleevent_ros.sources.convert import ConvertOptions, convert, convert_recording
@@ -92,9 +94,12 @@ def test_an_interrupted_conversion_goes_on(source: Path, tmp_path: Path, stop_ns
     state = json.loads((tmp_path / "bag.partial/conversion.json").read_text())
     assert state["status"] == "partial"
     assert len(state["parts"]) == stop_ns // 1_000_000_000 - 1
-    first = min(tmp_path.glob("bag.partial/part_0/*.mcap"))
-    written = first.stat().st_mtime_ns
+    partial = tmp_path / "bag.partial"
+    files = {"conversion.json", *(f"bag_{i}.mcap" for i in range(len(state["parts"]) + 1))}
+    assert {path.name for path in partial.iterdir()} == files
+    written = (partial / "bag_0.mcap").stat().st_mtime_ns
     convert_recording(recording, tmp_path / "bag", OPTIONS)
+    assert not partial.exists()
     assert stamps(tmp_path / "bag") == stamps(tmp_path / "whole")
     bag = read_bag(tmp_path / "bag")
     assert_same_events(bag.events, EVENTS)
@@ -143,9 +148,7 @@ def test_strict_reading_keeps_what_is_whole_and_says_what_is_wrong(
 def test_a_complete_bag_stays_as_it_is(source: Path, tmp_path: Path) -> None:
     convert(source, tmp_path / "bag", OPTIONS)
     written = (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns
-    (tmp_path / "bag.partial").mkdir()  # as if stopped before it was removed
     convert(source, tmp_path / "bag", OPTIONS)
-    assert not (tmp_path / "bag.partial").exists()
     assert (tmp_path / "bag/metadata.yaml").stat().st_mtime_ns == written
 
 
@@ -159,6 +162,19 @@ def test_nothing_is_overwritten(source: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "conversion.json").write_text('{"arguments": {}, "clock": {}}')
     with pytest.raises(ConversionError, match="is not a conversion; nothing is overwritten"):
         convert(source, tmp_path / "mine", OPTIONS)
+    (tmp_path / "bag/bag_2.mcap").unlink()
+    with pytest.raises(ConversionError, match=r"lacks bag_2\.mcap: remove the folder to restart"):
+        convert(source, tmp_path / "bag", OPTIONS)
+
+
+def test_a_file_of_a_converted_bag_can_be_read_alone(source: Path, tmp_path: Path) -> None:
+    convert(source, tmp_path / "bag", OPTIONS)
+    with (tmp_path / "bag/bag_1.mcap").open("rb") as file:
+        (record,) = make_reader(file).iter_metadata()
+    own = yaml.safe_load(record.metadata["serialized_metadata"])
+    assert own["relative_file_paths"] == ["bag_1.mcap"]
+    whole = yaml.safe_load((tmp_path / "bag/metadata.yaml").read_text())
+    assert own["files"] == [whole["rosbag2_bagfile_information"]["files"][1]]
 
 
 @pytest.mark.parametrize("codec", ["png", "jpeg"])
@@ -174,6 +190,8 @@ def test_frames_can_be_compressed(source: Path, tmp_path: Path, codec: str) -> N
     )
     with pytest.raises(ConversionError, match="known are jpeg and png"):
         ConvertOptions(image_codec="gif")
+    with pytest.raises(BagError, match="'gzip' is none of zstd, lz4"):
+        ConvertOptions(compression="gzip")
 
 
 def test_every_other_recording_is_converted_before_an_error(source: Path, tmp_path: Path) -> None:
