@@ -16,13 +16,8 @@ from scaleevent_ros.events.activity import (
     patch_counts,
 )
 from scaleevent_ros.events.batch import EventBatch, Triggers
-from scaleevent_ros.events.clock import (
-    ClockFit,
-    ClockSegment,
-    RecordingClock,
-    SensorClock,
-    fit_clock,
-)
+from scaleevent_ros.events.clock import ClockSegment, RecordingClock, SensorClock, fit_clock
+from scaleevent_ros.events.clock_fit import ClockFit
 from scaleevent_ros.events.decoder import Decoder, DecoderStats, make_decoder, warm_up
 from scaleevent_ros.events.encoder import Encoder, encode_evt2, encode_evt3, make_encoder
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError

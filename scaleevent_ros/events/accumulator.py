@@ -16,20 +16,16 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from scaleevent_ros.events.activity import PATCH, count_patches, patch_index
+from scaleevent_ros.events.activity import PATCH, patch_index
 from scaleevent_ros.events.batch import EventBatch
-from scaleevent_ros.events.compile import kernel
 from scaleevent_ros.events.errors import EventsError
 from scaleevent_ros.events.leaky import LeakyIntegrator
-from scaleevent_ros.events.prefetch import DISTANCE, prefetch
 from scaleevent_ros.events.representations import (
-    COUNT_BITS,
     MAX_TIME,
-    add_signed_moments,
-    split_moments,
     time_scale,
 )
 from scaleevent_ros.events.tensors import InputSpec
+from scaleevent_ros.events.window_sums import read_counts, read_moments, sum_events, warm_up
 from scaleevent_ros.events.windows import WindowOptions, choose_units
 
 if TYPE_CHECKING:
@@ -38,7 +34,6 @@ if TYPE_CHECKING:
     Cells: TypeAlias = NDArray[np.int64]
     Floats: TypeAlias = NDArray[np.float32]
 
-TILE = 1024  # pixels whose cells and bins stay in the first cache while a window is read
 VOXEL, FIXED = InputSpec(), WindowOptions()
 ACCUMULATED = ("voxel", "histogram", "stacked_histogram")
 RECENT_EVENTS = 2_000_000
@@ -71,17 +66,12 @@ class AccumulatorStats:
 
     Attributes:
         events: Events added.
-        dropped_slices: Slices with events that went out of reach before any window ended at or
-            after them: the consumer is too slow, or reads no windows.
-        dropped_events: Events in those slices.
         late_events: Events left out because their slice had ended when they came.
         outside_events: Events left out because they lie off the sensor.
         restarts: Number of resets, where time stepped back by more than the kept duration.
     """
 
     events: int
-    dropped_slices: int
-    dropped_events: int
     late_events: int
     outside_events: int
     restarts: int
@@ -190,11 +180,9 @@ class WindowAccumulator:
         self._boundaries: deque[_Boundary] = deque(maxlen=self._kept)
         self._reading: frozenset[int] = frozenset()
         self._closed = 0  # the index of the newest boundary: its time over slice_ns
-        self._read_to = 0  # the newest boundary that a window has ended at
         self._origin = 0
-        self._events = self._dropped_slices = self._dropped_events = 0
-        self._late = self._outside = self._restarts = 0
-        _warm_up()
+        self._events = self._late = self._outside = self._restarts = 0
+        warm_up()
 
     @property
     def memory_bytes(self) -> int:
@@ -206,10 +194,7 @@ class WindowAccumulator:
     def stats(self) -> AccumulatorStats:
         """Counters since the start."""
         with self._lock:
-            return AccumulatorStats(
-                self._events, self._dropped_slices, self._dropped_events, self._late,
-                self._outside, self._restarts,
-            )  # fmt: skip
+            return AccumulatorStats(self._events, self._late, self._outside, self._restarts)
 
     @property
     def t_end(self) -> int | None:
@@ -256,7 +241,7 @@ class WindowAccumulator:
         while at < len(batch):
             self._close(int(batch.t[at]) // self.slice_ns)
             start = at
-            at = _add(
+            at = sum_events(
                 batch.x, batch.y, batch.t, batch.p, at, (self._closed + 1) * self.slice_ns,
                 self.width, self._signed, self._origin, self._shift, self._cells,
                 self._columns, self._rows, self._patches,
@@ -345,7 +330,6 @@ class WindowAccumulator:
                 f"the latest ends at {self._closed * self.slice_ns} ns"
             )
             raise EventsError(msg)
-        self._read_to = max(self._read_to, end)
         return [
             _Knot((end + i - newest) * self.slice_ns, *self._boundaries[i])
             for i in range(oldest, newest + 1, length)
@@ -369,11 +353,11 @@ class WindowAccumulator:
         slots = np.array([knot.slot for knot in knots])
         grid = out.reshape(len(out), -1)
         if not self._signed:
-            _read_counts(self._planes, slots, grid)
+            read_counts(self._planes, slots, grid)
             return
         since = np.array([knot.t - origin for knot in knots[:-1]])
         span = knots[1].t - knots[0].t
-        _read_moments(
+        read_moments(
             self._planes,
             slots,
             since >> self._shift,
@@ -390,7 +374,7 @@ class WindowAccumulator:
                 self._leaky.reset()
                 self._recent.clear()
                 self._open.clear()
-            self._closed = self._read_to = first // self.slice_ns
+            self._closed = first // self.slice_ns
             self._origin = self._closed * self.slice_ns
             self._boundaries.extend([now] * self._kept)
 
@@ -402,12 +386,7 @@ class WindowAccumulator:
         if self._events > last.events:
             last = self._snapshot()
         with self._lock:
-            for closed in range(self._closed, min(index, self._closed + self._kept)):
-                gone = self._boundaries[1].events - self._boundaries[0].events
-                if gone and closed + 2 - self._kept > self._read_to:
-                    self._dropped_slices += 1
-                    self._dropped_events += gone
-                self._boundaries.append(last)
+            self._boundaries.extend([last] * min(index - self._closed, self._kept))
             self._closed = index
             self._integrate()
 
@@ -418,120 +397,3 @@ class WindowAccumulator:
         slot = next(slot for slot in range(len(self._planes)) if slot not in taken)
         self._planes[slot] = self._cells
         return _Boundary(slot, self._patches.copy(), self._events)
-
-
-def _warm_up() -> None:
-    """Compile the kernels, or load them from the disk, before the first packet comes."""
-    index, cells, grid = np.zeros(2, np.int64), np.zeros((2, 1), np.int64), np.zeros((2, 1), "f4")
-    zero = np.zeros(1, np.uint16)
-    for signed in (True, False):
-        _add(zero, zero, index[:1], zero.astype(np.uint8), 0, 1, 1, signed, 0, 0, cells[0],
-             zero, zero, cells[:1])  # fmt: skip
-    _read_moments(cells, index, index[:1], np.zeros(1), 0.0, grid)
-    _read_counts(cells, index, grid)
-
-
-@kernel
-def _add(
-    x: NDArray[np.uint16],
-    y: NDArray[np.uint16],
-    t: NDArray[np.int64],
-    p: NDArray[np.uint8],
-    start: int,
-    t_end: int,
-    width: int,
-    signed: bool,
-    origin: int,
-    shift: int,
-    cells: Cells,
-    columns: NDArray[np.uint16],
-    rows: NDArray[np.uint16],
-    patches: Cells,
-) -> int:
-    """Add events to their pixels and patches, until the first at or after a time.
-
-    Returns:
-        The index of that event.
-    """
-    end = len(t)
-    if t[end - 1] >= t_end:
-        end = start + np.searchsorted(t[start:], t_end)
-    x, y, t, p = x[start:end], y[start:end], t[start:end], p[start:end]
-    # Two passes are faster than one that waits for both tables.
-    if signed:
-        add_signed_moments(x, y, t, p, width, origin, 1, 0, shift, cells)
-    else:
-        _add_counts(x, y, p, width, cells)
-    count_patches(x, y, columns, rows, patches.shape[1], patches.reshape(-1))
-    return end
-
-
-@kernel
-def _add_counts(
-    x: NDArray[np.uint16], y: NDArray[np.uint16], p: NDArray[np.uint8], width: int, cells: Cells
-) -> None:
-    """Count each event in its pixel: a darker one in the low 32 bits, a brighter in the high."""
-    columns, count = np.uint64(width), np.uint64(x.shape[0])
-    for i in range(count):
-        ahead = min(i + np.uint64(DISTANCE), count - np.uint64(1))
-        prefetch(cells, np.uint64(y[ahead]) * columns + np.uint64(x[ahead]))
-        value = np.int64(1) << (np.int64(p[i] & 1) << 5)
-        cells[np.uint64(y[i]) * columns + np.uint64(x[i])] += value
-
-
-@kernel
-def _read_moments(
-    planes: Cells,
-    slots: NDArray[np.int64],
-    steps: NDArray[np.int64],
-    fractions: NDArray[np.float64],
-    scale: float,
-    grid: Floats,
-) -> None:
-    """Build a voxel grid from the differences between planes.
-
-    Args:
-        planes: Sums of all events up to a time, int64 [slots, pixels].
-        slots: Indices of the planes in order, int64 [intervals + 1].
-        steps: Start of each interval since the planes' origin, in the planes' unit of time, rounded
-            down, int64 [intervals].
-        fractions: Rounding errors of ``steps``, as a share of the interval, float64 [intervals].
-        scale: Unit of time, as a share of the interval.
-        grid: Output, float32 [bins, pixels].
-    """
-    pixels = planes.shape[1]
-    factor = np.float32(scale)
-    for start in range(0, pixels, TILE):
-        end = min(start + TILE, pixels)
-        grid[0, start:end] = 0
-        for interval in range(len(steps)):
-            low = grid[interval, start:end]
-            high = grid[min(interval + 1, len(grid) - 1), start:end]
-            old = planes[slots[interval], start:end]
-            new = planes[slots[interval + 1], start:end]
-            step = steps[interval]
-            fraction = np.float32(fractions[interval])
-            for i in range(len(low)):
-                count, time = split_moments(new[i] - old[i])
-                # Wrapped to the bits that a cell has for times.
-                since = ((time - count * step) << COUNT_BITS) >> COUNT_BITS
-                late = np.float32(since) * factor - np.float32(count) * fraction
-                high[i] = late
-                low[i] += np.float32(count) - late
-
-
-@kernel
-def _read_counts(planes: Cells, slots: NDArray[np.int64], grid: Floats) -> None:
-    """Build a stacked histogram from the differences between planes (see `_read_moments`)."""
-    bins = len(slots) - 1
-    for start in range(0, planes.shape[1], TILE):
-        end = min(start + TILE, planes.shape[1])
-        for index in range(bins):
-            off, on = grid[index, start:end], grid[bins + index, start:end]
-            old = planes[slots[index], start:end]
-            new = planes[slots[index + 1], start:end]
-            for i in range(len(off)):
-                cell = new[i] - old[i]
-                low = cell & 0xFFFFFFFF
-                off[i] = np.float32(low)
-                on[i] = np.float32((cell - low) >> 32)

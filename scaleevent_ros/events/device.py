@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from scaleevent_ros.events.errors import EventsError
-from scaleevent_ros.events.leaky import check_decays
+from scaleevent_ros.events.leaky import check_decays, check_state
 from scaleevent_ros.events.normalization import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -204,8 +204,15 @@ def leaky_integrals(
     """Compute `leaky.leaky_integrals`, float32 [decays, height, width].
 
     Weights are summed in integers of 2 ** -32, so that results repeat from run to run.
+
+    Raises:
+        EventsError: If a decay is out of range, or the state has another shape or is later than
+            ``t_end``.
     """
     check_decays(decays)
+    if state is not None:
+        shape = (len(decays), events.height, events.width)
+        check_state(state.values.shape, shape, state.t, t_end)
     pixels = events.width * events.height
     sums = torch.zeros(len(decays), pixels, dtype=torch.int64, device=events.t.device)
     for block in _blocks(events):

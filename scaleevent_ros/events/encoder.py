@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaleevent_ros.events import evt2, evt3
+from scaleevent_ros.events import evt2, evt3, evt3_encoder
 from scaleevent_ros.events.errors import EventsError, UnknownEncodingError
 
 if TYPE_CHECKING:
@@ -46,7 +46,12 @@ class Format:
 
 FORMATS = {
     "evt3": Format(
-        evt3.encode_evt3_words, np.dtype("<u2"), 4, evt3.MAX_SIDE, 1000 << 12, evt3.EPOCH
+        evt3_encoder.encode_evt3_words,
+        np.dtype("<u2"),
+        4,
+        evt3_encoder.MAX_SIDE,
+        1000 << 12,
+        evt3.EPOCH,
     ),
     "evt2": Format(
         evt2.encode_evt2_words, np.dtype("<u4"), 2, evt2.MAX_SIDE, 1000 << 6, evt2.EPOCH
@@ -118,7 +123,7 @@ class Encoder:
         now = (t - self._origin) // 1000
         before = (self._last - self._origin) // self._format.high_unit
         words = np.empty(2 * ((t - self._last) // evt3.EPOCH + 2) + 2, np.dtype("<u2"))
-        n = evt3.write_high(now >> 12, before, words, 0)
+        n = evt3_encoder.write_high(now >> 12, before, words, 0)
         words[n] = evt3.TIME_LOW << 12 | now & 0xFFF
         words[n + 1] = evt3.EXT_TRIGGER << 12 | channel << 8 | edge
         self._last = t

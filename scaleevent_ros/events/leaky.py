@@ -75,6 +75,26 @@ def check_decays(decays: Sequence[float]) -> None:
             raise EventsError(msg)
 
 
+def check_state(shape: Sequence[int], expected: Sequence[int], t_state: int, t: int) -> None:
+    """Check that leaky integrals can be continued from a state.
+
+    Args:
+        shape: Shape of the state.
+        expected: Shape of the integrals.
+        t_state: Time of the state in ns.
+        t: Time in ns from which the integrals are continued.
+
+    Raises:
+        EventsError: If the shapes differ, or the state is later than ``t``.
+    """
+    if tuple(shape) != tuple(expected):
+        msg = f"a state of leaky integrals is {tuple(expected)}, not {tuple(shape)}"
+        raise EventsError(msg)
+    if t_state > t:
+        msg = f"leaky integrals at {t_state} ns cannot be continued at {t} ns, before them"
+        raise EventsError(msg)
+
+
 def leaky_integrals(
     batch: EventBatch, t_end: int, decays: Sequence[float], state: LeakyState | None = None
 ) -> Floats:
@@ -151,13 +171,7 @@ class LeakyIntegrator:
         Raises:
             EventsError: If the state has another shape, or is later than ``t``.
         """
-        shape = (len(self.decays), *self._shape)
-        if state.values.shape != shape:
-            msg = f"a state of leaky integrals is {shape}, not {state.values.shape}"
-            raise EventsError(msg)
-        if state.t > t:
-            msg = f"leaky integrals at {state.t} ns cannot be continued at {t} ns, before them"
-            raise EventsError(msg)
+        check_state(state.values.shape, (len(self.decays), *self._shape), state.t, t)
         factors = np.exp(-(t - state.t) * self._rates[:, None])
         self._sums[:] = (state.values.reshape(len(self.decays), -1) * factors).T
         self._origin = t

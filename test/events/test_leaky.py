@@ -85,6 +85,21 @@ def test_a_state_continues() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_state_that_does_not_fit_is_refused() -> None:
+    batch = random_batch(np.random.default_rng(0), 100, 8, 5, S, 2 * S)
+    values = np.zeros((len(DECAYS), 5, 8), np.float32)
+    for wrong, t, message in (
+        (values, 3 * S + 1, "cannot be continued at 3000000000 ns"),
+        (values[:, :4], S, r"a state of leaky integrals is \(\d, 5, 8\), not \(\d, 4, 8\)"),
+    ):
+        with pytest.raises(EventsError, match=message):
+            leaky_integrals(batch, 3 * S, DECAYS, LeakyState(wrong, t))
+        for device in DEVICES:
+            theirs = DeviceState(torch.tensor(wrong, device=device), t)
+            with pytest.raises(EventsError, match=message):
+                on_device(to_device(batch, device), 3 * S, DECAYS, theirs)
+
+
 def test_events_that_are_taken_back_leave_no_trace() -> None:
     batch = random_batch(np.random.default_rng(0), 5000, 8, 5, 0, S)
     integrator = LeakyIntegrator(5, 8, DECAYS)
