@@ -1,7 +1,7 @@
 """Checks of `scaleevent doctor`: every part that the package needs, with a suggested fix.
 
 Parts that may crash or hang (the GPU's driver, the middleware) are checked in separate processes
-with a time limit.
+with a time limit. All checks are one module, as the list of all that can be wrong.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Reader of bags of `ros2 bag record` and of this package's recorder, also after a crash."""
+"""Reader of bags of `ros2 bag record` and of this package's recorder, also after a crash.
+
+One module, since finding, opening and reading the files share the list of what is damaged.
+"""
 
 from __future__ import annotations
 

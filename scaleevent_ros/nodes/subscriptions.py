@@ -3,6 +3,8 @@
 For every message rclpy's executor collects all entities of a node in a new wait set, which costs
 more than decoding a packet of 40,000 events. Here a wait set is used until the set of topics
 changes, and services and timers of the node do not delay messages.
+
+One module, since `TopicFollower` subscribes and adapts under the lock of its `Receiver`.
 """
 
 from __future__ import annotations
