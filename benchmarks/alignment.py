@@ -15,7 +15,8 @@ import numpy as np
 from skimage import data
 
 from scaleevent_ros.sources.errors import AlignmentError
-from scaleevent_ros.sources.registration import Interval, register
+from scaleevent_ros.sources.registration import register
+from scaleevent_ros.sources.similarity_search import Interval
 from scaleevent_ros.sources.simulator import log_intensity
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 

@@ -30,7 +30,8 @@ from scaleevent_ros.bags.shift import estimate_shift
 from scaleevent_ros.bags.synchronization import MIN_SHIFT_MS, SIGMAS
 from scaleevent_ros.bags.timeline import read_timeline
 from scaleevent_ros.events import EventBatch, make_encoder
-from scaleevent_ros.sources.simulator import EventSimulator, pixel_model
+from scaleevent_ros.sources.pixel_model import pixel_model
+from scaleevent_ros.sources.simulator import EventSimulator
 
 WIDTH, HEIGHT = 160, 120
 SCENE_HZ = 400

@@ -16,8 +16,9 @@ import torch
 
 from scaleevent_ros.data.alignment import HomographyAlignment
 from scaleevent_ros.data.augmentation import AugmentationOptions
-from scaleevent_ros.data.bag_pairs import BagOptions
-from scaleevent_ros.data.dataset import Pair, PairDataset, PairLoaders, SampleOptions
+from scaleevent_ros.data.dataset import Pair, PairDataset, SampleOptions
+from scaleevent_ros.data.indexed_bag import BagOptions
+from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
 from scaleevent_ros.events import EventBatch

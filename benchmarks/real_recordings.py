@@ -23,8 +23,8 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from scaleevent_ros.data.bag_pairs import BagOptions
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.distill.distillation import Panel

@@ -58,7 +58,7 @@ from scaleevent_ros.models.feature_statistics import FeatureStatistics, Statisti
 from scaleevent_ros.sources.pictures import read_photograph
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 from scaleevent_ros.tasks.classes import read_classes
-from scaleevent_ros.tasks.labelled_stills import find_labelled
+from scaleevent_ros.tasks.labelled_pictures import find_labelled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

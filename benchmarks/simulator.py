@@ -17,7 +17,8 @@ import numpy as np
 from skimage import data
 
 from scaleevent_ros.sources.interpolation import frames_between
-from scaleevent_ros.sources.simulator import PIXEL_MODELS, EventSimulator
+from scaleevent_ros.sources.pixel_model import PIXEL_MODELS
+from scaleevent_ros.sources.simulator import EventSimulator
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 
 WIDTH, HEIGHT = 640, 480

@@ -118,7 +118,7 @@ def measure(source: Path, bag: Path) -> Run:
 
 def measure_shards(bag: Path, workers: list[int]) -> None:
     """Write the pairs of a bag as shards with several numbers of workers, and print durations."""
-    from scaleevent_ros.data.bag_pairs import BagOptions
+    from scaleevent_ros.data.indexed_bag import BagOptions
     from scaleevent_ros.data.sharding import ShardOptions, count_pairs, write_shards
 
     options = ShardOptions(samples=20, bags=BagOptions(frames_topic=FRAMES_TOPIC))

@@ -1,4 +1,7 @@
-"""The `scaleevent` command. Each command imports what it needs when it runs."""
+"""The `scaleevent` command. Each command imports what it needs when it runs.
+
+The commands are one module, since each is little more than its options and their help.
+"""
 
 from __future__ import annotations
 
@@ -119,7 +122,7 @@ def simulate(
     """Simulate an event camera on a video, or on pictures under a moving camera, into a bag."""
     from scaleevent_ros.sources import simulate as job
     from scaleevent_ros.sources.convert import ConvertOptions
-    from scaleevent_ros.sources.simulator import pixel_model
+    from scaleevent_ros.sources.pixel_model import pixel_model
     from scaleevent_ros.sources.stills import StillOptions
 
     model = pixel_model(pixels, threshold)
@@ -183,7 +186,8 @@ def align(
     ] = float("inf"),
 ) -> None:
     """Write how frames map into the event image, estimated from a bag or read from Kalibr."""
-    from scaleevent_ros.sources.calibration import read_kalibr, write_calibration
+    from scaleevent_ros.sources.calibration import write_calibration
+    from scaleevent_ros.sources.kalibr import read_kalibr
 
     if source.suffix in {".yaml", ".yml"}:
         out = out or source.with_name("calibration.yaml")
@@ -292,7 +296,7 @@ def shard(
     workers: Annotated[int, typer.Option(help="Number of processes.")] = 1,
 ) -> None:
     """Write the pairs of bags as shards for training. Run it again to resume."""
-    from scaleevent_ros.data.bag_pairs import BagOptions
+    from scaleevent_ros.data.indexed_bag import BagOptions
     from scaleevent_ros.data.sharding import ShardOptions, write_shards
     from scaleevent_ros.events.windows import WindowOptions
 

@@ -7,9 +7,10 @@ order and their random augmentation follow from a seed alone.
 
 from __future__ import annotations
 
-from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.bag_pairs import BagPairs
 from scaleevent_ros.data.dataset import Pair, PairDataset, PairSource, SampleOptions
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
 
 __all__ = [

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import signal
-import threading
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from scaleevent_ros.data.alignment import HomographyAlignment, covered_patches, move_mask
 from scaleevent_ros.data.augmentation import (
@@ -29,26 +24,23 @@ from scaleevent_ros.data.augmentation import (
     shift_view,
 )
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw
+from scaleevent_ros.data.sampler import PADDING, Draw
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, InputSpec, LeakyState, activity_mask
 from scaleevent_ros.events.windows import WindowOptions, window_start
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from types import FrameType
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
 
     from scaleevent_ros.data.alignment import Alignment
-    from scaleevent_ros.data.sampler import Schedule
 
 logger = logging.getLogger(__name__)
 
 _UNREADABLE, _UNREADABLE_SHARE = 10, 0.01  # unreadable pairs that a worker tolerates
 _PATCH = 16  # side of the patches to which the activity threshold applies
-_GRACE_S = 30  # time that batch systems give a job between SIGTERM and SIGKILL
 
 
 class Pair(NamedTuple):
@@ -90,10 +82,15 @@ class PairSource(Protocol):
 
 @dataclass(frozen=True)
 class Subset:
-    """Subset of consecutive pairs of a recording."""
+    """Subset of consecutive pairs of a recording.
+
+    Attributes:
+        source: The recording.
+        indices: Indices of the pairs in the recording.
+    """
 
     source: PairSource
-    part: range
+    indices: range
 
     @property
     def name(self) -> str:
@@ -101,12 +98,12 @@ class Subset:
         return self.source.name
 
     def __len__(self) -> int:
-        """Count the pairs of this part."""
-        return len(self.part)
+        """Count the pairs of the subset."""
+        return len(self.indices)
 
     def read(self, index: int) -> Pair:
-        """Read a pair of this part."""
-        return self.source.read(self.part[index])
+        """Read a pair of the subset."""
+        return self.source.read(self.indices[index])
 
 
 class Sample(NamedTuple):
@@ -383,85 +380,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-class Samples(Protocol):
-    """Interface of a dataset of samples by draw, such as a `PairDataset`."""
-
-    def __len__(self) -> int:
-        """Count the pairs that can be drawn."""
-
-    def __getitem__(self, draw: Draw) -> Any:
-        """Build the sample of a draw; called in worker processes."""
-
-
-@dataclass(frozen=True)
-class PairLoaders:
-    """Training and validation samples for a trainer.
-
-    Attributes:
-        train: Training samples.
-        held_out: Validation samples.
-        schedule: Order of the training samples.
-        workers: Number of worker processes; 0 to make samples in this process.
-        prefetch: Number of batches that each worker prepares in advance.
-        stack: Function that makes a batch from samples.
-    """
-
-    train: Samples
-    held_out: Samples
-    schedule: Schedule
-    workers: int
-    prefetch: int
-    stack: Callable[[Sequence[Any]], Any] = collate
-
-    @property
-    def validation_count(self) -> int:
-        """Number of validation samples."""
-        return len(self.held_out)
-
-    def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
-        """Load training batches, in order."""
-        return self._loader(self.train, batches, device)
-
-    def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
-        """Load validation batches, in order."""
-        return self._loader(self.held_out, batches, device)
-
-    def _loader(self, samples: Samples, batches: Any, device: torch.device) -> DataLoader[Any]:
-        return load_batches(
-            samples, batches, device, workers=self.workers, prefetch=self.prefetch, stack=self.stack
-        )
-
-
-def load_batches(
-    samples: Samples,
-    batches: Any,
-    device: torch.device,
-    *,
-    workers: int,
-    prefetch: int,
-    stack: Callable[[Sequence[Any]], Any],
-) -> DataLoader[Any]:
-    """Load batches in order.
-
-    Args:
-        samples: Dataset of samples by draw.
-        batches: Iterable of the batches' lists of draws.
-        device: Device to which batches will be moved; for CUDA they are in pinned memory.
-        workers: Number of worker processes; 0 to make samples in this process.
-        prefetch: Number of batches that each worker prepares in advance.
-        stack: Function that makes a batch from samples.
-    """
-    return DataLoader(
-        cast("Dataset[Any]", samples),
-        batch_sampler=batches,
-        num_workers=workers,
-        prefetch_factor=prefetch if workers else None,
-        pin_memory=device.type == "cuda",
-        collate_fn=stack,
-        worker_init_fn=_start_worker,
-    )
-
-
 def split_off(source: PairSource, share: float) -> tuple[Subset, Subset]:
     """Split a recording into a training part and its last part, which is held out.
 
@@ -478,36 +396,3 @@ def split_off(source: PairSource, share: float) -> tuple[Subset, Subset]:
         msg = f"{source.name} has {len(source)} pairs: too few to hold {held_out} out"
         raise DataError(msg)
     return Subset(source, range(first)), Subset(source, range(first, len(source)))
-
-
-def _end_later(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM in a worker: end it after a grace period in which its parent may finish."""
-    del number, frame
-    signal.alarm(_GRACE_S)
-
-
-def _end_with_parent() -> None:
-    """End a worker when the process that started it has died.
-
-    PyTorch's workers check their parent process. With a fork server that is the server, which lives
-    as long as its workers do.
-    """
-    parent = multiprocessing.parent_process()
-    assert parent is not None, "a worker has a parent process"
-    parent.join()
-    os._exit(1)
-
-
-def _start_worker(number: int) -> None:
-    """Limit a worker to one thread, and end it with its parent.
-
-    Ctrl-C, and a batch system at a job's end, send signals to all processes, while the parent may
-    need its workers to finish a step. It ends them by their queue; if it dies, they end by
-    themselves.
-    """
-    del number
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_later)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)

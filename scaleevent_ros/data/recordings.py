@@ -14,8 +14,8 @@ from scaleevent_ros.errors import describe
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from scaleevent_ros.data.bag_pairs import BagOptions
     from scaleevent_ros.data.dataset import PairSource
+    from scaleevent_ros.data.indexed_bag import BagOptions
     from scaleevent_ros.events.windows import WindowOptions
 
 logger = logging.getLogger(__name__)

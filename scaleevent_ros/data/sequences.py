@@ -50,34 +50,26 @@ class WindowSequence(NamedTuple):
 
 
 class SequenceBatch(NamedTuple):
-    """B sequences of T windows, in reverse order of time: the last windows come first.
+    """B sequences of T windows, in reverse order of time.
 
-    The fields are those of `Batch` with first dimensions [T, B], and ``elapsed_s``, float32 [T, B];
-    see `WindowSequence`.
+    Attributes:
+        windows: All windows as one batch of T * B; the last windows of the sequences come first.
+        elapsed_s: Time since the previous window in s, float32 [T, B]; see `WindowSequence`.
     """
 
-    events: Tensor
-    frames: Tensor
-    active: Tensor
-    covered: Tensor
-    features: Tensor
-    moves: Tensor
+    windows: Batch
     elapsed_s: Tensor
 
     def to(self, device: torch.device) -> SequenceBatch:
         """Move the batch, but keep the masks on the CPU, as `Batch.to` does."""
-        moved = Batch(*self[:-1]).to(device)
-        return SequenceBatch(*moved, self.elapsed_s.to(device, non_blocking=True))
-
-    @property
-    def windows(self) -> Batch:
-        """All windows as one batch of T * B; the last windows of the sequences come first."""
-        return Batch(*(each.flatten(0, 1) if len(each) else each for each in self[:-1]))
+        return SequenceBatch(self.windows.to(device), self.elapsed_s.to(device, non_blocking=True))
 
     @property
     def in_order(self) -> tuple[Tensor, Tensor]:
         """Event tensors [B, T, channels, H, W] and elapsed times [B, T], in order of time."""
-        return self.events.flip(0).transpose(0, 1), self.elapsed_s.flip(0).transpose(0, 1)
+        events = self.windows.events
+        events = events.view(*self.elapsed_s.shape, *events.shape[1:])
+        return events.flip(0).transpose(0, 1), self.elapsed_s.flip(0).transpose(0, 1)
 
 
 class SequenceDataset(Dataset[WindowSequence]):
@@ -131,11 +123,7 @@ class SequenceDataset(Dataset[WindowSequence]):
 
 def collate_sequences(sequences: Sequence[WindowSequence]) -> SequenceBatch:
     """Stack sequences to a batch."""
-    steps = [
-        collate(samples) for samples in zip(*(each.samples for each in sequences), strict=True)
-    ]
-    stacked = [torch.stack(parts) for parts in zip(*reversed(steps), strict=True)]
-    if not all(len(step.features) for step in steps):
-        stacked[Batch._fields.index("features")] = torch.empty(0, dtype=torch.float16)
+    backwards = zip(*(reversed(each.samples) for each in sequences), strict=True)
+    windows = collate([sample for samples in backwards for sample in samples])
     elapsed = torch.stack([each.elapsed_s for each in sequences], 1).flip(0)
-    return SequenceBatch._make([*stacked, elapsed])
+    return SequenceBatch(windows, elapsed)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rich.progress import Progress
 
-from scaleevent_ros.data.bag_pairs import CALIBRATION_NAME, BagOptions, BagPairs
+from scaleevent_ros.data.bag_pairs import BagPairs
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.indexed_bag import CALIBRATION_NAME, BagOptions
 from scaleevent_ros.data.recordings import BAG_MARK, find_recordings
 from scaleevent_ros.data.shards import (
     MANIFEST_NAME,

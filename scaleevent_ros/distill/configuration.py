@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
-from scaleevent_ros.data.bag_pairs import BagOptions
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.sequences import SequenceOptions
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss

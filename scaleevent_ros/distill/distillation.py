@@ -316,7 +316,7 @@ class SequenceDistillation(Distillation):
         compared, memory = self._compare_sequences(model, batch)
         values = compared.terms._asdict()
         total = values["total"] + self._memory_weight * memory.total
-        active = (batch.active & batch.covered).float().mean()
+        active = (batch.windows.active & batch.windows.covered).float().mean()
         return {**values, "memory": memory.total, "total": total, "active": active}
 
     def measure(

@@ -13,15 +13,8 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from scaleevent_ros.data.dataset import (
-    Batch,
-    PairDataset,
-    PairLoaders,
-    SampleOptions,
-    collate,
-    load_batches,
-    split_off,
-)
+from scaleevent_ros.data.dataset import Batch, PairDataset, SampleOptions, collate, split_off
+from scaleevent_ros.data.loading import PairLoaders, load_batches
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import BatchSampler, Schedule, validation_batches
 from scaleevent_ros.data.sequences import SequenceDataset, collate_sequences

@@ -46,14 +46,14 @@ def affinity_correlation_sums(student: Tensor, teacher: Tensor, mask: Tensor) ->
         float64 [2]: the sum, and the number of images with at least three tokens.
     """
     total = torch.zeros(2, dtype=torch.float64, device=student.device)
-    for learned, taught, wanted in zip(student, teacher, mask, strict=True):
-        (index,) = wanted.nonzero(as_tuple=True)
+    for student_tokens, teacher_tokens, valid in zip(student, teacher, mask, strict=True):
+        (index,) = valid.nonzero(as_tuple=True)
         if len(index) < 3:
             continue
         if len(index) > _MOST_TOKENS:
             steps = torch.linspace(0, len(index) - 1, _MOST_TOKENS, device=index.device)
             index = index[steps.round().long()]
-        pairs = [_affinities(tokens[index]) for tokens in (learned, taught)]
+        pairs = [_affinities(tokens[index]) for tokens in (student_tokens, teacher_tokens)]
         total[0] += torch.corrcoef(torch.stack(pairs))[0, 1].nan_to_num()
         total[1] += 1
     return total

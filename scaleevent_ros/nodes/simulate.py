@@ -27,7 +27,7 @@ from scaleevent_ros.nodes.managed_node import create_steady_timer, declare, read
 from scaleevent_ros.nodes.node_parameters import SimulateParameters
 from scaleevent_ros.nodes.running import run
 from scaleevent_ros.sources.packets import LivePackets
-from scaleevent_ros.sources.simulator import pixel_model
+from scaleevent_ros.sources.pixel_model import pixel_model
 from scaleevent_ros.sources.stills import cover
 from scaleevent_ros.sources.video_simulator import VideoSimulator
 

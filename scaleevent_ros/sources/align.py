@@ -17,7 +17,8 @@ from scaleevent_ros.bags.synchronization import synchronize
 from scaleevent_ros.bags.timeline import read_timeline
 from scaleevent_ros.sources.calibration import Homography
 from scaleevent_ros.sources.errors import AlignmentError
-from scaleevent_ros.sources.registration import LEAST_INTERVALS, Interval, agreement, register
+from scaleevent_ros.sources.registration import LEAST_INTERVALS, agreement, register
+from scaleevent_ros.sources.similarity_search import Interval
 from scaleevent_ros.sources.simulator import log_intensity
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from scaleevent_ros.sources.calibration import Camera, Rig
+from scaleevent_ros.sources.camera import Camera
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.faults import MAX_LOST_SHARE, Faults
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.events import EventBatch, Triggers
+    from scaleevent_ros.sources.calibration import Rig
 
 # Topics of bags. Those below /event_camera are in the event camera's view, others in the frame
 # camera's.

@@ -11,8 +11,7 @@ import json
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
-from itertools import tee
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -22,19 +21,15 @@ from scaleevent_ros.sources.convert import convert_recording
 from scaleevent_ros.sources.errors import SimulationError
 from scaleevent_ros.sources.moving_objects import read_cutouts
 from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
+from scaleevent_ros.sources.pixel_model import PixelModel
 from scaleevent_ros.sources.recording import (
-    EVENTS_INFO_TOPIC,
     FLOW_TOPIC,
-    FRAMES_INFO_TOPIC,
     FRAMES_TOPIC,
     LABELS_TOPIC,
-    CameraCalibration,
-    ClockStatement,
     Picture,
-    PictureStream,
     Recording,
 )
-from scaleevent_ros.sources.simulator import PixelModel
+from scaleevent_ros.sources.simulated_recording import Moment, simulated_recording
 from scaleevent_ros.sources.stills import StillOptions, cover, simulate_still
 from scaleevent_ros.sources.video import open_video
 from scaleevent_ros.sources.video_simulator import VideoSimulator
@@ -46,25 +41,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scaleevent_ros.events import EventBatch
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.stills import StillSequence
 
-_CLOCK = ClockStatement("sensor_time", "simulated: events are computed from the frames", 0.0)
 EPOCH_NS = 1_000_000_000
 """Start of simulated time in ns; not 0, which in a header means that no stamp was set."""
-
-
-class Moment(NamedTuple):
-    """A part of a simulation that ends with a frame.
-
-    Attributes:
-        events: Events since the previous part.
-        pictures: Images at its end, by topic.
-    """
-
-    events: EventBatch
-    pictures: dict[str, Picture]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +129,7 @@ def video_recording(source: Path, options: VideoOptions) -> Recording:
         timed = zip(video.frames(), times_us.tolist(), strict=False)
         return _simulate_video(source, timed, size, options)
 
-    return _recording(
+    return simulated_recording(
         source,
         _format("video", options),
         size,
@@ -310,7 +291,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
     topics = [FRAMES_TOPIC]
     topics += [LABELS_TOPIC] if options.labels is not None else []
     topics += [FLOW_TOPIC] if options.flow and options.film.frames > 1 else []
-    return _recording(
+    return simulated_recording(
         source,
         _format("still pictures", replace(options, jobs=1)),
         size,
@@ -360,75 +341,3 @@ def _moments(sequence: StillSequence, *, with_flow: bool) -> Iterator[Moment]:
         yield Moment(sequence.events[done:end], pictures)
         done = end
     yield Moment(sequence.events[done:], {})
-
-
-def _recording(
-    source: Path,
-    made: str,
-    size: tuple[int, int],
-    moments: Callable[[int], Iterator[Moment]],
-    topics: list[str],
-    span_ns: tuple[int, int],
-    labels: tuple[str, ...] = (),
-    frame_scale: int = 1,
-) -> Recording:
-    shared = _SharedPass(moments, 1 + len(topics))
-
-    def events(t_start: int) -> Iterator[EventBatch]:
-        for moment in shared.take(0, t_start):
-            yield moment.events[int(np.searchsorted(moment.events.t, t_start)) :]
-
-    def stream(index: int, topic: str) -> PictureStream:
-        def read(t_start: int) -> Iterator[Picture]:
-            for moment in shared.take(index, t_start):
-                picture = moment.pictures.get(topic)
-                if picture is not None and picture.t >= t_start:
-                    yield picture
-
-        return PictureStream(topic, str(source), read, span_ns)
-
-    width, height = size
-    cameras = tuple(
-        _camera(topic, width * scale, height * scale)
-        for topic, scale in ((EVENTS_INFO_TOPIC, 1), (FRAMES_INFO_TOPIC, frame_scale))
-    )
-    return Recording(
-        source,
-        made,
-        width,
-        height,
-        events,
-        _CLOCK,
-        tuple(stream(index, topic) for index, topic in enumerate(topics, 1)),
-        cameras,
-        span_ns=span_ns,
-        labels=labels,
-    )
-
-
-def _camera(topic: str, width: int, height: int) -> CameraCalibration:
-    focal = float(max(width, height))
-    matrix = (focal, focal, (width - 1) / 2, (height - 1) / 2)
-    return CameraCalibration(topic, width, height, "plumb_bob", matrix, (0.0,) * 5)
-
-
-class _SharedPass:
-    """One simulation that is shared by all streams of a recording.
-
-    Parts that only some of the streams have read are kept in memory, so the streams should be read
-    side by side, as a converter does. Taking a stream twice, or from another start, begins a new
-    simulation.
-    """
-
-    def __init__(self, moments: Callable[[int], Iterator[Moment]], streams: int) -> None:
-        self._moments = moments
-        self._streams = streams
-        self._start = -1
-        self._untaken: dict[int, Iterator[Moment]] = {}
-
-    def take(self, stream: int, t_start: int) -> Iterator[Moment]:
-        """Return a stream's iterator over the moments from about a time (ns)."""
-        if t_start != self._start or stream not in self._untaken:
-            self._start = t_start
-            self._untaken = dict(enumerate(tee(self._moments(t_start), self._streams)))
-        return self._untaken.pop(stream)

@@ -23,7 +23,8 @@ from scaleevent_ros.sources.camera_motion import (
 )
 from scaleevent_ros.sources.errors import SimulationError
 from scaleevent_ros.sources.moving_objects import random_objects
-from scaleevent_ros.sources.simulator import EventSimulator, PixelModel, log_intensity, vary_pixels
+from scaleevent_ros.sources.pixel_model import PixelModel, vary_pixels
+from scaleevent_ros.sources.simulator import EventSimulator, log_intensity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from scaleevent_ros.sources.simulator import EventSimulator
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from scaleevent_ros.sources.simulator import PixelModel
+    from scaleevent_ros.sources.pixel_model import PixelModel
 
 _MOST_STEPS = 64  # maximum number of steps between two frames
 

@@ -1,11 +1,11 @@
-"""The dense prediction head: fine maps from coarse features, by fusing four resolutions.
+"""Heads whose output is one map: the linear head, and the dense prediction head (DPT).
 
-Source: Ranftl, Bochkovskiy and Koltun, "Vision Transformers for Dense Prediction", ICCV 2021 (DPT),
-section 3, as in Depth Anything V2 (Yang et al., NeurIPS 2024), without batch norms. There, each
-resolution comes from another layer of the transformer. Here all four come from the student's last
-features, the only ones that pretraining matches to the teacher's: Li et al., "Exploring Plain
-Vision Transformer Backbones for Object Detection", ECCV 2022, section 3, find that a pyramid from
-the last map is as good as one from several.
+DPT fuses four resolutions to fine maps: Ranftl, Bochkovskiy and Koltun, "Vision Transformers for
+Dense Prediction", ICCV 2021, section 3, as in Depth Anything V2 (Yang et al., NeurIPS 2024),
+without batch norms. There, each resolution comes from another layer of the transformer. Here all
+four come from the student's last features, the only ones that pretraining matches to the teacher's:
+Li et al., "Exploring Plain Vision Transformer Backbones for Object Detection", ECCV 2022, section
+3, find that a pyramid from the last map is as good as one from several.
 """
 
 from __future__ import annotations
@@ -15,10 +15,54 @@ from typing import TYPE_CHECKING, cast
 from torch import nn
 from torch.nn import functional
 
-from scaleevent_ros.tasks.grid import to_pixels
-
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def to_pixels(values: Tensor, grid: tuple[int, int], stride: int, size: tuple[int, int]) -> Tensor:
+    """Resize maps bilinearly to the pixels that a grid of features covers, and crop the padding.
+
+    A student pads its input at the right and the bottom to whole cells. So the grid covers
+    ``grid * stride`` pixels, of which the first ``size`` are the input's.
+
+    Args:
+        values: Maps over the whole grid, ``[B, C, *, *]``, at any resolution.
+        grid: Height and width h, w of the features.
+        stride: Pixels per feature s.
+        size: Height and width H, W of the student's input, at most h * s and w * s.
+
+    Returns:
+        ``[B, C, H, W]``.
+    """
+    padded = (grid[0] * stride, grid[1] * stride)
+    if tuple(values.shape[-2:]) != padded:
+        values = functional.interpolate(values, padded, mode="bilinear", align_corners=False)
+    return values[..., : size[0], : size[1]]
+
+
+class LinearSegmentation(nn.Module):
+    """Batch norm and a 1x1 convolution, the head of a linear probe.
+
+    Source: the linear evaluation of Oquab et al., "DINOv2", TMLR 2024, section 7.4. In eval mode
+    the norm is affine, so that the head is linear. With it, one learning rate suits features of any
+    scale.
+
+    Args:
+        width: Channels D of the features.
+        stride: Pixels per feature.
+        classes: Number of classes C.
+    """
+
+    def __init__(self, width: int, stride: int, classes: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.norm = nn.BatchNorm2d(width)
+        self.classify = nn.Conv2d(width, classes, kernel_size=1)
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """Compute logits ``[B, C, H, W]`` from features ``[B, D, h, w]``; ``size`` is (H, W)."""
+        logits = cast("Tensor", self.classify(self.norm(features)))
+        return to_pixels(logits, (features.shape[-2], features.shape[-1]), self.stride, size)
 
 
 class DptDecoder(nn.Module):

@@ -19,8 +19,8 @@ from torch.nn import functional
 from scaleevent_ros.distill.losses import to_device
 from scaleevent_ros.models import ModelError
 from scaleevent_ros.models.late_blocks import LateBlocks
+from scaleevent_ros.tasks.dense_heads import to_pixels
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.grid import to_pixels
 from scaleevent_ros.tasks.losses_masks import MaskPrediction
 
 if TYPE_CHECKING:

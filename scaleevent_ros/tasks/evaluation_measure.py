@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from scaleevent_ros.data.dataset import load_batches
+from scaleevent_ros.data.loading import load_batches
 from scaleevent_ros.data.sampler import validation_batches
 from scaleevent_ros.distill.configuration import EventOptions, plain
 from scaleevent_ros.distill.parallel import precision_of

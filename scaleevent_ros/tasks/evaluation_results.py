@@ -236,9 +236,7 @@ def pair_seeds(
         Indices in both groups, by ascending seeds; None unless both have the same seeds, each once.
     """
     known = [seed for seed in first if seed is not None]
-    if len(set(known)) < len(first) or sorted(known) != sorted(s for s in second if s is not None):
-        return None
-    if len(first) != len(second):
+    if len(set(known)) < len(first) or len(first) != len(second) or set(known) != set(second):
         return None
     return [(first.index(seed), second.index(seed)) for seed in sorted(known)]
 

@@ -14,10 +14,9 @@ from scaleevent_ros.models import (
 from scaleevent_ros.models.student import HEADS
 from scaleevent_ros.models.weights import load_exactly
 from scaleevent_ros.tasks.correlation import CorrelationFlow
-from scaleevent_ros.tasks.dpt import DptDepth, DptSegmentation
+from scaleevent_ros.tasks.dense_heads import DptDepth, DptSegmentation, LinearSegmentation
 from scaleevent_ros.tasks.eomt import EomtSegmentation
 from scaleevent_ros.tasks.errors import TaskError
-from scaleevent_ros.tasks.linear import LinearSegmentation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

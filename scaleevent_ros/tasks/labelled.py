@@ -85,16 +85,16 @@ class LabelledSource(Protocol):
 
 
 @dataclass(frozen=True)
-class PartOfLabelled:
+class Subset:
     """Subset of the windows of a sequence.
 
     Attributes:
         source: The sequence.
-        part: Indices of the windows in the sequence.
+        indices: Indices of the windows in the sequence.
     """
 
     source: LabelledSource
-    part: tuple[int, ...]
+    indices: tuple[int, ...]
 
     @property
     def name(self) -> str:
@@ -107,16 +107,16 @@ class PartOfLabelled:
         return self.source.task
 
     def __len__(self) -> int:
-        """Count the windows of this part."""
-        return len(self.part)
+        """Count the windows of the subset."""
+        return len(self.indices)
 
     def key(self, index: int) -> str:
-        """Name of a window of this part."""
-        return self.source.key(self.part[index])
+        """Name of a window of the subset."""
+        return self.source.key(self.indices[index])
 
     def read(self, index: int, take: int) -> LabelledWindow:
-        """Read a window of this part."""
-        return self.source.read(self.part[index], take)
+        """Read a window of the subset."""
+        return self.source.read(self.indices[index], take)
 
 
 def choose_fraction(keys: Sequence[str], fraction: float) -> list[int]:
@@ -149,9 +149,7 @@ def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[La
         number, index = places[place]
         parts[number].append(index)
     return [
-        PartOfLabelled(source, tuple(part))
-        for source, part in zip(sources, parts, strict=True)
-        if part
+        Subset(source, tuple(part)) for source, part in zip(sources, parts, strict=True) if part
     ]
 
 

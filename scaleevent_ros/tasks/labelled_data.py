@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
-from scaleevent_ros.data.bag_pairs import BagOptions
-from scaleevent_ros.data.dataset import PairLoaders
+from scaleevent_ros.data.indexed_bag import BagOptions
+from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.recordings import find_recordings
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill.errors import ConfigurationError
@@ -21,10 +21,10 @@ from scaleevent_ros.tasks.labelled import (
     stack,
     take_fraction,
 )
-from scaleevent_ros.tasks.labelled_pictures import LabelledPictures
-from scaleevent_ros.tasks.labelled_stills import (
+from scaleevent_ros.tasks.labelled_pictures import (
     FilmOptions,
     FlowStills,
+    LabelledPictures,
     LabelledStills,
     find_labelled,
 )

@@ -22,7 +22,7 @@ from scaleevent_ros.bags.messages import (
     serialize_image,
 )
 from scaleevent_ros.bags.timeline import Timeline, events_from, read_timeline
-from scaleevent_ros.data.bag_pairs import BagOptions, IndexedBag
+from scaleevent_ros.data.indexed_bag import BagOptions, IndexedBag
 from scaleevent_ros.events import EventBatch, make_decoder, make_encoder
 
 if TYPE_CHECKING:

@@ -13,10 +13,11 @@ from synthetic_pairs import SlidingTexture, write_bag
 
 from scaleevent_ros.bags import BagReader, BagWriter
 from scaleevent_ros.bags.pairing import pairs
-from scaleevent_ros.data import bag_pairs
+from scaleevent_ros.data import bag_pairs, indexed_bag
 from scaleevent_ros.data.alignment import HomographyAlignment
-from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.bag_pairs import BagPairs
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, leaky_integrals
@@ -158,9 +159,10 @@ def test_a_bag_without_frames_is_refused(test_data: Path) -> None:
 
 
 def test_bags_are_read_only_where_they_are_needed() -> None:
-    source = Path(bag_pairs.__file__).read_text()
-    head = source.partition("class BagOptions")[0].partition("if TYPE_CHECKING")[0]
-    assert "scaleevent_ros.bags" not in head
+    for module in (bag_pairs, indexed_bag):
+        source = Path(module.__file__).read_text()
+        assert "import scaleevent_ros.bags" not in source
+        assert "\nfrom scaleevent_ros.bags" not in source
 
 
 def test_history_is_read_as_far_as_there_is_any(bag: Path) -> None:

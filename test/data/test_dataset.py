@@ -15,7 +15,6 @@ from scaleevent_ros.data.dataset import (
     Batch,
     Pair,
     PairDataset,
-    PairLoaders,
     SampleOptions,
     Subset,
     collate,
@@ -24,6 +23,7 @@ from scaleevent_ros.data.dataset import (
     split_off,
 )
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw, Schedule
 from scaleevent_ros.events import InputSpec, LeakyState, activity_mask, leaky_integrals, represent
 from scaleevent_ros.events.windows import WindowOptions

@@ -104,8 +104,9 @@ def test_batches_hold_the_last_windows_first(pairs: PairDataset) -> None:
     sequences = SequenceDataset(pairs, SequenceOptions(length=3), only_last=True)
     chosen = [sequences[Draw(0, 0, 3)], sequences[Draw(0, 1, 8)]]
     batch = collate_sequences(chosen)
-    assert batch.events.shape == (3, 2, 5, 48, 64)
+    assert batch.windows.events.shape == (6, 5, 48, 64)
     events, elapsed = batch.in_order
+    assert events.shape == (2, 3, 5, 48, 64)
     assert torch.equal(events[1, 2], chosen[1].samples[2].events)
     assert torch.equal(elapsed[1], chosen[1].elapsed_s)
     windows = batch.windows

@@ -13,8 +13,9 @@ import pytest
 from paired_bags import HEIGHT, WIDTH, write_paired_bag
 
 from scaleevent_ros.bags import BagReader
-from scaleevent_ros.data.bag_pairs import BagOptions, BagPairs
+from scaleevent_ros.data.bag_pairs import BagPairs
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.data.shards import ShardSource, read_manifest
 from scaleevent_ros.data.stored_pair import encode_pair

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from scaleevent_ros.data.bag_pairs import BagOptions
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.models import (

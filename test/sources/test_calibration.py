@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from scaleevent_ros.sources.calibration import (
-    Camera,
     Homography,
     Rig,
     identity,
     read_calibration,
-    read_kalibr,
     write_calibration,
 )
+from scaleevent_ros.sources.camera import Camera
 from scaleevent_ros.sources.errors import CalibrationError
+from scaleevent_ros.sources.kalibr import read_kalibr
 
 if TYPE_CHECKING:
     from pathlib import Path

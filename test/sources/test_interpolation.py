@@ -8,7 +8,8 @@ import pytest
 from photographs import photograph
 
 from scaleevent_ros.sources.interpolation import frames_between
-from scaleevent_ros.sources.simulator import PIXEL_MODELS, EventSimulator
+from scaleevent_ros.sources.pixel_model import PIXEL_MODELS
+from scaleevent_ros.sources.simulator import EventSimulator
 
 INNER = np.s_[20:-20, 20:-20]
 

@@ -19,6 +19,7 @@ from scaleevent_ros.events import EventBatch, make_decoder
 from scaleevent_ros.sources.camera_motion import exact_flow, random_motion
 from scaleevent_ros.sources.convert import ConvertOptions
 from scaleevent_ros.sources.errors import SimulationError, SourceError
+from scaleevent_ros.sources.pixel_model import PIXEL_MODELS
 from scaleevent_ros.sources.recording import FLOW_TOPIC, FRAMES_TOPIC, LABELS_TOPIC
 from scaleevent_ros.sources.simulate import (
     EPOCH_NS,
@@ -29,7 +30,7 @@ from scaleevent_ros.sources.simulate import (
     video_recording,
     write_bag,
 )
-from scaleevent_ros.sources.simulator import PIXEL_MODELS, log_intensity
+from scaleevent_ros.sources.simulator import log_intensity
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 
 if TYPE_CHECKING:

@@ -13,12 +13,8 @@ from photographs import photograph
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.sources.errors import SimulationError
-from scaleevent_ros.sources.simulator import (
-    PIXEL_MODELS,
-    EventSimulator,
-    PixelModel,
-    log_intensity,
-)
+from scaleevent_ros.sources.pixel_model import PIXEL_MODELS, PixelModel
+from scaleevent_ros.sources.simulator import EventSimulator, log_intensity
 
 IDEAL = PIXEL_MODELS["ideal"]
 MS = 1_000_000

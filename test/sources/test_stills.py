@@ -18,7 +18,8 @@ from scaleevent_ros.sources.camera_motion import (
 )
 from scaleevent_ros.sources.errors import SimulationError
 from scaleevent_ros.sources.moving_objects import MovingObject
-from scaleevent_ros.sources.simulator import PIXEL_MODELS, log_intensity
+from scaleevent_ros.sources.pixel_model import PIXEL_MODELS
+from scaleevent_ros.sources.simulator import log_intensity
 from scaleevent_ros.sources.stills import (
     UNLABELED,
     StillOptions,

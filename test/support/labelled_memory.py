@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from scaleevent_ros.data.dataset import PairLoaders
+from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill.configuration import OptimizerOptions, TrainerOptions
 from scaleevent_ros.distill.parallel import start_fabric

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from synthetic_pairs import SlidingTexture
 from training_processes import launch_processes
 
-from scaleevent_ros.data.dataset import PairDataset, PairLoaders, SampleOptions, split_off
+from scaleevent_ros.data.dataset import PairDataset, SampleOptions, split_off
+from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill import run_folder
 from scaleevent_ros.distill.configuration import (

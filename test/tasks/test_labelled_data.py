@@ -29,7 +29,7 @@ from scaleevent_ros.tasks.labelled_data import (
 )
 
 if TYPE_CHECKING:
-    from scaleevent_ros.data.dataset import PairLoaders
+    from scaleevent_ros.data.loading import PairLoaders
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MS = 1_000_000

@@ -17,7 +17,7 @@ from scaleevent_ros.sources import SourceError
 from scaleevent_ros.tasks import TaskError
 from scaleevent_ros.tasks.classes import read_classes
 from scaleevent_ros.tasks.labelled import LabelledDataset, LabelledOptions
-from scaleevent_ros.tasks.labelled_stills import (
+from scaleevent_ros.tasks.labelled_pictures import (
     FilmOptions,
     FlowStills,
     LabelledStills,

@@ -21,6 +21,7 @@ import cv2
 import numpy as np
 
 from scaleevent_ros.sources.convert import ConvertOptions
+from scaleevent_ros.sources.pixel_model import pixel_model
 from scaleevent_ros.sources.simulate import (
     StillsOptions,
     VideoOptions,
@@ -28,7 +29,6 @@ from scaleevent_ros.sources.simulate import (
     video_recording,
     write_bag,
 )
-from scaleevent_ros.sources.simulator import pixel_model
 from scaleevent_ros.sources.stills import StillOptions
 
 if TYPE_CHECKING:

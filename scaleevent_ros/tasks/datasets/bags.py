@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scaleevent_ros.data.bag_pairs import IndexedBag
+from scaleevent_ros.data.indexed_bag import IndexedBag
 from scaleevent_ros.sources.recording import DEPTH_TOPIC, FLOW_TOPIC, LABELS_TOPIC
 from scaleevent_ros.tasks.classes import truth_of
 from scaleevent_ros.tasks.errors import TaskError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.bags.messages import CompressedImageView, ImageView
-    from scaleevent_ros.data.bag_pairs import BagOptions
+    from scaleevent_ros.data.indexed_bag import BagOptions
     from scaleevent_ros.tasks.classes import ClassList
     from scaleevent_ros.tasks.labelled import Task
 

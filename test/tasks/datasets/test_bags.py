@@ -10,7 +10,7 @@ import pytest
 from class_lists import numbered_classes
 from recording_events import recorded_events
 
-from scaleevent_ros.data.bag_pairs import BagOptions
+from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.sources.convert import ConvertOptions, convert_recording
 from scaleevent_ros.sources.recording import (
     FRAMES_TOPIC,
