@@ -85,8 +85,8 @@ class GatedMemory(nn.Module):
         height, width = seen.shape[-2:]
         seen = functional.pad(seen, (0, -width % self.stride, 0, -height % self.stride))
         # Not avg_pool2d: ONNX Runtime 1.23 merges it with the padding, and then divides wrongly.
-        patches = seen.unflatten(3, (-1, self.stride)).unflatten(2, (-1, self.stride))
-        return patches.mean((3, 5))
+        patches = torch.unflatten(seen, 3, (-1, self.stride))
+        return torch.unflatten(patches, 2, (-1, self.stride)).mean((3, 5))
 
     def features(self, state: Tensor) -> Tensor:
         """Return the remembered features of a state, ``[B, D, h, w]``."""
