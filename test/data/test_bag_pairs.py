@@ -160,7 +160,7 @@ def test_a_bag_without_frames_is_refused(test_data: Path) -> None:
 
 def test_bags_are_read_only_where_they_are_needed() -> None:
     for module in (bag_pairs, indexed_bag):
-        source = Path(module.__file__).read_text()
+        source = Path(str(module.__file__)).read_text()
         assert "import scaleevent_ros.bags" not in source
         assert "\nfrom scaleevent_ros.bags" not in source
 
