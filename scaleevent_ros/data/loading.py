@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from torch import Tensor
+
     from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
 
 _GRACE_S = 30  # time that batch systems give a job between SIGTERM and SIGKILL
@@ -101,6 +103,17 @@ def load_batches(
         collate_fn=stack,
         worker_init_fn=_start_worker,
     )
+
+
+def named_tensors(batch: Any) -> dict[str, Tensor]:
+    """Collect the tensors of a batch by the names of their fields, those of batches in it too."""
+    if isinstance(batch, torch.Tensor):
+        return {"": batch}
+    return {
+        part or name: tensor
+        for name, value in batch._asdict().items()
+        for part, tensor in named_tensors(value).items()
+    }
 
 
 def _end_later(number: int, frame: FrameType | None) -> None:

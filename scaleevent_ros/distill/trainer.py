@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch.amp.grad_scaler import GradScaler
 
+from scaleevent_ros.data.loading import named_tensors
 from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
 from scaleevent_ros.distill.errors import RunStopped, TrainingError
@@ -519,8 +520,7 @@ class Trainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {
             name: value.detach().cpu().contiguous()
-            for name, value in check.parts[part]._asdict().items()
-            if isinstance(value, torch.Tensor)
+            for name, value in named_tensors(check.parts[part]).items()
         }
         save_file(tensors, path)
         said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in check.sums.items())

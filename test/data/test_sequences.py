@@ -10,6 +10,7 @@ from synthetic_pairs import SlidingTexture
 
 from scaleevent_ros.data.augmentation import AugmentationOptions
 from scaleevent_ros.data.dataset import Pair, PairDataset, SampleOptions
+from scaleevent_ros.data.loading import named_tensors
 from scaleevent_ros.data.sampler import PADDING, Draw
 from scaleevent_ros.data.sequences import (
     SequenceDataset,
@@ -110,6 +111,9 @@ def test_batches_hold_the_last_windows_first(pairs: PairDataset) -> None:
     assert torch.equal(events[1, 2], chosen[1].samples[2].events)
     assert torch.equal(elapsed[1], chosen[1].elapsed_s)
     windows = batch.windows
+    named = named_tensors(batch)
+    assert [*named] == [*windows._fields, "elapsed_s"]
+    assert torch.equal(named["frames"], windows.frames)
     assert torch.equal(windows.events[1], chosen[1].samples[-1].events)
     assert torch.equal(windows.frames[4], chosen[0].samples[0].frame)
     assert windows.covered[:2].any()
