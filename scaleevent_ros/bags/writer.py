@@ -97,11 +97,6 @@ class BagWriter:
         self._file = self._new_file(0)
 
     @property
-    def topics(self) -> dict[str, str]:
-        """Message types by topic."""
-        return {name: topic.msgtype for name, topic in self._topics.items()}
-
-    @property
     def counts(self) -> Counter[str]:
         """Number of messages by topic."""
         counts = Counter(dict.fromkeys(self._topics, 0))

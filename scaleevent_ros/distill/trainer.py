@@ -3,7 +3,8 @@
 A step depends on the past only through the state that checkpoints hold: its data follow from seed
 and step (see `scaleevent_ros.data.sampler`), its random numbers from seed, step, part and process.
 So a run that was killed and resumed gives the same result as one that was not, bit by bit where the
-arithmetic itself is deterministic, as it is on a CPU.
+arithmetic itself is deterministic, as it is on a CPU. The loop, its checks and its checkpoints are
+one module, as they share that state.
 """
 
 from __future__ import annotations
