@@ -1,10 +1,12 @@
 """Latency of the engine, from a window's tensor to its outputs, by model, size and backend.
 
 It runs on any machine, with or without a GPU, ROS or rosbags. Weights are random, which takes the
-same time, except those of the shipped student `lite`. ``--bag`` adds `lite` in 8 bits, calibrated
+same time, except those of the shipped student `lite`. ``--activity`` adds students of active
+tokens, on windows with events in a part of the picture. ``--bag`` adds `lite` in 8 bits, calibrated
 on that bag. Every call is timed to its end, on a window that has just been written to the engine's
 device, as in a node. On a CPU, calls of the engine are interleaved with direct calls of ONNX
-Runtime on a normalized window (`bare`).
+Runtime on a normalized window (`bare`). The last column compares with ONNX Runtime in fp32 on all
+tokens, in the same run.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import argparse
 import os
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from scaleevent_ros.distill.configuration import Pretraining, StudentOptions
 from scaleevent_ros.models import build_student, save_student
 from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime import BACKENDS, Engine
@@ -44,6 +47,7 @@ MODELS = {
     "small": "vit_small_patch16_dinov3_qkvb",
     "base": "vit_base_patch16_dinov3_qkvb",
     "large": "vit_large_patch16_dinov3_qkvb",
+    "dinov2": "vit_small_patch14_dinov2",
     "tiny": "vit_tiny_patch16_224",
     "lite0": "tf_efficientnet_lite0",
     "lite": "",
@@ -53,15 +57,20 @@ ON_A_GPU = {"models": ["small", "base", "large"], "sizes": ["640x480", "1280x960
 ON_A_CPU = {"models": ["lite", "lite0", "tiny", "small"], "sizes": ["320x240", "640x480"]}
 
 
-def write_student(path: Path, name: str) -> Path:
+def write_student(path: Path, name: str, *, active: bool = False) -> Path:
     """Write a student with random weights and a linear segmentation head; return its path."""
     torch.manual_seed(0)
     student = build_student(MODELS[name], BINS, "random")
     options = {"classes": CLASSES}
     head = build_head("segmentation_linear", student.width, student.stride, **options)
     described = describe_head("segmentation_linear", student.width, student.stride, **options)
+    tokens = StudentOptions(tokens="active" if active else "all")
+    choice = Pretraining(student=tokens).active_tokens(student.stride)
     student.header = replace(
-        student.header, normalization="percentile", heads={"segmentation": described}
+        student.header,
+        normalization="percentile",
+        heads={"segmentation": described},
+        tokens=None if choice is None else asdict(choice),
     )
     save_student(path, student, {"segmentation": head})
     return path
@@ -141,10 +150,31 @@ def variants(checkpoint: Path, arguments: argparse.Namespace) -> list[tuple[Path
     return found
 
 
+def keep_part(window: NDArray[np.float32], engine: Engine, percent: int) -> NDArray[np.float32]:
+    """Clear a window but for its left part, so that a percentage of the tokens is active.
+
+    The tokens around those with events count as active.
+    """
+    assert engine.header.active_tokens is not None
+    columns = round(engine.grid[1] * percent / 100)
+    if columns < engine.grid[1]:
+        columns -= engine.header.active_tokens.dilation
+    part = window.copy()
+    part[..., columns * engine.stride :] = 0
+    return part
+
+
 def measure(
-    checkpoint: Path, size: tuple[int, int], arguments: argparse.Namespace
+    checkpoint: Path, size: tuple[int, int], arguments: argparse.Namespace, active: Path | None
 ) -> dict[str, np.ndarray]:
-    """Time a checkpoint on all backends at one size, in ms per window."""
+    """Time a checkpoint on all backends at one size, in ms per window.
+
+    Args:
+        checkpoint: Student to time.
+        size: Height and width of the windows.
+        arguments: Arguments of the command line.
+        active: The same student with active tokens, for ``--activity``; None without.
+    """
     calls: dict[str, Timed] = {}
     for file, backend, precision in variants(checkpoint, arguments):
         engine = Engine(file, arguments.device, precision, backend, size=size)
@@ -156,6 +186,19 @@ def measure(
         calls[f"{engine.backend} {engine.precision}"] = Timed(call, window, memory)
         if engine.device.type == "cpu" and f"{engine.backend} {engine.precision}" == "onnx fp32":
             calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window)
+    for file, backend, precision in variants(active, arguments) if active else ():
+        engine = Engine(file, arguments.device, precision, backend, size=size)
+        (window,) = synthetic_windows(engine.header, size, 1)
+        for percent in arguments.activity:
+            part = keep_part(window, engine, percent)
+            computed = engine(part).computed
+            assert computed is not None
+            memory = np.empty_like(part)
+            if engine.device.type == "cuda":
+                memory = torch.empty(part.shape, device=engine.device.to_torch())
+            tokens = f"{computed.sum()} of {computed.size} tokens"
+            name = f"{engine.backend} {engine.precision}, {percent} % active: {tokens}"
+            calls[name] = Timed(partial(engine, wanted=WANTED), part, memory)
     return take_turns(calls, arguments.seconds)
 
 
@@ -176,25 +219,35 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--precision", default="auto")
     parser.add_argument(
+        "--activity", type=int, nargs="+", default=[], help="percentages of active tokens (ViTs)"
+    )
+    parser.add_argument(
         "--bag", type=Path, help="recording on which `lite` is calibrated in 8 bits"
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each model and size")
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
     print(f"torch {torch.__version__}, {arguments.device}: {name}; features and segmentation\n")
-    print("| model | size | backend | p50 ms | p99 ms | calls |")
-    print("|---|---|---|---|---|---|")
+    print("| model | size | backend | p50 ms | p99 ms | calls | `onnx fp32` takes |")
+    print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder
         for model in arguments.models:
             checkpoint = resolve_model("lite")
+            active: Path | None = None
             if model != "lite":
                 checkpoint = write_student(Path(folder) / f"{model}.safetensors", model)
+            if arguments.activity and MODELS[model].startswith("vit_"):
+                active = write_student(
+                    Path(folder) / f"{model}_active.safetensors", model, active=True
+                )
             for size in arguments.sizes:
-                measured = measure(checkpoint, parse_size(size), arguments)
+                measured = measure(checkpoint, parse_size(size), arguments, active)
                 for backend, times in measured.items():
                     p50, p99 = np.percentile(times, (50, 99))
-                    row = f"{p50:.2f} | {p99:.2f} | {len(times)}"
+                    row = f"{p50:.2f} | {p99:.2f} | {len(times)} | "
+                    if "onnx fp32" in measured:
+                        row += f"{np.median(measured['onnx fp32']) / p50:.1f} times as long"
                     print(f"| {model} | {size} | {backend} | {row} |", flush=True)
 
 

@@ -16,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +41,11 @@ from scaleevent_ros.bags.messages import (  # noqa: E402
     serialize_event_packet,
 )
 from scaleevent_ros.cache import user_cache  # noqa: E402
+from scaleevent_ros.distill.configuration import (  # noqa: E402
+    LossOptions,
+    Pretraining,
+    StudentOptions,
+)
 from scaleevent_ros.events import warm_up  # noqa: E402
 from scaleevent_ros.events.windows import WindowOptions  # noqa: E402
 from scaleevent_ros.models import build_student, save_student  # noqa: E402
@@ -52,6 +57,7 @@ NODE = "/scaleevent_perception"
 WIDTH, HEIGHT = 640, 480
 PACKET_HZ = 250
 TIMES = ("decode", "transfer", "inference", "publish")
+PATCH = 16
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny": (
         "vit_tiny_patch16_224",
@@ -85,11 +91,16 @@ class Outcome(NamedTuple):
     lost: str
 
 
-def payload(events: int) -> bytes:
-    """Create a `libcaer` packet of events over 4 ms, with times from the packet's time base on."""
+def payload(events: int, width: int = WIDTH) -> bytes:
+    """Create a `libcaer` packet of events over 4 ms, with times from the packet's time base on.
+
+    Args:
+        events: Number of events.
+        width: Number of columns at the left that have events.
+    """
     rng = np.random.default_rng(0)
     words = np.empty((events, 2), "<u4")
-    x, y = rng.integers(0, WIDTH, events), rng.integers(0, HEIGHT, events)
+    x, y = rng.integers(0, width, events), rng.integers(0, HEIGHT, events)
     words[:, 0] = x << 17 | y << 2 | rng.integers(0, 2, events) << 1 | 1
     words[:, 1] = np.arange(events) * (1_000_000 // PACKET_HZ) // events
     return words.tobytes()
@@ -101,9 +112,24 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def run(model: Path, mev_s: float, seconds: float, rate: float, *, listen: bool) -> Outcome:
-    """Run the node at ``mev_s`` million events per second, with or without a listener."""
-    data = payload(int(mev_s * 1e6 / PACKET_HZ))
+def run(
+    model: Path, mev_s: float, seconds: float, rate: float, activity: int | None, *, listen: bool
+) -> Outcome:
+    """Run the node at ``mev_s`` million events per second, with or without a listener.
+
+    Args:
+        model: Student to run.
+        mev_s: Million events per second.
+        seconds: Duration of the measurement.
+        rate: Maximum number of windows per second.
+        activity: Percentage of active tokens, those around the ones with events among them; None
+            for a student of all tokens.
+        listen: Subscribe to the features.
+    """
+    width = WIDTH
+    if activity is not None and activity < 100:
+        width = (round(WIDTH / PATCH * activity / 100) - LossOptions().dilation) * PATCH
+    data = payload(int(mev_s * 1e6 / PACKET_HZ), width)
     qos = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
     with Graph() as graph:
         node = graph.start(
@@ -166,12 +192,19 @@ def percentiles(ms: Sequence[float]) -> str:
     return "-" if not len(ms) else "{:.1f} / {:.1f}".format(*np.percentile(ms, (50, 99)))
 
 
-def write_model(name: str, folder: Path) -> Path:
-    """Write a student with random weights to a folder; return its path."""
+def write_model(name: str, folder: Path, *, active: bool = False) -> Path:
+    """Write a student with random weights to a folder, of active tokens or all; return its path."""
     architecture, options = MODELS[name]
     torch.manual_seed(0)
     student = build_student(architecture, 5, "random", options=options)
-    student.header = replace(student.header, normalization="mean_std", window=WindowOptions())
+    tokens = StudentOptions(tokens="active" if active else "all")
+    choice = Pretraining(student=tokens).active_tokens(student.stride)
+    student.header = replace(
+        student.header,
+        normalization="mean_std",
+        window=WindowOptions(),
+        tokens=None if choice is None else asdict(choice),
+    )
     path = folder / "student.safetensors"
     save_student(path, student)
     return path
@@ -241,6 +274,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=30.0, help="maximum windows per second")
     parser.add_argument(
+        "--activity",
+        type=int,
+        nargs="+",
+        default=[],
+        help="also students of active tokens, on windows with these percentages of active tokens",
+    )
+    parser.add_argument(
         "--building", metavar="BACKEND", help="instead, time services while the engine is built"
     )
     arguments = parser.parse_args()
@@ -258,10 +298,17 @@ def main() -> None:
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             model = write_model(name, Path(folder))
-            for listen in (False, True):
-                found = run(model, arguments.mev, arguments.seconds, arguments.rate, listen=listen)
+            runs: list[tuple[Path, int | None, bool]] = [(model, None, False), (model, None, True)]
+            if arguments.activity:
+                active = write_model(name, Path(folder) / "active", active=True)
+                runs += [(active, percent, True) for percent in arguments.activity]
+            for path, percent, listen in runs:
+                found = run(
+                    path, arguments.mev, arguments.seconds, arguments.rate, percent, listen=listen
+                )
                 row = (
-                    name, "features" if listen else "none", f"{found.published}",
+                    name if percent is None else f"{name}, {percent} % active",
+                    "features" if listen else "none", f"{found.published}",
                     f"{found.arrivals}", *(percentiles(found.times[key]) for key in TIMES[1:]),
                     percentiles(found.way), percentiles(found.age), f"{found.decode_p50:.2f}",
                     f"{found.cores:.0%}", f"{found.decode_p50 * PACKET_HZ / 1e3:.0%}", found.lost,

@@ -14,6 +14,7 @@ from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import WindowOptions
+from scaleevent_ros.models.active_tokens import ActiveTokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,6 +227,11 @@ class StudentOptions:
         options: Keyword arguments of timm's model.
         patch_dropout: Fraction of patch tokens that a ViT omits in each training step, for speed.
             Validation uses all tokens.
+        tokens: ``all``, or ``active``: a ViT computes the patch tokens with events, those within
+            ``loss.dilation``, and some inactive anchors, which makes training and the runtime
+            faster the less moves.
+        anchors: Minimum number of anchors of ``tokens: active``, relative to all tokens. They are
+            random in training, and spread evenly in validation and the runtime.
         memory: ``none``, or ``gated``: a recurrent cell that remembers features across windows. It
             is trained on sequences, see ``data.sequence``; ``init`` may be a student without it.
     """
@@ -236,11 +242,17 @@ class StudentOptions:
     neck: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     patch_dropout: float = 0.0
+    tokens: Literal["all", "active"] = "all"
+    anchors: float = 0.025
     memory: Literal["none", "gated"] = "none"
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require_between(self, "patch_dropout", 0, 0.9)
+        _require_between(self, "anchors", 0, 1)
+        if self.patch_dropout and self.tokens == "active":
+            msg = "student.tokens active drops patches itself: set student.patch_dropout to 0"
+            raise ConfigurationError(msg)
         if self.patch_dropout and self.memory != "none":
             msg = "a memory needs all patches: set student.patch_dropout to 0"
             raise ConfigurationError(msg)
@@ -446,15 +458,31 @@ class Pretraining:
                 "by cells: switch augmentation.zoom and augmentation.crop off, or the cache"
             )
             raise ConfigurationError(msg)
-        if self.student.memory != "none" and self.events.normalization == "scaleevent_picture":
-            msg = (
-                "a memory sees where there are events, which events.normalization "
-                "scaleevent_picture hides: choose another, or student.memory none"
-            )
-            raise ConfigurationError(msg)
+        for name, plain_value in (("memory", "none"), ("tokens", "all")):
+            value = getattr(self.student, name)
+            if value != plain_value and self.events.normalization == "scaleevent_picture":
+                msg = (
+                    f"student.{name} {value} needs to know where there are events, which "
+                    "events.normalization scaleevent_picture hides: choose another, or "
+                    f"student.{name} {plain_value}"
+                )
+                raise ConfigurationError(msg)
         if not self.data.validation and not self.data.holdout:
             msg = "nothing to validate on: set data.validation or data.holdout"
             raise ConfigurationError(msg)
+
+    def active_tokens(self, stride: int) -> ActiveTokens | None:
+        """Return the rule for the tokens that a student of a stride computes; None for all.
+
+        The number of pixels is half the number of events of ``events.activity_threshold``, since
+        pixels of active patches have several: on recordings of two cameras this marked 99.5 % or
+        more of the active patches, and at most half as many others.
+        """
+        if self.student.tokens == "all":
+            return None
+        pixels = max(1, round(self.events.activity_threshold / 2 * (stride / 16) ** 2))
+        dilation = max(self.loss.dilation, self.loss.final_dilation or 0)
+        return ActiveTokens(self.student.anchors, dilation, pixels)
 
 
 def parse_configuration(

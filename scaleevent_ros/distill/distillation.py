@@ -87,21 +87,33 @@ def dilate_mask(active: Tensor, dilation: int) -> Tensor:
     return dilated > 0
 
 
-def draw_kept(count: int, patches: int, dropout: float) -> Tensor:
-    """Choose at random the patch tokens of each image that are kept, by PyTorch's generator.
+def draw_kept(active: Tensor, count: int) -> Tensor:
+    """Choose the patch tokens of each image that are kept, by PyTorch's generator.
 
     The trainer seeds it for each step, so that a resumed run makes the same choice.
 
     Args:
-        count: Images B.
-        patches: Patch tokens N of an image.
-        dropout: Share of tokens to drop.
+        active: Tokens that are kept before all others, bool ``[B, N]`` on the CPU.
+        count: Number of tokens to keep; if more than the active ones, others are drawn at random.
 
     Returns:
-        Indices of the kept tokens, int64 ``[B, K]`` on the CPU, ascending; K is at least 1.
+        Indices of the kept tokens, int64 ``[B, count]`` on the CPU, ascending.
     """
-    keep = max(1, round(patches * (1 - dropout)))
-    return torch.rand(count, patches).argsort(dim=1)[:, :keep].sort(dim=1).values
+    rank = torch.rand(active.shape).masked_fill(active, -1)
+    return rank.argsort(dim=1)[:, :count].sort(dim=1).values
+
+
+def _mask_of(kept: Tensor, like: Tensor) -> Tensor:
+    """Mark kept tokens, int64 ``[B, K]``, in a mask of the shape of another, bool ``[B, h, w]``."""
+    return torch.zeros_like(like).flatten(1).scatter(1, kept, value=True).view_as(like)
+
+
+def _shares(batch: Batch, kept: Tensor | None) -> dict[str, Tensor]:
+    """Return the share of tokens that are active and, if not all are, of those computed."""
+    shares = {"active": (batch.active & batch.covered).float().mean()}
+    if kept is not None:
+        shares["computed"] = torch.tensor(kept.shape[1] / batch.active[0].numel())
+    return shares
 
 
 def teacher_features(source: FeatureSource, batch: Batch) -> Tensor:
@@ -195,7 +207,7 @@ class Distillation:
         if kept is None:
             of_student = model(batch.events, project=True)
         else:
-            computed = torch.zeros_like(covered).scatter(1, kept.to(covered.device), value=True)
+            computed = _mask_of(kept, batch.covered).flatten(1)
             mask, covered = mask & computed, covered & computed
             moved = to_device(kept, batch.events.device)
             of_student = model(batch.events, project=True, kept=moved)
@@ -223,21 +235,44 @@ class Distillation:
 
     def losses(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
         """Compute the terms of the loss, and the share of active tokens (``active``)."""
-        kept = None
-        if self._patch_dropout:
-            count = batch.active[0].numel()
-            kept = draw_kept(len(batch.active), count, self._patch_dropout)
+        kept = self._draw_tokens(batch.active)
         terms = self.compare(model, batch, kept).terms._asdict()
-        return {**terms, "active": (batch.active & batch.covered).float().mean()}
+        return {**terms, **_shares(batch, kept)}
+
+    def _draw_tokens(self, active: Tensor) -> Tensor | None:
+        """Choose the tokens of a training step, given the active ones ``[B, h, w]``; None for all.
+
+        Images have equally many: where fewer are active, more anchors are drawn.
+        """
+        total = active[0].numel()
+        choice = self._student.header.active_tokens
+        if choice is not None:
+            active = dilate_mask(active, choice.dilation).flatten(1)
+            return draw_kept(active, choice.count(int(active.sum(1).max()), total))
+        if self._patch_dropout:
+            keep = max(1, round(total * (1 - self._patch_dropout)))
+            return draw_kept(torch.zeros_like(active.flatten(1)), keep)
+        return None
 
     def measure(
         self, model: nn.Module, batch: Batch, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Compare features with the teacher's, on active and on all covered tokens.
 
-        The teacher's mean is removed from both first, where its statistics are known.
+        The teacher's mean is removed from both first, where its statistics are known. A student of
+        active tokens computes those that it would in the runtime. Only these and active ones are
+        compared, the latter also with its own features of all tokens (``cosine_full``).
         """
-        return self._measure(self.compare(model, batch), batch, pictures)
+        kept = self._student.choose_tokens(batch.events)
+        compared = self.compare(model, batch, kept)
+        if kept is None:
+            return self._measure(compared, batch, pictures)
+        computed = _mask_of(kept, batch.covered)
+        batch = batch._replace(covered=batch.covered & (computed | batch.active))
+        sums, drawn = self._measure(compared, batch, pictures)
+        student, full = tokens(compared.student), tokens(model(batch.events, project=True))
+        active = (batch.active & batch.covered).flatten(1).to(student.device)
+        return {**sums, "cosine_full": cosine_sums(student, full, active)}, drawn
 
     def _measure(
         self, compared: Compared, batch: Batch, pictures: int
@@ -313,21 +348,23 @@ class SequenceDistillation(Distillation):
 
     def losses(self, model: nn.Module, batch: Any) -> Mapping[str, Tensor]:
         """Compute the loss terms of windows and memory, and the share of active tokens."""
-        compared, memory = self._compare_sequences(model, batch)
+        windows = batch.windows
+        kept = self._draw_tokens(windows.active)
+        compared, memory = self._compare_sequences(model, batch, kept)
         values = compared.terms._asdict()
         total = values["total"] + self._memory_weight * memory.total
-        active = (batch.windows.active & batch.windows.covered).float().mean()
-        return {**values, "memory": memory.total, "total": total, "active": active}
+        return {**values, "memory": memory.total, "total": total, **_shares(windows, kept)}
 
     def measure(
         self, model: nn.Module, batch: Any, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Compare the memory's features with the teacher's."""
-        compared, memory = self._compare_sequences(model, batch)
+        kept = self._student.choose_tokens(batch.windows.events)
+        compared, memory = self._compare_sequences(model, batch, kept)
         return self._measure(compared._replace(terms=memory), batch.windows, pictures)
 
     def _compare_sequences(
-        self, model: nn.Module, batch: SequenceBatch
+        self, model: nn.Module, batch: SequenceBatch, kept: Tensor | None
     ) -> tuple[Compared, LossTerms]:
         """Return the memory's features with the loss terms of windows alone, and the memory's."""
         windows = batch.windows
@@ -335,10 +372,15 @@ class SequenceDistillation(Distillation):
             of_teacher = teacher_features(self._features, windows)
         target = tokens(self._target(of_teacher))
         events, elapsed_s = batch.in_order
-        both = model(events, project=True, elapsed_s=elapsed_s)
-        alone, remembered = (each.transpose(0, 1).flip(0).flatten(0, 1) for each in both)
         mask = (dilate_mask(windows.active, self._dilation) & windows.covered).flatten(1)
         covered = windows.covered.flatten(1)
-        terms = self._loss(tokens(alone), target, mask, covered=covered)
+        computed = covered
+        if kept is not None:
+            computed = covered & _mask_of(kept, windows.covered).flatten(1)
+            kept = torch.unflatten(kept, 0, batch.elapsed_s.shape).flip(0).transpose(0, 1)
+            kept = to_device(kept.contiguous(), events.device)
+        both = model(events, project=True, elapsed_s=elapsed_s, kept=kept)
+        alone, remembered = (each.transpose(0, 1).flip(0).flatten(0, 1) for each in both)
+        terms = self._loss(tokens(alone), target, mask & computed, covered=computed)
         memory = self._memory_loss(tokens(remembered), target, covered, covered=covered)
         return Compared(remembered, of_teacher, terms), memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -213,13 +213,19 @@ def build_models(configuration: Pretraining) -> tuple[Teacher, Student]:
         neck=of_student.neck,
         options=of_student.options,
     )
-    if of_student.patch_dropout and not student.backbone.can_drop_tokens:
+    choice = configuration.active_tokens(student.stride)
+    if (of_student.patch_dropout or choice) and not student.backbone.can_drop_tokens:
+        name, plain_value = ("tokens active", "all") if choice else ("patch_dropout", "0")
         msg = (
-            f"student.patch_dropout needs a plain ViT, and {student.header.architecture} is none: "
-            "set it to 0"
+            f"student.{name} needs a plain ViT, and {student.header.architecture} is none: "
+            f"set it to {plain_value}"
         )
         raise ConfigurationError(msg)
-    student.header = replace(events.describe(student.header), teacher_options=of_teacher.arguments)
+    student.header = replace(
+        events.describe(student.header),
+        teacher_options=of_teacher.arguments,
+        tokens=None if choice is None else asdict(choice),
+    )
     gap_s = configuration.data.sequence.longest_gap_s
     student.set_memory(None if of_student.memory == "none" else gap_s)
     # In this layout convolutions are up to twice as fast on a CPU, and no slower on a GPU.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
@@ -112,7 +113,9 @@ class Backbone(nn.Module):
 
     def _forward_kept(self, image: Tensor, kept: Tensor) -> Tensor:
         model = cast("Any", self.model)
-        dropout = model.patch_drop
+        embedding, dropout = model.patch_embed, model.patch_drop
+        if _embeds_patches_alone(embedding):
+            model.patch_embed = _EmbedTokens(embedding, kept)
         model.patch_drop = _KeepTokens(kept, model.num_prefix_tokens, isinstance(model, Eva))
         try:
             (features,) = model.forward_intermediates(
@@ -123,12 +126,11 @@ class Backbone(nn.Module):
                 intermediates_only=True,
             )
         finally:
-            model.patch_drop = dropout
-        features = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1)
+            model.patch_embed, model.patch_drop = embedding, dropout
+        features = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1).transpose(1, 2)
         rows, columns = (side // self.stride for side in image.shape[-2:])
-        index = kept[:, None].expand_as(features)
-        whole = features.new_zeros(*features.shape[:2], rows * columns)
-        return cast("Tensor", whole.scatter(2, index, features).unflatten(2, (rows, columns)))
+        whole = _scatter(features, kept, rows * columns)
+        return whole.transpose(1, 2).unflatten(2, (rows, columns))
 
     def pad(self, image: Tensor) -> Tensor:
         """Pad ``[B, C, H, W]`` with zeros at the right and the bottom to whole features.
@@ -202,10 +204,54 @@ class _KeepTokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Select the prefix and the chosen patches of ``[B, prefix + N, D]``."""
-        index = self._kept[..., None].expand(-1, -1, x.shape[-1])
-        patches = x[:, self._prefix :].gather(1, index)
-        x = torch.cat([x[:, : self._prefix], patches], dim=1)
+        x = torch.cat([x[:, : self._prefix], _gather(x[:, self._prefix :], self._kept)], dim=1)
         return (x, self._kept) if self._with_indices else x
+
+
+class _EmbedTokens(nn.Module):
+    """The place of timm's patch embedding in a ViT, which embeds the chosen tokens alone."""
+
+    def __init__(self, embedding: PatchEmbed, kept: Tensor) -> None:
+        super().__init__()
+        self._embedding = embedding
+        self._kept = kept
+        self.grid_size = embedding.grid_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed the chosen patches of ``[B, C, H, W]``; the others are zero."""
+        embedding = self._embedding
+        convolution = embedding.proj
+        height, width = convolution.kernel_size
+        patches = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        rows, columns = patches.shape[2], patches.shape[4]
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        tokens = functional.linear(
+            _gather(patches, self._kept), convolution.weight.flatten(1), convolution.bias
+        )
+        whole = _scatter(embedding.norm(tokens), self._kept, rows * columns)
+        return whole if embedding.flatten else whole.unflatten(1, (rows, columns))
+
+
+def _embeds_patches_alone(embedding: nn.Module) -> bool:
+    """Return whether a ViT's patch embedding is one matrix for each patch of pixels."""
+    return type(embedding) is PatchEmbed and embedding.proj.kernel_size == embedding.proj.stride
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """Select tokens ``[B, K, D]`` of ``[B, N, D]`` by their index ``[B, K]``."""
+    return x[torch.arange(len(index), device=x.device)[:, None], index]
+
+
+def _scatter(tokens: Tensor, index: Tensor, count: int) -> Tensor:
+    """Place tokens ``[B, K, D]`` at their index ``[B, K]`` in zeros ``[B, count, D]``."""
+    whole = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    return whole.index_put((torch.arange(len(index), device=index.device)[:, None], index), tokens)
+
+
+def token_mask(kept: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Mark chosen tokens, int64 ``[B, K]``, on a grid; bool ``[B, 1, h, w]``."""
+    mask = torch.zeros(len(kept), grid[0] * grid[1], device=kept.device)
+    return (mask.scatter(1, kept, 1.0) > 0).unflatten(1, (1, *grid))
 
 
 class _ChannelNorm(nn.Module):

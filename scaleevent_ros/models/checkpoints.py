@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import NS_PER_MS, WindowOptions
+from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.models.errors import CheckpointError
 from scaleevent_ros.models.shipped import shipped_or_path
 
@@ -47,6 +48,8 @@ class Header:
         memory: Hidden ``channels`` of a `GatedMemory`, the ``width`` of the features that it
             remembers, and ``longest_gap_s``, the longest time between windows for which it was
             trained; None for a student without memory.
+        tokens: Fields of `ActiveTokens`, by which a student of active tokens chooses those that it
+            computes; None for a student of all tokens.
         representation: Name of the event representation that fills the bins.
         normalization: How the tensor is normalized, as the representation's argument
             ``normalize`` takes it; None if unknown.
@@ -73,6 +76,7 @@ class Header:
     neck: int | None = None
     projection: int | None = None
     memory: dict[str, Any] | None = None
+    tokens: dict[str, Any] | None = None
     representation: str = "voxel"
     normalization: str | None = None
     leaky: list[float] = field(default_factory=list)
@@ -92,6 +96,16 @@ class Header:
         return str(self.heads.get(task, {}).get("features", "student"))
 
     @property
+    def active_tokens(self) -> ActiveTokens | None:
+        """Rule for the tokens to compute; None for all."""
+        return None if self.tokens is None else ActiveTokens(**self.tokens)
+
+    @property
+    def represented(self) -> int:
+        """Number of channels that represent the window itself; leaky integrals follow them."""
+        return self.bins - len(self.leaky)
+
+    @property
     def windows(self) -> WindowOptions:
         """The event windows to run on: those of training, or 50 ms where these are unknown."""
         return self.window or WindowOptions()
@@ -103,9 +117,8 @@ class Header:
         Raises:
             CheckpointError: If the channels cannot be those of the representation.
         """
-        channels = self.bins - len(self.leaky)
         try:
-            for bins in (channels, channels // 2):
+            for bins in (self.represented, self.represented // 2):
                 spec = InputSpec(
                     self.representation, bins, self.normalization or "none", tuple(self.leaky)
                 )
@@ -237,7 +250,13 @@ def parse_header(content: dict[str, Any], path: str | Path) -> Header:
         except (TypeError, EventsError) as error:
             msg = f"{path}: the header's 'window' is {window!r}: {error}"
             raise CheckpointError(msg) from error
-    return Header(**content)
+    header = Header(**content)
+    try:
+        header.active_tokens  # noqa: B018 - fails if a field is missing or unknown
+    except TypeError as error:
+        msg = f"{path}: the header's 'tokens' is {header.tokens!r}: {error}"
+        raise CheckpointError(msg) from error
+    return header
 
 
 def matches_type(value: object, kind: Any) -> bool:

@@ -29,7 +29,7 @@ _OPEN_AT = 0.25  # share of active pixels at which the untrained gate is half op
 class GatedMemory(nn.Module):
     """Gated recurrent cell.
 
-    A state is ``[B, D + 1, h, w]``: the remembered features, and a channel that is 1 once there
+    A state is ``[B, D + 1, h, w]``: the remembered features, and a channel that is 1 where there
     are any. A state of zeros is an empty memory: the first window's features pass unchanged.
 
     Args:
@@ -53,7 +53,14 @@ class GatedMemory(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(cast("nn.Parameter", layer.bias))
 
-    def forward(self, features: Tensor, events: Tensor, state: Tensor, elapsed_s: Tensor) -> Tensor:
+    def forward(
+        self,
+        features: Tensor,
+        events: Tensor,
+        state: Tensor,
+        elapsed_s: Tensor,
+        computed: Tensor | None = None,
+    ) -> Tensor:
         """Update the memory with a window.
 
         Args:
@@ -62,11 +69,17 @@ class GatedMemory(nn.Module):
             state: State after the previous window, ``[B, D + 1, h, w]``; zeros for none.
             elapsed_s: Time from the end of the previous window to the end of this one, in s,
                 ``[B]``.
+            computed: Where the window has features, bool ``[B, 1, h, w]``; everywhere if None.
+                Elsewhere the remembered ones take their place.
 
         Returns:
             The new state, ``[B, D + 1, h, w]``.
         """
         memory, known = state[:, :-1], state[:, -1:]
+        known_after = torch.ones_like(known)
+        if computed is not None:
+            features = torch.where(computed, features, memory)
+            known_after = torch.where(computed, known_after, known)
         active = self.activity(events).to(features.dtype)
         elapsed = elapsed_s.to(features.dtype).clamp(0.0, MAX_ELAPSED_S)[:, None, None, None]
         since = torch.log1p(elapsed).expand_as(active)
@@ -77,7 +90,7 @@ class GatedMemory(nn.Module):
         change = features - memory + self.correction(hidden)
         # Nothing is remembered before the first window: its features pass unchanged.
         updated = torch.where(known > 0, memory + gate * change, features)
-        return torch.cat([updated, torch.ones_like(known)], 1)
+        return torch.cat([updated, known_after], 1)
 
     def activity(self, events: Tensor) -> Tensor:
         """Compute the share of pixels with events in each patch, float32 ``[B, 1, h, w]``."""

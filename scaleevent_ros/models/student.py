@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from scaleevent_ros.models.backbone import Backbone, build_network
+from scaleevent_ros.models.backbone import Backbone, build_network, token_mask
 from scaleevent_ros.models.checkpoints import (
     Header,
     git_revision,
@@ -61,9 +61,7 @@ class Student(nn.Module):
         self.memory: GatedMemory | None = None
         if header.memory is not None:
             channels = int(header.memory["channels"])
-            self.memory = GatedMemory(
-                backbone.width, backbone.stride, header.bins - len(header.leaky), channels
-            )
+            self.memory = GatedMemory(backbone.width, backbone.stride, header.represented, channels)
 
     def set_memory(self, longest_gap_s: float | None) -> None:
         """Add a memory across windows, untrained unless there is one already, or remove it.
@@ -75,7 +73,7 @@ class Student(nn.Module):
         if longest_gap_s is None:
             self.memory, self.header = None, replace(self.header, memory=None)
             return
-        represented = self.header.bins - len(self.header.leaky)
+        represented = self.header.represented
         if self.memory is None:
             self.memory = GatedMemory(self.width, self.stride, represented)
         self.memory.represented = represented
@@ -146,8 +144,8 @@ class Student(nn.Module):
             events: ``[B, bins, H, W]``, built and normalized as described in the header; with
                 ``elapsed_s`` consecutive windows, ``[B, T, bins, H, W]``.
             project: Map the features to the teacher's space, standardized if the header says so.
-            kept: Patch tokens to compute, int64 ``[B, K]``, see `Backbone.forward`; all if None.
-                Ignored with ``elapsed_s``.
+            kept: Patch tokens to compute, int64 ``[B, K]``, see `Backbone.forward`; with
+                ``elapsed_s`` int64 ``[B, T, K]``. All if None.
             elapsed_s: Time since the end of the previous window, in s, ``[B, T]``; infinite where
                 the memory is to be emptied.
 
@@ -157,7 +155,7 @@ class Student(nn.Module):
             in the memory after it. With ``project``, D is the width of the projection.
         """
         if elapsed_s is not None:
-            features = self._follow(events, elapsed_s)
+            features = self._follow(events, elapsed_s, kept)
             if project:
                 maps = cast("Tensor", self.projection(features.flatten(0, 2)))
                 features = maps.reshape(*features.shape[:3], *maps.shape[1:])
@@ -165,8 +163,24 @@ class Student(nn.Module):
         features = cast("Tensor", self.backbone(events, kept))
         return cast("Tensor", self.projection(features)) if project else features
 
+    def choose_tokens(self, events: Tensor) -> Tensor | None:
+        """Choose the tokens to compute by the header's rule, as in the runtime.
+
+        Args:
+            events: ``[B, bins, H, W]``, normalized or not, on any device.
+
+        Returns:
+            Indices of patch tokens, int64 ``[B, K]`` on the CPU; None if all are computed.
+        """
+        choice = self.header.active_tokens
+        if choice is None:
+            return None
+        return torch.from_numpy(choice.choose(events[:, : self.header.represented], self.stride))
+
     def remember(self, events: Tensor) -> Tensor:
         """Compute what the memory holds after windows that follow one another.
+
+        Tokens are chosen by the header's rule.
 
         Args:
             events: Consecutive windows, ``[B, T, bins, H, W]``.
@@ -177,19 +191,26 @@ class Student(nn.Module):
         seconds = self.header.windows.length_ms * 1e-3
         elapsed_s = events.new_full(events.shape[:2], seconds)
         elapsed_s[:, 0] = torch.inf
-        return self._follow(events, elapsed_s)[1, :, -1]
+        kept = self.choose_tokens(events.flatten(0, 1))
+        if kept is not None:
+            kept = kept.to(events.device).unflatten(0, events.shape[:2])
+        return self._follow(events, elapsed_s, kept)[1, :, -1]
 
-    def _follow(self, events: Tensor, elapsed_s: Tensor) -> Tensor:
+    def _follow(self, events: Tensor, elapsed_s: Tensor, kept: Tensor | None) -> Tensor:
         """Compute the features of windows, and those in the memory after each window."""
         assert self.memory is not None, "a sequence needs a memory"
-        flat = cast("Tensor", self.backbone(events.flatten(0, 1)))
+        chosen = None if kept is None else kept.flatten(0, 1)
+        flat = cast("Tensor", self.backbone(events.flatten(0, 1), chosen))
         alone = flat.reshape(*events.shape[:2], *flat.shape[1:])
         state = self.memory.empty(alone[:, 0])
         remembered = []
         for step in range(events.shape[1]):
             begins = elapsed_s[:, step].isinf()[:, None, None, None]
             state = torch.where(begins, 0, state)
-            state = self.memory(alone[:, step], events[:, step], state, elapsed_s[:, step])
+            computed = None if kept is None else token_mask(kept[:, step], alone.shape[-2:])
+            state = self.memory(
+                alone[:, step], events[:, step], state, elapsed_s[:, step], computed
+            )
             remembered.append(self.memory.features(state))
         return torch.stack([alone, torch.stack(remembered, 1)])
 

@@ -52,9 +52,11 @@ class Product(NamedTuple):
     pixels: NDArray[Any]
 
 
-def topics_of(outputs: Collection[str]) -> tuple[str, ...]:
-    """List the image topics of a checkpoint with these outputs."""
-    return (*ALWAYS, *(topic for head in outputs for topic in OF_HEADS.get(head, ())))
+def topics_of(engine: Engine) -> tuple[str, ...]:
+    """List the image topics of an engine's checkpoint."""
+    chosen = () if engine.header.tokens is None else ("computed",)
+    heads = (topic for head in engine.outputs for topic in OF_HEADS.get(head, ()))
+    return (*ALWAYS, *chosen, *heads)
 
 
 class Scene(NamedTuple):
@@ -127,6 +129,7 @@ class Products:
             "overlay": self._overlay,
             "similarity": self._similarity,
             "activity": _activity,
+            "computed": _computed,
             "age": lambda scene: ("32FC1", self._ages.seconds(scene.window.t_end)),
             "segmentation": _segmentation,
             "segmentation_color": lambda scene: ("rgb8", self._class_colours(scene)),
@@ -142,7 +145,7 @@ class Products:
         """Return the names of the engine's outputs that are needed for topics."""
         names = set()
         for topic in wanted:
-            if topic in {"features", "features_pca", "similarity"}:
+            if topic in {"features", "features_pca", "similarity", "computed"}:
                 names.add("features")
             elif topic == "overlay":
                 names.add("segmentation" if self._segments else "features")
@@ -225,6 +228,11 @@ class Products:
 def _activity(scene: Scene) -> tuple[str, NDArray[Any]]:
     share = to_host(scene.window.patch_counts) * 255 // scene.settings.activity_threshold
     return "mono8", np.minimum(share, 255).astype(np.uint8)
+
+
+def _computed(scene: Scene) -> tuple[str, NDArray[Any]]:
+    assert scene.outputs.computed is not None, "the topic exists for students of active tokens only"
+    return "mono8", scene.outputs.computed.astype(np.uint8) * 255
 
 
 def _segmentation(scene: Scene) -> tuple[str, NDArray[Any]]:

@@ -54,7 +54,7 @@ class Pipeline:
     @property
     def topics(self) -> tuple[str, ...]:
         """Names of the image topics, without `~/`."""
-        return topics_of(self.engine.outputs)
+        return topics_of(self.engine)
 
     def check(self, settings: PerceptionParameters) -> None:
         """Check that the images fit the middleware, and OpenCV in subscribers.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from scaleevent_ros.models.active_tokens import SHARES
 from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.errors import EngineError
@@ -26,11 +27,14 @@ from scaleevent_ros.runtime.placement import (
     choose_precision,
     missing_packages,
 )
+from scaleevent_ros.runtime.trial_windows import trial_tokens
 from scaleevent_ros.runtime.tuning import tune
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from scaleevent_ros.runtime.arrays import Array, Device
     from scaleevent_ros.runtime.exported import Backend, ExportedBackend
@@ -52,12 +56,16 @@ class Outputs:
         depth: float32 [H, W], in the unit that the head was trained with.
         flow: Displacement of each pixel of the previous call's window, float32 [2, H, W], in pixels
             to the right and down; None in the first call, and in the first after `Engine.reset`.
+        computed: For a student of active tokens, where features were computed, bool [h, w], as a
+            numpy array; elsewhere they are the memory's, or zero without one (in the teacher's
+            space: one constant vector). None for other students, which compute all.
     """
 
     features: Array | None = None
     segmentation: Array | None = None
     depth: Array | None = None
     flow: Array | None = None
+    computed: NDArray[np.bool_] | None = None
 
 
 class Engine:
@@ -177,21 +185,35 @@ class Engine:
             elapsed_s = 0.0
         if not names:
             return Outputs()
-        outputs = self._run.run(tensor, names, elapsed_s)
+        kept = self._choose_tokens(tensor)
+        outputs = self._run.run(tensor, names, elapsed_s, kept)
         if self.device.type == "cpu":
             outputs = {name: to_host(output) for name, output in outputs.items()}
         if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
             outputs["segmentation"] = _to_bytes(outputs["segmentation"])
-        return Outputs(**outputs)
+        if kept is None:
+            return Outputs(**outputs)
+        computed = np.zeros(math.prod(self.grid), bool)
+        computed[kept] = True
+        return Outputs(**outputs, computed=computed.reshape(self.grid))
+
+    def _choose_tokens(self, events: Array) -> NDArray[np.int64] | None:
+        """Choose the tokens to compute of a window; None for all."""
+        choice = self.header.active_tokens
+        if choice is None:
+            return None
+        return choice.choose(events[None, : self.header.represented], self.stride)[0]
 
     def _warm_up(self) -> None:
-        """Run the first, slow calls: two, since flow needs a previous window."""
+        """Run the first, slow calls: two, since flow needs a previous window.
+
+        With active tokens, one for each number of tokens.
+        """
         events = np.zeros((self.header.bins, *self.size), np.float32)
-        for _ in range(2):
-            outputs = self(events)
-            for name in self.outputs:
-                if (output := getattr(outputs, name)) is not None:
-                    to_host(output)  # waits for a GPU
+        for index in range(2 if self.header.tokens is None else len(SHARES)):
+            kept = trial_tokens(self._run.info, index)
+            for output in self._run.run(events, self.outputs, kept=kept).values():
+                to_host(output)  # waits for a GPU
         self.reset()
 
     def reset(self) -> None:

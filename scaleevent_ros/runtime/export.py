@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from scaleevent_ros.models.active_tokens import SHARES
 from scaleevent_ros.runtime.arrays import CPU, FIRST_GPU
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import open_exported
@@ -25,7 +26,12 @@ from scaleevent_ros.runtime.placement import (
     choose_precision,
 )
 from scaleevent_ros.runtime.torch_backend import TorchBackend
-from scaleevent_ros.runtime.trial_windows import recorded_windows, sensor_size, synthetic_windows
+from scaleevent_ros.runtime.trial_windows import (
+    recorded_windows,
+    sensor_size,
+    synthetic_windows,
+    trial_tokens,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -219,7 +225,9 @@ def _compare(
     """Compare the written file with PyTorch in float32 on the same windows."""
     network = load_network(checkpoint, size, features_space=options.features_space)
     header = network.info.header
-    trials = TRIALS if header.memory is None else MEMORY_TRIALS
+    trials = TRIALS if header.tokens is None else len(SHARES)
+    if header.memory is not None:
+        trials = MEMORY_TRIALS
     if options.bag is None:
         windows = synthetic_windows(header, size, trials)
     else:
@@ -248,8 +256,9 @@ def _run_both(
     reference = TorchBackend(network, device.to_torch(), torch.float32)
     outputs, elapsed_s = network.info.outputs, network.info.header.windows.length_ms * 1e-3
     with torch.inference_mode():
-        for window in windows:
-            one, other = (each.run(window, outputs, elapsed_s) for each in (found, reference))
+        for index, window in enumerate(windows):
+            kept = trial_tokens(network.info, index)
+            one, other = (each.run(window, outputs, elapsed_s, kept) for each in (found, reference))
             largest_differences(one, other, worst)
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from scaleevent_ros.runtime.arrays import Array, Device
     from scaleevent_ros.runtime.exported_file import NetworkInfo
 
@@ -20,7 +23,11 @@ if TYPE_CHECKING:
         info: NetworkInfo
 
         def run(
-            self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+            self,
+            events: Array,
+            wanted: Collection[str],
+            elapsed_s: float = 0.0,
+            kept: NDArray[np.int64] | None = None,
         ) -> dict[str, Array]:
             """Compute outputs of a window, as `TorchBackend.run` does."""
 

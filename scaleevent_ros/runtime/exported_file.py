@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scaleevent_ros.models.checkpoints import parse_header
 from scaleevent_ros.models.errors import CheckpointError
 from scaleevent_ros.runtime.errors import EngineError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scaleevent_ros.models import Header
@@ -22,6 +25,7 @@ METADATA_KEY = "scaleevent"
 FORMAT_VERSION = 2
 EVENTS, SCALE, PREVIOUS = "events", "scale", "previous_features"
 STATE, ELAPSED, NEXT_STATE = "memory", "elapsed_s", "next_memory"
+TOKENS = "tokens"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,14 @@ class NetworkInfo:
         """Shape [D + 1, h, w] of the memory's state; None without a memory."""
         memory = self.header.memory
         return None if memory is None else (int(memory["width"]) + 1, *self.grid)
+
+    def token_input(self, kept: NDArray[np.int64] | None) -> NDArray[np.int32]:
+        """Return the input ``tokens`` of an exported network for tokens int64 [K]; None for all.
+
+        It has 32 bits, as TensorRT 8 has no inputs of 64.
+        """
+        rows, columns = self.grid
+        return np.arange(rows * columns, dtype=np.int32) if kept is None else kept.astype(np.int32)
 
     def shape(self, output: str) -> tuple[int, ...]:
         """Return the shape of an output, one of ``outputs``."""

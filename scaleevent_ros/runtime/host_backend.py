@@ -15,6 +15,7 @@ from scaleevent_ros.runtime.exported_file import (
     PREVIOUS,
     SCALE,
     STATE,
+    TOKENS,
     divides_by_scale,
 )
 
@@ -51,7 +52,7 @@ class HostBackend(ABC):
         self.reset()
 
     @abstractmethod
-    def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
+    def call(self, feeds: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
         """Run the network.
 
         Args:
@@ -63,7 +64,11 @@ class HostBackend(ABC):
         """
 
     def run(
-        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float = 0.0,
+        kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         previous = self._previous
@@ -71,7 +76,7 @@ class HostBackend(ABC):
         fetched = [*names, "features"] if self._has_flow and "features" not in names else names
         if not fetched:
             return {}
-        feeds = self.feeds(to_host(events))
+        feeds = self.feeds(to_host(events), kept)
         if self._state is not None:
             fetched = [*fetched, NEXT_STATE]
             feeds[STATE], feeds[ELAPSED] = self._state, np.array([elapsed_s], np.float32)
@@ -88,10 +93,14 @@ class HostBackend(ABC):
         shape = self.info.state_shape
         self._state = None if shape is None else np.zeros(shape, np.float32)
 
-    def feeds(self, events: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+    def feeds(
+        self, events: NDArray[np.float32], kept: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Compute the network's inputs of a window, in memory that the next call overwrites."""
         header = self.info.header
-        feeds = {EVENTS: events}
+        feeds: dict[str, NDArray[Any]] = {EVENTS: events}
+        if header.tokens is not None:
+            feeds[TOKENS] = self.info.token_input(kept)
         if divides_by_scale(header):
             feeds[SCALE] = self._spec.scales(events).astype(np.float32)
         elif self._spec.normalization != "none" or self._spec.leaky:

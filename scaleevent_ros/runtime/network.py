@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.models import load_student
+from scaleevent_ros.models.backbone import token_mask
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import NetworkInfo
 from scaleevent_ros.runtime.fixed_size import fix_padding, fix_size
@@ -81,9 +83,11 @@ class Network(nn.Module):
             self.projection = _teacher_projection(student)
         if features_space == "teacher":
             width = student.header.projection or student.width
-        self.info = NetworkInfo(
-            student.header, size, student.stride, width, outputs, features_space
-        )
+        self._late = _late_blocks(student, heads)
+        header = student.header
+        if self._late is not None:  # trained on all tokens, as their queries attend to all
+            header = replace(header, tokens=None)
+        self.info = NetworkInfo(header, size, student.stride, width, outputs, features_space)
         self.backbone = student.backbone
         self.memory = student.memory
         self.heads = nn.ModuleDict(heads)
@@ -92,38 +96,44 @@ class Network(nn.Module):
             fix_size(self.backbone, self.info.grid)
         else:
             fix_padding(self.backbone)
-        self._late = _late_blocks(student, heads)
         if self._late is not None and self.memory is not None:
             msg = "a head segmentation_eomt and a memory cannot run together: train another head"
             raise EngineError(msg)
         self.encodes_features = self._late is None and features_space == "student"
 
-    def encode(self, events: Tensor) -> Tensor:
+    def encode(self, events: Tensor, kept: Tensor | None = None) -> Tensor:
         """Compute the common part of all outputs, in the network's own dtype.
 
         Args:
             events: Normalized event tensor, ``[1, bins, H, W]``.
+            kept: Patch tokens to compute, int64 ``[1, K]``, for a student of active tokens; all if
+                None.
 
         Returns:
             Features ``[1, D, h, w]``, or tokens ``[1, N, D]``; see ``encodes_features``.
         """
         if self._late is not None:
             return self._late.tokens(events)
-        return cast("Tensor", self.backbone(events))
+        return cast("Tensor", self.backbone(events, kept))
 
-    def remember(self, events: Tensor, state: Tensor, elapsed_s: Tensor) -> Tensor:
+    def remember(
+        self, events: Tensor, state: Tensor, elapsed_s: Tensor, kept: Tensor | None = None
+    ) -> Tensor:
         """Update the memory with a window, in the network's own dtype.
 
         Args:
             events: Normalized event tensor, ``[1, bins, H, W]``.
             state: State after the previous window, ``[1, D + 1, h, w]``; zeros for an empty memory.
             elapsed_s: Time since the end of the previous window, in s, float32 ``[1]``.
+            kept: Patch tokens to compute, as in `encode`.
 
         Returns:
             The new state, ``[1, D + 1, h, w]``, whose first D channels are the features.
         """
         assert self.memory is not None, "only with a memory"
-        return cast("Tensor", self.memory(self.encode(events), events, state, elapsed_s))
+        computed = None if kept is None else token_mask(kept, (state.shape[-2], state.shape[-1]))
+        features = self.encode(events, kept)
+        return cast("Tensor", self.memory(features, events, state, elapsed_s, computed))
 
     def finish(
         self,

@@ -13,6 +13,7 @@ from scaleevent_ros.runtime.exported_file import (
     NEXT_STATE,
     PREVIOUS,
     STATE,
+    TOKENS,
     events_and_scale,
     parse_info,
 )
@@ -96,7 +97,7 @@ class OnnxBackend(HostBackend):
         self._options.only_execute_path_to_fetches = True
         super().__init__()
 
-    def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
+    def call(self, feeds: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
         """Run the parts of the network that the requested outputs need; see `HostBackend.call`."""
         found: list[NDArray[Any]] = self.session.run(names, feeds, self._options)
         return found
@@ -138,7 +139,11 @@ class OnnxCudaBackend:
         self.reset()
 
     def run(
-        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float = 0.0,
+        kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Compute outputs of a window on the session's stream, without waiting for them."""
         import torch
@@ -152,6 +157,9 @@ class OnnxCudaBackend:
         feeds = events_and_scale(window, self.info.header)
         if self._has_flow:
             feeds[PREVIOUS] = self._none if previous is None else previous
+        if self.info.header.tokens is not None:
+            tokens = torch.from_numpy(self.info.token_input(kept))
+            feeds[TOKENS] = tokens.to(self._device)
         shapes = {name: self.info.shape(name) for name in fetched}
         if self._state is not None:
             feeds[STATE] = self._state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from scaleevent_ros.runtime.exported_file import (
     PREVIOUS,
     SCALE,
     STATE,
+    TOKENS,
     ExportedInfo,
     NetworkInfo,
     divides_by_scale,
@@ -76,14 +78,16 @@ class _Exported(nn.Module):
         previous_features: Tensor | None = None,
         memory: Tensor | None = None,
         elapsed_s: Tensor | None = None,
+        tokens: Tensor | None = None,
     ) -> list[Tensor]:
         if scale is not None:
             events = _divided(events, scale)
         window, after = events[None].to(self.dtype), []
+        kept = None if tokens is None else tokens[None].long()
         if memory is None or elapsed_s is None:
-            encoded = self.network.encode(window)
+            encoded = self.network.encode(window, kept)
         else:
-            state = self.network.remember(window, memory[None].to(self.dtype), elapsed_s)
+            state = self.network.remember(window, memory[None].to(self.dtype), elapsed_s, kept)
             encoded, after = state[:, :-1], [state[0].float()]
         previous = None if previous_features is None else previous_features[None].to(self.dtype)
         size = (events.shape[-2], events.shape[-1])
@@ -105,7 +109,9 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     - ``previous_features``, only with a head for flow: the ``features`` of the previous window;
     - ``memory``, float32 [D + 1, h, w], only with a memory: ``next_memory`` of the previous window,
       or zeros;
-    - ``elapsed_s``, float32 [1], only with a memory: time in s since the previous window.
+    - ``elapsed_s``, float32 [1], only with a memory: time in s since the previous window;
+    - ``tokens``, int32 [K], only for a student of active tokens: the patch tokens to compute,
+      numbered row by row.
 
     Outputs are those of `Outputs`, with class ids as int32, and with a memory ``next_memory``.
 
@@ -131,6 +137,9 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         raise EngineError(msg)
     if dynamic and info.header.memory is not None:
         msg = "a student with memory is exported for a fixed size only"
+        raise EngineError(msg)
+    if dynamic and info.header.tokens is not None:
+        msg = "a student of active tokens is exported for a fixed size only"
         raise EngineError(msg)
     weights = sum(parameter.numel() for parameter in network.parameters()) * width_bytes
     if weights > LARGEST_BYTES:
@@ -160,6 +169,10 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if info.state_shape is not None:
         inputs[STATE], inputs[ELAPSED] = torch.zeros(info.state_shape), torch.zeros(1)
         outputs.append(NEXT_STATE)
+    if info.header.tokens is not None:
+        total = math.prod(info.grid)
+        inputs[TOKENS] = torch.arange(max(1, total // 2), dtype=torch.int32)
+        shapes = dict.fromkeys(inputs, None) | {TOKENS: {0: torch.export.Dim("count", max=total)}}
     module = _Exported(network, DTYPES[precision]).eval()
     try:
         with _quiet_exporter(), torch.no_grad():
@@ -168,7 +181,7 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
                 kwargs=inputs,
                 input_names=list(inputs),
                 output_names=outputs,
-                dynamic_shapes=shapes if dynamic else None,
+                dynamic_shapes=shapes if dynamic or TOKENS in inputs else None,
                 dynamo=True,
                 verbose=False,
             )

@@ -96,7 +96,7 @@ class OpenVinoBackend(HostBackend):
             raise EngineError(msg) from error
         super().__init__()
 
-    def call(self, feeds: dict[str, NDArray[np.float32]], names: list[str]) -> list[NDArray[Any]]:
+    def call(self, feeds: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
         """Compute at least the outputs that are asked for, and copy those."""
         request = self._everything
         if len(names) < len(self._model.outputs):

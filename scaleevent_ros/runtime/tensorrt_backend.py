@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scaleevent_ros.models.active_tokens import token_counts
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import (
     ELAPSED,
@@ -16,6 +18,7 @@ from scaleevent_ros.runtime.exported_file import (
     NEXT_STATE,
     PREVIOUS,
     STATE,
+    TOKENS,
     events_and_scale,
     parse_info,
 )
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scaleevent_ros.runtime.arrays import Array
@@ -71,6 +76,12 @@ def write_engine(
             reasons = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
             msg = f"TensorRT {tensorrt.__version__} cannot read {onnx_path}: {reasons}"
             raise EngineError(msg)
+        if info.header.tokens is not None:
+            counts = token_counts(math.prod(info.network_info(None, onnx_path).grid))
+            profile = builder.create_optimization_profile()
+            lowest, middle, highest = ((counts[i],) for i in (0, len(counts) // 2, -1))
+            profile.set_shape(TOKENS, lowest, middle, highest)
+            config.add_optimization_profile(profile)
         if timing_cache is not None:
             _read_timings(config, timing_cache)
         plan = builder.build_serialized_network(definition, config)
@@ -165,13 +176,23 @@ class TensorRTBackend:
         self.reset()
 
     def run(
-        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float = 0.0,
+        kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
         with torch.cuda.device(self._device):  # TensorRT works on the current device
-            return self._run(events, wanted, elapsed_s)
+            return self._run(events, wanted, elapsed_s, kept)
 
-    def _run(self, events: Array, wanted: Collection[str], elapsed_s: float) -> dict[str, Array]:
+    def _run(
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float,
+        kept: NDArray[np.int64] | None,
+    ) -> dict[str, Array]:
         events = torch.as_tensor(events).to(self._device, non_blocking=True)
         tensors = events_and_scale(events, self.info.header)
         previous = self._previous
@@ -181,6 +202,10 @@ class TensorRTBackend:
             tensors[STATE] = self._state
             tensors[ELAPSED] = torch.full((1,), elapsed_s, device=self._device)
             tensors[NEXT_STATE] = torch.empty_like(self._state)
+        if self.info.header.tokens is not None:
+            tokens = torch.from_numpy(self.info.token_input(kept))
+            tensors[TOKENS] = tokens.to(self._device)
+            self._context.set_input_shape(TOKENS, tuple(tokens.shape))
         for name in self.info.outputs:
             kind = torch.int32 if name == "segmentation" else torch.float32
             tensors[name] = torch.empty(self.info.shape(name), dtype=kind, device=self._device)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from scaleevent_ros.models.active_tokens import token_counts
 from scaleevent_ros.runtime.network import load_network, normalized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from scaleevent_ros.runtime.arrays import Array, Device
@@ -44,8 +48,8 @@ class TorchBackend:
         network = network.to(device, dtype)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
         compile_ = partial(torch.compile, dynamic=False) if compiled else _as_it_is
-        self._encode: Callable[[Tensor], Tensor] = compile_(network.encode)
-        self._remember: Callable[[Tensor, Tensor, Tensor], Tensor] = compile_(network.remember)
+        self._encode: Callable[..., Tensor] = compile_(network.encode)
+        self._remember: Callable[..., Tensor] = compile_(network.remember)
         self._finish: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {
             name: compile_(partial(network.finish, name)) for name in self.info.outputs
         }
@@ -58,7 +62,11 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(
-        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float = 0.0,
+        kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Compute outputs of a window.
 
@@ -67,13 +75,16 @@ class TorchBackend:
                 tensor on any device.
             wanted: Names of outputs to compute, of ``info.outputs``.
             elapsed_s: With a memory, time since the end of the previous window, in s.
+            kept: Patch tokens to compute, int64 [K], for a student of active tokens; all if None.
 
         Returns:
             Outputs by name, which later calls do not change; without ``flow`` if there is no
             previous window.
         """
         self._elapsed_s.fill_(elapsed_s)
-        features = self._features(torch.as_tensor(events).to(self._device, non_blocking=True))
+        chosen = None if kept is None else torch.from_numpy(kept)[None].to(self._device)
+        window = torch.as_tensor(events).to(self._device, non_blocking=True)
+        features = self._features(window, chosen)
         previous, self._previous = self._previous, features
         return {
             name: self._finish[name](features, previous)
@@ -88,13 +99,13 @@ class TorchBackend:
         if self._state is not None:
             self._state.zero_()
 
-    def _features(self, events: Tensor) -> Tensor:
+    def _features(self, events: Tensor, kept: Tensor | None) -> Tensor:
         events = normalized(events, self._spec)[None].to(self._dtype)
         events = events.contiguous(memory_format=torch.channels_last)
         if self._state is None:
-            return self._encode(events)
+            return self._encode(events, kept)
         # In place: a CUDA graph replays on the same memory.
-        self._state.copy_(self._remember(events, self._state, self._elapsed_s))
+        self._state.copy_(self._remember(events, self._state, self._elapsed_s, kept))
         return self._state[:, :-1].clone()
 
 
@@ -161,9 +172,10 @@ class _Captured(NamedTuple):
 class GraphBackend(TorchBackend):
     """Replays CUDA graphs: one from the window to the encoded features, one for each output.
 
-    A replay costs the host one call. The graphs share one memory pool. This is safe, since they
-    replay in the order of their capture, and each output is copied before the next graph runs, so
-    that tensors of the caller are never overwritten.
+    A student of active tokens has one of the first kind for each number of tokens. A replay costs
+    the host one call. The graphs share one memory pool. This is safe, since they replay in the
+    order of their capture, and each output is copied before the next graph runs, so that tensors of
+    the caller are never overwritten.
     """
 
     def __init__(
@@ -174,10 +186,18 @@ class GraphBackend(TorchBackend):
             self._pool = torch.cuda.graph_pool_handle()
             shape = (self.info.header.bins, *self.info.size)
             self._input = torch.zeros(shape, device=device)
-            self._encoded = self._capture(partial(self._features, self._input))
-            self._before = torch.zeros_like(self._encoded.result)
+            self._shared: Tensor | None = None
+            total = math.prod(self.info.grid)
+            counts = [total] if self.info.header.tokens is None else token_counts(total)
+            self._kept = {count: torch.arange(count, device=device)[None] for count in counts}
+            self._encoders = {
+                count: self._capture(partial(self._encode_window, kept))
+                for count, kept in self._kept.items()
+            }
+            self._encoded = self._encoders[total].result
+            self._before = torch.zeros_like(self._encoded)
             self._finished = {
-                name: self._capture(partial(finish, self._encoded.result, self._before))
+                name: self._capture(partial(finish, self._encoded, self._before))
                 for name, finish in self._finish.items()
                 if name != "features" or not network.encodes_features  # else they are just copied
             }
@@ -185,23 +205,40 @@ class GraphBackend(TorchBackend):
         self._has_before = False
         self.reset()  # captures ran on windows of zeros
 
+    def _encode_window(self, kept: Tensor) -> Tensor:
+        """Encode the window, to the same memory for each number of tokens."""
+        if self.info.header.tokens is None:
+            return self._features(self._input, None)
+        features = self._features(self._input, kept)
+        if self._shared is None:  # in the first call, which is not captured
+            self._shared = torch.empty_like(features)
+        return self._shared.copy_(features)
+
     @torch.inference_mode()
     def run(
-        self, events: Array, wanted: Collection[str], elapsed_s: float = 0.0
+        self,
+        events: Array,
+        wanted: Collection[str],
+        elapsed_s: float = 0.0,
+        kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
-        """Compute outputs of a window, as `TorchBackend.run` does."""
+        """Compute outputs of a window, as `TorchBackend.run` does; K must be a `token_counts`."""
         stream = torch.cuda.current_stream(self._device)
         stream.wait_event(self._done)  # the last call may have been on another stream
         flow = "flow" in self._finished and self._has_before
         if flow:
-            self._before.copy_(self._encoded.result)
+            self._before.copy_(self._encoded)
         self._input.copy_(torch.as_tensor(events), non_blocking=True)
         self._elapsed_s.fill_(elapsed_s)
-        self._encoded.graph.replay()
+        count = max(self._encoders)
+        if kept is not None:
+            count = len(kept)
+            self._kept[count].copy_(torch.from_numpy(kept)[None])
+        self._encoders[count].graph.replay()
         self._has_before = True
         outputs: dict[str, Array] = {}
         if "features" in wanted and "features" not in self._finished:
-            outputs["features"] = self._encoded.result[0].to(torch.float32, copy=True)
+            outputs["features"] = self._encoded[0].to(torch.float32, copy=True)
         for name, captured in self._finished.items():
             if name in wanted and (name != "flow" or flow):
                 captured.graph.replay()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.events.windows import window_start
+from scaleevent_ros.models.active_tokens import spread_tokens, token_counts
 from scaleevent_ros.runtime.errors import EngineError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.models import Header
+    from scaleevent_ros.runtime.exported_file import NetworkInfo
 
 DENSITY = 0.4  # events per pixel of a synthetic window
 EDGES = 8
@@ -66,6 +69,22 @@ def synthetic_windows(
         height,
     )
     return [window_tensor(header, batch, (index + 1) * length) for index in range(count)]
+
+
+def trial_tokens(info: NetworkInfo, index: int) -> NDArray[np.int64] | None:
+    """Choose the tokens of a trial, spread evenly over the grid.
+
+    Args:
+        info: Inputs and outputs of the network.
+        index: Number of the trial: 0 takes all tokens, each of the following ones fewer.
+
+    Returns:
+        Indices of tokens, int64 [K]; None for a student of all tokens.
+    """
+    if info.header.tokens is None:
+        return None
+    counts = token_counts(math.prod(info.grid))
+    return spread_tokens(*info.grid, counts[-1 - index % len(counts)])
 
 
 def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:

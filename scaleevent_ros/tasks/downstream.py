@@ -86,10 +86,7 @@ class Downstream(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             images = events.flatten(0, 1) if two else events
             seen: Any
-            if remembers:
-                seen = self.student.remember(events)
-            else:
-                seen = self.student(images) if self._late is None else self._late.tokens(images)
+            seen = self.student.remember(events) if remembers else self._encode(images)
             for projection in self._projection:
                 seen = projection(seen)
         if self._late is not None:
@@ -98,6 +95,14 @@ class Downstream(nn.Module):
             previous, features = seen.unflatten(0, (-1, 2)).unbind(1)
             return (head.iterates if self.training else head)(previous, features, size)
         return head(seen, size)
+
+    def _encode(self, images: Tensor) -> Tensor:
+        """Compute the student's features, of the tokens that it computes in the runtime."""
+        if self._late is not None:
+            return self._late.tokens(images)
+        kept = self.student.choose_tokens(images)
+        kept = None if kept is None else kept.to(images.device)
+        return cast("Tensor", self.student(images, kept=kept))
 
 
 class PictureDownstream(nn.Module):

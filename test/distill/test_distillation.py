@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from scaleevent_ros.data.dataset import Batch
 from scaleevent_ros.distill.distillation import Distillation, Panel, dilate_mask, draw_kept
 from scaleevent_ros.distill.losses import DEFAULT_LOSS, LOSS_NAMES, build_loss
 from scaleevent_ros.models import build_student, build_teacher, load_student, tokens
+from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.models.feature_statistics import FeatureStatistics
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def test_patch_dropout_trains_on_kept_tokens_alone(objective: Distillation, batc
     torch.manual_seed(5)
     found, gradient = loss()
     torch.manual_seed(5)
-    kept = draw_kept(3, 12, 0.5)
+    kept = draw_kept(torch.zeros(3, 12, dtype=torch.bool), 6)
     student = tokens(objective._student(batch.events, project=True, kept=kept))
     teacher = tokens(objective.compare(objective.model, batch).teacher)
     covered = batch.covered.flatten(1)
@@ -149,37 +151,89 @@ def test_patch_dropout_trains_on_kept_tokens_alone(objective: Distillation, batc
     assert float(sums["active"][1]) == batch.covered.sum()  # validation drops nothing
 
 
+def test_active_tokens_are_trained_with_random_anchors(batch: Batch) -> None:
+    torch.manual_seed(0)
+    teacher = build_teacher("vit_tiny_patch16_224", pretrained=False, options=VIT)
+    student = build_student("vit_tiny_patch16_224", 5, "random", teacher=teacher, options=VIT)
+    choice = ActiveTokens(anchors=0.2, dilation=0, pixels=40)
+    student.header = replace(student.header, tokens=asdict(choice))
+    active = torch.zeros_like(batch.active)
+    active[0, 1, :3] = active[1, 2, 1] = True
+    batch = batch._replace(active=active)
+    objective = Distillation(student, teacher, build_loss("patch"))
+    seen: list[torch.Tensor] = []
+    student.register_forward_pre_hook(
+        lambda _, __, kwargs: seen.append(kwargs.get("kept")), with_kwargs=True
+    )
+    for _ in range(20):
+        losses = objective.losses(student, batch)
+    kept = torch.stack(seen)
+    assert kept.shape == (20, 3, 6)  # the largest number of active tokens, and 2.4 anchors
+    assert float(losses["computed"]) == pytest.approx(0.5)
+    masks = torch.zeros(20, 3, 12, dtype=torch.bool).scatter(2, kept, value=True)
+    assert bool(masks[:, active.flatten(1)].all())
+    drawn = masks.any(0)
+    assert bool((drawn & ~active.flatten(1)).any(1).all())
+    assert not torch.equal(masks[0], masks[1])
+    # The loss is that of active tokens, with the features that the choice gives.
+    features = tokens(student(batch.events, project=True, kept=kept[-1]))
+    of_teacher = tokens(objective.compare(student, batch).teacher)
+    mask = (active & batch.covered).flatten(1)
+    expected = build_loss("patch")(features, of_teacher, mask, covered=mask).total
+    assert float(losses["total"].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    # Validation chooses as the runtime does, and compares with the computation of all tokens.
+    batch.events[:, :, :, 32:] = 0
+    seen.clear()
+    with torch.no_grad():
+        sums, _ = objective.measure(student.eval(), batch, 0)
+        expected_kept = student.choose_tokens(batch.events)
+        assert expected_kept is not None
+        assert torch.equal(seen[0], expected_kept)
+        assert seen[1] is None
+        part = tokens(student(batch.events, project=True, kept=expected_kept))
+        cosines = torch.cosine_similarity(part, tokens(student(batch.events, project=True)), dim=-1)
+    assert objective.summarize(sums)["cosine_full"] == pytest.approx(
+        float(cosines[mask].mean()), abs=1e-5
+    )
+
+
 def test_kept_tokens_are_drawn_evenly() -> None:
     torch.manual_seed(0)
-    kept = draw_kept(2000, 10, 0.3)
+    active = torch.zeros(2000, 10, dtype=torch.bool)
+    active[:, 3] = True
+    kept = draw_kept(active, 7)
     assert kept.shape == (2000, 7)
     assert bool((kept.diff(dim=1) > 0).all())  # ascending, none twice
     share = torch.bincount(kept.flatten(), minlength=10) / 2000
-    assert torch.allclose(share, torch.tensor(0.7), atol=0.05)
-    assert draw_kept(1, 4, 0.9).shape == (1, 1)
+    expected = torch.full((10,), 6 / 9)
+    expected[3] = 1
+    assert torch.allclose(share, expected, atol=0.05)
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "architecture", "patch_dropout"),
+    ("name", "options", "architecture", "drop"),
     [
         *((name, {}, "vit_tiny_patch16_224", 0.0) for name in LOSS_NAMES),
         ("superpixel", {"objective": "l1"}, "vit_tiny_patch16_224", 0.5),
         (DEFAULT_LOSS, {}, "vit_tiny_patch16_dinov3_qkvb", 0.0),
         (DEFAULT_LOSS, {}, "vit_tiny_patch16_dinov3_qkvb", 0.5),
+        (DEFAULT_LOSS, {}, "vit_tiny_patch16_dinov3_qkvb", "inactive"),
     ],
 )
 def test_a_step_does_not_wait_for_the_device(
-    batch: Batch, name: str, options: dict[str, Any], architecture: str, patch_dropout: float
+    batch: Batch, name: str, options: dict[str, Any], architecture: str, drop: float | str
 ) -> None:
     """Masks stay on the CPU, so that their counts are known there; nothing else is read."""
     teacher = build_teacher(architecture, pretrained=False, options=VIT)
     student = build_student(architecture, 5, "random", teacher=teacher, options=VIT)
+    if isinstance(drop, str):
+        student.header = replace(student.header, tokens=asdict(ActiveTokens(0.1, 0, 16)))
     objective = Distillation(
         student,
         teacher,
         build_loss(name, **options),
         dilation=1,
-        patch_dropout=patch_dropout,
+        patch_dropout=0.0 if isinstance(drop, str) else drop,
         statistics=FeatureStatistics(torch.zeros(32), torch.ones(32)),
     )
     objective.model.to(META)

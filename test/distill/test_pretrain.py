@@ -257,6 +257,53 @@ def test_a_memory_is_trained_on_sequences_and_resumes(bags: Path, tmp_path: Path
     )
 
 
+@pytest.mark.parametrize("memory", ["none", "gated"])
+def test_a_student_is_trained_on_active_tokens(bags: Path, tmp_path: Path, memory: str) -> None:
+    """Two halves of the run are the whole, and the header holds the rule of the choice."""
+    options = [
+        "--student.tokens", "active", "--student.anchors", "0.1", "--student.memory", memory,
+        "--data.sequence.length", "2", "--events.activity_threshold", "100",
+        "--loss.dilation", "0", "--optimizer.learning_rate", "0.001",
+    ]  # fmt: skip
+    pretrain(configuration(bags, tmp_path / "whole", *options))
+    pretrain(configuration(bags, tmp_path / "half", *options, "--trainer.epochs", "1"))
+    pretrain(configuration(bags, tmp_path / "half", *options, "--trainer.resume", "true"))
+    one, two = (load_student(tmp_path / name / "last.safetensors") for name in ("whole", "half"))
+    assert one.header.tokens == {"anchors": 0.1, "dilation": 0, "pixels": 50}
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[name]), name
+    log = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    steps = [entry for entry in log if entry["kind"] == "train"]
+    assert all(entry["active"] < entry["computed"] <= 1 for entry in steps)
+    assert min(entry["computed"] for entry in steps) < 1
+    validated = [entry for entry in log if entry["kind"] == "validation"]
+    assert all(-1 <= entry["cosine_active"] <= 1 for entry in validated)
+    if memory == "none":
+        assert all(0.5 < entry["cosine_full"] <= 1 for entry in validated)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--student.patch_dropout", "0.5"], "set student.patch_dropout to 0"),
+        (["--student.anchors", "1.5"], "anchors is 1.5"),
+        (
+            ["--student.name", "convnext_atto", "--student.options", "{}"],
+            "student.tokens active needs a plain ViT, and convnext_atto is none: set it to all",
+        ),
+        (
+            ["--events.normalization", "scaleevent_picture"],
+            "student.tokens active needs to know where there are events",
+        ),
+    ],
+)
+def test_active_tokens_are_refused_where_they_cannot_work(
+    bags: Path, tmp_path: Path, more: list[str], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        build_models(configuration(bags, tmp_path, "--student.tokens", "active", *more))
+
+
 def test_a_memory_is_refused_where_it_cannot_work(bags: Path, tmp_path: Path) -> None:
     for more, message in (
         (["--student.patch_dropout", "0.5"], "patch_dropout to 0"),

@@ -191,6 +191,8 @@ def test_dropped_tokens_are_as_if_nobody_attended_to_them(name: str) -> None:
     assert not features[~computed].any()
     unmasked = tokens(backbone(image))
     assert (features - unmasked)[computed].abs().max() > 1e-3
+    everything = tokens(backbone(image, torch.arange(12).expand(2, 12)))
+    torch.testing.assert_close(everything, unmasked, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["samvit_base_patch16", "tf_efficientnet_lite0"])

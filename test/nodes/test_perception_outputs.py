@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch.nn import functional
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
+from scaleevent_ros.models import load_student, save_student
+from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.nodes.node_parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_outputs import (
     PatchAges,
@@ -19,6 +22,7 @@ from scaleevent_ros.nodes.perception_outputs import (
     Scene,
     events_picture,
     resize_channels,
+    topics_of,
 )
 from scaleevent_ros.nodes.perception_windows import BuiltWindow
 from scaleevent_ros.runtime import Engine
@@ -98,3 +102,30 @@ def test_colours_of_the_overlay_fade_with_the_age_of_their_patch(tmp_path: Path)
     np.testing.assert_allclose(faded[:, 16:32], halfway[:, 16:32], atol=2)
     np.testing.assert_allclose(faded[:, 32:], events[:, 32:], atol=1)
     assert np.abs(plain - events).max() > 50
+
+
+def test_students_of_active_tokens_show_where_they_computed(tmp_path: Path) -> None:
+    path = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    assert "computed" not in topics_of(Engine(path, "cpu", "fp32", "eager", size=(96, 128)))
+    student = load_student(path)
+    choice = ActiveTokens(anchors=0.1, dilation=0, pixels=10)
+    student.header = replace(student.header, tokens=asdict(choice))
+    save_student(path, student)
+    engine = Engine(path, "cpu", "fp32", "eager", size=(96, 128))
+    assert "computed" in topics_of(engine)
+    tensor = np.zeros((5, 96, 128), np.float32)
+    tensor[2, 16:32, 48:80] = 1  # the second row's fourth and fifth patch
+    products = Products(engine)
+    window = BuiltWindow(tensor, np.zeros((6, 8), np.int64), S)
+    assert products.needed(["computed"]) == {"features"}
+    scene = Scene(window, engine(tensor, {"features"}), PerceptionParameters(), (50, 20))
+    topics = ["computed", "features", "features_pca", "similarity"]
+    found = {product.topic: product for product in products.make(topics, scene)}
+    assert found["computed"].encoding == "mono8"
+    mask = found["computed"].pixels
+    assert mask.shape == (6, 8)
+    assert (mask[1, 3:5] == 255).all()
+    assert set(np.unique(mask)) == {0, 255}
+    features = found["features"].pixels
+    np.testing.assert_array_equal(features.any(-1), mask == 255)
+    assert all(product.pixels.any() for product in found.values())
