@@ -159,7 +159,7 @@ def keep_part(window: NDArray[np.float32], engine: Engine, percent: int) -> NDAr
     columns = round(engine.grid[1] * percent / 100)
     if columns < engine.grid[1]:
         columns -= engine.header.active_tokens.dilation
-    part = window.copy()
+    part: NDArray[np.float32] = window.copy()
     part[..., columns * engine.stride :] = 0
     return part
 

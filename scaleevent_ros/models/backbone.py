@@ -130,7 +130,7 @@ class Backbone(nn.Module):
         features = self.norm(features.transpose(1, 2)[..., None]).squeeze(-1).transpose(1, 2)
         rows, columns = (side // self.stride for side in image.shape[-2:])
         whole = _scatter(features, kept, rows * columns)
-        return whole.transpose(1, 2).unflatten(2, (rows, columns))
+        return torch.unflatten(whole.transpose(1, 2), 2, (rows, columns))
 
     def pad(self, image: Tensor) -> Tensor:
         """Pad ``[B, C, H, W]`` with zeros at the right and the bottom to whole features.
@@ -222,14 +222,14 @@ class _EmbedTokens(nn.Module):
         embedding = self._embedding
         convolution = embedding.proj
         height, width = convolution.kernel_size
-        patches = x.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        patches = torch.unflatten(torch.unflatten(x, 3, (-1, width)), 2, (-1, height))
         rows, columns = patches.shape[2], patches.shape[4]
         patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
         tokens = functional.linear(
             _gather(patches, self._kept), convolution.weight.flatten(1), convolution.bias
         )
         whole = _scatter(embedding.norm(tokens), self._kept, rows * columns)
-        return whole if embedding.flatten else whole.unflatten(1, (rows, columns))
+        return whole if embedding.flatten else torch.unflatten(whole, 1, (rows, columns))
 
 
 def _embeds_patches_alone(embedding: nn.Module) -> bool:
@@ -251,7 +251,7 @@ def _scatter(tokens: Tensor, index: Tensor, count: int) -> Tensor:
 def token_mask(kept: Tensor, grid: tuple[int, int]) -> Tensor:
     """Mark chosen tokens, int64 ``[B, K]``, on a grid; bool ``[B, 1, h, w]``."""
     mask = torch.zeros(len(kept), grid[0] * grid[1], device=kept.device)
-    return (mask.scatter(1, kept, 1.0) > 0).unflatten(1, (1, *grid))
+    return torch.unflatten(mask.scatter(1, kept, 1.0) > 0, 1, (1, *grid))
 
 
 class _ChannelNorm(nn.Module):

@@ -193,7 +193,7 @@ class Student(nn.Module):
         elapsed_s[:, 0] = torch.inf
         kept = self.choose_tokens(events.flatten(0, 1))
         if kept is not None:
-            kept = kept.to(events.device).unflatten(0, events.shape[:2])
+            kept = torch.unflatten(kept.to(events.device), 0, events.shape[:2])
         return self._follow(events, elapsed_s, kept)[1, :, -1]
 
     def _follow(self, events: Tensor, elapsed_s: Tensor, kept: Tensor | None) -> Tensor:
@@ -202,12 +202,13 @@ class Student(nn.Module):
         chosen = None if kept is None else kept.flatten(0, 1)
         flat = cast("Tensor", self.backbone(events.flatten(0, 1), chosen))
         alone = flat.reshape(*events.shape[:2], *flat.shape[1:])
+        grid = (flat.shape[-2], flat.shape[-1])
         state = self.memory.empty(alone[:, 0])
         remembered = []
         for step in range(events.shape[1]):
             begins = elapsed_s[:, step].isinf()[:, None, None, None]
             state = torch.where(begins, 0, state)
-            computed = None if kept is None else token_mask(kept[:, step], alone.shape[-2:])
+            computed = None if kept is None else token_mask(kept[:, step], grid)
             state = self.memory(
                 alone[:, step], events[:, step], state, elapsed_s[:, step], computed
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -191,18 +191,19 @@ class Engine:
             outputs = {name: to_host(output) for name, output in outputs.items()}
         if "segmentation" in outputs and len(self.header.classes) <= BYTE_CLASSES:
             outputs["segmentation"] = _to_bytes(outputs["segmentation"])
-        if kept is None:
-            return Outputs(**outputs)
-        computed = np.zeros(math.prod(self.grid), bool)
-        computed[kept] = True
-        return Outputs(**outputs, computed=computed.reshape(self.grid))
+        computed: NDArray[np.bool_] | None = None
+        if kept is not None:
+            computed = np.zeros(self.grid, bool)
+            computed.flat[kept] = True
+        return Outputs(**cast("dict[str, Any]", outputs), computed=computed)
 
     def _choose_tokens(self, events: Array) -> NDArray[np.int64] | None:
         """Choose the tokens to compute of a window; None for all."""
         choice = self.header.active_tokens
         if choice is None:
             return None
-        return choice.choose(events[None, : self.header.represented], self.stride)[0]
+        (kept,) = choice.choose(events[None, : self.header.represented], self.stride)
+        return cast("NDArray[np.int64]", kept)
 
     def _warm_up(self) -> None:
         """Run the first, slow calls: two, since flow needs a previous window.

@@ -139,7 +139,7 @@ def test_a_memory_keeps_what_is_not_computed(tmp_path: Path, backend: str) -> No
     path = write_active(tmp_path / "gated.safetensors", memory=True)
     student = load_student(path)
     engine = Engine(path, "cpu", "fp32", backend, size=SIZE)
-    windows = [window(level, seed) for seed, level in enumerate((0.4, 0.1, 0.0, 0.8, 0.1))]
+    windows = [window(level, seed) for seed, level in enumerate((0.4, 0.1, 0.0, 0.3, 0.1))]
     events = torch.stack([inputs(each)[0] for each in windows])
     chosen = [student.choose_tokens(each[None]) for each in events]
     elapsed_s = torch.tensor([[0.05] * len(windows)])
@@ -157,7 +157,7 @@ def test_a_memory_keeps_what_is_not_computed(tmp_path: Path, backend: str) -> No
                 events[index : index + 1],
                 state,
                 elapsed_s[:, 0],
-                mask.unflatten(2, GRID),
+                torch.unflatten(mask, 2, GRID),
             )
         features = np.asarray(outputs.features)
         assert difference("features", features, state[0, :-1]) < TOLERANCES["fp32"].relative
@@ -186,7 +186,7 @@ def test_events_run_end_to_end_from_an_exported_file(checkpoint: Path, tmp_path:
     )
     outputs = engine(window_tensor(engine.header, batch, 20_000_000))
     assert outputs.computed is not None
-    assert outputs.computed[:3, 1:7].all()
+    assert outputs.computed[:3, 1:6].all()
     assert 0.3 < outputs.computed.mean() < 0.8
     assert np.asarray(outputs.features)[:, outputs.computed].any(0).all()
     # Without a choice a backend computes all.
@@ -215,7 +215,7 @@ def test_a_file_of_any_size_is_refused(tmp_path: Path) -> None:
 def test_heads_whose_queries_attend_to_all_tokens_get_all(tmp_path: Path) -> None:
     torch.manual_seed(0)
     options = {"classes": 4, "queries": 6, "blocks": 1}
-    engines = []
+    engines: list[Engine] = []
     for tokens in (None, asdict(CHOICE)):
         torch.manual_seed(0)
         student = build_student(DINOV3, BINS, "random", options=ARCHITECTURES[DINOV3])
