@@ -135,9 +135,6 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     if dynamic and "flow" in info.outputs:
         msg = "a head for flow is exported for a fixed size only"
         raise EngineError(msg)
-    if dynamic and info.header.memory is not None:
-        msg = "a student with memory is exported for a fixed size only"
-        raise EngineError(msg)
     if dynamic and info.header.tokens is not None:
         msg = "a student of active tokens is exported for a fixed size only"
         raise EngineError(msg)
@@ -168,6 +165,8 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
     outputs = list(info.outputs)
     if info.state_shape is not None:
         inputs[STATE], inputs[ELAPSED] = torch.zeros(info.state_shape), torch.zeros(1)
+        if dynamic:
+            shapes |= {STATE: {1: rows, 2: columns}, ELAPSED: {}}
         outputs.append(NEXT_STATE)
     if info.header.tokens is not None:
         total = math.prod(info.grid)
@@ -190,6 +189,11 @@ def write_onnx(network: Network, path: Path, precision: str, *, dynamic: bool = 
         msg = f"{info.header.architecture} cannot be exported for {kind}: {_last_line(error)}"
         raise EngineError(msg) from error
     assert program is not None
+    shape = program.model.graph.inputs[0].shape
+    assert shape is not None
+    if dynamic and shape.is_static():  # the exporter's last resort
+        msg = f"{info.header.architecture} cannot be exported for any size with these options"
+        raise EngineError(msg)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, which contain paths of this machine
     program.model.metadata_props[METADATA_KEY] = exported.to_json()

@@ -183,10 +183,48 @@ def test_an_exported_file_has_its_state_as_input_and_output(
         np.testing.assert_array_equal(state[:-1], features)
 
 
-def test_a_memory_is_exported_for_one_size_only(checkpoint: Path, tmp_path: Path) -> None:
-    plain = tmp_path / "no_flow.safetensors"
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+@pytest.mark.parametrize("size", [SIZE, (37, 100)])
+def test_one_file_remembers_at_any_size(
+    any_size: tuple[Path, Path], backend: str, size: tuple[int, int]
+) -> None:
+    if backend == "openvino":
+        pytest.importorskip("openvino")
+    checkpoint, path = any_size
+    rng = np.random.default_rng(7)
+    windows = [
+        np.where(rng.random((5, *size)) < 0.2, rng.normal(size=(5, *size)), 0).astype(np.float32)
+        for _ in range(WINDOWS)
+    ]
+    expected = reference(checkpoint, windows, ELAPSED)
+    engine = Engine(path, "cpu", backend=backend, size=size)
+    for index, (window, elapsed_s) in enumerate(zip(windows, ELAPSED, strict=True)):
+        features = engine(window, None, elapsed_s).features
+        assert features is not None
+        assert difference("features", features, expected[index]) < TOLERANCES["fp32"].relative
+
+
+@pytest.fixture(scope="module")
+def any_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Write a convolutional student with memory, and its export for any size."""
+    folder = tmp_path_factory.mktemp("any")
+    checkpoint = write_student(folder / "plain.safetensors", "tf_efficientnet_lite0")
+    student = load_student(checkpoint)
+    student.set_memory(GAP_S)
+    save_student(checkpoint, student)
+    path = folder / "any.onnx"
+    export(checkpoint, path, ExportOptions(SIZE, dynamic=True))
+    return checkpoint, path
+
+
+def test_rotary_positions_and_a_memory_are_exported_for_one_size_only(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     student = load_student(checkpoint)
     student.header = replace(student.header, heads={}, classes=[])
-    save_student(plain, student)
-    with pytest.raises(EngineError, match="fixed size only"):
-        export(plain, tmp_path / "any.onnx", ExportOptions(SIZE, dynamic=True))
+    save_student(tmp_path / "plain.safetensors", student)
+    with pytest.raises(EngineError, match="cannot be exported for any size"):
+        export(
+            tmp_path / "plain.safetensors", tmp_path / "any.onnx", ExportOptions(SIZE, dynamic=True)
+        )
+    assert not (tmp_path / "any.onnx").exists()
