@@ -52,7 +52,7 @@ MODELS = {
     "lite0": "tf_efficientnet_lite0",
     "lite": "",
 }
-WANTED = ("features", "segmentation")
+OUTPUTS = ["features", "segmentation"]
 ON_A_GPU = {"models": ["small", "base", "large"], "sizes": ["640x480", "1280x960"]}
 ON_A_CPU = {"models": ["lite", "lite0", "tiny", "small"], "sizes": ["320x240", "640x480"]}
 
@@ -119,7 +119,7 @@ def take_turns(calls: dict[str, Timed], seconds: float) -> dict[str, np.ndarray]
     return {name: np.array(times) for name, times in spent.items()}
 
 
-def bare_onnx(engine: Engine, window: NDArray[np.float32]) -> Timed:
+def bare_onnx(engine: Engine, window: NDArray[np.float32], outputs: list[str]) -> Timed:
     """Return direct calls of ONNX Runtime on a window that is already normalized.
 
     The engine's session is used, since the threads of a second one would spin and slow it down.
@@ -128,7 +128,7 @@ def bare_onnx(engine: Engine, window: NDArray[np.float32]) -> Timed:
     source = engine.header.input.normalize(window)
     one = np.ones(1 + len(engine.header.leaky), np.float32)
     return Timed(
-        lambda events: session.run(list(WANTED), {"events": events, "scale": one}),
+        lambda events: session.run(outputs, {"events": events, "scale": one}),
         source,
         np.empty_like(source),
     )
@@ -182,10 +182,10 @@ def measure(
         memory: Array = np.empty_like(window)
         if engine.device.type == "cuda":
             memory = torch.empty(window.shape, device=engine.device.to_torch())
-        call = partial(engine, wanted=WANTED)
+        call = partial(engine, wanted=arguments.outputs)
         calls[f"{engine.backend} {engine.precision}"] = Timed(call, window, memory)
         if engine.device.type == "cpu" and f"{engine.backend} {engine.precision}" == "onnx fp32":
-            calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window)
+            calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window, arguments.outputs)
     for file, backend, precision in variants(active, arguments) if active else ():
         engine = Engine(file, arguments.device, precision, backend, size=size)
         (window,) = synthetic_windows(engine.header, size, 1)
@@ -198,7 +198,7 @@ def measure(
                 memory = torch.empty(part.shape, device=engine.device.to_torch())
             tokens = f"{computed.sum()} of {computed.size} tokens"
             name = f"{engine.backend} {engine.precision}, {percent} % active: {tokens}"
-            calls[name] = Timed(partial(engine, wanted=WANTED), part, memory)
+            calls[name] = Timed(partial(engine, wanted=arguments.outputs), part, memory)
     return take_turns(calls, arguments.seconds)
 
 
@@ -218,6 +218,7 @@ def main() -> None:
     )
     parser.add_argument("--device", default="cuda" if gpu else "cpu")
     parser.add_argument("--precision", default="auto")
+    parser.add_argument("--outputs", nargs="+", choices=OUTPUTS, default=OUTPUTS)
     parser.add_argument(
         "--activity", type=int, nargs="+", default=[], help="percentages of active tokens (ViTs)"
     )
@@ -227,7 +228,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="time for each model and size")
     arguments = parser.parse_args()
     name = torch.cuda.get_device_name() if gpu else f"{torch.get_num_threads()} threads"
-    print(f"torch {torch.__version__}, {arguments.device}: {name}; features and segmentation\n")
+    print(
+        f"torch {torch.__version__}, {arguments.device}: {name}; {', '.join(arguments.outputs)}\n"
+    )
     print("| model | size | backend | p50 ms | p99 ms | calls | `onnx fp32` takes |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
