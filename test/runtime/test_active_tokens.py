@@ -22,6 +22,7 @@ from scaleevent_ros.runtime.parity import TOLERANCES, difference
 from scaleevent_ros.runtime.trial_windows import window_tensor
 from scaleevent_ros.runtime.tuning import tune
 from scaleevent_ros.tasks import build_head, describe_head, load_heads
+from scaleevent_ros.tasks.downstream import Downstream
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,6 +211,22 @@ def test_a_file_of_any_size_is_refused(tmp_path: Path) -> None:
     save_student(path, student)
     with pytest.raises(EngineError, match="active tokens is exported for a fixed size only"):
         export(path, tmp_path / "any.onnx", ExportOptions(SIZE, dynamic=True))
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_heads_learn_on_what_the_engine_gives_them(tmp_path: Path, memory: bool) -> None:
+    path = write_active(tmp_path / "student.safetensors", memory=memory)
+    head = load_heads(path)["depth"]
+    trained = Downstream(load_student(path), head, frozen=True).eval()
+    engine = Engine(path, "cpu", "fp32", "eager", size=SIZE)
+    windows = [window(0.1, 0), window(0.1, 1)]  # of a batch, the largest number is computed
+    for each in windows if memory else windows[1:]:
+        outputs = engine(each)
+    assert outputs.depth is not None
+    events = torch.stack([inputs(each)[0] for each in windows])[None]
+    with torch.inference_mode():
+        depth = trained(events if memory else events[:, 1])[0, 0]
+    assert difference("depth", outputs.depth, depth) < TOLERANCES["fp32"].relative
 
 
 def test_heads_whose_queries_attend_to_all_tokens_get_all(tmp_path: Path) -> None:

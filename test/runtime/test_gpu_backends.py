@@ -7,6 +7,7 @@ import enum
 import logging
 import sys
 import threading
+from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,11 @@ def test_onnx_runtime_is_asked_which_provider_its_session_has(
     assert isinstance(open_session(path, Device("cpu"), {}), Session)
 
 
+class _Profile(list[tuple[Any, ...]]):
+    def set_shape(self, *shapes: object) -> None:
+        self.append(("shapes", *shapes))
+
+
 class _Recorder:
     """TensorRT's builder as far as `write_engine` uses it; it has no wheel for a plain CPU."""
 
@@ -150,6 +156,9 @@ class _Recorder:
                 outer.calls.append(("timings", cache, good))
                 return good
 
+            def add_optimization_profile(self, profile: list[tuple[Any, ...]]) -> None:
+                outer.calls.extend(profile)
+
             def get_timing_cache(self) -> Any:
                 class Cache:
                     def serialize(self) -> bytes:
@@ -159,6 +168,8 @@ class _Recorder:
 
         class Builder:
             def __init__(self, _: object) -> None: ...
+
+            create_optimization_profile = _Profile
 
             def create_builder_config(self) -> Config:
                 return Config()
@@ -220,3 +231,20 @@ def test_tensorrt_builds_in_the_precision_of_the_file_by_either_release(
         (b"", True),
     ]
     assert (tmp_path / "x.engine").read_bytes().endswith(b"plan")
+
+
+def test_tensorrt_builds_for_any_number_of_active_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = _Recorder("EXPLICIT_BATCH", "STRONGLY_TYPED")
+    monkeypatch.setitem(sys.modules, "tensorrt", recorder.module)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    header = load_network(write_student(tmp_path / "s.safetensors"), SIZE).info.header
+    for tokens in (None, {"anchors": 0.1, "dilation": 1, "pixels": 8}):
+        info = ExportedInfo(
+            replace(header, tokens=tokens), "fp32", (480, 640), 16, 32, ("features",)
+        )
+        recorder.calls.clear()
+        write_engine(tmp_path / "x.onnx", tmp_path / "x.engine", info, CPU)
+        shapes = [call[1:] for call in recorder.calls if call[0] == "shapes"]
+        assert shapes == ([] if tokens is None else [("tokens", (75,), (400,), (1200,))])
