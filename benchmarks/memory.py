@@ -55,6 +55,7 @@ from benchmarks.representation import (
     descend,
     enlarge,
     fit_head,
+    mean_iou,
     schedule,
 )
 from benchmarks.representation import Scale as HeadScale
@@ -453,11 +454,7 @@ def miou(head: nn.Module, project: nn.Module, clips: list[Clip], features: list[
             counts = np.bincount(truth[known] * CLASSES + seen[known], minlength=CLASSES**2)
             confusion[group] = confusion[group] + counts.reshape(CLASSES, CLASSES)
     confusion["all"] = np.sum(list(confusion.values()), axis=0)
-    scores = {}
-    for name, matrix in confusion.items():
-        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-        scores[name] = float(100 * (matrix.diagonal()[union > 0] / union[union > 0]).mean())
-    return scores
+    return {name: mean_iou(matrix) for name, matrix in confusion.items()}
 
 
 @torch.inference_mode()

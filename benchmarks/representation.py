@@ -463,10 +463,15 @@ def miou(head: nn.Module, features: Tensor, films: Films) -> dict[str, float]:
             confusion[group] += counts.reshape(CLASSES, CLASSES) * chosen[index]
     scores = {}
     for name, matrix in zip(GROUPS, confusion, strict=True):
-        union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
-        shares = matrix.diagonal()[union > 0] / union[union > 0]
-        scores[name] = float(100 * shares.mean()) if len(shares) else math.nan
+        scores[name] = mean_iou(matrix)
     return scores
+
+
+def mean_iou(confusion: NDArray[np.float64]) -> float:
+    """Compute the mean IoU in percent over the classes that occur; NaN if there are none."""
+    union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
+    shares = confusion.diagonal()[union > 0] / union[union > 0]
+    return float(100 * shares.mean()) if len(shares) else math.nan
 
 
 def cosines(predicted: Tensor, material: Material) -> dict[str, float]:

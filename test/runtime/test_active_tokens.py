@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny_checkpoints import ARCHITECTURES, BINS, DINOV3, HEADS, write_student
+from tiny_checkpoints import ARCHITECTURES, BACKENDS, BINS, DINOV3, HEADS, write_student
 
 from scaleevent_ros.events import EventBatch, normalize_tensor
 from scaleevent_ros.models import build_student, load_student, save_student
@@ -31,19 +30,6 @@ SIZE = (90, 122)  # neither is a multiple of the stride
 GRID = (6, 8)
 CHOICE = ActiveTokens(anchors=0.05, dilation=1, pixels=8)
 LEVELS = (0.0, 0.1, 0.3, 0.6, 1.0)
-BACKENDS = [
-    pytest.param("cpu", "eager"),
-    pytest.param("cpu", "onnx"),
-    pytest.param(
-        "cpu",
-        "openvino",
-        marks=pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO"),
-    ),
-    *(
-        pytest.param("cuda", backend, marks=pytest.mark.gpu)
-        for backend in ("eager", "cudagraph", "onnx", "tensorrt")
-    ),
-]
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -144,7 +130,9 @@ def test_a_memory_keeps_what_is_not_computed(tmp_path: Path, backend: str) -> No
     events = torch.stack([inputs(each)[0] for each in windows])
     chosen = [student.choose_tokens(each[None]) for each in events]
     elapsed_s = torch.tensor([[0.05] * len(windows)])
-    state = student.memory.empty(torch.zeros(1, student.width, *GRID))  # type: ignore[union-attr]
+    memory = student.memory
+    assert memory is not None
+    state = memory.empty(torch.zeros(1, student.width, *GRID))
     known = np.zeros(GRID, bool)
     for index, each in enumerate(windows):
         outputs = engine(each, None, 0.05)
@@ -153,7 +141,7 @@ def test_a_memory_keeps_what_is_not_computed(tmp_path: Path, backend: str) -> No
         with torch.inference_mode():
             mask = torch.zeros(1, 1, GRID[0] * GRID[1], dtype=torch.bool)
             mask[0, 0, kept[0]] = True
-            state = student.memory(  # type: ignore[misc]
+            state = memory(
                 student(events[index : index + 1], kept=kept),
                 events[index : index + 1],
                 state,

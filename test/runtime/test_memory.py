@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny_checkpoints import HEADS, SIZE, sparse_window, write_student
+from tiny_checkpoints import BACKENDS, HEADS, SIZE, sparse_window, write_student
 
 from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import load_student, save_student
@@ -26,19 +25,6 @@ if TYPE_CHECKING:
 WINDOWS = 24
 GAP_S = 1.5
 ELAPSED = [0.05 * (1 + index % 4) for index in range(WINDOWS)]
-BACKENDS = [
-    pytest.param("cpu", "eager"),
-    pytest.param("cpu", "onnx"),
-    pytest.param(
-        "cpu",
-        "openvino",
-        marks=pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO"),
-    ),
-    *(
-        pytest.param("cuda", backend, marks=pytest.mark.gpu)
-        for backend in ("eager", "cudagraph", "onnx", "tensorrt")
-    ),
-]
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 import torch
 
 from scaleevent_ros.events.windows import WindowOptions
@@ -30,6 +32,21 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "depth": ("depth_dpt", {"maximum": 80.0, "channels": 8}),
     "flow": ("flow_correlation", {"channels": 8, "radius": 2, "iterations": 2}),
 }
+
+BACKENDS = [
+    pytest.param("cpu", "eager"),
+    pytest.param("cpu", "onnx"),
+    pytest.param(
+        "cpu",
+        "openvino",
+        marks=pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO"),
+    ),
+    *(
+        pytest.param("cuda", backend, marks=pytest.mark.gpu)
+        for backend in ("eager", "cudagraph", "onnx", "tensorrt")
+    ),
+]
+"""Devices and backends that run every checkpoint."""
 
 
 def write_student(
