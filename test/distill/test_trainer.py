@@ -127,10 +127,12 @@ def fork_servers_and_theirs() -> set[int]:
 
 
 def test_workers_end_with_a_run_that_is_killed(tmp_path: Path) -> None:
-    """Workers come from a fork server, as in the run of this test itself."""
-    assert launch(TinyRun(tmp_path / "whole", {"epochs": 1})) == [0]
+    """Workers come from a fork server, which lives as long as its workers do."""
+    whole = TinyRun(tmp_path / "whole", {"epochs": 1})
+    assert launch(whole, workers="forkserver") == [0]
     before = fork_servers_and_theirs()
-    assert launch(TinyRun(tmp_path / "killed", kill_at="step 2")) == [-9]
+    killed = TinyRun(tmp_path / "killed", kill_at="step 2")
+    assert launch(killed, workers="forkserver") == [-9]
     deadline = time.monotonic() + 30
     while left := fork_servers_and_theirs() - before:
         assert time.monotonic() < deadline, left

@@ -141,9 +141,9 @@ def _break(trainer: Trainer, run: TinyRun) -> None:
     run_folder._flush = killing_flush
 
 
-def launch(run: TinyRun, world: int = 1) -> list[int]:
-    """Run in `world` processes and return their exit codes; -9 is a kill."""
-    return launch_processes(run_here, run, world, ["tiny_run"])
+def launch(run: TinyRun, world: int = 1, workers: str | None = None) -> list[int]:
+    """Run in `world` processes and return their exit codes; see `launch_processes`."""
+    return launch_processes(run_here, run, world, ["tiny_run"], workers)
 
 
 def final_weights(output: Path) -> dict[str, Tensor]:

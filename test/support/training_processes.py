@@ -8,6 +8,8 @@ import socket
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -15,8 +17,18 @@ Run = TypeVar("Run")
 
 
 def _in_process(
-    target: Callable[[Run], object], run: Run, rank: int, world: int, port: int
+    target: Callable[[Run], object],
+    run: Run,
+    rank: int,
+    world: int,
+    port: int,
+    preload: list[str],
+    workers: str | None,
 ) -> None:
+    # Otherwise workers start as this process did, and each imports everything anew.
+    multiprocessing.set_start_method(workers, force=True)
+    multiprocessing.set_forkserver_preload(preload)
+    torch.set_num_threads(1)  # as torchrun does
     if world > 1:
         # What torchrun sets.
         os.environ |= {
@@ -28,7 +40,11 @@ def _in_process(
 
 
 def launch_processes(
-    target: Callable[[Run], object], run: Run, world: int, preload: list[str]
+    target: Callable[[Run], object],
+    run: Run,
+    world: int,
+    preload: list[str],
+    workers: str | None = None,
 ) -> list[int]:
     """Call ``target(run)`` in `world` processes and return their exit codes; -9 is a kill.
 
@@ -37,6 +53,7 @@ def launch_processes(
         run: Argument of the function, which is pickled.
         world: Number of processes.
         preload: Modules that are imported once, before processes fork off.
+        workers: Start method of the worker processes of these; None for Python's default.
     """
     # The fork server does not get our sys.path.
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
@@ -46,7 +63,7 @@ def launch_processes(
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
     processes = [
-        context.Process(target=_in_process, args=(target, run, rank, world, port))
+        context.Process(target=_in_process, args=(target, run, rank, world, port, preload, workers))
         for rank in range(world)
     ]
     for process in processes:
