@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from scaleevent_ros import doctor
+from scaleevent_ros.cli import app
 from scaleevent_ros.doctor import Finding, Verdict
 from scaleevent_ros.nodes.transport import PROFILE_VARIABLES
 
@@ -32,8 +34,8 @@ def test_an_unknown_command_is_refused() -> None:
 
 @pytest.mark.parametrize("command", ["pretrain", "cache-teacher", "finetune", "evaluate"])
 def test_help_of_trainings_gives_the_command(command: str) -> None:
-    done = scaleevent(command, "--help")
-    assert done.stdout.startswith(f"usage: scaleevent {command} "), done.stderr
+    done = CliRunner().invoke(app, [command, "--help"])
+    assert done.stdout.startswith(f"usage: scaleevent {command} "), done.output
     assert ".py " not in done.stdout
 
 

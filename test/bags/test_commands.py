@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 import yaml
 from bag_files import example_messages, write_bag
+from command_line import scaleevent
 from moving_scene import Rig, write_scene
 
-import scaleevent_ros
-
-
-def scaleevent(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "scaleevent_ros.cli", *map(str, arguments)]
-    root = Path(scaleevent_ros.__file__).parent.parent
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")

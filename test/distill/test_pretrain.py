@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -13,7 +14,9 @@ import pytest
 import torch
 from synthetic_pairs import SlidingTexture, write_bag
 from training_processes import launch_processes
+from typer.testing import CliRunner
 
+from scaleevent_ros.cli import app
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.sampler import Draw
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PRELOAD = ["tiny_run", pretrain.__module__]
 VIT = json.dumps({"embed_dim": 32, "depth": 2, "num_heads": 2})
 
 
@@ -56,18 +60,19 @@ def arguments(bags: Path, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) -> None:
+def test_the_command_trains_resumes_and_evaluates(
+    bags: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = tmp_path / "run"
-
-    def call(*more: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "training/pretrain.py", *arguments(bags, run, *more)]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run(
-            line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=200,
-            check=False,
-        )  # fmt: skip
-
-    first = call()
+    first = subprocess.run(
+        [sys.executable, "training/pretrain.py", *arguments(bags, run)],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert first.returncode == 0, first.stderr
     assert "done after step 6" in first.stderr
     student = load_student(run / "last.safetensors")
@@ -77,12 +82,14 @@ def test_the_command_trains_resumes_and_evaluates(bags: Path, tmp_path: Path) ->
     assert student.header.windows.length_ms == 50
     assert student.header.extra["run"]["trainer"]["batch_size"] == 4
     assert list((run / "tensorboard").iterdir())
-    refused = call()
-    assert refused.returncode == 2
+    refused = CliRunner().invoke(app, ["pretrain", *arguments(bags, run)])
+    assert refused.exit_code == 2
     assert refused.stderr.splitlines()[-1].startswith(f"pretrain: {run} holds a run of 6 steps")
-    longer = call("--trainer.resume", "true", "--trainer.epochs", "3")
-    assert longer.returncode == 0, longer.stderr
-    assert "continuing after step 6 of 9" in longer.stderr
+    more = ["--trainer.resume", "true", "--trainer.epochs", "3"]
+    with caplog.at_level(logging.INFO):
+        longer = CliRunner().invoke(app, ["pretrain", *arguments(bags, run, *more)])
+    assert longer.exit_code == 0, longer.output
+    assert "continuing after step 6 of 9" in caplog.text
 
 
 def test_the_documented_python_runs(
@@ -112,7 +119,7 @@ def test_shards_of_unequal_size_end_their_epochs_with_equal_steps(
             bags, output, "--data.train", shards, "--data.validation", shards,
             "--trainer.validate_every", "1",
         )  # fmt: skip
-        assert launch_processes(pretrain, wanted, world, ["tiny_run"]) == [0] * world
+        assert launch_processes(pretrain, wanted, world, PRELOAD) == [0] * world
     logs = [
         [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         for output in outputs

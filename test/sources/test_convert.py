@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from bag_contents import assert_same_events, read_bag
+from command_line import scaleevent
 from mcap.reader import make_reader
 from recording_events import photographs, recorded_events
 
@@ -209,24 +210,12 @@ def test_every_other_recording_is_converted_before_an_error(source: Path, tmp_pa
 def test_the_command_converts_and_says_what_is_wrong_in_one_line(
     source: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "scaleevent_ros.cli", "convert"]
-    done = subprocess.run(
-        [*command, source, tmp_path / "bag", "--codec", "png"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = scaleevent("convert", source, tmp_path / "bag", "--codec", "png")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(tmp_path / "bag")
     assert "/camera/image_raw/compressed" in read_bag(tmp_path / "bag").messages
     (tmp_path / "bad.raw").write_bytes(b"% evt 3.0\n% geometry 8x8\n% end\n")
-    failed = subprocess.run(
-        [*command, tmp_path / "bad.raw", tmp_path / "bad"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    failed = scaleevent("convert", tmp_path / "bad.raw", tmp_path / "bad")
     assert failed.returncode == 2
     assert failed.stderr == f"scaleevent: {tmp_path / 'bad.raw'}: holds no events\n"
 
@@ -345,19 +334,17 @@ def test_a_place_that_cannot_be_written_is_one_line(
         "kalibr": tmp_path / "camchain.yaml",
         "out": parent / "out",
     }
-    done = subprocess.run(
-        [
-            *as_user,
-            sys.executable,
-            "-m",
-            "scaleevent_ros.cli",
-            *(a.format(**places) for a in arguments),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    words = [word.format(**places) for word in arguments]
+    if as_user:
+        done = subprocess.run(
+            [*as_user, sys.executable, "-m", "scaleevent_ros.cli", *words],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    else:
+        done = scaleevent(*words)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     *before, last = done.stderr.splitlines()

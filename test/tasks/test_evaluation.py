@@ -18,7 +18,9 @@ import torch
 from labelled_pictures import write_labelled
 from made_evaluations import made_evaluation
 from tiny_student import tiny_checkpoint
+from typer.testing import CliRunner
 
+from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import (
     EventOptions,
     OptimizerOptions,
@@ -396,19 +398,19 @@ def test_what_is_written_stays_when_the_disk_is_full(
 
 def test_the_program_shows_a_table_and_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     write_evaluation(tmp_path, made_evaluation())
-    command = [sys.executable, str(REPOSITORY / "training" / "evaluate.py")]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     given = ["--data.classes", "x", "--data.pictures", "x", "--data.labels", "x"]
     given += ["--data.validation_pictures", "x", "--data.validation_labels", "x"]
-    for name, code in (("evaluation.json", 0), ("none.safetensors", 2)):
-        done = subprocess.run(
-            [*command, str(tmp_path / name), *given],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-        )
-        assert done.returncode == code, done.stderr
-        if not code:
-            assert done.stdout.splitlines()[1].split() == ["miou", "↑", "0.5000", "0.7500"]
-    assert done.stderr == f"evaluate: no checkpoint at {tmp_path}/none.safetensors\n"
+    command = [sys.executable, str(REPOSITORY / "training" / "evaluate.py")]
+    done = subprocess.run(
+        [*command, str(tmp_path / "evaluation.json"), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].split() == ["miou", "↑", "0.5000", "0.7500"]
+    missing = str(tmp_path / "none.safetensors")
+    failed = CliRunner().invoke(app, ["evaluate", missing, *given])
+    assert failed.exit_code == 2
+    assert failed.stderr == f"evaluate: no checkpoint at {missing}\n"

@@ -16,7 +16,9 @@ import torch
 from labelled_pictures import write_labelled
 from safetensors.torch import load_file
 from training_processes import launch_processes
+from typer.testing import CliRunner
 
+from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import (
     EventOptions,
     OptimizerOptions,
@@ -358,20 +360,22 @@ def test_the_program_runs_and_says_what_is_wrong_in_one_line(
     data: LabelledData, tmp_path: Path
 ) -> None:
     names = ("pictures", "labels", "validation_pictures", "validation_labels", "classes")
-    command = [
-        sys.executable,
-        str(REPOSITORY / "training" / "finetune.py"),
+    given = [
         *(f"--data.{name}={getattr(data, name)}" for name in names),
         "--data.width=64", "--data.height=48", "--data.workers=0", "--data.fraction=0.4",
         "--student.name=vit_tiny_patch16_224", "--student.init=random",
         f"--student.options={json.dumps(VIT)}", "--trainer.epochs=1", "--trainer.batch_size=2",
         "--trainer.loggers=[]", f"--trainer.output={tmp_path}",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    for more, code in (([], 0), (["--trainer.batch_size=99"], 2)):
-        done = subprocess.run(
-            [*command, *more], capture_output=True, text=True, check=False, env=environment
-        )
-        assert done.returncode == code, done.stderr
-    assert done.stderr.splitlines()[-1].startswith("finetune: an epoch of 4 pairs does not fill")
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "training" / "finetune.py"), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "best.safetensors").is_file()
+    failed = CliRunner().invoke(app, ["finetune", *given, "--trainer.batch_size=99"])
+    assert failed.exit_code == 2
+    assert failed.stderr.splitlines()[-1].startswith("finetune: an epoch of 4 pairs does not fill")
