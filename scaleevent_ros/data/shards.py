@@ -16,6 +16,7 @@ import io
 import json
 import os
 import tarfile
+from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +26,7 @@ import numpy as np
 from scaleevent_ros.data.alignment import MapAlignment
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.stored_pair import decode_pair
+from scaleevent_ros.errors import describe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -96,21 +98,30 @@ def write_shard(
         folder: Folder to write to.
         name: Name of the shard's files, without suffix.
         samples: Keys, which must not contain a dot, each with its files by suffix.
+
+    Raises:
+        DataError: If it cannot be written.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
     temporary = folder / f".{name}.{os.getpid()}.tmp"
-    # PAX is USTAR with additional headers for names that are too long for it.
-    with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
-        for key, files in samples:
-            places[key] = {}
-            for suffix, data in files.items():
-                member = tarfile.TarInfo(f"{key}.{suffix}")
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
-                padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-                places[key][suffix] = (tar.offset - padded, len(data))
-    temporary.replace(folder / f"{name}.tar")
-    _write_file(folder / f"{name}.json", json.dumps({"samples": places}).encode())
+    try:
+        # PAX is USTAR with additional headers for names that are too long for it.
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+            for key, files in samples:
+                places[key] = {}
+                for suffix, data in files.items():
+                    member = tarfile.TarInfo(f"{key}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+                    padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+                    places[key][suffix] = (tar.offset - padded, len(data))
+        temporary.replace(folder / f"{name}.tar")
+        _write_file(folder / f"{name}.json", json.dumps({"samples": places}).encode())
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        msg = f"the shard {folder / name}.tar cannot be written: {describe(error)}"
+        raise DataError(msg) from error
     return Shard(name, len(places))
 
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -23,6 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.tensor import DTensor
+
+from scaleevent_ros.models.weights import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +87,9 @@ def write_shards(
     """Write the rows of model, optimizer and average that this process holds.
 
     Every process must call this, with the same existing folder.
+
+    Raises:
+        OSError: If they cannot be written.
     """
     rows: dict[str, Tensor] = {}
     places: dict[str, list[list[int]]] = {}
@@ -94,7 +98,7 @@ def write_shards(
         if held.numel() and (rank == 0 or isinstance(value, DTensor)):
             rows[name] = held.cpu().contiguous()
             places[name] = [list(value.shape), offset]
-    save_file(rows, folder / f"process-{rank:05d}.safetensors", {_PLACES: json.dumps(places)})
+    write_tensors(rows, folder / f"process-{rank:05d}.safetensors", {_PLACES: json.dumps(places)})
 
 
 def has_shards(folder: Path) -> bool:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from scaleevent_ros.distill.errors import TrainingError
+from scaleevent_ros.models.weights import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,8 +126,8 @@ def _save(path: Path, features: Tensor) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(exist_ok=True)
-        save_file({"features": features.contiguous()}, temporary)
+        write_tensors({"features": features.contiguous()}, temporary)
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         msg = f"teacher.cache: {path} cannot be written: {error}"
         raise TrainingError(msg) from error

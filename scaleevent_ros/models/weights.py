@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 
@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 HUB_TIMEOUT_S = 5.0
 _WRAPPERS = ("model", "state_dict", "net", "teacher")
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write contiguous tensors as a ``.safetensors`` file.
+
+    Raises:
+        OSError: If it cannot be written, as on a full disk.
+    """
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        msg = f"{path}: {error}"
+        raise OSError(msg) from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

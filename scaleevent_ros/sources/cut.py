@@ -7,6 +7,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from scaleevent_ros.sources.errors import SourceError
+from scaleevent_ros.sources.ordering import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
     start = first + round(start_s * 1e9)
     end = (1 << 63) - 1 if duration_s is None else start + round(duration_s * 1e9)
     recording.faults.resume({}, start)
+    recording = in_order(recording)  # so that a wrong time does not end a stream
 
     def events(t_start: int) -> Iterator[EventBatch]:
         batches = recording.events(max(t_start, start))

@@ -111,22 +111,40 @@ def _select(
     order: NDArray[np.int64] | None = None
     kept = np.flatnonzero(~dropped)
     if len(kept) and (t[kept[0]] < after or (np.diff(t[kept]) < 0).any()):
-        stray = _strays(t[kept], after)
-        if stray.any():
-            i = int(kept[int(stray.argmax())])
+        order, late, strays = (kept[some] for some in sort_times(t[kept], after))
+        if len(strays):
             back = "the clock may have been reset, or the file is not in order of time"
             bad = np.zeros(len(t), np.bool_)
-            bad[kept[stray]] = True
-            drop(bad, "events far out of order", f"t = {t[i]} ns is out of order; {back}")
-            kept = kept[~stray]
-        late = kept[t[kept] < np.maximum.accumulate(np.maximum(t[kept], after))]
+            bad[strays] = True
+            said = f"t = {t[strays[0]]} ns is out of order; {back}"
+            drop(bad, "events far out of order", said)
         if len(late):
             i = int(late[0])
             message = f"{piece.place}: event {piece.first + i:,}: t = {t[i]} ns is out of order"
             faults.add("events out of order, sorted", message, np.maximum(t[late], after))
-        order = kept[np.argsort(t[kept], kind="stable")]
     faults.count_events(len(t), int(dropped.sum()), first_lost)
     return order if order is not None else kept if dropped.any() else None
+
+
+def sort_times(
+    t: NDArray[np.int64], after: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Sort times that are out of order by at most `SORTING_NS`.
+
+    Args:
+        t: Times in ns, int64 [N].
+        after: Last time before them in ns.
+
+    Returns:
+        Indices in order of time; indices of those among them that were out of order; indices of
+        those that are left out, since they are further out of order or ROS cannot represent them.
+    """
+    stray = (t < 0) | (t > MAX_TIME_NS)
+    kept = np.flatnonzero(~stray)
+    stray[kept[_strays(t[kept], after)]] = True
+    kept = np.flatnonzero(~stray)
+    late = kept[t[kept] < np.maximum.accumulate(np.maximum(t[kept], after))]
+    return kept[np.argsort(t[kept], kind="stable")], late, np.flatnonzero(stray)
 
 
 def _outside(values: NDArray[Any], side: int) -> NDArray[np.bool_]:

@@ -63,7 +63,7 @@ class Layout(NamedTuple):
     table: str | None
     unit: str | None
     size: tuple[int, int] | None
-    offset: int
+    offset: float
 
 
 def match_columns(names: list[str]) -> tuple[str, str, str, str] | None:
@@ -112,13 +112,15 @@ def _unit(node: h5py.Dataset) -> str | None:
     return None
 
 
-def _offset(group: h5py.Group) -> int:
+def _offset(group: h5py.Group) -> float:
+    """Return the offset of times, an int unless it is stored as a floating-point number."""
     for place in (group, group.file):
-        stored = place.get("t_offset")
-        if isinstance(stored, h5py.Dataset) and stored.size == 1:
-            return int(stored[()] if stored.shape == () else stored[0])
-        if "t_offset" in place.attrs:
-            return int(place.attrs["t_offset"])
+        node = place.get("t_offset")
+        value = node[()] if isinstance(node, h5py.Dataset) else place.attrs.get("t_offset")
+        stored = np.asarray(value)
+        if stored.size == 1 and stored.dtype.kind in "iuf" and np.isfinite(stored).all():
+            offset: float = stored.item()
+            return offset
     return 0
 
 

@@ -7,6 +7,8 @@ recording.
 
 from __future__ import annotations
 
+import io
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from scaleevent_ros.sources.recording import CHUNK_EVENTS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from _typeshed import ReadableBuffer
 
     from scaleevent_ros.bags.event_stream import DecodedPacket
     from scaleevent_ros.bags.reader import BagReader
@@ -50,7 +54,8 @@ def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int
         Number of events.
 
     Raises:
-        ConversionError: If the suffix is unknown, the file exists, or there are no events.
+        ConversionError: If the suffix is unknown, the file exists or cannot be written, or there
+            are no events.
         BagError: If the topic is not in the bag or ambiguous.
     """
     write = _WRITERS.get(out.suffix.lower())
@@ -69,8 +74,12 @@ def export_events(reader: BagReader, out: Path, topic: str | None = None) -> int
     try:
         count = write(temporary, packets, first.events)
         temporary.replace(out)
+    except OSError as error:
+        msg = f"{out}: cannot be written: {error.strerror or error}"
+        raise ConversionError(msg) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return count
 
 
@@ -131,12 +140,41 @@ def _write_raw(path: Path, packets: Packets, first: EventBatch) -> int:
     return count
 
 
+class _Hdf5Output(io.FileIO):
+    """File for HDF5, whose library crashes the process if the disk is full.
+
+    Attributes:
+        error: First error of writing; the library is not told of it.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write all data, or keep the error."""
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while len(rest):
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = self.error or error
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        """Set the size of the file, or keep the error."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
 def _write_hdf5(path: Path, packets: Packets, first: EventBatch) -> int:
     import h5py
 
     offset_us = int(first.t[0]) // 1000
     count, index, marks = 0, 0, []
-    with h5py.File(path, "w") as file:
+    with _Hdf5Output(path, "w+") as output, h5py.File(output, "w") as file:
         columns = {
             name: file.create_dataset(
                 f"events/{name}",
@@ -158,9 +196,13 @@ def _write_hdf5(path: Path, packets: Packets, first: EventBatch) -> int:
                 columns[name].resize((count + len(batch),))
                 columns[name][count:] = values
             count += len(batch)
+            if output.error is not None:
+                break
         file["ms_to_idx"] = np.concatenate(marks).astype(np.uint64)
         file["t_offset"] = offset_us
         file.attrs["sensor_resolution"] = (first.height, first.width)
+    if output.error is not None:
+        raise output.error
     return count
 
 
@@ -191,7 +233,7 @@ def _write_numpy(path: Path, packets: Packets, _: EventBatch) -> int:
         for batch in _chunks(packets()):
             rows = np.empty(len(batch), NUMPY_EVENT)
             rows["t"], rows["x"], rows["y"], rows["p"] = batch.t // 1000, batch.x, batch.y, batch.p
-            rows.tofile(file)
+            file.write(rows.tobytes())
             count += len(batch)
         file.seek(0)
         np.lib.format.write_array_header_1_0(file, {**header, "shape": (count,)})

@@ -15,6 +15,7 @@ from scaleevent_ros.sources.event_columns import Columns, event_batches
 from scaleevent_ros.sources.faults import UNREADABLE, Faults
 from scaleevent_ros.sources.recording import (
     CHUNK_EVENTS,
+    MAX_TIME_NS,
     TIME_UNITS,
     Picture,
     PictureStream,
@@ -64,6 +65,11 @@ def _lacks_filter(error: OSError) -> bool:
     return any(word in str(error) for word in ("plugin", "not registered", "required filter"))
 
 
+def _shifted(times: NDArray[Any], offset: float) -> NDArray[Any]:
+    """Add an offset to times; integers stay integers, and do not overflow up to 2^63."""
+    return np.array([time + offset for time in times.tolist()])
+
+
 def dataset(file: h5py.Group, name: str) -> h5py.Dataset:
     """Return a dataset by name.
 
@@ -96,7 +102,7 @@ class EventColumns:
         unit: str | None,
         *,
         table: str | None = None,
-        offset: int = 0,
+        offset: float = 0,
         faults: Faults | None = None,
     ) -> None:
         """Open the columns, and check that they exist and have the same length.
@@ -132,8 +138,10 @@ class EventColumns:
                 msg = f"{path}: columns of events differ in length: {lengths}"
                 self._faults.add("columns longer than others", msg)
             ends = self._raw_time(file, 0), self._raw_time(file, self.length - 1)
-            self._unit = unit or likely_unit(np.concatenate(ends))
-            self._offset_ns = offset * TIME_UNITS[self._unit]
+            self._unit = unit or likely_unit(_shifted(np.concatenate(ends), offset))
+            # Rounded and limited like the times.
+            offset_ns = min(max(offset * TIME_UNITS[self._unit], -MAX_TIME_NS), MAX_TIME_NS)
+            self._offset_ns = round(offset_ns / 1000) * 1000 if offset % 1 else int(offset_ns)
             first, last = (int(self._nanoseconds(end)[0]) for end in ends)
             self.span_ns = first, last
 

@@ -11,6 +11,7 @@ and ``timestamps.txt`` or ``images/timestamps.txt``, one time for each picture i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ from scaleevent_ros.sources.recording import (
     ImuSample,
     ReadOptions,
     Recording,
+    likely_unit,
     nanoseconds,
 )
 
@@ -85,7 +87,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
         ClockStatement("sensor_time", "Stamps of the files; one sensor if a DAVIS was used."),
         pictures,
         _cameras(folder / "calib.txt", width, height),
-        imu=(lambda t_start: _imu(imu, t_start)) if imu.is_file() else None,
+        imu=partial(_imu, imu, options.time_unit, faults) if imu.is_file() else None,
         span_ns=span,
         one_sensor=picture_size in {None, (width, height)},
         faults=faults,
@@ -110,7 +112,7 @@ def listed_pictures(
 
     Args:
         images: Folder of the pictures.
-        unit: Unit of the times; None for seconds if they have a decimal point, else microseconds.
+        unit: Unit of the times; None to guess it, see `likely_unit`.
 
     Returns:
         The pictures, and their times in ns; None if there is no such file.
@@ -120,7 +122,7 @@ def listed_pictures(
     """
     listing = images.parent / "images.txt"
     if listing.is_file():
-        rows = [line.split() for line in listing.read_text().splitlines() if line.strip()]
+        rows = [line.split() for line in _lines(listing)]
         if any(len(row) != 2 for row in rows):
             number = next(i for i, row in enumerate(rows, 1) if len(row) != 2)
             msg = f"{listing}: entry {number} is {' '.join(rows[number - 1])!r}, not 'time name'"
@@ -129,33 +131,43 @@ def listed_pictures(
         return files, _times(listing, [row[0] for row in rows], unit)
     for path in (images.parent / "timestamps.txt", images / "timestamps.txt"):
         if path.is_file():
-            return pictures_in(images), _times(path, path.read_text().split(), unit)
+            return pictures_in(images), _times(path, " ".join(_lines(path)).split(), unit)
     return None
 
 
+def _lines(path: Path) -> list[str]:
+    """Read the lines of a text file, without blank ones and comments."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
 def _times(path: Path, texts: list[str], unit: str | None) -> NDArray[np.int64]:
-    """Convert times to ns; without a unit, in s if any has a decimal point, else in µs."""
+    """Convert times to ns."""
     decimal = any("." in text for text in texts)
     try:
         times = np.array([float(t) if decimal else int(t) for t in texts])
     except ValueError as error:
         msg = f"{path}: {error}"
         raise SourceError(msg) from None
-    return nanoseconds(times, unit or ("s" if decimal else "us"))
+    return nanoseconds(times, unit or likely_unit(times))
 
 
-def _numbers(path: Path, columns: int) -> NDArray[np.float64]:
+def _numbers(text: str) -> list[float] | None:
+    """Parse numbers that blanks separate; None if one of them is not a number."""
     try:
-        return np.loadtxt(path, np.float64, ndmin=2, usecols=range(columns))
-    except ValueError as error:
-        msg = f"{path}: {error}"
-        raise SourceError(msg) from None
+        return [float(part) for part in text.split()]
+    except ValueError:
+        return None
 
 
 def _cameras(path: Path, width: int, height: int) -> tuple[CameraCalibration, ...]:
     if not path.is_file():
         return ()
-    fx, fy, cx, cy, *distortion = _numbers(path, 9)[0].tolist()
+    numbers = _numbers(" ".join(_lines(path))) or []
+    if len(numbers) < 9:
+        msg = f"{path}: does not hold fx fy cx cy k1 k2 p1 p2 k3"
+        raise SourceError(msg)
+    fx, fy, cx, cy, *distortion = numbers[:9]
     return (
         CameraCalibration(
             EVENTS_INFO_TOPIC, width, height, "plumb_bob", (fx, fy, cx, cy), tuple(distortion)
@@ -163,9 +175,17 @@ def _cameras(path: Path, width: int, height: int) -> tuple[CameraCalibration, ..
     )
 
 
-def _imu(path: Path, t_start: int) -> Iterator[ImuSample]:
-    rows = _numbers(path, 7)
-    times = nanoseconds(rows[:, 0], "s")
-    for index in range(int(np.searchsorted(times, t_start)), len(rows)):
-        ax, ay, az, gx, gy, gz = rows[index, 1:].tolist()
-        yield ImuSample(int(times[index]), (ax, ay, az), (gx, gy, gz))
+def _imu(path: Path, unit: str | None, faults: Faults, t_start: int) -> Iterator[ImuSample]:
+    rows = []
+    for line in _lines(path):
+        numbers = _numbers(line)
+        if numbers is not None and len(numbers) == 7:
+            rows.append(numbers)
+        else:
+            message = f"{path}: a line is {line[:80]!r}, not a time and six numbers"
+            faults.add("lines that are not IMU samples", message)
+    stamps = np.array([row[0] for row in rows])
+    times = nanoseconds(stamps, unit or likely_unit(stamps)).tolist()
+    for t_ns, (_, ax, ay, az, gx, gy, gz) in zip(times, rows, strict=True):
+        if t_ns >= t_start:
+            yield ImuSample(t_ns, (ax, ay, az), (gx, gy, gz))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from contextlib import contextmanager, suppress
 from functools import cache, partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,7 @@ from scaleevent_ros.sources.recording import (
     PictureStream,
     Recording,
 )
+from scaleevent_ros.sources.rosbag1_scan import ROSBAG1_MAGIC, scan_messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +52,6 @@ if TYPE_CHECKING:
     from scaleevent_ros.sources.recording import ReadOptions
 
 EVENT_ARRAYS = ("dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
-ROSBAG1_MAGIC = b"#ROSBAG V2.0\n"
 
 _NS = 1_000_000_000
 _STORES = {True: Stores.ROS1_NOETIC, False: Stores.ROS2_JAZZY}
@@ -74,25 +75,49 @@ class _Bag:
         self.path = path
         self.is_rosbag1 = path.is_file() and _starts_with(path, ROSBAG1_MAGIC)
         self.topics: dict[str, str] = {}
-        with _errors(path):
-            if self.is_rosbag1:
+        self._index_damage = ""  # of a ROS 1 bag, which is then scanned
+        if self.is_rosbag1:
+            try:
                 with Rosbag1(path) as reader:
                     self.topics = {c.topic: c.msgtype for c in reader.connections}
-            else:
-                topics = BagReader(path).topics
+            except Rosbag1Error as error:
+                self._index_damage = str(error)
+                self.topics = {topic: msgtype for topic, msgtype, _ in scan_messages(path)}
+        else:
+            with _errors(path):
+                topics = BagReader(path, skip_damaged=True).topics
                 self.topics = {name: info.msgtype for name, info in topics.items()}
 
     def messages(self, topic: str) -> Iterator[bytes | memoryview]:
-        """Yield the serialized messages of a topic in order of record time."""
-        with _errors(self.path):
-            if self.is_rosbag1:
-                with Rosbag1(self.path) as reader:
-                    wanted = [c for c in reader.connections if c.topic == topic]
-                    for _, _, data in reader.messages(wanted):
-                        yield bytes(data)
-            else:
-                for message in BagReader(self.path).messages([topic]):
+        """Yield the serialized messages of a topic in order of record time.
+
+        Raises:
+            SourceError: If the bag is damaged; after its last message that can be read.
+        """
+        damage = self._index_damage
+        if not self.is_rosbag1:
+            with _errors(self.path):
+                reader = BagReader(self.path, skip_damaged=True)
+                for message in reader.messages([topic]):
                     yield memoryview(message.data)
+                damage = "; ".join(f"{name}: {what}" for name, what in reader.damage.items())
+        else:
+            done = 0
+            if not damage:
+                try:
+                    with Rosbag1(self.path) as bag:
+                        wanted = [c for c in bag.connections if c.topic == topic]
+                        for _, _, data in bag.messages(wanted):
+                            yield bytes(data)
+                            done += 1
+                except Exception as error:  # rosbags may raise anything on malformed input
+                    damage = str(error)
+            if damage:
+                found = (data for name, _, data in scan_messages(self.path) if name == topic)
+                yield from islice(found, done, None)
+        if damage:
+            msg = f"{self.path}: is cut off or damaged: {damage}"
+            raise SourceError(msg)
 
     def parse(self, data: bytes | memoryview, msgtype: str) -> Any:
         """Deserialize a message of a standard type.
@@ -114,10 +139,7 @@ class _Bag:
 def _errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except Rosbag1Error as error:
-        msg = f"{path}: cannot be read as a ROS 1 bag; `rosbag reindex` may repair it: {error}"
-        raise SourceError(msg) from error
-    except (BagError, AssertionError, EOFError) as error:
+    except BagError as error:
         msg = f"{path}: cannot be read: {error}"
         raise SourceError(msg) from error
 
@@ -153,8 +175,8 @@ def open_recording(path: Path, topic: str, options: ReadOptions) -> Recording:
     def events(t_start: int) -> Iterator[EventBatch]:
         return event_batches(pieces(), width, height, faults, t_start)
 
-    images = _beside(bag, topic, (IMAGE, COMPRESSED_IMAGE))
-    imu = _beside(bag, topic, (IMU,))
+    images = _images_beside(bag, topic)
+    imu = next(iter(_beside(bag, topic, (IMU,))), None)
     pictures: tuple[PictureStream, ...] = ()
     if images is not None:
         place = f"{path}: {images}"
@@ -249,8 +271,8 @@ def _size(bag: _Bag, topic: str, options: ReadOptions) -> tuple[int, int]:
     return options.geometry(bag.path)
 
 
-def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
-    """Find the topic of given types whose name has the most leading parts like `topic`."""
+def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> list[str]:
+    """List the topics of given types by the number of leading parts they share with `topic`."""
     parts = topic.split("/")
 
     def shared(name: str) -> int:
@@ -258,7 +280,18 @@ def _beside(bag: _Bag, topic: str, kinds: tuple[str, ...]) -> str | None:
         return next((i for i, (a, b) in enumerate(pairs) if a != b), 0)
 
     names = sorted(name for name, kind in bag.topics.items() if kind in kinds)
-    return max(names, key=shared, default=None)
+    return sorted(names, key=shared, reverse=True)
+
+
+def _images_beside(bag: _Bag, topic: str) -> str | None:
+    """Find the topic of images beside one of events: the first that holds pictures, not depth."""
+    names = _beside(bag, topic, (IMAGE, COMPRESSED_IMAGE))
+    for name in names:
+        with suppress(SourceError):
+            if (data := next(bag.messages(name), None)) is not None:
+                _picture(bag, name, data, lambda: 16)
+                return name
+    return names[0] if names else None
 
 
 def _pictures(bag: _Bag, topic: str, faults: Faults, t_start: int) -> Iterator[Picture]:

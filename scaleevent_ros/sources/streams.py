@@ -21,6 +21,7 @@ from scaleevent_ros.bags.messages import (
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.faults import MAX_LOST_SHARE
+from scaleevent_ros.sources.ordering import in_order
 from scaleevent_ros.sources.packets import encode_packets
 from scaleevent_ros.sources.recording import (
     DEPTH_TOPIC,
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.sources.recording import (
         CameraCalibration,
-        Picture,
         PictureStream,
         Recording,
     )
@@ -125,6 +125,7 @@ def messages(recording: Recording, image_codec: str | None, start: Position) -> 
             at the first fault in strict reading.
     """
     _check_clocks(recording)
+    recording = in_order(recording)
     cameras = {camera.topic: camera for camera in recording.cameras}
     streams = [_events(recording, cameras.get(EVENTS_INFO_TOPIC), start)]
     for stream in recording.pictures:
@@ -191,20 +192,19 @@ def _pictures(
     size = (recording.height, recording.width) if in_event_view else None
     compress = image_codec is not None and stream.topic in _PHOTOGRAPHS
     topic = _compressed(stream.topic) if compress else stream.topic
-    before = t_start - 1
     names_wanted = stream.topic == LABELS_TOPIC and bool(recording.labels)
     wrong_count = 0
     for count, picture in enumerate(stream.read(t_start), 1):
-        wrong = _find_fault(picture, size, before)
-        if wrong is not None:
-            kind, what = wrong
+        height, width = picture.pixels.shape[:2]
+        if size is not None and size != (height, width):
+            what = f"{width}x{height}, not {size[1]}x{size[0]}"
             message = f"{stream.place}: the picture at {picture.t} ns is {what}"
-            recording.faults.add(kind, message, np.array([picture.t]))
+            recording.faults.add("pictures of another size", message, np.array([picture.t]))
             wrong_count += 1
             if wrong_count > max(1, MAX_LOST_SHARE * count):
                 raise SourceError(message)
             continue
-        size, before = picture.pixels.shape[:2], picture.t
+        size = height, width
         if names_wanted:
             names = label_info_message(recording.labels, picture.t, frame_id)
             yield Message(picture.t, LABEL_INFO_TOPIC, names)
@@ -219,29 +219,7 @@ def _pictures(
         yield Message(picture.t, topic, cdr)
 
 
-def _find_fault(
-    picture: Picture, size: tuple[int, int] | None, before: int
-) -> tuple[str, str] | None:
-    """Compare a picture's size and time with those of the previous pictures of its stream.
-
-    Returns:
-        Kind and description of a fault; None if there is none.
-    """
-    height, width = picture.pixels.shape[:2]
-    if size is not None and size != (height, width):
-        return "pictures of another size", f"{width}x{height}, not {size[1]}x{size[0]}"
-    if picture.t <= before:
-        return "pictures out of order", f"not later than {before} ns"
-    return None
-
-
 def _imu(recording: Recording, t_start: int) -> Iterator[Message]:
     assert recording.imu is not None
-    before = t_start
     for sample in recording.imu(t_start):
-        if sample.t < before:
-            message = f"{recording.source}: the IMU sample at {sample.t} ns comes after {before} ns"
-            recording.faults.add("IMU samples out of order", message, np.array([sample.t]))
-            continue
-        before = sample.t
         yield Message(sample.t, IMU_TOPIC, imu_message(sample, EVENTS_FRAME_ID))

@@ -52,9 +52,11 @@ def write_pictures(reader: BagReader, folder: Path, window_ns: int = WINDOW_NS) 
             for name, picture in representation_pictures(batch).items():
                 label = topic.strip("/").replace("/", "_")
                 file = folder / f"{label}_{moment:.0%}_{name}.png".replace("%", "")
-                if not cv2.imwrite(str(file), picture[..., ::-1]):
-                    msg = f"cannot write the picture {file}"
-                    raise ScaleEventError(msg)
+                try:
+                    file.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
+                except OSError as error:
+                    msg = f"cannot write the picture {file}: {error.strerror}"
+                    raise ScaleEventError(msg) from None
                 files.append(file)
     return files
 

@@ -172,6 +172,24 @@ def test_an_offset_beside_the_columns_is_added(
     assert events.t.tolist() == (EVENTS.t + offset_us * 1000).tolist()
 
 
+@pytest.mark.parametrize(
+    ("scale", "offset"),
+    [(1e-9, 49_599.300523), (1, 1_700_000_000_000_000_000), (1e-3, np.int64(49_599_300_523))],
+)
+def test_an_offset_has_the_unit_of_the_times_and_may_have_a_fraction(
+    tmp_path: Path, scale: float, offset: float
+) -> None:
+    """Seconds, nanoseconds and microseconds: the unit shows in the times with the offset."""
+    times = EVENTS.t - EVENTS.t[0]
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        t = times * scale if scale == 1e-9 else times if scale == 1 else times // 1000
+        for name, column in columns_of(EVENTS, t).items():
+            file[f"events/{name}"] = column
+        file["t_offset"] = offset
+    start = {1e-9: 49_599_300_523_000, 1: 1_700_000_000 * 10**9, 1e-3: 49_599_300_523_000}[scale]
+    assert read_all(tmp_path / "a.h5").t.tolist() == (times + start).tolist()
+
+
 def test_integer_nanoseconds_are_recognised(tmp_path: Path) -> None:
     start = 1_700_000_000_000_000_000
     with h5py.File(tmp_path / "a.h5", "w") as file:

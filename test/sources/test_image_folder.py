@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import cv2
@@ -88,6 +89,34 @@ def test_a_sensor_of_another_size_than_the_frames(tmp_path: Path) -> None:
     assert (bag.events.width, bag.events.height) == (320, 200)
     images = bag.messages["/camera/image_raw"]
     assert {m.header.frame_id for _, m in images} == {"camera"}  # of another lens
+
+
+def test_integer_nanoseconds_and_comments(tmp_path: Path) -> None:
+    start = 1_700_000_000_000_000_000
+    write_frames(tmp_path / "a")
+    rows = zip((EVENTS.t + start).tolist(), EVENTS.x, EVENTS.y, EVENTS.p, strict=True)
+    text = "".join(f"{t} {x} {y} {p}\n" for t, x, y, p in rows)
+    (tmp_path / "a/events.txt").write_text(text)
+    times = [start + 1_100_000_000 + i * 100_000_000 for i in range(3)]
+    (tmp_path / "a/timestamps.txt").write_text("# ns\n" + "".join(f"{t}\n" for t in times))
+    (tmp_path / "a/imu.txt").write_text(f"# t a w\n{times[0]} 0.1 0.2 9.8 0.01 0.02 0.03\n")
+    convert(tmp_path / "a", tmp_path / "bag", STRICT)
+    bag = read_bag(tmp_path / "bag")
+    assert bag.events.t.tolist() == (EVENTS.t + start).tolist()
+    assert [t for t, _ in bag.messages["/camera/image_raw"]] == times
+    assert [t for t, _ in bag.messages["/event_camera/imu"]] == times[:1]
+
+
+def test_a_torn_line_of_the_imu_is_left_out(tmp_path: Path) -> None:
+    write_ijrr(tmp_path / "a")
+    with (tmp_path / "a/imu.txt").open("a") as file:
+        file.write("1.3 0.1 0.2")
+    convert(tmp_path / "a", tmp_path / "bag", ConvertOptions())
+    assert len(read_bag(tmp_path / "bag").messages["/event_camera/imu"]) == 1
+    faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
+    assert faults["lines that are not IMU samples"]["count"] == 1
+    with pytest.raises(SourceError, match=r"imu\.txt: a line is '1\.3 0\.1 0\.2'"):
+        convert(tmp_path / "a", tmp_path / "strict", STRICT)
 
 
 def test_events_alone_need_a_size(tmp_path: Path) -> None:

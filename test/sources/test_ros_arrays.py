@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from bag_contents import assert_same_events, pixels, read_bag
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
 from recording_events import photographs, recorded_events
+from rosbags.rosbag1 import Reader as Rosbag1Reader
+from rosbags.rosbag1 import ReaderError as Rosbag1Error
 from rosbags.rosbag1 import Writer as Rosbag1Writer
 from rosbags.rosbag2 import StoragePlugin
 from rosbags.rosbag2 import Writer as Rosbag2Writer
@@ -156,15 +161,114 @@ def test_each_topic_of_arrays_is_a_recording(tmp_path: Path) -> None:
     assert_same_events(read_bag(tmp_path / "out/stereo/davis_right_events").events, right)
 
 
-def test_damaged_arrays_and_bags_are_named(tmp_path: Path) -> None:
+def test_damaged_arrays_are_named() -> None:
     maker = BagMaker("dvs_msgs", ros1=True)
     good = maker.serialize(*maker.array(EVENTS)[1:])
     with pytest.raises(SourceError, match=r"^here: is not an event array"):
         parse_event_array(good[:-1], "here", ros1=True)
     with pytest.raises(SourceError, match=r"^here: is not an event array"):
         parse_event_array(b"\x00\x01\x00\x00", "here", ros1=False)
-    maker.write(tmp_path / "a.bag", arrays(maker, "/dvs/events"))
-    whole = (tmp_path / "a.bag").read_bytes()
-    (tmp_path / "a.bag").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SourceError, match=r"a\.bag: cannot be read as a ROS 1 bag.*reindex"):
-        convert(tmp_path / "a.bag", tmp_path / "bag", ConvertOptions())
+
+
+def test_depth_beside_the_events_is_not_taken_for_frames(tmp_path: Path) -> None:
+    """ESIM writes depth maps in the namespace of its events and images."""
+    maker = BagMaker("dvs_msgs", ros1=True)
+    times = [START_S * 10**9 + n * 100_000_000 for n in range(1, 4)]
+    messages = arrays(maker, "/cam0/events")
+    for t, frame in zip(times, FRAMES, strict=True):
+        depth = np.ones((48, 64), "<f4")
+        messages.append(("/cam0/depthmap", maker.image(t, depth, "32FC1")))
+        messages.append(("/cam0/image_raw", maker.image(t, frame)))
+    maker.write(tmp_path / "a.bag", messages)
+    convert(tmp_path / "a.bag", tmp_path / "bag", ConvertOptions(ReadOptions(strict=True)))
+    images = read_bag(tmp_path / "bag").messages["/camera/image_raw"]
+    assert np.array_equal([pixels(m) for _, m in images], FRAMES)
+
+
+def test_encodings_that_are_no_frames_are_named(tmp_path: Path) -> None:
+    maker = BagMaker("dvs_msgs", ros1=True)
+    deep = maker.image(START_S * 10**9 + 100_000_000, np.ones((48, 64), "<u2"), "16UC1")
+    maker.write(tmp_path / "a.bag", [*arrays(maker, "/dvs/events"), ("/dvs/image_raw", deep)])
+    convert(tmp_path / "a.bag", tmp_path / "bag", ConvertOptions())
+    assert_same_events(read_bag(tmp_path / "bag").events, EVENTS)
+    faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
+    assert "/dvs/image_raw" in faults["pictures that cannot be read"]["first"]
+    assert "'16UC1'" in faults["pictures that cannot be read"]["first"]
+
+
+def write_chunks(path: Path, compression: str | None) -> None:
+    """Write a ROS 1 bag of arrays of 50 events, three in a chunk."""
+    maker = BagMaker("dvs_msgs", ros1=True)
+    writer = Rosbag1Writer(path)
+    writer.chunk_threshold = 2000
+    if compression is not None:
+        writer.set_compression(Rosbag1Writer.CompressionFormat[compression])
+    with writer:
+        topic = writer.add_connection("/e", "dvs_msgs/msg/EventArray", typestore=maker.store)
+        for first in range(0, len(EVENTS), 50):
+            t, kind, message = maker.array(EVENTS[first : first + 50])
+            writer.write(topic, t, maker.serialize(kind, message))
+
+
+@pytest.mark.parametrize("compression", [None, "LZ4", "BZ2"])
+@pytest.mark.parametrize("share", [0.5, 0.9])
+def test_of_a_torn_bag_every_whole_message_is_converted(
+    tmp_path: Path, compression: str | None, share: float
+) -> None:
+    path = tmp_path / "a.bag"
+    write_chunks(path, compression)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(Rosbag1Error):  # or this is no test of a bag without an index
+        Rosbag1Reader(path).open()
+    convert(path, tmp_path / "bag", ConvertOptions())
+    found = read_bag(tmp_path / "bag").events
+    assert share * len(EVENTS) - 250 < len(found) < len(EVENTS)
+    assert len(found) % 50 == 0
+    assert_same_events(found, EVENTS[: len(found)])
+    faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
+    assert faults["truncated files"]["first"].startswith(f"{path}: is cut off or damaged: ")
+    with pytest.raises(SourceError, match=r"a\.bag: is cut off or damaged"):
+        convert(path, tmp_path / "strict", ConvertOptions(ReadOptions(strict=True)))
+
+
+@pytest.mark.parametrize("compression", ["LZ4", "BZ2"])
+def test_a_damaged_chunk_of_ros_1_costs_that_chunk_only(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "a.bag"
+    write_chunks(path, compression)
+    content = bytearray(path.read_bytes())
+    middle = content.index({"LZ4": b"\x04\x22\x4d\x18", "BZ2": b"BZh"}[compression], 8000)
+    content[middle + 4 : middle + 40] = bytes(36)
+    path.write_bytes(content)
+    convert(path, tmp_path / "bag", ConvertOptions())
+    found = read_bag(tmp_path / "bag").events
+    assert len(EVENTS) - 200 <= len(found) < len(EVENTS)
+    assert found.t[-1] == EVENTS.t[-1]
+    faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
+    assert "a.bag: is cut off or damaged" in faults["truncated files"]["first"]
+
+
+def test_a_damaged_chunk_costs_that_chunk_only(tmp_path: Path) -> None:
+    maker = BagMaker("dvs_msgs", ros1=False)
+    path = tmp_path / "a.mcap"
+    with path.open("wb") as file:
+        writer = McapWriter(file, chunk_size=1500, compression=CompressionType.ZSTD)
+        writer.start()
+        name = "dvs_msgs/msg/EventArray"
+        channel = writer.register_channel(
+            "/dvs/events", "cdr", writer.register_schema(name, "ros2msg", b"")
+        )
+        for first in range(0, len(EVENTS), 50):
+            t, kind, message = maker.array(EVENTS[first : first + 50])
+            writer.add_message(channel, t, maker.serialize(kind, message), t)
+        writer.finish()
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"\x28\xb5\x2f\xfd", len(content) // 2)
+    content[middle + 20 : middle + 40] = bytes(20)
+    path.write_bytes(content)
+    convert(path, tmp_path / "bag", ConvertOptions())
+    found = read_bag(tmp_path / "bag").events
+    assert len(EVENTS) - 200 <= len(found) < len(EVENTS)
+    assert found.t[-1] == EVENTS.t[-1]
+    faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
+    assert "a.mcap: is cut off or damaged" in faults["truncated files"]["first"]

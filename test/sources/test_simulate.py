@@ -328,3 +328,5 @@ def test_pictures_of_a_clock_that_runs_keep_its_times(tmp_path: Path) -> None:
     (tmp_path / "timestamps.txt").write_text("1500000000.5\n1500000000.6\n")
     recording = video_recording(tmp_path / "frames", VideoOptions())
     assert recording.span_ns == (1_500_000_000_500_000_000, 1_500_000_000_600_000_000)
+    (tmp_path / "timestamps.txt").write_text("1500000000500000000\n1500000000600000000\n")
+    assert video_recording(tmp_path / "frames", VideoOptions()).span_ns == recording.span_ns

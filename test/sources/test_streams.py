@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from recording_events import SECOND, recorded_events
 
+from scaleevent_ros.events import Triggers
 from scaleevent_ros.sources import SourceError
+from scaleevent_ros.sources.cut import cut
 from scaleevent_ros.sources.faults import Faults
+from scaleevent_ros.sources.ordering import in_order
 from scaleevent_ros.sources.recording import (
     EVENTS_TOPIC,
     FRAMES_TOPIC,
@@ -77,10 +80,10 @@ def test_everything_comes_in_order_of_time() -> None:
 
 def test_a_stream_that_runs_backwards_is_an_error() -> None:
     with pytest.raises(
-        SourceError, match=r"made/frames: the picture at 1100000000 ns is not later"
+        SourceError, match=r"made/frames: the picture at 1200000000 ns is later than the next"
     ):
         read(make_recording([1_200_000_000, 1_100_000_000]))
-    with pytest.raises(SourceError, match="the IMU sample at 1100000000 ns comes after 1200000000"):
+    with pytest.raises(SourceError, match="the IMU sample at 1200000000 ns is later than the next"):
         read(make_recording(imu_times=[1_200_000_000, 1_100_000_000]))
 
 
@@ -97,3 +100,46 @@ def test_a_size_that_changes_is_an_error() -> None:
 def test_pixels_of_no_encoding_are_an_error() -> None:
     with pytest.raises(SourceError, match="fit no image encoding"):
         read(make_recording([1_100_000_000], sizes=[(48, 64, 5)]))  # type: ignore[list-item]
+
+
+def stamps(found: list[Message], topic: str) -> list[int]:
+    return [m.stamp_ns // 1_000_000 for m in found if m.topic == topic]
+
+
+def test_a_wrong_time_costs_one_picture_and_one_sample() -> None:
+    for wrong in (9_999_999, 1 << 40, 1_040):
+        times = [ms * 1_000_000 for ms in (1_050, 1_100, wrong, 1_150, 1_200)]
+        recording = make_recording(times, times)
+        found = list(messages(recording, None, Position()))
+        assert stamps(found, FRAMES_TOPIC) == stamps(found, IMU_TOPIC) == [1050, 1100, 1150, 1200]
+        counts = {kind: fault["count"] for kind, fault in recording.faults.summary().items()}
+        assert counts == {"pictures out of order": 1, "IMU samples out of order": 1}
+        part = cut(recording, 0.0, 0.3)  # the end of a part is not that of a wrong time
+        assert stamps(list(messages(part, None, Position())), FRAMES_TOPIC)[-1] == 1200
+
+
+def test_trigger_edges_are_sorted_like_events() -> None:
+    times = [1_100_000, 1_099_999, -5, 1 << 60, 1_200_000, 1_150_000], [1_199_999, 1_300_000]
+    pieces = [
+        Triggers(
+            np.array(some) * 1000,
+            np.arange(len(some), dtype=np.uint8),
+            np.ones(len(some), np.uint8),
+        )
+        for some in times
+    ]
+    recording = replace(make_recording(), triggers=lambda _: iter(pieces))
+    sorted_triggers = in_order(recording).triggers
+    assert sorted_triggers is not None
+    edges = list(sorted_triggers(0))
+    assert [edge.t.tolist() for edge in edges] == [
+        [1_099_999_000, 1_100_000_000, 1_200_000_000],
+        [1_200_000_000, 1_300_000_000],
+    ]
+    assert edges[0].id.tolist() == [1, 0, 4]
+    counts = {kind: fault["count"] for kind, fault in recording.faults.summary().items()}
+    assert counts == {
+        "trigger edges out of order, sorted": 2,
+        "trigger edges out of order, left out": 3,
+    }
+    assert sum(m.events for m in messages(recording, None, Position())) == len(EVENTS)
