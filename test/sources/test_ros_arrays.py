@@ -261,7 +261,7 @@ def test_a_damaged_chunk_costs_that_chunk_only(tmp_path: Path) -> None:
         for first in range(0, len(EVENTS), 50):
             t, kind, message = maker.array(EVENTS[first : first + 50])
             writer.add_message(channel, t, maker.serialize(kind, message), t)
-        writer.finish()
+        writer.finish()  # type: ignore[no-untyped-call]
     content = bytearray(path.read_bytes())
     middle = content.index(b"\x28\xb5\x2f\xfd", len(content) // 2)
     content[middle + 20 : middle + 40] = bytes(20)
