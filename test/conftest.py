@@ -14,6 +14,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # Processes that tests start with a cache of their own need not compile all kernels anew.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(user_cache() / "scaleevent_ros" / "kernels"))
 
+# The workers of pytest-xdist share the cores, where PyTorch would use all of them in each.
+if _workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _workers)))
+
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip tests of GPUs where there is none."""

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
 from scaleevent_ros.events import encode_evt3
+from scaleevent_ros.runtime import export as exporting
 from scaleevent_ros.tasks.evaluation import request_parser
 from scaleevent_ros.tasks.finetune import Finetuning
 from scaleevent_ros.training import resolve_presets
@@ -245,6 +246,8 @@ STAND_INS = {
     "runs/cpu/best.safetensors": "student",
 }
 OUTPUTS = ("out", "output", "html", "pictures")
+# `test_quantization.py` does the same from Python.
+SLOW = {"scaleevent export lite lite8.onnx --bag recordings/drive --precision int8 --dynamic"}
 TYPED = {
     str(command): command
     for command in COMMANDS
@@ -281,7 +284,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", TYPED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (" ".join(command.words) in SLOW))
+        for name, command in TYPED.items()
+    ],
+)
 def test_it_runs(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a command as it stands, in a folder where its inputs have the names that it uses."""
     arguments = parse_scaleevent(TYPED[name])
@@ -294,6 +303,7 @@ def test_it_runs(name: str, inputs: Path, tmp_path: Path, monkeypatch: pytest.Mo
         pytest.importorskip("tensorrt", reason="needs TensorRT")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(inputs / "cache"))
+    monkeypatch.setattr(exporting, "CALIBRATION_WINDOWS", 4)  # each costs a second
     for place in wanted:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         source = inputs / STAND_INS[place]
