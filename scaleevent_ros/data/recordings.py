@@ -112,3 +112,5 @@ def _recordings(path: Path, visited: set[Path]) -> Iterator[Path]:
     for child in children:
         if child.is_dir():
             yield from _recordings(child, visited)
+        elif child.is_symlink() and not child.exists():
+            logger.warning("skipped: %s: broken link", child)

@@ -19,6 +19,7 @@ import numpy as np
 from scaleevent_ros.sources.errors import SourceError
 from scaleevent_ros.sources.event_hdf5 import event_source
 from scaleevent_ros.sources.event_text import read_text
+from scaleevent_ros.sources.faults import Faults
 from scaleevent_ros.sources.pictures import file_stream, picture_size_of, pictures_in
 from scaleevent_ros.sources.recording import (
     EVENTS_INFO_TOPIC,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from scaleevent_ros.events import EventBatch
-    from scaleevent_ros.sources.faults import Faults
     from scaleevent_ros.sources.recording import PictureStream
 
 TEXT_NAMES = ("events.txt", "events.csv")
@@ -95,7 +95,7 @@ def open_recording(folder: Path, options: ReadOptions) -> Recording:
 
 
 def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStream:
-    listed = listed_pictures(images, options.time_unit)
+    listed = listed_pictures(images, options.time_unit, faults)
     if listed is None:
         msg = f"{images}: its pictures have no times: neither images.txt nor timestamps.txt"
         raise SourceError(msg)
@@ -103,7 +103,7 @@ def _pictures(images: Path, options: ReadOptions, faults: Faults) -> PictureStre
 
 
 def listed_pictures(
-    images: Path, unit: str | None = None
+    images: Path, unit: str | None = None, faults: Faults | None = None
 ) -> tuple[list[Path], NDArray[np.int64]] | None:
     """Read the times of pictures from a file in their folder or beside it.
 
@@ -113,6 +113,7 @@ def listed_pictures(
     Args:
         images: Folder of the pictures.
         unit: Unit of the times; None to guess it, see `likely_unit`.
+        faults: Counter of invalid lines of ``images.txt``; None to raise an error for the first.
 
     Returns:
         The pictures, and their times in ns; None if there is no such file.
@@ -122,11 +123,12 @@ def listed_pictures(
     """
     listing = images.parent / "images.txt"
     if listing.is_file():
-        rows = [line.split() for line in _lines(listing)]
-        if any(len(row) != 2 for row in rows):
-            number = next(i for i, row in enumerate(rows, 1) if len(row) != 2)
-            msg = f"{listing}: entry {number} is {' '.join(rows[number - 1])!r}, not 'time name'"
-            raise SourceError(msg)
+        entries = [line.split() for line in _lines(listing)]
+        rows = [entry for entry in entries if len(entry) == 2]
+        for number, entry in enumerate(entries, 1):
+            if len(entry) != 2:
+                message = f"{listing}: entry {number} is {' '.join(entry)!r}, not 'time name'"
+                (faults or Faults(strict=True)).add("lines that are not pictures", message)
         files = [images.parent / row[1] for row in rows]
         return files, _times(listing, [row[0] for row in rows], unit)
     for path in (images.parent / "timestamps.txt", images / "timestamps.txt"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,25 @@ def read_raster(path: Path) -> NDArray[Any]:
     """Read a picture as stored: any depth, channels in OpenCV's order.
 
     Raises:
-        SourceError: If it cannot be decoded.
+        SourceError: If it cannot be decoded, or is a JPEG file that is cut off.
     """
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    pixels = None
+    with suppress(OSError):
+        data = path.read_bytes()
+        if data and not _is_cut_jpeg(data):
+            pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         msg = f"{path}: cannot be read as a picture; it may be missing, cut off or damaged"
         raise SourceError(msg)
     return np.asarray(pixels)
+
+
+def _is_cut_jpeg(data: bytes) -> bool:
+    """Return whether a JPEG file lacks its end, which OpenCV would fill with grey.
+
+    The last scan starts with FF DA and ends before FF D9; neither occurs inside a scan.
+    """
+    return picture_codec(data) == "jpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def picture_size_of(files: Sequence[Path]) -> tuple[int, int]:

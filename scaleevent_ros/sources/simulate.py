@@ -8,9 +8,11 @@ clips with gaps without events between them.
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,8 +21,14 @@ from rich.progress import Progress
 
 from scaleevent_ros.sources.convert import convert_recording
 from scaleevent_ros.sources.errors import SimulationError
+from scaleevent_ros.sources.faults import UNREADABLE, Faults, faults_text
 from scaleevent_ros.sources.moving_objects import read_cutouts
-from scaleevent_ros.sources.pictures import PICTURE_SUFFIXES, pictures_in, read_photograph
+from scaleevent_ros.sources.pictures import (
+    PICTURE_SUFFIXES,
+    picture_size_of,
+    pictures_in,
+    read_photograph,
+)
 from scaleevent_ros.sources.pixel_model import PixelModel
 from scaleevent_ros.sources.recording import (
     FLOW_TOPIC,
@@ -43,6 +51,8 @@ if TYPE_CHECKING:
 
     from scaleevent_ros.sources.convert import ConvertOptions
     from scaleevent_ros.sources.stills import StillSequence
+
+logger = logging.getLogger(__name__)
 
 EPOCH_NS = 1_000_000_000
 """Start of simulated time in ns; not 0, which in a header means that no stamp was set."""
@@ -236,7 +246,11 @@ def write_bag(
     with Progress(*Progress.get_default_columns(), disable=not show_progress) as bars:
         first, last = recording.span_ns
         bar = bars.add_task(out.name, total=last - first)
-        convert_recording(recording, out, options, lambda t: bars.update(bar, completed=t - first))
+        faults = convert_recording(
+            recording, out, options, lambda t: bars.update(bar, completed=t - first)
+        )
+    if faults:
+        logger.warning("%s: %s", out, faults_text(faults))
 
 
 def stills_recording(source: Path, options: StillsOptions) -> Recording:
@@ -248,21 +262,27 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
         source: A picture or a folder of pictures.
         options: Options of the simulation.
 
+    A picture that cannot be read is left out, with a gap in its place, and counted.
+
     Raises:
-        SourceError: If there are no pictures, or labels are missing. While it is read: if a picture
-            cannot be read, has another size than the first and no size is given, or does not fit
-            its labels.
+        SourceError: If no picture can be read, or labels are missing. While it is read: if a
+            picture has another size than the first and no size is given, or does not fit its
+            labels.
     """
     files = pictures_in(source) if source.is_dir() else [source]
     labels = [_labels_of(file, options.labels) for file in files]
-    height, width = read_photograph(files[0]).shape[:2]
+    width, height = picture_size_of(files)
     size = options.film.size or (width, height)
+    faults = Faults()
     gap_us = round(options.gap * 1e6)
     period_us = options.film.length_us + gap_us
     cutouts = [] if options.cutouts is None else read_cutouts(options.cutouts)
 
-    def film(index: int) -> StillSequence:
-        picture = _eight_bits(read_photograph(files[index]))
+    def film(index: int) -> StillSequence | None:
+        found = faults.attempt(UNREADABLE, partial(read_photograph, files[index]))
+        if found is None:
+            return None
+        picture = _eight_bits(found)
         if options.film.size is None and picture.shape[:2] != (height, width):
             msg = (
                 f"{files[index]}: is {picture.shape[1]}x{picture.shape[0]}, unlike the first "
@@ -286,12 +306,13 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
     def moments(t_start: int) -> Iterator[Moment]:
         clips = range(max(t_start - EPOCH_NS, 0) // (period_us * 1000), len(files))
         for sequence in _ahead(film, clips, options.jobs):
-            yield from _moments(sequence, with_flow=options.flow)
+            if sequence is not None:
+                yield from _moments(sequence, with_flow=options.flow)
 
     topics = [FRAMES_TOPIC]
     topics += [LABELS_TOPIC] if options.labels is not None else []
     topics += [FLOW_TOPIC] if options.flow and options.film.frames > 1 else []
-    return simulated_recording(
+    recording = simulated_recording(
         source,
         _format("still pictures", replace(options, jobs=1)),
         size,
@@ -301,6 +322,7 @@ def stills_recording(source: Path, options: StillsOptions) -> Recording:
         options.class_names,
         options.film.frame_scale,
     )
+    return replace(recording, faults=faults)
 
 
 def _labels_of(picture: Path, folder: Path | None) -> Path | None:
@@ -315,11 +337,11 @@ def _labels_of(picture: Path, folder: Path | None) -> Path | None:
 
 
 def _ahead(
-    film: Callable[[int], StillSequence], indices: Iterable[int], jobs: int
-) -> Iterator[StillSequence]:
+    film: Callable[[int], StillSequence | None], indices: Iterable[int], jobs: int
+) -> Iterator[StillSequence | None]:
     """Simulate pictures in threads, and yield the results in order; kernels release the GIL."""
     with ThreadPoolExecutor(max(jobs, 1)) as pool:
-        waiting: deque[Future[StillSequence]] = deque()
+        waiting: deque[Future[StillSequence | None]] = deque()
         for index in indices:
             waiting.append(pool.submit(film, index))
             if len(waiting) > jobs:

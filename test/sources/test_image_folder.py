@@ -107,14 +107,21 @@ def test_integer_nanoseconds_and_comments(tmp_path: Path) -> None:
     assert [t for t, _ in bag.messages["/event_camera/imu"]] == times[:1]
 
 
-def test_a_torn_line_of_the_imu_is_left_out(tmp_path: Path) -> None:
+def test_torn_last_lines_are_left_out(tmp_path: Path) -> None:
     write_ijrr(tmp_path / "a")
+    with (tmp_path / "a/images.txt").open("a") as file:
+        file.write("1.4")
     with (tmp_path / "a/imu.txt").open("a") as file:
         file.write("1.3 0.1 0.2")
     convert(tmp_path / "a", tmp_path / "bag", ConvertOptions())
-    assert len(read_bag(tmp_path / "bag").messages["/event_camera/imu"]) == 1
+    bag = read_bag(tmp_path / "bag")
+    assert len(bag.messages["/event_camera/imu"]) == 1
+    assert len(bag.messages["/camera/image_raw"]) == 3
     faults = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"]
     assert faults["lines that are not IMU samples"]["count"] == 1
+    assert faults["lines that are not pictures"]["first"].endswith("is '1.4', not 'time name'")
+    (tmp_path / "a/images.txt").unlink()
+    (tmp_path / "a/timestamps.txt").write_text("1.1 1.2 1.3")
     with pytest.raises(SourceError, match=r"imu\.txt: a line is '1\.3 0\.1 0\.2'"):
         convert(tmp_path / "a", tmp_path / "strict", STRICT)
 

@@ -65,3 +65,26 @@ def test_integers_with_comments_and_commas(tmp_path: Path) -> None:
         path.write_text(f"1, 2\n{wrong}\n")
         with pytest.raises(SourceError, match=rf"a\.txt: line 2 is '{wrong}', not 2 integers"):
             read_integers(path, 2)
+
+
+def test_a_torn_picture_is_no_picture(tmp_path: Path) -> None:
+    """OpenCV fills the rest of a torn JPEG file with grey."""
+    path = tmp_path / "a.jpg"
+    for extension in (".jpg", ".png"):
+        whole = cv2.imencode(extension, photographs(1, 200, 300, colour=True)[0])[1].tobytes()
+        for share in (0.1, 0.5, 0.99):
+            path.write_bytes(whole[: int(share * len(whole))])
+            with pytest.raises(SourceError, match=r"a\.jpg: cannot be read as a picture"):
+                read_photograph(path)
+        path.write_bytes(whole + b"a camera's own data")
+        assert read_photograph(path).shape == (200, 300, 3)
+    with pytest.raises(SourceError, match="it may be missing"):
+        read_photograph(tmp_path / "missing.png")
+    thumbnail = cv2.imencode(".jpg", COLOUR)[1].tobytes()
+    whole = cv2.imencode(".jpg", photographs(1, 200, 300, colour=True)[0])[1].tobytes()
+    segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
+    path.write_bytes(whole[:2] + segment + whole[2:])
+    assert read_photograph(path).shape == (200, 300, 3)
+    path.write_bytes((whole[:2] + segment + whole[2:])[:-500])
+    with pytest.raises(SourceError, match="cut off"):
+        read_photograph(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import cv2
@@ -19,6 +20,7 @@ from scaleevent_ros.events import EventBatch, make_decoder
 from scaleevent_ros.sources.camera_motion import exact_flow, random_motion
 from scaleevent_ros.sources.convert import ConvertOptions
 from scaleevent_ros.sources.errors import SimulationError, SourceError
+from scaleevent_ros.sources.faults import UNREADABLE
 from scaleevent_ros.sources.pixel_model import PIXEL_MODELS
 from scaleevent_ros.sources.recording import FLOW_TOPIC, FRAMES_TOPIC, LABELS_TOPIC
 from scaleevent_ros.sources.simulate import (
@@ -203,6 +205,25 @@ def test_another_seed_is_not_mistaken_for_the_bag_that_is_there(tmp_path: Path) 
     recording = video_recording(tmp_path / "frames", VideoOptions(seed=1))
     with pytest.raises(ScaleEventError, match="other options"):
         write_bag(recording, tmp_path / "bag", ConvertOptions())
+
+
+def test_a_torn_still_picture_is_left_out_and_counted(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "p", [photograph()[i : i + 60, :80] for i in range(0, 240, 60)])
+    film = StillOptions(frames=2, margin=0.02)
+    whole = stills_recording(tmp_path / "p", StillsOptions(film))
+    frames = {picture.t: picture.pixels for picture in whole.pictures[0].read(0)}
+    for name in ("000.png", "002.png"):
+        path = tmp_path / "p" / name
+        path.write_bytes(path.read_bytes()[:100])
+    recording = stills_recording(tmp_path / "p", StillsOptions(film))
+    write_bag(recording, tmp_path / "bag", ConvertOptions())
+    found = bag_images(BagReader(tmp_path / "bag"), FRAMES_TOPIC)
+    times = sorted(frames)
+    assert [t for t, _ in found] == [*times[2:4], *times[6:]]
+    assert all(np.array_equal(picture, frames[t]) for t, picture in found)
+    fault = json.loads((tmp_path / "bag/conversion.json").read_text())["faults"][UNREADABLE]
+    assert fault["count"] == 2
+    assert "000.png: cannot be read as a picture" in fault["first"]
 
 
 def test_objects_move_through_still_pictures(tmp_path: Path) -> None:
