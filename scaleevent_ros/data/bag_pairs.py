@@ -106,13 +106,18 @@ class BagPairs:
         Raises:
             ScaleEventError: If the bag has changed, or the frame or the events cannot be read.
         """
+        from scaleevent_ros.bags.errors import ImageError
         from scaleevent_ros.bags.images import picture_file
         from scaleevent_ros.bags.messages import CompressedImageView
         from scaleevent_ros.bags.pairing import make_pair
 
         frame, reader = int(self._frames[index]), self._bag.reader()
         window = self._bag.window(frame, self._length_ns, 0, self._history_ns)
-        pair = make_pair(reader, window, self._bag.synchronization)
+        try:
+            pair = make_pair(reader, window, self._bag.synchronization)
+        except ImageError as error:  # whose message does not give the file
+            msg = f"{self.name}: {window.message.topic}: {error}"
+            raise ImageError(msg) from error
         alignment = self._alignment(pair.frame, (pair.events.width, pair.events.height))
         image = reader.parse_image(window.message)
         stored = picture_file(image) if isinstance(image, CompressedImageView) else None

@@ -40,7 +40,7 @@ def cut(recording: Recording, start_s: float, duration_s: float | None) -> Recor
         first = int(batch.t[0])
     start = first + round(start_s * 1e9)
     end = (1 << 63) - 1 if duration_s is None else start + round(duration_s * 1e9)
-    recording.faults.resume({}, start)
+    recording.faults.limit(start, end)
     recording = in_order(recording)  # so that a wrong time does not end a stream
 
     def events(t_start: int) -> Iterator[EventBatch]:

@@ -43,7 +43,7 @@ class Faults:
 
     def __init__(self, *, strict: bool = False) -> None:
         self._strict = strict
-        self._start_ns = 0
+        self._start_ns, self._end_ns = 0, 1 << 63
         self._earlier: dict[str, Fault] = {}
         self._first: dict[str, str] = {}
         self._by_second: Counter[tuple[str, int]] = Counter()
@@ -56,6 +56,10 @@ class Faults:
         """Continue the counts of an interrupted run; faults before a time (ns) are in `earlier`."""
         self._earlier = earlier
         self._start_ns = max(self._start_ns, start_ns)
+
+    def limit(self, start_ns: int, end_ns: int) -> None:
+        """Count faults of events and pictures from a time to another (ns), the end excluded."""
+        self._start_ns, self._end_ns = start_ns, end_ns
 
     def add(self, kind: str, message: str, times: NDArray[np.int64] | None = None) -> None:
         """Count faults.
@@ -70,7 +74,7 @@ class Faults:
             SourceError: With the message, if reading is strict.
         """
         if times is not None:
-            times = times[times >= self._start_ns]
+            times = times[(times >= self._start_ns) & (times < self._end_ns)]
             if not len(times):
                 return
         if self._strict:

@@ -23,6 +23,7 @@ from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, leaky_integrals
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.calibration import Homography, write_calibration
+from scaleevent_ros.sources.serialize import image_message
 
 if TYPE_CHECKING:
     from scaleevent_ros.data.dataset import Pair
@@ -242,3 +243,20 @@ def test_a_check_skips_damaged_parts_as_reading_does(bag: Path, tmp_path: Path) 
     usable = BagPairs(path, BagOptions(quality="usable"), WINDOW)
     assert 0 < len(everything) < len(BagPairs(bag, BagOptions(), WINDOW))
     assert 0 < len(usable) <= len(everything)
+
+
+def test_an_image_that_is_no_picture_is_named_with_its_bag(bag: Path, tmp_path: Path) -> None:
+    reader, path = BagReader(bag), tmp_path / "depth"
+    topic = reader.image_topic()
+    with BagWriter(path) as writer:
+        for name, info in reader.topics.items():
+            writer.add_topic(name, info.msgtype, definition=info.definition)
+        for message in reader.messages():
+            data = message.data
+            if message.topic == topic:
+                stamp_ns = reader.parse_image(message).stamp_ns
+                data = image_message(np.ones((48, 64), np.float32), stamp_ns, "camera")
+            writer.write(message.topic, message.record_time_ns, data)
+    source = BagPairs(path, BagOptions(clock="header_stamps"), WINDOW)
+    with pytest.raises(ScaleEventError, match=f"{path}: {topic}: .* encoding '32FC1'"):
+        source.read(0)

@@ -28,6 +28,14 @@ def test_a_run_that_goes_on_counts_nothing_twice() -> None:
     )
 
 
+def test_faults_outside_a_part_do_not_count() -> None:
+    part = Faults()
+    part.limit(SECOND, 3 * SECOND)
+    part.resume({}, 0)
+    part.add("odd events", "place: what", np.array([0, 1, 2, 3]) * SECOND)
+    assert part.summary() == {"odd events": {"count": 2, "first": "place: what"}}
+
+
 def test_strict_reading_stops_at_the_first_fault() -> None:
     strict = Faults(strict=True)
     strict.resume({}, SECOND)
