@@ -31,7 +31,7 @@ networks = ["torch>=2.6", "torchvision>=0.21", "timm>=1.0.20"]
 
 extras = {
     # Perception with exported students.
-    "perceive": ["onnxruntime>=1.20"],
+    "perceive": ["onnx>=1.17", "onnxruntime>=1.20"],
     # A second runtime for CPUs; the faster one is chosen by measuring.
     "openvino": ["openvino>=2025.0"],
     # Pretraining and fine-tuning.

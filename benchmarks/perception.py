@@ -2,11 +2,11 @@
 
 It runs on any machine, with or without a GPU, ROS or rosbags. Weights are random, which takes the
 same time, except those of the shipped student `lite`. ``--activity`` adds students of active
-tokens, on windows with events in a part of the picture. ``--bag`` adds `lite` in 8 bits, calibrated
-on that bag. Every call is timed to its end, on a window that has just been written to the engine's
-device, as in a node. On a CPU, calls of the engine are interleaved with direct calls of ONNX
-Runtime on a normalized window (`bare`). The last column compares with ONNX Runtime in fp32 on all
-tokens, in the same run.
+tokens, on windows with events in a part of the picture. On a CPU, ViTs are also timed in 8 bits,
+and with ``--bag`` `lite`, calibrated on that bag. Every call is timed to its end, on a window that
+has just been written to the engine's device, as in a node. On a CPU, calls of the engine are
+interleaved with direct calls of ONNX Runtime on a normalized window (`bare`). The last column
+compares with ONNX Runtime in fp32 on all tokens, in the same run.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ import numpy as np
 import torch
 
 from scaleevent_ros.distill.configuration import Pretraining, StudentOptions
-from scaleevent_ros.models import build_student, save_student
+from scaleevent_ros.models import build_student, read_header, save_student
 from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime import BACKENDS, Engine
 from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.exported import parse_size
+from scaleevent_ros.runtime.exported_cache import onnx_of
+from scaleevent_ros.runtime.onnx_file import read_info
 from scaleevent_ros.runtime.openvino_backend import has_bf16
 from scaleevent_ros.runtime.placement import missing_packages
+from scaleevent_ros.runtime.quantization import quantize, write_header
 from scaleevent_ros.runtime.trial_windows import synthetic_windows
 from scaleevent_ros.tasks import build_head, describe_head
 
@@ -124,7 +127,8 @@ def bare_onnx(engine: Engine, window: NDArray[np.float32], outputs: list[str]) -
 
     The engine's session is used, since the threads of a second one would spin and slow it down.
     """
-    session = cast("OnnxBackend", engine._run).session  # noqa: SLF001 - for this benchmark only
+    backend = cast("OnnxBackend", engine._run)  # noqa: SLF001 - for this benchmark only
+    session = backend.parts.get(outputs)
     source = engine.header.input.normalize(window)
     one = np.ones(1 + len(engine.header.leaky), np.float32)
     return Timed(
@@ -134,7 +138,20 @@ def bare_onnx(engine: Engine, window: NDArray[np.float32], outputs: list[str]) -
     )
 
 
-def variants(checkpoint: Path, arguments: argparse.Namespace) -> list[tuple[Path, str, str]]:
+def quantized(checkpoint: Path, size: tuple[int, int]) -> Path:
+    """Return an exported ViT in 8 bits."""
+    exact = onnx_of(checkpoint, size, "fp32")
+    file = exact.with_name(f"{exact.stem}8.onnx")
+    if not file.exists():
+        info = read_info(exact)
+        quantize(exact, file, synthetic_windows(info.header, size, 1))
+        write_header(file, replace(info, precision="int8"))
+    return file
+
+
+def variants(
+    checkpoint: Path, size: tuple[int, int], arguments: argparse.Namespace
+) -> list[tuple[Path, str, str]]:
     """List what to time: files with a backend and a precision."""
     found = [(checkpoint, backend, arguments.precision) for backend in arguments.backends]
     if arguments.device == "cpu" and arguments.precision == "auto":
@@ -147,7 +164,22 @@ def variants(checkpoint: Path, arguments: argparse.Namespace) -> list[tuple[Path
                     checkpoint, file, ExportOptions(None, "int8", dynamic=True, bag=arguments.bag)
                 )
             found += [(file, backend, "auto") for backend in arguments.backends]
+        if read_header(checkpoint).architecture.startswith("vit_"):
+            file = quantized(checkpoint, size)
+            found += [(file, backend, "auto") for backend in arguments.backends]
     return found
+
+
+def start(
+    file: Path, backend: str, precision: str, size: tuple[int, int], arguments: argparse.Namespace
+) -> Engine:
+    """Start an engine that computes the requested outputs alone."""
+    engine = Engine(file, arguments.device, precision, backend, size=size)
+    parts = getattr(engine._run, "parts", None)  # noqa: SLF001 - for this benchmark only
+    if parts is not None:
+        parts.get(arguments.outputs)
+        parts.wait()
+    return engine
 
 
 def keep_part(window: NDArray[np.float32], engine: Engine, percent: int) -> NDArray[np.float32]:
@@ -176,8 +208,8 @@ def measure(
         active: The same student with active tokens, for ``--activity``; None without.
     """
     calls: dict[str, Timed] = {}
-    for file, backend, precision in variants(checkpoint, arguments):
-        engine = Engine(file, arguments.device, precision, backend, size=size)
+    for file, backend, precision in variants(checkpoint, size, arguments):
+        engine = start(file, backend, precision, size, arguments)
         (window,) = synthetic_windows(engine.header, size, 1)
         memory: Array = np.empty_like(window)
         if engine.device.type == "cuda":
@@ -186,8 +218,8 @@ def measure(
         calls[f"{engine.backend} {engine.precision}"] = Timed(call, window, memory)
         if engine.device.type == "cpu" and f"{engine.backend} {engine.precision}" == "onnx fp32":
             calls["bare ONNX Runtime fp32"] = bare_onnx(engine, window, arguments.outputs)
-    for file, backend, precision in variants(active, arguments) if active else ():
-        engine = Engine(file, arguments.device, precision, backend, size=size)
+    for file, backend, precision in variants(active, size, arguments) if active else ():
+        engine = start(file, backend, precision, size, arguments)
         (window,) = synthetic_windows(engine.header, size, 1)
         for percent in arguments.activity:
             part = keep_part(window, engine, percent)

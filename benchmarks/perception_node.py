@@ -113,12 +113,20 @@ def cpu_seconds(pid: int) -> float:
 
 
 def run(
-    model: Path, mev_s: float, seconds: float, rate: float, activity: int | None, *, listen: bool
+    model: str,
+    runtime: str,
+    mev_s: float,
+    seconds: float,
+    rate: float,
+    activity: int | None,
+    *,
+    listen: bool,
 ) -> Outcome:
     """Run the node at ``mev_s`` million events per second, with or without a listener.
 
     Args:
         model: Student to run.
+        runtime: Backend, with a precision after a colon if it is not ``auto``.
         mev_s: Million events per second.
         seconds: Duration of the measurement.
         rate: Maximum number of windows per second.
@@ -129,14 +137,18 @@ def run(
     width = WIDTH
     if activity is not None and activity < 100:
         width = (round(WIDTH / PATCH * activity / 100) - LossOptions().dilation) * PATCH
+    backend, _, precision = runtime.partition(":")
     data = payload(int(mev_s * 1e6 / PACKET_HZ), width)
     qos = QoSProfile(depth=400, reliability=ReliabilityPolicy.BEST_EFFORT)
     with Graph() as graph:
         node = graph.start(
             "scaleevent_ros.nodes.perception",
-            parameters={"model": str(model), "device": "cpu", "rate": rate, "debug": True},
+            parameters={
+                "model": model, "device": "cpu", "backend": backend,
+                "precision": precision or "auto", "rate": rate, "debug": True,
+            },
             remaps={"~/events": "/events"},
-        )
+        )  # fmt: skip
         node.wait_for_output(": features", 120)
         output = graph.publisher(EventPacket, "/events", qos)
         age: list[float] = []
@@ -192,8 +204,13 @@ def percentiles(ms: Sequence[float]) -> str:
     return "-" if not len(ms) else "{:.1f} / {:.1f}".format(*np.percentile(ms, (50, 99)))
 
 
-def write_model(name: str, folder: Path, *, active: bool = False) -> Path:
-    """Write a student with random weights to a folder, of active tokens or all; return its path."""
+def write_model(name: str, folder: Path, *, active: bool = False) -> str:
+    """Write a student with random weights to a folder, of active tokens or all; return its path.
+
+    Names that are none of `MODELS` are returned.
+    """
+    if name not in MODELS:
+        return name
     architecture, options = MODELS[name]
     torch.manual_seed(0)
     student = build_student(architecture, 5, "random", options=options)
@@ -207,7 +224,7 @@ def write_model(name: str, folder: Path, *, active: bool = False) -> Path:
     )
     path = folder / "student.safetensors"
     save_student(path, student)
-    return path
+    return str(path)
 
 
 def time_calls(
@@ -230,7 +247,7 @@ def time_calls(
     return seconds
 
 
-def measure_answers(model: Path, backend: str) -> None:
+def measure_answers(model: str, backend: str) -> None:
     """Print how fast the node answers service calls while it builds the engine, and afterwards."""
     calls = {
         "get_state": GetState,
@@ -246,7 +263,7 @@ def measure_answers(model: Path, backend: str) -> None:
         node = graph.start(
             "scaleevent_ros.nodes.perception",
             parameters={
-                "model": str(model), "device": "cpu", "backend": backend,
+                "model": model, "device": "cpu", "backend": backend,
                 "width": WIDTH, "height": HEIGHT,
             },
             remaps={"~/events": "/events"},
@@ -269,7 +286,15 @@ def measure_answers(model: Path, backend: str) -> None:
 def main() -> None:
     """Measure each model without and with a listener, or the service calls."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=["tiny"])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["tiny"],
+        help=f"{', '.join(MODELS)} (random weights), shipped students, or files",
+    )
+    parser.add_argument(
+        "--runtimes", nargs="+", default=["auto"], help="backends, such as onnx openvino:bf16"
+    )
     parser.add_argument("--mev", type=float, default=10.0, help="million events per second")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--rate", type=float, default=30.0, help="maximum windows per second")
@@ -298,16 +323,22 @@ def main() -> None:
     for name in arguments.models:
         with tempfile.TemporaryDirectory() as folder:
             model = write_model(name, Path(folder))
-            runs: list[tuple[Path, int | None, bool]] = [(model, None, False), (model, None, True)]
-            if arguments.activity:
+            runs: list[tuple[str, str, int | None, bool]] = [(model, "auto", None, False)]
+            runs += [(model, runtime, None, True) for runtime in arguments.runtimes]
+            if arguments.activity and name in MODELS:
                 active = write_model(name, Path(folder) / "active", active=True)
-                runs += [(active, percent, True) for percent in arguments.activity]
-            for path, percent, listen in runs:
+                runs += [
+                    (active, runtime, percent, True)
+                    for runtime in arguments.runtimes
+                    for percent in arguments.activity
+                ]
+            for path, runtime, percent, listen in runs:
                 found = run(
-                    path, arguments.mev, arguments.seconds, arguments.rate, percent, listen=listen
-                )
+                    path, runtime, arguments.mev, arguments.seconds, arguments.rate, percent,
+                    listen=listen,
+                )  # fmt: skip
                 row = (
-                    name if percent is None else f"{name}, {percent} % active",
+                    f"{Path(name).name}, {runtime}" + (f", {percent} % active" if percent else ""),
                     "features" if listen else "none", f"{found.published}",
                     f"{found.arrivals}", *(percentiles(found.times[key]) for key in TIMES[1:]),
                     percentiles(found.way), percentiles(found.age), f"{found.decode_p50:.2f}",

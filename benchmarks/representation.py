@@ -16,6 +16,9 @@ are evaluated on ``val``:
 - zero-label: the same for a head that was trained only on the teacher's features of frames;
 - fine-tuning (``--finetune``): mIoU after training student and head together.
 
+``--students`` takes exported files (``.onnx``) too, to compare the probe of a student in 8 bits
+with that of its checkpoint. They get no cosine and no zero-label.
+
 Films (about 4 MB per window) and results of rows are stored in the output folder and not computed
 again. ``--only`` selects rows, ``--scale tiny`` tests the script.
 
@@ -55,6 +58,7 @@ from scaleevent_ros.events.leaky import LEAKY_DECAYS
 from scaleevent_ros.events.normalization import LEAKY_FLOOR, normalize_leaky_into
 from scaleevent_ros.models import Student, build_student, build_teacher, load_student
 from scaleevent_ros.models.feature_statistics import FeatureStatistics, StatisticsCounter
+from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 from scaleevent_ros.sources.pictures import read_photograph
 from scaleevent_ros.sources.stills import StillOptions, simulate_still
 from scaleevent_ros.tasks.classes import read_classes
@@ -94,7 +98,8 @@ class Row:
         weights: Weights of the loss's terms; the loss's defaults if empty.
         everywhere: Use all tokens in a masked loss.
         standardized: Use the teacher's features standardized by channel as the target.
-        checkpoint: Path of a student that is evaluated instead of training one; empty for none.
+        checkpoint: Path of a student or an exported file that is evaluated instead of training one;
+            empty for none.
     """
 
     name: str
@@ -303,6 +308,29 @@ def normalize_leaky(leaky: NDArray[np.float32], how: str) -> NDArray[np.float32]
     return result
 
 
+class ExportedStudent(nn.Module):
+    """An exported student on the CPU, as a module for windows that are normalized already.
+
+    Attributes:
+        width: Channels D of the features.
+    """
+
+    def __init__(self, path: str, size: tuple[int, int]) -> None:
+        super().__init__()
+        backend = OnnxBackend(Path(path), size)
+        self.width = backend.info.width
+        self._backend = backend
+
+    def forward(self, events: Tensor) -> Tensor:
+        """Compute the features [B, D, h, w] of windows [B, C, H, W]."""
+        one = np.ones(1 + len(self._backend.info.header.leaky), np.float32)
+        found = [
+            self._backend.session.run(["features"], {"events": each, "scale": one})[0]
+            for each in events.cpu().numpy()
+        ]
+        return torch.from_numpy(np.stack(found))
+
+
 # ---- learning ----------------------------------------------------------------------------------
 
 
@@ -340,8 +368,10 @@ def schedule(optimizer: torch.optim.Optimizer, rates: list[float], steps: int) -
     )
 
 
-def make_student(row: Row, material: Material, seed: int) -> Student:
+def make_student(row: Row, material: Material, seed: int) -> Student | ExportedStudent:
     """Train the student of a row, or load it."""
+    if row.checkpoint.endswith(".onnx"):
+        return ExportedStudent(row.checkpoint, material.scale.size[::-1])
     if row.checkpoint:
         return load_student(row.checkpoint).eval().to(DEVICE)
     torch.manual_seed(seed)
@@ -493,14 +523,14 @@ def compute(row: Row, seed: int, material: Material, *, finetuned: bool) -> dict
     train, val, scale = material.train, material.val, material.scale
     student = make_student(row, material, seed)
     result: dict[str, Any] = {"row": row.name, "seed": seed, "trained": time.perf_counter() - begin}
-    if row.loss is not None:
+    if row.loss is not None and isinstance(student, Student):
         project = nn.Sequential(student, student.teacher_projection())
         predicted = features_of(project, val, row)
         result["cosine"] = cosines(predicted, material)
         result["zero-label"] = miou(material.teacher_head, predicted, val)
     probe = fit_head(features_of(student, train, row), train.labels, scale)
     result["probe"] = miou(probe, features_of(student, val, row), val)
-    if finetuned:
+    if finetuned and isinstance(student, Student):
         model = finetune(student, row, material, seed)
         result["fine-tuning"] = miou(nn.Identity(), features_of(model, val, row), val)
     return {**result, "seconds": time.perf_counter() - begin}
@@ -543,14 +573,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--teacher", default="vit_small_patch14_dinov2.package")
-    parser.add_argument("--students", nargs="*", default=[], help="checkpoints to evaluate")
+    parser.add_argument(
+        "--students", nargs="*", default=[], help="checkpoints and exported files to evaluate"
+    )
     parser.add_argument("--scale", choices=SCALES, default="small")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--only", nargs="*", help="names of rows; if empty, none")
     parser.add_argument("--finetune", action="store_true")
     arguments = parser.parse_args()
     wanted = [row for row in ROWS if arguments.only is None or row.name in arguments.only]
-    wanted += [Row(f"{Path(path).stem} (trained elsewhere)", checkpoint=path)
+    wanted += [Row(f"{Path(path).name} (trained elsewhere)", checkpoint=path)
                for path in arguments.students]  # fmt: skip
     scale = SCALES[arguments.scale]
     arguments.output.mkdir(parents=True, exist_ok=True)

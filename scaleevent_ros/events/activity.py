@@ -92,12 +92,26 @@ def patch_counts(
         from scaleevent_ros.events import device
 
         return device.patch_counts(events, patch)
+    if events.dtype == bool and patch <= np.iinfo(np.uint8).max:
+        return _count_marked(events, patch)
     whole = events.astype(np.int64)
     if not np.array_equal(whole, events) or whole.min(initial=0) < 0:
         msg = "counts by pixel must be whole numbers of events, not a normalized or signed tensor"
         raise EventsError(msg)
     by_row = np.add.reduceat(whole, np.arange(0, whole.shape[-2], patch), axis=-2)
     return np.add.reduceat(by_row, np.arange(0, whole.shape[-1], patch), axis=-1)
+
+
+def _count_marked(pixels: NDArray[np.bool_], patch: int) -> NDArray[np.int64]:
+    """Count the marked pixels [..., height, width] of each patch, as `patch_counts` but faster."""
+    height, width = pixels.shape[-2:]
+    missing = ((0, 0),) * (pixels.ndim - 2) + ((0, -height % patch), (0, -width % patch))
+    whole = np.pad(pixels, missing) if height % patch or width % patch else pixels
+    shape = (*whole.shape[:-2], -1, patch, whole.shape[-1])
+    by_row = whole.view(np.uint8).reshape(shape).sum(-2, dtype=np.uint8)
+    by_patch = by_row.reshape(*by_row.shape[:-1], whole.shape[-1] // patch, patch)
+    counts: NDArray[np.int64] = by_patch.sum(-1, dtype=np.int64)
+    return counts
 
 
 def patch_index(size: int, patch: int) -> NDArray[np.uint16]:

@@ -15,9 +15,9 @@ from scaleevent_ros.events import activity_mask
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SHARES = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 1 / 3, 1 / 2, 3 / 4, 1.0)
-"""Numbers of tokens at which a network runs, relative to all of them: few, as CUDA graphs are
-captured, kernels tuned and memory planned for each number."""
+FINE, COARSE = 64, 16
+"""Numbers of tokens at which a network runs are 4 to 16 of 64 parts of all tokens, then 5 to 16 of
+16 parts. They are few, as CUDA graphs are captured, kernels tuned and memory planned for each."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ActiveTokens:
     """Rule for the tokens to compute: active ones, those around them, and inactive anchors.
 
     Anchors are spread evenly over the grid. They give the active tokens context, and fill up to a
-    number of tokens from `SHARES`, so that no padding is needed.
+    number of tokens from `token_counts`, so that no padding is needed.
 
     Attributes:
         anchors: Minimum number of anchors, relative to all tokens.
@@ -69,7 +69,9 @@ class ActiveTokens:
 
 def token_counts(total: int) -> list[int]:
     """List the numbers of tokens at which a network runs, ascending; the last is all of them."""
-    return sorted({math.ceil(share * total) for share in SHARES})
+    shares = [part / FINE for part in range(FINE // 16, FINE // 4 + 1)]
+    shares += [part / COARSE for part in range(COARSE // 4 + 1, COARSE + 1)]
+    return sorted({math.ceil(share * total) for share in shares})
 
 
 def spread_tokens(rows: int, columns: int, count: int) -> NDArray[np.int64]:

@@ -139,8 +139,10 @@ class Backbone(nn.Module):
         the same way at every size.
         """
         height, width = image.shape[-2:]
-        multiple = self._multiple
-        return functional.pad(image, (0, -width % multiple, 0, -height % multiple))
+        right, bottom = -width % self._multiple, -height % self._multiple
+        if isinstance(right, int) and not right and isinstance(bottom, int) and not bottom:
+            return image  # else exported files copy it
+        return functional.pad(image, (0, right, 0, bottom))
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory: keep only the blocks' inputs for the backward pass."""
@@ -221,12 +223,17 @@ class _EmbedTokens(nn.Module):
         """Embed the chosen patches of ``[B, C, H, W]``; the others are zero."""
         embedding = self._embedding
         convolution = embedding.proj
-        height, width = convolution.kernel_size
-        patches = torch.unflatten(torch.unflatten(x, 3, (-1, width)), 2, (-1, height))
-        rows, columns = patches.shape[2], patches.shape[4]
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(1, 2).flatten(2)
+        (height, width), channels = convolution.kernel_size, x.shape[1]
+        rows, columns = x.shape[2] // height, x.shape[3] // width
+        # Gather lines of pixels, since rearranging the whole image takes longer than a block.
+        kept, device = self._kept, x.device
+        first = torch.div(kept, columns, rounding_mode="floor") * (height * columns)
+        of_plane = torch.arange(channels, device=device) * (rows * height * columns)
+        of_line = torch.arange(height, device=device) * columns
+        lines = (of_plane[:, None] + of_line).flatten() + (first + kept % columns)[..., None]
+        patches = _gather(x.reshape(len(x), -1, width), lines.flatten(1))
         tokens = functional.linear(
-            _gather(patches, self._kept), convolution.weight.flatten(1), convolution.bias
+            patches.reshape(*kept.shape, -1), convolution.weight.flatten(1), convolution.bias
         )
         whole = _scatter(embedding.norm(tokens), self._kept, rows * columns)
         return whole if embedding.flatten else torch.unflatten(whole, 1, (rows, columns))
@@ -239,11 +246,16 @@ def _embeds_patches_alone(embedding: nn.Module) -> bool:
 
 def _gather(x: Tensor, index: Tensor) -> Tensor:
     """Select tokens ``[B, K, D]`` of ``[B, N, D]`` by their index ``[B, K]``."""
+    if len(x) == 1:  # a simpler operation in exported files
+        return x.squeeze(0)[index.squeeze(0)][None]
     return x[torch.arange(len(index), device=x.device)[:, None], index]
 
 
 def _scatter(tokens: Tensor, index: Tensor, count: int) -> Tensor:
     """Place tokens ``[B, K, D]`` at their index ``[B, K]`` in zeros ``[B, count, D]``."""
+    if len(tokens) == 1:
+        whole = tokens.new_zeros(count, tokens.shape[-1])
+        return whole.index_put((index.squeeze(0),), tokens.squeeze(0))[None]
     whole = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
     return whole.index_put((torch.arange(len(index), device=index.device)[:, None], index), tokens)
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from scaleevent_ros.models.active_tokens import SHARES
 from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.runtime.errors import EngineError
@@ -27,7 +26,7 @@ from scaleevent_ros.runtime.placement import (
     choose_precision,
     missing_packages,
 )
-from scaleevent_ros.runtime.trial_windows import trial_tokens
+from scaleevent_ros.runtime.trial_windows import TRIAL_SHARES, trial_tokens
 from scaleevent_ros.runtime.tuning import tune
 
 if TYPE_CHECKING:
@@ -208,10 +207,10 @@ class Engine:
     def _warm_up(self) -> None:
         """Run the first, slow calls: two, since flow needs a previous window.
 
-        With active tokens, one for each number of tokens.
+        With active tokens, one for each of `TRIAL_SHARES`.
         """
         events = np.zeros((self.header.bins, *self.size), np.float32)
-        for index in range(2 if self.header.tokens is None else len(SHARES)):
+        for index in range(2 if self.header.tokens is None else len(TRIAL_SHARES)):
             kept = trial_tokens(self._run.info, index)
             for output in self._run.run(events, self.outputs, kept=kept).values():
                 to_host(output)  # waits for a GPU

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from scaleevent_ros.models.active_tokens import SHARES
 from scaleevent_ros.runtime.arrays import CPU, FIRST_GPU
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported import open_exported
@@ -27,6 +26,7 @@ from scaleevent_ros.runtime.placement import (
 )
 from scaleevent_ros.runtime.torch_backend import TorchBackend
 from scaleevent_ros.runtime.trial_windows import (
+    TRIAL_SHARES,
     recorded_windows,
     sensor_size,
     synthetic_windows,
@@ -225,7 +225,7 @@ def _compare(
     """Compare the written file with PyTorch in float32 on the same windows."""
     network = load_network(checkpoint, size, features_space=options.features_space)
     header = network.info.header
-    trials = TRIALS if header.tokens is None else len(SHARES)
+    trials = TRIALS if header.tokens is None else len(TRIAL_SHARES)
     if header.memory is not None:
         trials = MEMORY_TRIALS
     if options.bag is None:

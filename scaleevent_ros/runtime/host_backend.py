@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,12 +22,59 @@ from scaleevent_ros.runtime.exported_file import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from numpy.typing import NDArray
 
     from scaleevent_ros.runtime.arrays import Array
     from scaleevent_ros.runtime.exported_file import NetworkInfo
+
+logger = logging.getLogger(__name__)
+
+
+class Parts:
+    """Compiled networks by the outputs that they compute.
+
+    Runtimes compute all outputs of a network, also those that are not requested. So a network of
+    the requested outputs alone is compiled in the background on the first request, and used once it
+    is ready.
+
+    Args:
+        everything: Network of all outputs.
+        outputs: Number of its outputs.
+        compile_part: Compiles a network of some outputs.
+    """
+
+    def __init__(
+        self, everything: Any, outputs: int, compile_part: Callable[[frozenset[str]], Any]
+    ) -> None:
+        self._everything = everything
+        self._outputs = outputs
+        self._compile_part = compile_part
+        self._ready: dict[frozenset[str], Any] = {}
+        self._compiling: Thread | None = None
+
+    def get(self, names: Collection[str]) -> Any:
+        """Return a network that computes at least these outputs."""
+        part = frozenset(names)
+        if len(part) >= self._outputs:
+            return self._everything
+        if part not in self._ready and not (self._compiling and self._compiling.is_alive()):
+            self._compiling = Thread(target=self._compile, args=(part,), name="compile_part")
+            self._compiling.start()
+        return self._ready.get(part, self._everything)
+
+    def wait(self) -> None:
+        """Wait for a network that is being compiled."""
+        if self._compiling is not None:
+            self._compiling.join()
+
+    def _compile(self, part: frozenset[str]) -> None:
+        try:
+            self._ready[part] = self._compile_part(part)
+        except Exception as error:  # runtimes share no narrower class
+            self._ready[part] = self._everything
+            logger.warning("all outputs are computed, not %s alone: %s", sorted(part), error)
 
 
 class HostBackend(ABC):

@@ -156,7 +156,7 @@ class Network(nn.Module):
         size = size or self.info.size
         if output == "segmentation" and self._late is not None:
             scores = cast("Any", self.heads[output])(self._late, encoded, size)
-            return cast("Tensor", scores)[0].argmax(0).to(torch.int32)
+            return _class_ids(cast("Tensor", scores))
         features = encoded
         if self._late is not None:
             grid = (-(-size[0] // self.info.stride), -(-size[1] // self.info.stride))
@@ -167,13 +167,22 @@ class Network(nn.Module):
         ):
             features = self.projection(features)
         if output == "features":
-            return features[0].float()
+            return features.squeeze(0).float()
         head = cast("Any", self.heads[output])
         if output == "segmentation":
-            return cast("Tensor", head(features, size))[0].argmax(0).to(torch.int32)
+            return _class_ids(head(features, size))
         if output == "flow":
-            return cast("Tensor", head(previous, features, size))[0].float()
-        return cast("Tensor", head(features, size))[0, 0].float()
+            return cast("Tensor", head(previous, features, size)).squeeze(0).float()
+        return cast("Tensor", head(features, size)).squeeze((0, 1)).float()
+
+
+def _class_ids(scores: Tensor) -> Tensor:
+    """Return the class of the highest score ``[1, C, H, W]`` at each pixel, int32 ``[H, W]``.
+
+    The batch dimension is squeezed last: in an exported file an index copies, and the scores are
+    large.
+    """
+    return scores.argmax(1).to(torch.int32).squeeze(0)
 
 
 def _teacher_projection(student: Student) -> nn.Module:

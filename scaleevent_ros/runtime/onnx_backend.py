@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from scaleevent_ros.runtime.exported_file import (
     events_and_scale,
     parse_info,
 )
-from scaleevent_ros.runtime.host_backend import HostBackend
+from scaleevent_ros.runtime.host_backend import HostBackend, Parts
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -29,13 +30,16 @@ if TYPE_CHECKING:
     from scaleevent_ros.runtime.arrays import Array, Device
 
 
-def open_session(path: Path, device: Device, provider_options: dict[str, Any]) -> Any:
+def open_session(
+    path: Path, device: Device, provider_options: dict[str, Any], model: bytes | None = None
+) -> Any:
     """Load a file with ONNX Runtime, and return its session.
 
     Args:
         path: ONNX file.
         device: Device to run on.
         provider_options: Options of the CUDA provider.
+        model: Content to load in place of the file's.
 
     Raises:
         EngineError: If the file is missing or damaged, or ONNX Runtime cannot use the GPU.
@@ -53,7 +57,7 @@ def open_session(path: Path, device: Device, provider_options: dict[str, Any]) -
     # Otherwise its threads keep cores busy between windows, which decoding and publishing need.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        session = onnxruntime.InferenceSession(model or str(path), options, providers=providers)
     except Exception as error:  # its exceptions share no narrower class
         msg = f"ONNX Runtime cannot load {path}: {error}"
         raise EngineError(msg) from error
@@ -74,8 +78,33 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
+def _open_part(path: Path, names: frozenset[str]) -> Any:
+    """Return a session without what only other outputs need."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    needed, nodes = set(names), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            nodes.append(node)
+            needed.update(node.input)
+    for kept, items in (
+        (nodes[::-1], graph.node),
+        ([each for each in graph.output if each.name in names], graph.output),
+        ([each for each in graph.initializer if each.name in needed], graph.initializer),
+    ):
+        del items[:]
+        items.extend(kept)
+    return open_session(path, CPU, {}, model.SerializeToString())
+
+
 class OnnxBackend(HostBackend):
     """Runs an exported network with ONNX Runtime on the CPU.
+
+    Attributes:
+        session: Session that computes all outputs.
+        parts: Sessions by the outputs that they compute.
 
     Args:
         path: File from `write_onnx`.
@@ -87,19 +116,17 @@ class OnnxBackend(HostBackend):
     """
 
     def __init__(self, path: Path, size: tuple[int, int] | None) -> None:
-        import onnxruntime
-
         self.session = open_session(path, CPU, {})
         exported = parse_info(self.session.get_modelmeta().custom_metadata_map, path)
         self.precision = exported.precision
         self.info = exported.network_info(size, path)
-        self._options = onnxruntime.RunOptions()
-        self._options.only_execute_path_to_fetches = True
+        outputs = len(self.session.get_outputs())
+        self.parts = Parts(self.session, outputs, partial(_open_part, path))
         super().__init__()
 
     def call(self, feeds: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
-        """Run the parts of the network that the requested outputs need; see `HostBackend.call`."""
-        found: list[NDArray[Any]] = self.session.run(names, feeds, self._options)
+        """Compute at least the requested outputs; see `HostBackend.call`."""
+        found: list[NDArray[Any]] = self.parts.get(names).run(names, feeds)
         return found
 
 
@@ -130,7 +157,6 @@ class OnnxCudaBackend:
         self.precision = exported.precision
         self.info = exported.network_info(size, path)
         self._options = onnxruntime.RunOptions()
-        self._options.only_execute_path_to_fetches = True
         self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
         self._has_flow = "flow" in self.info.outputs
         self._none = torch.zeros(self.info.shape("features"), device=self._device)

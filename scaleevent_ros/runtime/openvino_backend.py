@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
-from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import METADATA_KEY, parse_info
-from scaleevent_ros.runtime.host_backend import HostBackend
+from scaleevent_ros.runtime.host_backend import HostBackend, Parts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,10 +42,6 @@ def _core() -> Any:
 
 class OpenVinoBackend(HostBackend):
     """Runs an exported network by OpenVINO.
-
-    OpenVINO computes all outputs of a network. So for other sets of outputs, such as features
-    without the depth that nobody asks for, a network with these alone is compiled in the
-    background the first time that they are asked for, and used once it is ready.
 
     Args:
         path: File that `write_onnx` wrote.
@@ -80,51 +75,37 @@ class OpenVinoBackend(HostBackend):
         self.info = exported.network_info(size, path)
         if exported.size is None:  # known shapes run faster
             model.reshape({"events": [self.info.header.bins, *self.info.size]})
-        self._config = {
+        config = {
             # Else OpenVINO computes in bf16 where the CPU has it, whatever the file says.
             "INFERENCE_PRECISION_HINT": _TYPES[self.precision],
             "EXECUTION_MODE_HINT": "ACCURACY",
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._model = model
-        self._compiling: Thread | None = None
-        self._requests: dict[frozenset[str], Any] = {}
         try:
-            self._everything = self._compile(model)
+            everything = _compile(model, config)
         except RuntimeError as error:
             msg = f"OpenVINO cannot compile {path}: {str(error).strip().splitlines()[-1]}"
             raise EngineError(msg) from error
+        self.parts = Parts(everything, len(model.outputs), partial(_compile_part, model, config))
         super().__init__()
 
     def call(self, feeds: dict[str, NDArray[Any]], names: list[str]) -> list[NDArray[Any]]:
-        """Compute at least the outputs that are asked for, and copy those."""
-        request = self._everything
-        if len(names) < len(self._model.outputs):
-            part = frozenset(names)
-            if part not in self._requests:
-                self._compile_for(part)
-            request = self._requests.get(part, request)
+        """Compute at least the requested outputs, and copy those; see `HostBackend.call`."""
+        request = self.parts.get(names)
         request.infer(feeds, share_inputs=True)
         return [np.array(request.get_tensor(name).data) for name in names]
 
-    def _compile(self, model: Any) -> Any:
-        return _core().compile_model(model, "CPU", self._config).create_infer_request()
 
-    def _compile_for(self, names: frozenset[str]) -> None:
-        """Begin to compile a network of some outputs, unless another is being compiled."""
-        if self._compiling is not None and self._compiling.is_alive():
-            return
+def _compile(model: Any, config: dict[str, str]) -> Any:
+    return _core().compile_model(model, "CPU", config).create_infer_request()
 
-        def compile_part() -> None:
-            part = self._model.clone()
-            for result in part.get_results():
-                if not names & result.output(0).get_names():
-                    part.remove_result(result)
-            self._requests[names] = self._everything  # which stays where compiling fails
-            self._requests[names] = self._compile(part)
 
-        self._compiling = Thread(target=compile_part, name="openvino_compile")
-        self._compiling.start()
+def _compile_part(model: Any, config: dict[str, str], names: frozenset[str]) -> Any:
+    part = model.clone()
+    for result in part.get_results():
+        if not names & result.output(0).get_names():
+            part.remove_result(result)
+    return _compile(part, config)
 
 
 def _metadata(model: Any) -> dict[str, str]:

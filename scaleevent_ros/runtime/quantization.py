@@ -1,14 +1,19 @@
-"""Static 8-bit quantization of exported convolutional students, by ONNX Runtime's quantizer.
+"""8-bit quantization of exported students, by ONNX Runtime's quantizer.
 
-Weights are int8 with a scale for each output channel, activations uint8 with one scale, which
-covers 99.99 % of the values seen on calibration windows. The first convolution, the projection to
-the teacher's space and the heads stay in float32: they are little of the work and most of the loss.
+Weights are int8 with a scale for each output channel, activations uint8 with one scale.
+
+In convolutional students that scale is static and covers 99.99 % of the values seen on calibration
+windows. The first convolution, the projection to the teacher's space and the heads stay in float32:
+they are little of the work and most of the loss.
+
+In ViTs the products with weights are quantized, and the scale is that of the window at hand, since
+their activations have outliers; the attention, the patch embedding and the heads stay in float32.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +24,7 @@ from onnxruntime.quantization import (
     CalibrationMethod,
     QuantFormat,
     QuantType,
+    quantize_dynamic,
     quantize_static,
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -66,7 +72,7 @@ def quantize(exported: Path, target: Path, windows: Sequence[NDArray[np.float32]
         windows: Windows to calibrate on, float32 [bins, H, W] each, not normalized.
 
     Raises:
-        EngineError: If the network is no convolutional one, or has a memory.
+        EngineError: If the network has a memory.
     """
     backend = OnnxBackend(exported, windows[0].shape[-2:])
     if backend.info.header.memory is not None:
@@ -77,14 +83,17 @@ def quantize(exported: Path, target: Path, windows: Sequence[NDArray[np.float32]
     graph = onnx.load(prepared).graph
     kept = _kept_in_float(graph, projects=backend.info.features_space == "teacher")
     convolutions = {node.name for node in graph.node if node.op_type == "Conv"}
-    if len(convolutions - kept) < len(convolutions) / 4:
-        msg = f"int8 is for convolutional students, not for {backend.info.header.architecture}"
-        raise EngineError(msg)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # the quantizer logs and prints what it does by design
-    try:
-        with redirect_stdout(StringIO()):
+    with _quiet_quantizer():
+        if len(convolutions - kept) < len(convolutions) / 4:  # a ViT
+            quantize_dynamic(
+                str(exported),
+                str(target),
+                op_types_to_quantize=["MatMul"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        else:
             quantize_static(
                 str(prepared),
                 str(target),
@@ -98,9 +107,20 @@ def quantize(exported: Path, target: Path, windows: Sequence[NDArray[np.float32]
                 calibrate_method=CalibrationMethod.Percentile,
                 extra_options={"CalibPercentile": COVERED_PERCENT, "CalibStridedMinMax": 1},
             )
+    prepared.unlink()
+
+
+@contextmanager
+def _quiet_quantizer() -> Iterator[None]:
+    """Suppress the quantizer's messages: it logs and prints by design."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
     finally:
         root.setLevel(level)
-        prepared.unlink()
 
 
 def write_header(path: Path, info: ExportedInfo) -> None:

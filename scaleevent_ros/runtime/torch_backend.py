@@ -47,7 +47,9 @@ class TorchBackend:
         self._device, self._dtype = device, dtype
         network = network.to(device, dtype)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's gap
-        compile_ = partial(torch.compile, dynamic=False) if compiled else _as_it_is
+        # The number of tokens varies, and becomes a variable when compiled for the second time.
+        dynamic = None if network.info.header.tokens is not None else False
+        compile_ = partial(torch.compile, dynamic=dynamic) if compiled else _as_it_is
         self._encode: Callable[..., Tensor] = compile_(network.encode)
         self._remember: Callable[..., Tensor] = compile_(network.remember)
         self._finish: dict[str, Callable[[Tensor, Tensor | None], Tensor]] = {

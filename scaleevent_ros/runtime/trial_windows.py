@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 DENSITY = 0.4  # events per pixel of a synthetic window
 EDGES = 8
+TRIAL_SHARES = (1, 1 / 2, 1 / 4, 1 / 8, 1 / 16)
+"""Shares of the tokens in trials of students of active tokens."""
 
 
 def window_tensor(header: Header, batch: EventBatch, t_end: int) -> NDArray[np.float32]:
@@ -76,15 +78,17 @@ def trial_tokens(info: NetworkInfo, index: int) -> NDArray[np.int64] | None:
 
     Args:
         info: Inputs and outputs of the network.
-        index: Number of the trial: 0 takes all tokens, each of the following ones fewer.
+        index: Number of the trial, whose share of the tokens is from `TRIAL_SHARES`, repeatedly.
 
     Returns:
         Indices of tokens, int64 [K]; None for a student of all tokens.
     """
     if info.header.tokens is None:
         return None
-    counts = token_counts(math.prod(info.grid))
-    return spread_tokens(*info.grid, counts[-1 - index % len(counts)])
+    total = math.prod(info.grid)
+    least = TRIAL_SHARES[index % len(TRIAL_SHARES)] * total
+    count = next(each for each in token_counts(total) if each >= least)
+    return spread_tokens(*info.grid, count)
 
 
 def sensor_size(bag: Path, topic: str | None = None) -> tuple[int, int]:

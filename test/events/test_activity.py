@@ -39,6 +39,9 @@ def test_mask_counts_events(batch: EventBatch, patch: int, threshold: int) -> No
     np.testing.assert_array_equal(masks[1, 2].numpy(), expected >= threshold)
     stacked = np.stack([counts, 2 * counts])
     np.testing.assert_array_equal(patch_counts(stacked, patch), [expected, 2 * expected])
+    marked = stacked > 1
+    np.testing.assert_array_equal(patch_counts(marked, patch), patch_counts(1 * marked, patch))
+    assert patch_counts(marked, 300).tolist() == [[[int(one.sum())]] for one in marked]
 
 
 @pytest.mark.parametrize(("events", "active"), [(63, False), (64, True)])

@@ -13,12 +13,12 @@ from tiny_checkpoints import ARCHITECTURES, BACKENDS, BINS, DINOV3, HEADS, write
 
 from scaleevent_ros.events import EventBatch, normalize_tensor
 from scaleevent_ros.models import build_student, load_student, save_student
-from scaleevent_ros.models.active_tokens import ActiveTokens, token_counts
+from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
-from scaleevent_ros.runtime.trial_windows import window_tensor
+from scaleevent_ros.runtime.trial_windows import TRIAL_SHARES, window_tensor
 from scaleevent_ros.runtime.tuning import tune
 from scaleevent_ros.tasks import build_head, describe_head, load_heads
 from scaleevent_ros.tasks.downstream import Downstream
@@ -160,7 +160,7 @@ def test_a_memory_keeps_what_is_not_computed(tmp_path: Path, backend: str) -> No
 def test_events_run_end_to_end_from_an_exported_file(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "active.onnx"
     done = export(checkpoint, path, ExportOptions(SIZE))
-    assert done.windows == len(token_counts(GRID[0] * GRID[1]))
+    assert done.windows == len(TRIAL_SHARES)
     assert done.differences["features"] <= TOLERANCES["fp32"].relative
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (tokens,) = (each for each in session.get_inputs() if each.name == "tokens")

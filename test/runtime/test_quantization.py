@@ -92,6 +92,17 @@ def test_every_backend_runs_it(quantized: Path, bag: Path, backend: str) -> None
     assert ((one * other).sum(0) / lengths).mean() > 0.99
 
 
+def test_products_of_vits_are_quantized(bag: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vit8.onnx"
+    student = write_student(tmp_path / "vit.safetensors", "vit_tiny_patch16_224")
+    done = export(student, path, ExportOptions(SIZE, "int8", bag=bag))
+    assert 1e-6 < done.differences["features"] < 0.01
+    graph = onnx.load(path).graph
+    kinds = Counter(node.op_type for node in graph.node)
+    assert kinds["MatMulInteger"] >= 4 * 2  # in each of two blocks
+    assert Engine(path, "cpu", backend="onnx").precision == "int8"
+
+
 def test_a_loss_above_the_limit_is_refused_and_the_old_file_kept(
     quantized: Path, bag: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +119,6 @@ def test_what_cannot_be_quantized_is_named(bag: Path, tmp_path: Path) -> None:
     lite = resolve_model("lite")
     with pytest.raises(EngineError, match=r"int8 needs a file named \.onnx, and a bag"):
         export(lite, path, ExportOptions(SIZE, "int8"))
-    with pytest.raises(EngineError, match="int8 is for convolutional students, not for vit_"):
-        export(
-            write_student(tmp_path / "vit.safetensors"), path, ExportOptions(SIZE, "int8", bag=bag)
-        )
     student = build_student("tf_efficientnet_lite0", 5, "random", stride=16)
     student.set_memory(1.0)
     save_student(tmp_path / "memory.safetensors", student)

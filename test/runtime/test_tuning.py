@@ -17,7 +17,10 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 from scaleevent_ros.cli import app
 from scaleevent_ros.runtime import Engine, EngineError, tuning
+from scaleevent_ros.runtime.arrays import CPU
 from scaleevent_ros.runtime.export import ExportOptions, export
+from scaleevent_ros.runtime.exported import open_exported
+from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 from scaleevent_ros.runtime.openvino_backend import OpenVinoBackend, has_bf16
 from scaleevent_ros.runtime.tuning import Measured, tune
 
@@ -133,22 +136,26 @@ def test_bf16_only_where_it_is_asked_for(exported: Path) -> None:
         Engine(exported, "cpu", "bf16", "onnx")
 
 
-def test_openvino_soon_computes_nothing_but_what_is_asked_for(exported: Path) -> None:
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_soon_nothing_but_the_requested_outputs_is_computed(exported: Path, name: str) -> None:
     window = sparse_window(0)
-    everything = OpenVinoBackend(exported, None, None)
-    part = OpenVinoBackend(exported, None, None)
+    everything, part = (open_exported(exported, CPU, None, name) for _ in range(2))
+    assert isinstance(part, (OnnxBackend, OpenVinoBackend))
     wanted = ["features", "segmentation"]
     assert set(wanted) < set(part.info.outputs)
     first = part.run(window, wanted)
-    assert part._compiling is not None
-    part._compiling.join()
-    computed = part._requests[frozenset(wanted)].get_compiled_model().outputs
-    assert len(computed) == len(wanted)
-    assert all(output.get_names() & set(wanted) for output in computed)
+    part.parts.wait()
+    compiled = part.parts.get(wanted)
+    if name == "onnx":
+        assert {output.name for output in compiled.get_outputs()} == set(wanted)
+    else:
+        outputs = compiled.get_compiled_model().outputs
+        assert len(outputs) == len(wanted)
+        assert all(output.get_names() & set(wanted) for output in outputs)
     expected = everything.run(window, everything.info.outputs)
     for found in (first, part.run(window, wanted)):
-        for name in wanted:
-            np.testing.assert_array_equal(found[name], expected[name])
+        for output in wanted:
+            np.testing.assert_array_equal(found[output], expected[output])
 
 
 _FREED_ELSEWHERE = """
