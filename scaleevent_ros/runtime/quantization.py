@@ -84,7 +84,7 @@ def quantize(exported: Path, target: Path, windows: Sequence[NDArray[np.float32]
     kept = _kept_in_float(graph, projects=backend.info.features_space == "teacher")
     convolutions = {node.name for node in graph.node if node.op_type == "Conv"}
     with _quiet_quantizer():
-        if len(convolutions - kept) < len(convolutions) / 4:  # a ViT
+        if len(convolutions - kept) <= len(convolutions) / 4:  # a ViT
             quantize_dynamic(
                 str(exported),
                 str(target),
@@ -180,5 +180,5 @@ def _kept_in_float(graph: Any, *, projects: bool) -> set[str]:
             waiting.extend(node.input)
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     encoder = [name for name in convolutions if name in needed]
-    ends = {encoder[0], *(encoder[-1:] if projects else ())}
+    ends = {*encoder[:1], *(encoder[-1:] if projects else ())}
     return ends | {name for name in convolutions if name not in needed}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from tiny_checkpoints import write_student
 
 from scaleevent_ros.models import build_student, load_student, save_student
+from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.models.shipped import resolve_model
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime import export as exporting
@@ -92,10 +94,16 @@ def test_every_backend_runs_it(quantized: Path, bag: Path, backend: str) -> None
     assert ((one * other).sum(0) / lengths).mean() > 0.99
 
 
-def test_products_of_vits_are_quantized(bag: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [None, ActiveTokens(0.05, 1, 8)])
+def test_products_of_vits_are_quantized(
+    bag: Path, tmp_path: Path, tokens: ActiveTokens | None
+) -> None:
     path = tmp_path / "vit8.onnx"
-    student = write_student(tmp_path / "vit.safetensors", "vit_tiny_patch16_224")
-    done = export(student, path, ExportOptions(SIZE, "int8", bag=bag))
+    checkpoint = write_student(tmp_path / "vit.safetensors", "vit_tiny_patch16_224")
+    student = load_student(checkpoint)
+    student.header = replace(student.header, tokens=tokens and asdict(tokens))
+    save_student(checkpoint, student)
+    done = export(checkpoint, path, ExportOptions(SIZE, "int8", bag=bag))
     assert 1e-6 < done.differences["features"] < 0.01
     graph = onnx.load(path).graph
     kinds = Counter(node.op_type for node in graph.node)
