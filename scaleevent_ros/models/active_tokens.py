@@ -15,10 +15,6 @@ from scaleevent_ros.events import activity_mask
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FINE, COARSE = 64, 16
-"""Numbers of tokens at which a network runs are 4 to 16 of 64 parts of all tokens, then 5 to 16 of
-16 parts. They are few, as CUDA graphs are captured, kernels tuned and memory planned for each."""
-
 
 @dataclass(frozen=True)
 class ActiveTokens:
@@ -68,9 +64,12 @@ class ActiveTokens:
 
 
 def token_counts(total: int) -> list[int]:
-    """List the numbers of tokens at which a network runs, ascending; the last is all of them."""
-    shares = [part / FINE for part in range(FINE // 16, FINE // 4 + 1)]
-    shares += [part / COARSE for part in range(COARSE // 4 + 1, COARSE + 1)]
+    """List the numbers of tokens at which a network runs, ascending; the last is all of them.
+
+    They are few, as CUDA graphs are captured, kernels tuned and memory planned for each: multiples
+    of 1/64 of all tokens from 1/16 up to a quarter, of 1/32 up to half, and of 1/16.
+    """
+    shares = {part / parts for parts in (64, 32, 16) for part in range(4, 17)}
     return sorted({math.ceil(share * total) for share in shares})
 
 
