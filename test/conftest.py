@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scaleevent_ros.cache import user_cache
+from scaleevent_ros.errors import ScaleEventError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -41,3 +42,35 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no recordings in {folder}; set SCALEEVENT_TEST_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def exports_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let engines export checkpoints in this process, which has imported PyTorch already.
+
+    `test_without_torch.py` tests the export in a process of its own.
+    """
+    _export_here(monkeypatch)
+
+
+@pytest.fixture
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep exported files out of the user's cache, as `exports_here`; the tests share theirs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    _export_here(monkeypatch)
+
+
+def _export_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from scaleevent_ros.cli import app
+    from scaleevent_ros.runtime import exported_cache
+    from scaleevent_ros.runtime.errors import EngineError
+
+    def run_cli(*arguments: str) -> None:
+        try:
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+        except ScaleEventError as error:
+            raise EngineError(str(error)) from error
+
+    monkeypatch.setattr(exported_cache, "run_cli", run_cli)

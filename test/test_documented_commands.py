@@ -284,6 +284,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("exports_here")
 @pytest.mark.parametrize(
     "name",
     [

@@ -16,6 +16,7 @@ from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.runtime import Engine, EngineError
 from scaleevent_ros.runtime.export import ExportOptions, export
+from scaleevent_ros.runtime.exported_cache import cached_onnx
 from scaleevent_ros.runtime.onnx_backend import OnnxBackend
 from scaleevent_ros.runtime.parity import TOLERANCES, difference
 from scaleevent_ros.runtime.trial_windows import TRIAL_SHARES, window_tensor
@@ -183,12 +184,8 @@ def test_events_run_end_to_end_from_an_exported_file(checkpoint: Path, tmp_path:
     assert np.asarray(everything).any(0).all()
 
 
-def test_the_backends_are_measured_with_a_part_of_the_tokens(
-    checkpoint: Path, tmp_path: Path
-) -> None:
-    path = tmp_path / "active.onnx"
-    export(checkpoint, path, ExportOptions(SIZE))
-    assert not tune(path, None, "fp32")[0].refused
+def test_the_backends_are_measured_with_a_part_of_the_tokens(checkpoint: Path) -> None:
+    assert not tune(cached_onnx(checkpoint, SIZE, "fp32"), None, "fp32")[0].refused
 
 
 def test_a_file_of_any_size_is_refused(tmp_path: Path) -> None:

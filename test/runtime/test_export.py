@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import product
@@ -16,8 +14,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from command_line import scaleevent
 from random_events import random_batch
-from tiny_checkpoints import BINS, DINOV3, HEADS, SIZE, sparse_window, write_student
+from tiny_checkpoints import (
+    ARCHITECTURES,
+    BINS,
+    CONVOLUTIONAL,
+    DINOV3,
+    HEADS,
+    SIZE,
+    sparse_window,
+    write_student,
+)
 
 from scaleevent_ros.events import InputSpec, normalize_tensor
 from scaleevent_ros.events.windows import WindowOptions
@@ -67,7 +75,7 @@ def test_a_file_of_one_size_has_positions_as_constants_and_runs_alone(
     np.testing.assert_array_equal(found, features)
 
 
-@pytest.mark.parametrize("architecture", [DINOV3, "tf_efficientnet_lite0"])
+@pytest.mark.parametrize("architecture", [DINOV3, CONVOLUTIONAL])
 def test_a_file_of_any_size_runs_at_several(tmp_path: Path, architecture: str) -> None:
     student = write_student(
         tmp_path / "student.safetensors", architecture, ("segmentation", "depth"), "none"
@@ -78,7 +86,7 @@ def test_a_file_of_any_size_runs_at_several(tmp_path: Path, architecture: str) -
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for size in ((48, 64), (80, 111), (260, 346)):
         window = sparse_window(1, size)
-        found = Engine(path, "cpu", size=size)(window)
+        found = Engine(path, "cpu", backend="onnx", size=size)(window)
         truth = Engine(student, "cpu", backend="eager", size=size)(window)
         alone = session.run(["features", "segmentation", "depth"], {"events": window})
         for name, array in zip(("features", "segmentation", "depth"), alone, strict=True):
@@ -92,7 +100,8 @@ def test_a_file_of_any_size_runs_at_several(tmp_path: Path, architecture: str) -
 
 def test_a_student_with_a_neck_runs_the_same_everywhere(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    student = build_student("tf_efficientnet_lite0", 5, "random", stride=8, neck=32)
+    options = ARCHITECTURES[CONVOLUTIONAL]
+    student = build_student(CONVOLUTIONAL, 5, "random", stride=8, neck=32, options=options)
     student.header = replace(student.header, normalization="percentile", window=WindowOptions())
     path = tmp_path / "student.safetensors"
     save_student(path, student)
@@ -121,7 +130,7 @@ def assert_same_features(exported: Path, checkpoint: Path, size: tuple[int, int]
 
 @pytest.mark.parametrize("normalization", ["percentile", "mean_std"])
 def test_leaky_integrals_are_normalized_by_themselves(normalization: str, tmp_path: Path) -> None:
-    """Compute by ONNX Runtime, and by PyTorch, as training does."""
+    """Compute by each runtime, and by PyTorch, as training does."""
     leaky = (0.05, 2.0)
     student = write_student(
         tmp_path / "student.safetensors", normalization=normalization, leaky=leaky
@@ -133,8 +142,8 @@ def test_leaky_integrals_are_normalized_by_themselves(normalization: str, tmp_pa
     tensor = spec.build(batch, 3 * 10**9 - 20_000_000, 3 * 10**9)
     with torch.inference_mode():
         truth = load_student(student)(torch.from_numpy(spec.normalize(tensor))[None])[0]
-    for path in (student, tmp_path / "student.onnx"):
-        found = Engine(path, "cpu", backend="auto", size=SIZE)(tensor).features
+    for path, backend in ((student, "eager"), (tmp_path / "student.onnx", "onnx")):
+        found = Engine(path, "cpu", backend=backend, size=SIZE)(tensor).features
         assert found is not None
         assert difference("features", found, truth) <= 1e-4
 
@@ -144,7 +153,7 @@ def test_half_precision_is_within_its_tolerance(checkpoint: Path, tmp_path: Path
     export(checkpoint, path, ExportOptions(SIZE, "fp16"))
     assert read_info(path).precision == "fp16"
     window = sparse_window(2)
-    found = Engine(path, "cpu")(window).features
+    found = Engine(path, "cpu", backend="onnx")(window).features
     truth = Engine(checkpoint, "cpu", backend="eager", size=SIZE)(window).features
     assert found is not None
     assert truth is not None
@@ -269,6 +278,7 @@ def test_the_comparison_runs_on_windows_of_a_recording(
         export(checkpoint, tmp_path / "other.onnx", ExportOptions(SIZE, bag=bag))
 
 
+@pytest.mark.usefixtures("exports_here")
 def test_an_engine_finds_its_exported_file_again(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,12 +342,10 @@ def test_a_size_is_read_as_width_by_height() -> None:
 
 def test_the_command_exports_and_says_how_far_off(checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "student.onnx"
-    command = [sys.executable, "-m", "scaleevent_ros.cli", "export", str(checkpoint), str(path)]
-    sized = [*command, "--size", "70x50"]
-    done = subprocess.run(sized, capture_output=True, text=True, check=False)
+    done = scaleevent("export", checkpoint, path, "--size", "70x50")
     assert done.returncode == 0, done.stderr
     assert "3 synthetic windows of 70x50: features by" in done.stdout
     assert read_info(path).size == SIZE
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = scaleevent("export", checkpoint, path)
     assert done.returncode == 2
     assert done.stderr.startswith("scaleevent: an export needs the sensor's size")

@@ -25,10 +25,7 @@ VIT = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"
 SIZE = (50, 70)
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

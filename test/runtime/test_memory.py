@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tiny_checkpoints import BACKENDS, HEADS, SIZE, sparse_window, write_student
+from tiny_checkpoints import BACKENDS, CONVOLUTIONAL, HEADS, SIZE, sparse_window, write_student
 
 from scaleevent_ros.events import normalize_tensor
 from scaleevent_ros.models import load_student, save_student
@@ -194,7 +194,7 @@ def test_one_file_remembers_at_any_size(
 def any_size(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Write a convolutional student with memory, and its export for any size."""
     folder = tmp_path_factory.mktemp("any")
-    checkpoint = write_student(folder / "plain.safetensors", "tf_efficientnet_lite0")
+    checkpoint = write_student(folder / "plain.safetensors", CONVOLUTIONAL)
     student = load_student(checkpoint)
     student.set_memory(GAP_S)
     save_student(checkpoint, student)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from tiny_checkpoints import ARCHITECTURES, BINS, HEADS, SIZE, sparse_window
+from tiny_checkpoints import ARCHITECTURES, BINS, CONVOLUTIONAL, HEADS, SIZE, sparse_window
 
 from scaleevent_ros.models import build_student, load_student, save_student
 from scaleevent_ros.runtime import Engine, EngineError
@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 gpu = pytest.mark.gpu
 VITS = [name for name in ARCHITECTURES if name.startswith("vit")]
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def write(path: Path, name: str, *more: str) -> Path:
@@ -104,6 +101,6 @@ def test_what_cannot_run_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "two.safetensors", VITS[0], "flow")
     with pytest.raises(EngineError, match="use a checkpoint for each"):
         Engine(path, "cpu", size=SIZE)
-    path = write(tmp_path / "other.safetensors", "tf_efficientnet_lite0")
+    path = write(tmp_path / "other.safetensors", CONVOLUTIONAL)
     with pytest.raises(EngineError, match="segmentation_linear and segmentation_dpt fit"):
         Engine(path, "cpu", size=SIZE)

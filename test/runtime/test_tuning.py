@@ -27,6 +27,8 @@ from scaleevent_ros.runtime.tuning import Measured, tune
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("exports_here")
+
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -42,14 +42,19 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_student(folder / "student.safetensors", tasks=("segmentation", "flow"))
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path) -> Path:
+    path = checkpoint.with_suffix(".onnx")
+    export(checkpoint, path, ExportOptions(SIZE))
+    return path
+
+
 @pytest.mark.parametrize("backend", ["auto", "onnx", "openvino"])
 def test_an_exported_student_runs_without_torch(
-    checkpoint: Path, tmp_path: Path, backend: str
+    exported: Path, tmp_path: Path, backend: str
 ) -> None:
     if backend == "openvino":
         pytest.importorskip("openvino", reason="OpenVINO is not installed")
-    path = tmp_path / "student.onnx"
-    export(checkpoint, path, ExportOptions(SIZE))
     program = REFUSE + (
         "import numpy as np\n"
         "from scaleevent_ros.runtime import Engine\n"
@@ -59,7 +64,7 @@ def test_an_exported_student_runs_without_torch(
         "assert first.flow is None and second.flow.shape == (2, *engine.size)\n"
         "assert second.segmentation.dtype == np.uint8\n"
     )
-    run(program, str(path), backend, cache=tmp_path)
+    run(program, str(exported), backend, cache=tmp_path)
 
 
 def test_the_shipped_student_runs_without_torch(tmp_path: Path) -> None:

@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 BINS = 5
 SIZE = (50, 70)  # neither is a multiple of a stride
-ARCHITECTURES = {
+ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_dinov3_qkvb": {"depth": 2, "embed_dim": 32, "num_heads": 2},
     "vit_tiny_patch16_224": {"depth": 2, "embed_dim": 32, "num_heads": 2},
-    "tf_efficientnet_lite0": {},
+    "test_efficientnet": {"pad_type": "same"},  # as `tf_efficientnet_lite0`
 }
 DINOV3 = "vit_tiny_patch16_dinov3_qkvb"
+CONVOLUTIONAL = "test_efficientnet"
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "segmentation": ("segmentation_linear", {"classes": 4}),
     "depth": ("depth_dpt", {"maximum": 80.0, "channels": 8}),

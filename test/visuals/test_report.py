@@ -20,14 +20,22 @@ from scaleevent_ros.cli import app
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, encode_evt2
 from scaleevent_ros.models import shipped
+from scaleevent_ros.runtime.export import ExportOptions, export
 from scaleevent_ros.visuals.report import write_film_strip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 
-def test_a_film_strip_of_a_recording(test_data: Path, tmp_path: Path) -> None:
-    model = tiny_checkpoint(tmp_path / "heads.safetensors", heads=True)
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a student that is exported once for all tests, which is why they share its name."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("model") / "lite.safetensors", heads=True)
+
+
+def test_a_film_strip_of_a_recording(model: Path, test_data: Path, tmp_path: Path) -> None:
     page = tmp_path / "made" / "with it" / "page.html"
     bag = test_data / "bags" / "evt3_640x480"
     command = ["report", str(bag), "--model", str(model), "--out", str(page), "--windows", "3"]
@@ -71,7 +79,9 @@ def test_the_event_topic_of_a_bag_with_two_is_named(tmp_path: Path) -> None:
                     )
                 )  # fmt: skip
                 writer.write(name, 10**18 + seq * 10_000_000 + number, cdr)
-    model = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    model = tmp_path / "any_size.onnx"
+    student = tiny_checkpoint(tmp_path / "tiny.safetensors")
+    export(student, model, ExportOptions((48, 64), dynamic=True))
     page = tmp_path / "page.html"
     command = ["report", str(tmp_path / "bag"), "--model", str(model), "--out", str(page)]
     command += ["--windows", "1", "--device", "cpu"]
@@ -88,10 +98,9 @@ def test_the_event_topic_of_a_bag_with_two_is_named(tmp_path: Path) -> None:
 
 
 def test_the_student_is_the_shipped_one_by_default(
-    test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tiny_checkpoint(tmp_path / "lite.safetensors")
-    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    monkeypatch.setattr(shipped, "_FOLDER", model.parent)
     page = tmp_path / "page.html"
     bag = str(test_data / "bags" / "evt3_640x480")
     command = ["report", bag, "--out", str(page), "--windows", "1", "--device", "cpu"]
@@ -99,8 +108,7 @@ def test_the_student_is_the_shipped_one_by_default(
     assert "lite: vit_tiny_patch16_224" in page.read_text()
 
 
-def test_a_page_that_cannot_be_written(test_data: Path, tmp_path: Path) -> None:
-    model = tiny_checkpoint(tmp_path / "tiny.safetensors")
+def test_a_page_that_cannot_be_written(model: Path, test_data: Path, tmp_path: Path) -> None:
     reader = BagReader(test_data / "bags" / "evt3_640x480")
     (tmp_path / "file").touch()
     with pytest.raises(ScaleEventError, match="cannot write the report"):
