@@ -185,6 +185,8 @@ class TeacherOptions:
         checkpoint: Local file of weights, used instead of the model hub.
         scale: Resolution of the teacher's frames relative to the student's input: 1, 2 or 4.
         stride: Largest stride of the features; the deepest features within it are used.
+        normalize_frames: Convert the teacher's frames to grey and stretch their contrast, as events
+            carry neither colour nor exposure.
         options: Keyword arguments of timm's model.
         pretrained: Load pretrained weights; false gives random weights, for tests.
         standardize: Normalize the teacher's features to zero mean and unit standard deviation in
@@ -198,6 +200,7 @@ class TeacherOptions:
     checkpoint: str | None = None
     scale: Literal[1, 2, 4] = 1
     stride: int | None = None
+    normalize_frames: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     pretrained: bool = True
     standardize: bool = False
@@ -207,7 +210,7 @@ class TeacherOptions:
     def arguments(self) -> dict[str, Any]:
         """Arguments of `build_teacher` that differ from its defaults, without the name."""
         plain = TeacherOptions()
-        names = ("checkpoint", "scale", "stride", "options", "pretrained")
+        names = ("checkpoint", "scale", "stride", "normalize_frames", "options", "pretrained")
         given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value != getattr(plain, name)}
 

@@ -184,10 +184,7 @@ def feature_folder(configuration: Pretraining, stride: int, fabric: Fabric) -> F
             "not"
         )
         raise ConfigurationError(msg)
-    identity: dict[str, Any] = {
-        name: getattr(options, name)
-        for name in ("name", "scale", "stride", "options", "pretrained")
-    }
+    identity: dict[str, Any] = {"name": options.name, **options.arguments}
     if options.checkpoint is not None:
         status = Path(options.checkpoint).stat()
         identity["checkpoint"] = [str(options.checkpoint), status.st_size, status.st_mtime_ns]

@@ -40,6 +40,7 @@ class Teacher(nn.Module):
         options: Arguments of timm's model with which it was built.
         backbone: The network.
         scale: Resolution of the teacher's frames relative to the student's input.
+        normalize_frames: Whether it sees frames as `normalized_frames`.
         width: Channels D of its features.
     """
 
@@ -55,6 +56,7 @@ class Teacher(nn.Module):
         *,
         scale: int = 1,
         stride: int | None = None,
+        normalize_frames: bool = False,
     ) -> None:
         super().__init__()
         self.name = name
@@ -62,6 +64,7 @@ class Teacher(nn.Module):
         self.options = image.options
         self.backbone = backbone = Backbone(image.network, stride)
         self.scale = scale
+        self.normalize_frames = normalize_frames
         self.width = backbone.width
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -102,6 +105,8 @@ class Teacher(nn.Module):
             image = frames.to(self.mean.dtype)
             if frames.dtype == torch.uint8:
                 image = image / 255
+            if self.normalize_frames:
+                image = normalized_frames(image)
             right = round(width * (covered[1] / size[1] - 1))
             bottom = round(height * (covered[0] / size[0] - 1))
             image = functional.pad(image, (0, right, 0, bottom), mode="replicate")
@@ -112,6 +117,36 @@ class Teacher(nn.Module):
             image = _resample(image, (rows, columns))
             features = _resample(self.backbone((image - self.mean) / self.std), grid)
         return features.clone()
+
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the luma of ITU-R BT.601."""
+
+LARGEST_GAIN = 10.0
+"""Largest factor by which the contrast of a frame is stretched."""
+
+
+def normalized_frames(frames: Tensor) -> Tensor:
+    """Remove what events do not carry, colour and exposure, from frames.
+
+    The luminance of each frame is stretched so that its 1st percentile becomes 0 and its 99.5th
+    becomes 1, by a factor of at most `LARGEST_GAIN`.
+
+    Args:
+        frames: ``[B, 3, H, W]``, RGB, floating from 0 to 1.
+
+    Returns:
+        Grey frames of the same shape, from 0 to 1.
+    """
+    weights = torch.tensor(LUMINANCE, dtype=frames.dtype, device=frames.device)
+    grey = torch.einsum("bchw,c->bhw", frames, weights)
+    levels = torch.tensor((0.01, 0.995), device=frames.device)
+    pixels = grey.flatten(1).float()
+    every = -(-pixels.shape[1] // 2**18)
+    low, high = torch.quantile(pixels[:, ::every], levels, dim=1)[:, :, None, None]
+    gain = (1 / (high - low).clamp(min=1 / LARGEST_GAIN)).to(frames.dtype)
+    stretched = ((grey - low.to(frames.dtype)) * gain).clamp(0, 1)
+    return stretched[:, None].expand_as(frames)
 
 
 def _students_stride(size: tuple[int, int], grid: tuple[int, int]) -> int:
@@ -144,6 +179,7 @@ def build_teacher(
     *,
     scale: int = 1,
     stride: int | None = None,
+    normalize_frames: bool = False,
     options: Mapping[str, Any] | None = None,
     pretrained: bool = True,
 ) -> Teacher:
@@ -159,6 +195,7 @@ def build_teacher(
         scale: Resolution of the teacher's frames relative to the student's input: 1, 2 or 4.
         stride: Largest stride of the features; the deepest features within it are used, or the
             deepest of all if None.
+        normalize_frames: Remove colour and exposure from frames; see `normalized_frames`.
         options: Arguments of timm's model.
         pretrained: Load pretrained weights; False gives random weights, for tests.
 
@@ -174,7 +211,9 @@ def build_teacher(
         msg = f"{checkpoint} takes {image.channels} channels; a teacher sees red, green and blue"
         raise CheckpointError(msg)
     mean, std = _normalization(image.network, name)
-    return Teacher(name, image, mean, std, scale=scale, stride=stride)
+    return Teacher(
+        name, image, mean, std, scale=scale, stride=stride, normalize_frames=normalize_frames
+    )
 
 
 def load_teacher(header: Header) -> Teacher:

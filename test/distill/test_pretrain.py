@@ -160,6 +160,10 @@ def test_a_filled_cache_serves_runs_that_flip_and_shift(
     (one, *_) = (tmp_path / "cache").rglob("*.safetensors")
     one.unlink()  # as if it had been interrupted
     assert cache_features(wanted) == (14, 1)
+    normalized = configuration(
+        bags, tmp_path / "run", *cached, *moved, "--teacher.normalize_frames", "true"
+    )
+    assert cache_features(normalized) == (14, computed)  # none of the features of other frames
 
     def refuse(*_: object) -> None:
         pytest.fail("the teacher was asked for a frame that is cached")

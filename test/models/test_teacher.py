@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from scaleevent_ros.models import CheckpointError, ModelError, Teacher, build_teacher
 from scaleevent_ros.models.backbone import build_network
+from scaleevent_ros.models.teacher import normalized_frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +54,36 @@ def test_bytes_and_fractions_are_the_same_picture() -> None:
     teacher = random_teacher()
     frames = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     torch.testing.assert_close(teacher(frames, (2, 2)), teacher(frames.float() / 255, (2, 2)))
+
+
+def test_normalized_frames_by_hand() -> None:
+    """201 pixels from 0.2 to 0.4: the percentiles are 0.202 and 0.399."""
+    ramp = torch.linspace(0.2, 0.4, 201)
+    frame = torch.stack([ramp] * 3)[None, :, None]
+    (result,) = normalized_frames(frame)
+    expected = ((ramp - 0.202) / (0.399 - 0.202)).clamp(0, 1)
+    torch.testing.assert_close(result, expected.expand(3, 1, -1), atol=1e-5, rtol=0)
+    red = torch.zeros(1, 3, 1, 201)
+    red[0, 0] = ramp * 0.6 / 0.299  # six tenths of the luminance
+    torch.testing.assert_close(normalized_frames(red)[0], result, atol=1e-4, rtol=0)
+    flat = normalized_frames(torch.full((1, 3, 4, 4), 0.5))
+    assert flat.eq(0).all()
+    noise = normalized_frames(0.5 + 0.01 * torch.rand(1, 3, 8, 8))
+    assert noise.max() < 0.1 + 1e-5  # the gain is limited to 10
+
+
+def test_a_teacher_of_normalized_frames_ignores_colour_and_exposure() -> None:
+    plain, normalizing = random_teacher(), random_teacher(normalize_frames=True)
+    frames = torch.rand(2, 3, 32, 64)
+    frames[1] *= 0.5  # each frame is stretched by itself
+    grey = (0.299 * frames[:, :1] + 0.587 * frames[:, 1:2] + 0.114 * frames[:, 2:]).expand_as(
+        frames
+    )
+    found = normalizing(frames, (2, 4))
+    torch.testing.assert_close(found, plain(normalized_frames(frames), (2, 4)))
+    torch.testing.assert_close(found, normalizing(grey, (2, 4)), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found, normalizing(0.6 * grey, (2, 4)), atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(found, plain(frames, (2, 4)), atol=0.1)
 
 
 def test_it_stays_frozen_whatever_the_trainer_does() -> None:
