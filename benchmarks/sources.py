@@ -124,6 +124,7 @@ def measure_shards(bag: Path, workers: list[int]) -> None:
     options = ShardOptions(samples=20, bags=BagOptions(frames_topic=FRAMES_TOPIC))
     start = time.perf_counter()
     pairs = count_pairs(bag, options)
+    assert isinstance(pairs, int)
     print(f"times of {pairs} pairs read in {time.perf_counter() - start:.1f} s, once for a bag")
     for count in workers:
         out = bag.with_name("shards")

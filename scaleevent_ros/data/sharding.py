@@ -8,6 +8,7 @@ shard depends on its bag and the options alone; complete shards are not written 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -37,6 +38,7 @@ from scaleevent_ros.data.shards import (
     write_shard,
 )
 from scaleevent_ros.data.stored_pair import Origin, encode_pair
+from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events.leaky import LEAKY_DECAYS, check_decays
 from scaleevent_ros.events.windows import WindowOptions
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
 
     from scaleevent_ros.events import LeakyState
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -98,13 +102,16 @@ class Task(NamedTuple):
     out: Path
 
 
-def count_pairs(bag: Path, options: ShardOptions) -> int:
+def count_pairs(bag: Path, options: ShardOptions) -> int | ScaleEventError:
     """Count the pairs of a bag and index its times; runs in a worker.
 
-    Raises:
-        ScaleEventError: If it is not a bag, has no pairs, or cannot be read.
+    Returns:
+        Number of pairs; the error if it is not a bag, has no pairs, or cannot be read.
     """
-    return len(BagPairs(bag, options.bags, options.window))
+    try:
+        return len(BagPairs(bag, options.bags, options.window))
+    except ScaleEventError as error:
+        return error
 
 
 def write_one(task: Task) -> Shard:
@@ -157,11 +164,12 @@ def write_shards(
         show_progress: Show progress bars.
 
     Returns:
-        Manifest of the folder, independent of the executor.
+        Manifest of the folder, independent of the executor. Bags without pairs and bags that cannot
+        be opened are left out with a warning.
 
     Raises:
         DataError: If there are no bags, or `out` holds something else.
-        ScaleEventError: If a bag cannot be read; complete shards are kept.
+        ScaleEventError: If no bag has pairs, or a message cannot be read; complete shards are kept.
     """
     bags = find_recordings(source)
     names = _names(bags)
@@ -176,9 +184,15 @@ def write_shards(
             [pool.submit(count_pairs, bag, options) for bag in bags],
             lambda: bars.advance(counting),
         )
+        faults = [count for count in counts if isinstance(count, ScaleEventError)]
+        if len(faults) == len(bags):
+            raise faults[0]
+        for fault in faults:
+            logger.warning("a bag is left out: %s", fault)
         tasks = [
             Task(bag, name, number, options, out)
             for bag, name, count in zip(bags, names, counts, strict=True)
+            if not isinstance(count, ScaleEventError)
             for number in range(-(-count // options.samples))
         ]
         writing = bars.add_task("writing shards", total=len(tasks))

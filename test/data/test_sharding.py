@@ -19,6 +19,7 @@ from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.data.shards import ShardSource, read_manifest
 from scaleevent_ros.data.stored_pair import encode_pair
+from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import InputSpec, leaky_integrals
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources.calibration import Homography, write_calibration
@@ -204,6 +205,24 @@ def test_what_cannot_be_is_an_error(bags: Path, tmp_path: Path) -> None:
             write_shards(str(bags), tmp_path / "out", OPTIONS)
     finally:
         shutil.rmtree(bags / "day_two")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_bag_that_cannot_be_read_is_left_out(
+    bags: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: int
+) -> None:
+    shutil.copytree(bags / "night", tmp_path / "bags" / "good")
+    torn = shutil.copytree(bags / "night", tmp_path / "bags" / "torn")
+    (data,) = torn.glob("*.mcap")
+    data.write_bytes(b"no bag at all")
+    manifest = write_shards(str(tmp_path / "bags"), tmp_path / "out", OPTIONS, workers=workers)
+    assert manifest.complete
+    assert [tuple(shard) for shard in manifest.shards] == [("good-00000", 3), ("good-00001", 2)]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("a bag is left out: ")
+    assert str(data) in caplog.messages[0]
+    with pytest.raises(ScaleEventError, match="torn"):
+        write_shards(str(torn), tmp_path / "alone", OPTIONS)
 
 
 def test_leaky_integrals_are_stored_with_each_pair(bags: Path, tmp_path: Path) -> None:
