@@ -5,8 +5,10 @@
 
 For each bag of events and frames from the same lens, the table has the cosine similarity of
 student and teacher over active tokens and over all, with the mean over the image removed from both.
-Each student is compared with the same network before training. ``--pictures`` writes a panel for
-each pair: frame, events, and the principal components of both features.
+Each student is compared with the same network before training. With ``--normalize-frames`` the
+teacher sees frames without colour and exposure: a teacher's features of a dark frame are poor.
+``--pictures`` writes a panel for each pair: frame, events, and the principal components of both
+features.
 
 Needs the student's teacher; no ROS.
 """
@@ -67,6 +69,7 @@ def main() -> None:
     parser.add_argument("bags", nargs="+")
     parser.add_argument("--students", nargs="+", default=["lite"])
     parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--normalize-frames", action="store_true")
     parser.add_argument("--most", type=int, default=20, help="maximum number of pairs of a bag")
     arguments = parser.parse_args()
     print("| bag | student | pairs | cosine, active / all | untrained, active / all |")
@@ -74,6 +77,7 @@ def main() -> None:
     for name in arguments.students:
         student = load_student(resolve_model(name)).eval()
         teacher, header = load_teacher(student.header), student.header
+        teacher.normalize_frames |= arguments.normalize_frames
         models = {"trained": student, "untrained": untrained(student)}
         for bag in arguments.bags:
             assert header.window is not None
