@@ -145,7 +145,7 @@ def normalized_frames(frames: Tensor) -> Tensor:
     every = -(-pixels.shape[1] // 2**18)
     low, high = torch.quantile(pixels[:, ::every], levels, dim=1)[:, :, None, None]
     gain = (1 / (high - low).clamp(min=1 / LARGEST_GAIN)).to(frames.dtype)
-    stretched = ((grey - low.to(frames.dtype)) * gain).clamp(0, 1)
+    stretched: Tensor = ((grey - low.to(frames.dtype)) * gain).clamp(0, 1)
     return stretched[:, None].expand_as(frames)
 
 
