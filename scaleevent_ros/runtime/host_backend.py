@@ -120,11 +120,11 @@ class HostBackend(ABC):
         kept: NDArray[np.int64] | None = None,
     ) -> dict[str, Array]:
         """Compute outputs of a window, as `TorchBackend.run` does."""
-        previous = self._previous
-        names = [name for name in wanted if name != "flow" or previous is not None]
-        fetched = [*names, "features"] if self._has_flow and "features" not in names else names
-        if not fetched:
+        names = list(wanted)
+        if not names:
             return {}
+        has_previous = self._previous is not None
+        fetched = [*names, "features"] if self._has_flow and "features" not in names else names
         feeds = self.feeds(to_host(events), kept)
         if self._state is not None:
             fetched = [*fetched, NEXT_STATE]
@@ -134,7 +134,7 @@ class HostBackend(ABC):
             self._state = outputs[NEXT_STATE]
         if self._has_flow:
             self._previous = outputs["features"]
-        return {name: outputs[name] for name in names}
+        return {name: outputs[name] for name in names if name != "flow" or has_previous}
 
     def reset(self) -> None:
         """Forget previous windows."""
