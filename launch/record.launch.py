@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scaleevent_ros.nodes.launching import launch_node
-from scaleevent_ros.nodes.node_parameters import RecorderParameters
+from scaleevent_ros.nodes.parameters import RecorderParameters
 
 if TYPE_CHECKING:
     from launch.launch_description import LaunchDescription

@@ -208,7 +208,7 @@ def check_interface(name: str, fields: dict[str, str]) -> Finding:
 def check_transport(rmw: str) -> Finding:
     """Check that ten best-effort messages of 4 MB arrive from one process in another."""
     topic = f"/scaleevent_loopback_{uuid.uuid4().hex[:12]}"
-    command = [sys.executable, "-m", "scaleevent_ros.nodes.loopback"]
+    command = [sys.executable, "-m", "scaleevent_ros.nodes.transport"]
     roles = [
         subprocess.Popen(  # noqa: S603 - our own module in our own interpreter
             [*command, role, topic],

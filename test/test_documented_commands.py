@@ -188,7 +188,7 @@ def parse_ros2(command: Command) -> None:
 
 def node_declarations(node: str) -> tuple[type[object], Sequence[str]]:
     pytest.importorskip("rclpy", reason="parameters of nodes need rclpy")
-    from scaleevent_ros.nodes.node_parameters import (
+    from scaleevent_ros.nodes.parameters import (
         INPUTS,
         PerceptionParameters,
         RecorderParameters,

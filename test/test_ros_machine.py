@@ -124,7 +124,7 @@ print("everything imports")
 def test_launch_files_run_under_the_systems_python(machine: Machine) -> None:
     code = (
         "import sys, scaleevent_ros.nodes.parameters; "
-        "import scaleevent_ros.nodes.node_parameters; print(sys.executable)"
+        "import scaleevent_ros.nodes.parameters; print(sys.executable)"
     )
     output = machine.run(f". ./env.sh && cd / && python3 -c {shlex.quote(code)}")
     assert Path(output.strip()) == machine.checkout / ".venv" / "bin" / "python3"

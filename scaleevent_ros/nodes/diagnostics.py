@@ -96,6 +96,28 @@ class Remarks:
         return tuple(f"{text} ({n} times)" if n > 1 else text for text, n in taken.values())
 
 
+class Rates:
+    """Rates of counters between two calls."""
+
+    def __init__(self) -> None:
+        self._before: tuple[float, tuple[int, ...]] | None = None
+
+    def take(self, now: float, *totals: int) -> tuple[float, ...]:
+        """Return each counter's rate since the last call, per second.
+
+        Args:
+            now: Time in s.
+            *totals: Values of the counters.
+
+        Returns:
+            The rates; 0 in the first call, and for counters that were reset.
+        """
+        then, before = self._before or (now, totals)
+        self._before = now, totals
+        seconds = max(now - then, 1e-3)
+        return tuple(max(new - old, 0) / seconds for new, old in zip(totals, before, strict=True))
+
+
 class Percentiles(NamedTuple):
     """Median and 99th percentile of durations, in ms."""
 

@@ -23,8 +23,7 @@ from rclpy.node import Node
 
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.nodes import diagnostics
-from scaleevent_ros.nodes.errors import NodeError
-from scaleevent_ros.nodes.parameters import TYPE_NAMES, checked, described, fields_of
+from scaleevent_ros.nodes.parameters import TYPE_NAMES, NodeError, checked, described, fields_of
 
 if TYPE_CHECKING:
     import dataclasses

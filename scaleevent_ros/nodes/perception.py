@@ -22,13 +22,11 @@ from std_msgs.msg import Float64
 from vision_msgs.msg import LabelInfo, VisionClass
 
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.nodes.diagnostics import Remarks, Timings
-from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.diagnostics import Rates, Remarks, Timings
 from scaleevent_ros.nodes.managed_node import ManagedNode, create_steady_timer
-from scaleevent_ros.nodes.node_parameters import LIVE, PerceptionParameters
-from scaleevent_ros.nodes.parameters import changed
-from scaleevent_ros.nodes.perception_status import PerceptionReport, Rates, perception_status
+from scaleevent_ros.nodes.parameters import LIVE, NodeError, PerceptionParameters, changed
 from scaleevent_ros.nodes.running import run
+from scaleevent_ros.nodes.statuses import PerceptionReport, perception_status
 from scaleevent_ros.nodes.subscriptions import Receiver
 from scaleevent_ros.nodes.transport import transport_warning
 
@@ -102,7 +100,7 @@ class Perception(ManagedNode[PerceptionParameters]):
         self._candidates: tuple[tuple[str, ...], float] = (), 0.0
         self._warned_of_silence = False
         self._several = self._awaits_names = False
-        self._reported = (0, 0, 0, 0), time.monotonic()
+        self._rates = Rates()
         self._starting = self._closed = False
         self.add_on_set_parameters_callback(self._change)
         create_steady_timer(self, _WATCH_PERIOD_S, self._watch)
@@ -429,13 +427,19 @@ class Perception(ManagedNode[PerceptionParameters]):
         transport = (transport_warning() or "") if self._large else ""
         if transport:
             self.get_logger().warning(transport, once=True)
-        silent_s = time.monotonic() - self._last_packet
+        now = time.monotonic()
+        silent_s = now - self._last_packet
+        totals = (
+            (counts.packets, counts.events, counts.windows, counts.skipped)
+            if counts
+            else (0, 0, 0, 0)
+        )
         report = PerceptionReport(
             state=self.state,
             pipeline=pipeline,
             building=self._building,
             counts=counts,
-            rates=self._rates(counts),
+            rates=self._rates.take(now, *totals),
             timings=self._timings.take(),
             subscribed=tuple(self.subscribed()),
             events_topic=events.subscription.topic_name if events else "",
@@ -445,21 +449,6 @@ class Perception(ManagedNode[PerceptionParameters]):
             transport=transport,
         )
         return [perception_status(self.get_fully_qualified_name(), report)]
-
-    def _rates(self, counts: StreamCounts | None) -> Rates:
-        """Compute the rates since the last call; 0 after a restart."""
-        totals = (
-            (counts.packets, counts.events, counts.windows, counts.skipped)
-            if counts
-            else (0, 0, 0, 0)
-        )
-        now = time.monotonic()
-        before, then = self._reported
-        self._reported = totals, now
-        seconds = max(now - then, 1e-3)
-        return Rates(
-            *(max(new - old, 0) / seconds for new, old in zip(totals, before, strict=True))
-        )
 
 
 def _node_name(info: Any) -> str:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import BuiltWindow
     from scaleevent_ros.runtime import Engine, Outputs
     from scaleevent_ros.runtime.arrays import Array

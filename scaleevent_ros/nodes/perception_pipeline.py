@@ -11,20 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_header_stamp
 from scaleevent_ros.events import warm_up
-from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.images import array_to_cdr
+from scaleevent_ros.nodes.parameters import NodeError
 from scaleevent_ros.nodes.perception_outputs import Products, Scene, topics_of
-from scaleevent_ros.nodes.perception_stream import (
-    PacketStream,
-    Trigger,
-    make_windows,
-    window_options,
-)
+from scaleevent_ros.nodes.perception_stream import PacketStream, Requests, Trigger
+from scaleevent_ros.nodes.perception_windows import make_windows, window_options
 from scaleevent_ros.runtime import Engine, Outputs
 
 if TYPE_CHECKING:
     from scaleevent_ros.nodes.diagnostics import Timings
-    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_stream import Live, StreamCounts
     from scaleevent_ros.nodes.perception_windows import Windows
 
@@ -155,34 +151,6 @@ class Sink(Protocol):
         """Report why windows fail, or by an empty text that they work again."""
 
 
-class _Requests:
-    """Counter of requests between threads; requests that come while one is served are merged."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._requests = 0
-        self._stopped = False
-
-    def add(self) -> None:
-        """Add a request."""
-        with self._changed:
-            self._requests += 1
-            self._changed.notify()
-
-    def wait(self) -> int:
-        """Wait for requests, reset them, and return their number; 0 once stopped."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._requests or self._stopped)
-            taken, self._requests = self._requests, 0
-            return 0 if self._stopped else taken
-
-    def stop(self) -> None:
-        """Make `wait` return 0, now and from then on."""
-        with self._changed:
-            self._stopped = True
-            self._changed.notify()
-
-
 class PerceptionLoop:
     """Runs a pipeline on a stream of packets until it is stopped.
 
@@ -215,7 +183,7 @@ class PerceptionLoop:
         self.point = pipeline.engine.size[1] // 2, pipeline.engine.size[0] // 2
         self._settings, self._sink = settings, sink
         self._counts, self._timings = counts, timings
-        self._requests = _Requests()
+        self._requests = Requests()
         self._trigger = Trigger(settings, self._requests.add, counts)
         self.stream = PacketStream(
             pipeline.engine.size,

@@ -6,24 +6,19 @@ import math
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import parse_event_packet
-from scaleevent_ros.events import EventsError, SensorClock, WindowOptions, make_decoder
-from scaleevent_ros.events.accumulator import ACCUMULATED
-from scaleevent_ros.nodes.perception_windows import HostWindows
+from scaleevent_ros.events import EventsError, SensorClock, make_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from scaleevent_ros.bags.messages import EventPacketView
-    from scaleevent_ros.events import ClockFit, Decoder, EventBatch, InputSpec
-    from scaleevent_ros.events.windows import Mode
-    from scaleevent_ros.models import Header
-    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+    from scaleevent_ros.events import ClockFit, Decoder, EventBatch
+    from scaleevent_ros.nodes.parameters import PerceptionParameters
     from scaleevent_ros.nodes.perception_windows import Windows
-    from scaleevent_ros.runtime.arrays import Device
 
 AGREEING = 3
 """Number of consecutive packets with another geometry after which the camera has changed."""
@@ -282,6 +277,34 @@ class PacketStream:
             self.live = Live(self.counts.epochs, self._windows, self._clock.fit, frame_id)
 
 
+class Requests:
+    """Counter of requests between threads; requests that come while one is served are merged."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._requests = 0
+        self._stopped = False
+
+    def add(self) -> None:
+        """Add a request."""
+        with self._changed:
+            self._requests += 1
+            self._changed.notify()
+
+    def wait(self) -> int:
+        """Wait for requests, reset them, and return their number; 0 once stopped."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._requests or self._stopped)
+            taken, self._requests = self._requests, 0
+            return 0 if self._stopped else taken
+
+    def stop(self) -> None:
+        """Make `wait` return 0, now and from then on."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify()
+
+
 class Trigger:
     """Requests results: at a rate, for each packet, for a number of events, or for each image.
 
@@ -341,41 +364,3 @@ class Trigger:
             return
         self.due_ns, self._waiting_ns = stamp_ns, None
         self._request()
-
-
-def window_options(settings: PerceptionParameters, header: Header) -> WindowOptions:
-    """Window to run on: that of training, but for what the parameters set otherwise."""
-    trained = header.windows
-    length_ms = settings.window_ms or trained.length_ms
-    return WindowOptions(
-        trained.mode if settings.window == "trained" else cast("Mode", settings.window),
-        length_ms,
-        min(settings.shortest_ms or trained.shortest_ms, length_ms),
-        settings.events_per_pixel or trained.events_per_pixel,
-    )
-
-
-def make_windows(
-    spec: InputSpec,
-    size: tuple[int, int],
-    patch: int,
-    options: WindowOptions,
-    device: Device,
-    slices_per_bin: int = 2,
-) -> Windows:
-    """Create the accumulator of windows: running sums on a CPU, the latest events on a GPU.
-
-    Args:
-        spec: Specification of the tensor.
-        size: Height and width of the sensor.
-        patch: Side of a patch for `BuiltWindow.patch_counts`.
-        options: Length of the windows.
-        device: Device of the network.
-        slices_per_bin: Number of slices; see `WindowAccumulator`.
-    """
-    if device.type == "cpu" and spec.representation in ACCUMULATED:
-        return HostWindows(spec, size, patch, options, slices_per_bin)
-    # A time surface has no running sums: PyTorch builds it, on the CPU too.
-    from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
-
-    return DeviceWindows(spec, size, patch, options, device.to_torch())

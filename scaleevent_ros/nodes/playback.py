@@ -15,7 +15,7 @@ from scaleevent_ros.bags.messages import COMPRESSED_IMAGE, EVENT_PACKET, IMAGE, 
 from scaleevent_ros.bags.metadata import METADATA_NAME, Qos
 from scaleevent_ros.bags.reader import BagReader
 from scaleevent_ros.bags.timeline import unset_stamps
-from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.parameters import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

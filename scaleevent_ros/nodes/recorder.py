@@ -19,19 +19,18 @@ from std_srvs.srv import Trigger
 
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.bags.writer import BagWriter
+from scaleevent_ros.bags.writer_thread import BagThread
 from scaleevent_ros.errors import ScaleEventError
-from scaleevent_ros.nodes.bag_thread import BagThread
-from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import ManagedNode, create_steady_timer
-from scaleevent_ros.nodes.node_parameters import DISTRIBUTIONS, RecorderParameters
-from scaleevent_ros.nodes.recorder_status import (
+from scaleevent_ros.nodes.parameters import DISTRIBUTIONS, NodeError, RecorderParameters
+from scaleevent_ros.nodes.running import run
+from scaleevent_ros.nodes.statuses import (
     RecorderReport,
     TopicMonitor,
     TopicReport,
     recorder_status,
     topic_status,
 )
-from scaleevent_ros.nodes.running import run
 from scaleevent_ros.nodes.subscriptions import Topic, TopicFilter, TopicFollower
 from scaleevent_ros.nodes.transport import transport_warning
 

@@ -15,9 +15,8 @@ from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from scaleevent_ros.bags.messages import parse_header_stamp
-from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import create_steady_timer, declare, read
-from scaleevent_ros.nodes.node_parameters import ReplayParameters
+from scaleevent_ros.nodes.parameters import NodeError, ReplayParameters
 from scaleevent_ros.nodes.playback import Pace, PlayedTopic, TimedMessage, open_playback
 from scaleevent_ros.nodes.running import run
 from scaleevent_ros.nodes.subscriptions import message_class

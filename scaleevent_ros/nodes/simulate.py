@@ -21,10 +21,10 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
 )
 from scaleevent_ros.nodes import diagnostics
-from scaleevent_ros.nodes.diagnostics import Timings
+from scaleevent_ros.nodes.diagnostics import Rates, Timings
 from scaleevent_ros.nodes.images import image_to_rgb
 from scaleevent_ros.nodes.managed_node import create_steady_timer, declare, read
-from scaleevent_ros.nodes.node_parameters import SimulateParameters
+from scaleevent_ros.nodes.parameters import SimulateParameters
 from scaleevent_ros.nodes.running import run
 from scaleevent_ros.sources.packets import LivePackets
 from scaleevent_ros.sources.pixel_model import pixel_model
@@ -73,7 +73,8 @@ class Simulate(Node):
         self._problem = ""
         self._depth = LiveDepth()
         self._timings = Timings()
-        self._reported = (time.monotonic(), 0, 0)
+        self._rates = Rates()
+        self._rates.take(time.monotonic(), 0, 0)
         self._output = self.create_publisher(EventPacket, settings.events, 100)
         msgtype = CompressedImage if settings.image.endswith("/compressed") else Image
         # A short queue: if the simulation is slower than the camera, images are skipped.
@@ -145,14 +146,11 @@ class Simulate(Node):
         )
 
     def _report(self) -> None:
-        before, images, events = self._reported
-        now = time.monotonic()
-        self._reported = (now, self._images, self._events)
-        seconds = max(now - before, 1e-3)
+        images_hz, events_hz = self._rates.take(time.monotonic(), self._images, self._events)
         timings = self._timings.take()
         values: dict[str, object] = {
-            "images_hz": (self._images - images) / seconds,
-            "events_per_s": (self._events - events) / seconds,
+            "images_hz": images_hz,
+            "events_per_s": events_hz,
             "packets": self._seq,
             "restarts": max(self._restarts - 1, 0),
             "unreadable_images": self._unreadable,
@@ -162,7 +160,7 @@ class Simulate(Node):
         level, text = diagnostics.OK, "simulating"
         if self._problem:
             level, text = diagnostics.ERROR, self._problem
-        elif self._images == images:
+        elif not images_hz:
             level, text = diagnostics.WARN, f"no image arrives on {self._settings.image}"
         status = diagnostics.status(
             self.get_fully_qualified_name(), level, text, values, self._settings.image

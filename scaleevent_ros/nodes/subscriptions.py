@@ -24,7 +24,7 @@ from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.validate_topic_name import validate_topic_name
 
-from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.parameters import NodeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -27,7 +27,7 @@ from scaleevent_ros.bags.messages import (
     IMU,
     LABEL_INFO,
 )
-from scaleevent_ros.nodes.node_parameters import DISTRIBUTIONS
+from scaleevent_ros.nodes.parameters import DISTRIBUTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,14 +10,14 @@ import yaml
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags import BagReader
-from scaleevent_ros.nodes.node_parameters import (
+from scaleevent_ros.nodes.parameters import (
     INPUTS,
     PerceptionParameters,
     RecorderParameters,
     ReplayParameters,
     SimulateParameters,
+    described,
 )
-from scaleevent_ros.nodes.parameters import described
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,8 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from scaleevent_ros.nodes.errors import NodeError
 from scaleevent_ros.nodes.managed_node import declare, read
-from scaleevent_ros.nodes.parameters import described, parameter
+from scaleevent_ros.nodes.parameters import NodeError, described, parameter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

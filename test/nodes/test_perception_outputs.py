@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.models import load_student, save_student
 from scaleevent_ros.models.active_tokens import ActiveTokens
-from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+from scaleevent_ros.nodes.parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_outputs import (
     PatchAges,
     Products,

@@ -13,15 +13,15 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
 from scaleevent_ros.bags.messages import EventPacketView, serialize_event_packet
 from scaleevent_ros.events import EventsError, InputSpec, WindowOptions
-from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+from scaleevent_ros.nodes.parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_stream import (
     AGREEING,
     AGREEING_S,
     PacketStream,
     StreamCounts,
     Trigger,
-    make_windows,
 )
+from scaleevent_ros.nodes.perception_windows import make_windows
 from scaleevent_ros.runtime.arrays import CPU
 
 if TYPE_CHECKING:

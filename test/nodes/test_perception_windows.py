@@ -16,10 +16,9 @@ pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 from scaleevent_ros.events import EventBatch, EventsError, InputSpec, patch_counts
 from scaleevent_ros.events.windows import WindowOptions, window_start
 from scaleevent_ros.models import Header
-from scaleevent_ros.nodes.node_parameters import PerceptionParameters
-from scaleevent_ros.nodes.perception_device_windows import DeviceWindows
+from scaleevent_ros.nodes.parameters import PerceptionParameters
 from scaleevent_ros.nodes.perception_pipeline import Pipeline
-from scaleevent_ros.nodes.perception_stream import make_windows, window_options
+from scaleevent_ros.nodes.perception_windows import DeviceWindows, make_windows, window_options
 from scaleevent_ros.runtime.arrays import CPU, to_host
 
 if TYPE_CHECKING:

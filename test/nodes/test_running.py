@@ -9,13 +9,13 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed")
 
-from scaleevent_ros.nodes.node_parameters import (
+from scaleevent_ros.nodes.parameters import (
     PerceptionParameters,
     RecorderParameters,
     ReplayParameters,
     SimulateParameters,
+    described,
 )
-from scaleevent_ros.nodes.parameters import described
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from scaleevent_ros.nodes.errors import NodeError
+from scaleevent_ros.nodes.parameters import NodeError
 from scaleevent_ros.nodes.subscriptions import Topic, TopicFilter, TopicFollower
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scaleevent_ros.nodes import perception, perception_pipeline
 
 if TYPE_CHECKING:
-    from scaleevent_ros.nodes.node_parameters import PerceptionParameters
+    from scaleevent_ros.nodes.parameters import PerceptionParameters
 
 _build = perception_pipeline.build_pipeline
 

@@ -18,15 +18,15 @@ from docstring_parser import parse as parse_docstring
 
 from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import Pretraining
-from scaleevent_ros.nodes.node_parameters import (
+from scaleevent_ros.nodes.parameters import (
     INPUTS,
     LIVE,
     PerceptionParameters,
     RecorderParameters,
     ReplayParameters,
     SimulateParameters,
+    described,
 )
-from scaleevent_ros.nodes.parameters import described
 from scaleevent_ros.tasks.evaluation import EvaluationOptions
 from scaleevent_ros.tasks.finetune import Finetuning
 

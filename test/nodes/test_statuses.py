@@ -14,7 +14,7 @@ from scaleevent_ros.bags.messages import (
     serialize_event_packet,
     serialize_image,
 )
-from scaleevent_ros.nodes.recorder_status import Rates, TopicMonitor
+from scaleevent_ros.nodes.statuses import TopicMonitor
 
 
 def packet(seq: int, width: int = 640, events: int = 100) -> bytes:
@@ -39,13 +39,11 @@ def test_a_driver_that_starts_again_loses_nothing() -> None:
 
 def test_rates_are_those_since_the_last_call() -> None:
     monitor = TopicMonitor(EVENT_PACKET)
-    assert monitor.rates(10.0) == Rates(0.0, 0.0)
+    assert monitor.rates(10.0) == (0, 0)
     for seq in range(100):
         monitor.count(packet(seq))
-    rates = monitor.rates(12.0)
-    assert rates.messages == 50
-    assert rates.size == 50 * len(packet(0))
-    assert monitor.rates(13.0) == Rates(0.0, 0.0)
+    assert monitor.rates(12.0) == (50, 50 * len(packet(0)))
+    assert monitor.rates(13.0) == (0, 0)
 
 
 def test_the_geometry_follows_the_messages() -> None:

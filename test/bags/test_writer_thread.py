@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from scaleevent_ros.bags.errors import DiskFullError
 from scaleevent_ros.bags.metadata import Qos
 from scaleevent_ros.bags.writer import BagWriter
-from scaleevent_ros.nodes.bag_thread import BagThread
+from scaleevent_ros.bags.writer_thread import BagThread
 
 if TYPE_CHECKING:
     from pathlib import Path

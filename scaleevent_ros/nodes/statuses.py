@@ -1,4 +1,4 @@
-"""Statuses of the recorder for `/diagnostics`: one for itself and one for each topic."""
+"""Statuses of the recorder, of each of its topics, and of the perception node."""
 
 from __future__ import annotations
 
@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from scaleevent_ros.bags.errors import MessageError
 from scaleevent_ros.bags.messages import EVENT_PACKET, IMAGE, parse_event_packet, parse_image
 from scaleevent_ros.nodes import diagnostics
+from scaleevent_ros.nodes.diagnostics import Rates
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from diagnostic_msgs.msg import DiagnosticStatus
 
     from scaleevent_ros.bags.messages import EventPacketView
-    from scaleevent_ros.nodes.bag_thread import BagThread
+    from scaleevent_ros.bags.writer_thread import BagThread
+    from scaleevent_ros.nodes.diagnostics import Percentiles
+    from scaleevent_ros.nodes.perception_pipeline import Pipeline
+    from scaleevent_ros.nodes.perception_stream import StreamCounts
     from scaleevent_ros.nodes.subscriptions import Topic
 
 _MB = 1_000_000
-
-
-class Rates(NamedTuple):
-    """Messages, and their bytes (`size`), per second since the previous report."""
-
-    messages: float
-    size: float
 
 
 @dataclass
@@ -50,7 +47,7 @@ class TopicMonitor:
     geometry: tuple[int, int] | None = None
     frame_id: str = ""
     _seq: int | None = field(default=None, init=False)
-    _reported: tuple[float, int, int] | None = field(default=None, init=False)
+    _rates: Rates = field(default_factory=Rates, init=False)
 
     def count(self, cdr: bytes) -> None:
         """Count a message."""
@@ -65,15 +62,9 @@ class TopicMonitor:
         except MessageError:
             self.malformed += 1
 
-    def rates(self, now: float) -> Rates:
-        """Return the rates since the last call, given the time in s; 0 in the first call."""
-        counts = now, self.messages, self.size
-        before = self._reported or counts
-        self._reported = counts
-        seconds = now - before[0]
-        if seconds <= 0:
-            return Rates(0.0, 0.0)
-        return Rates((counts[1] - before[1]) / seconds, (counts[2] - before[2]) / seconds)
+    def rates(self, now: float) -> tuple[float, ...]:
+        """Return messages and bytes per second since the last call, given the time in s."""
+        return self._rates.take(now, self.messages, self.size)
 
     def _follow(self, packet: EventPacketView) -> None:
         before, self._seq = self._seq, packet.seq
@@ -89,14 +80,14 @@ class TopicReport(NamedTuple):
     Attributes:
         topic: The topic.
         monitor: Counters of the topic since it was found.
-        rates: Rates since the previous report.
+        rates: Messages and bytes per second since the previous report.
         queued: Number of messages that wait for the disk.
         dropped: Number of messages that were dropped, since the queue was full.
     """
 
     topic: Topic
     monitor: TopicMonitor
-    rates: Rates
+    rates: tuple[float, ...]
     queued: int
     dropped: int
 
@@ -188,7 +179,7 @@ def topic_status(name: str, report: TopicReport) -> DiagnosticStatus:
     elif not topic.publishers:
         level, message = diagnostics.WARN, "the publisher is gone"
     else:
-        level, message = diagnostics.OK, f"{report.rates.messages:.1f} messages per second"
+        level, message = diagnostics.OK, f"{report.rates[0]:.1f} messages per second"
     return diagnostics.status(f"{name}: {topic.name}", level, message, values, report.hardware_id)
 
 
@@ -196,8 +187,8 @@ def _topic_values(report: TopicReport) -> dict[str, object]:
     monitor, rates = report.monitor, report.rates
     values: dict[str, object] = {
         "messages": monitor.messages,
-        "rate_hz": rates.messages,
-        "bandwidth_mb_s": rates.size / _MB,
+        "rate_hz": rates[0],
+        "bandwidth_mb_s": rates[1] / _MB,
         "queue_depth": report.queued,
         "dropped_by_queue": report.dropped,
     }
@@ -206,3 +197,108 @@ def _topic_values(report: TopicReport) -> dict[str, object]:
     if report.topic.msgtype == EVENT_PACKET:
         values["lost_by_seq"] = monitor.lost
     return values
+
+
+class PerceptionReport(NamedTuple):
+    """State of the perception node.
+
+    Attributes:
+        state: State of the lifecycle.
+        pipeline: Pipeline, once it is built.
+        building: Description of what is being built; empty if nothing is.
+        counts: Totals since activation; None while the node is not active.
+        rates: Packets, events, computed and skipped windows per second since the previous report.
+        timings: Durations of steps since the previous report.
+        subscribed: Image topics that have subscribers.
+        events_topic: Topic of the event packets.
+        silent_s: Seconds since the last packet if the camera is silent, else 0.
+        problem: Reason why the node cannot work; empty if it can.
+        remarks: Warnings since the previous report.
+        transport: Warning that the middleware's settings do not suit the size of the outputs; empty
+            if they do.
+    """
+
+    state: str
+    pipeline: Pipeline | None
+    building: str
+    counts: StreamCounts | None
+    rates: tuple[float, ...]
+    timings: Mapping[str, Percentiles]
+    subscribed: tuple[str, ...]
+    events_topic: str
+    silent_s: float
+    problem: str
+    remarks: tuple[str, ...]
+    transport: str
+
+
+def perception_status(name: str, report: PerceptionReport) -> DiagnosticStatus:
+    """Build the status of the node; ``name`` is its fully qualified name."""
+    level, message = _summary(report)
+    values: dict[str, object] = {"state": report.state}
+    if report.pipeline:
+        values |= _engine_values(report.pipeline)
+    if counts := report.counts:
+        packets, events, windows, _ = report.rates
+        values |= {
+            "events_topic": report.events_topic,
+            "packets_hz": packets,
+            "event_rate_mev_s": events / 1e6,
+            "windows_hz": windows,
+            "windows_skipped": counts.skipped,
+            "packets_lost_by_seq": counts.lost,
+            "packets_left_out": counts.malformed,
+            "broken_words": counts.broken_words,
+            "events_left_out": counts.left_out,
+            "epochs": counts.epochs,
+            "clock_steps": counts.clock_steps,
+            "memory_resets": counts.memory_resets,
+            "subscribed": " ".join(report.subscribed) or "nothing",
+        }
+    for key, percentiles in report.timings.items():
+        values |= {f"{key}_ms_p50": percentiles.p50, f"{key}_ms_p99": percentiles.p99}
+    camera = (report.counts.frame_id if report.counts else "") or report.events_topic
+    return diagnostics.status(name, level, message, values, camera)
+
+
+def _engine_values(pipeline: Pipeline) -> dict[str, object]:
+    engine = pipeline.engine
+    values: dict[str, object] = {
+        "device": engine.device,
+        "precision": engine.precision,
+        "backend": engine.backend,
+        "architecture": engine.header.architecture,
+        "size": f"{engine.size[1]}x{engine.size[0]}",
+    }
+    if engine.device.type == "cuda":
+        import torch
+
+        values["gpu"] = torch.cuda.get_device_name(engine.device.index)
+        values["gpu_memory_mb"] = torch.cuda.memory_reserved(engine.device.index) / _MB
+    return values
+
+
+def _summary(report: PerceptionReport) -> tuple[bytes, str]:
+    """Return the level, and the most important message."""
+    if report.problem:
+        return diagnostics.ERROR, report.problem
+    if report.building:
+        return diagnostics.WARN, "; ".join((report.building, *report.remarks))
+    if report.counts is None:
+        return diagnostics.OK, report.state
+    _, _, windows, skipped = report.rates
+    if report.silent_s:
+        return diagnostics.WARN, (
+            f"no event packet on {report.events_topic} for {report.silent_s:.1f} s"
+        )
+    if report.remarks:
+        return diagnostics.WARN, "; ".join(report.remarks)
+    if skipped:
+        return diagnostics.WARN, (
+            f"too slow: {skipped:.1f} of {skipped + windows:.1f} windows per second are skipped"
+        )
+    if report.transport:
+        return diagnostics.WARN, report.transport
+    if not report.subscribed:
+        return diagnostics.OK, "no topic has subscribers, nothing is computed"
+    return diagnostics.OK, f"{windows:.1f} windows per second"
