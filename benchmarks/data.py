@@ -20,7 +20,7 @@ from scaleevent_ros.data.dataset import Pair, PairDataset, SampleOptions
 from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.recordings import open_recordings
-from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
+from scaleevent_ros.data.sampler import BatchSampler, SampleSpec, Schedule
 from scaleevent_ros.events import EventBatch
 from scaleevent_ros.events.windows import WindowOptions
 
@@ -67,10 +67,10 @@ def samples_per_second(dataset: PairDataset, count: int) -> float:
     cv2.setNumThreads(0)
     order = np.random.default_rng(0).integers(len(dataset), size=count + 2)
     for index in order[:2]:
-        dataset[Draw(0, 0, int(index))]
+        dataset[SampleSpec(0, 0, int(index))]
     start = time.perf_counter()
     for position, index in enumerate(order[2:]):
-        dataset[Draw(0, position, int(index))]
+        dataset[SampleSpec(0, position, int(index))]
     return count / (time.perf_counter() - start)
 
 

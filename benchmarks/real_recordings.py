@@ -28,7 +28,7 @@ from torch.nn import functional
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.distill.distillation import Panel
 from scaleevent_ros.models import Student, build_student, load_student, load_teacher
 from scaleevent_ros.models.shipped import resolve_model
@@ -98,7 +98,7 @@ def main() -> None:
             chosen = np.unique(np.linspace(0, len(pairs) - 1, arguments.most).round().astype(int))
             found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in models}
             for number in chosen.tolist():
-                sample = pairs[Draw(0, 0, number)]
+                sample = pairs[SampleSpec(0, 0, number)]
                 grid = (sample.active.shape[0], sample.active.shape[1])
                 size = (blank.height, blank.width)
                 truth = centered(teacher(sample.frame[None], grid, size)[0], sample.covered)

@@ -12,6 +12,7 @@ import typer
 
 from scaleevent_ros.commands import exit_on_error
 from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.files import to_json
 
 EventsTopic = Annotated[str | None, typer.Option(help="Event topic, for bags that hold several.")]
 FeaturesSpace = Annotated[str, typer.Option(help="Space of the features: student or teacher.")]
@@ -342,7 +343,7 @@ def info(
 
         write_pictures(reader, pictures)
     summary = summarize(reader, count=count)
-    typer.echo(_as_json(summary.to_dict()) if json else info_text(summary))
+    typer.echo(to_json(summary.to_dict()) if json else info_text(summary))
 
 
 @app.command()
@@ -376,7 +377,7 @@ def check(
     )
     if html:
         write_report(quality, html)
-    typer.echo(_as_json(quality.to_dict()) if json else quality_text(quality))
+    typer.echo(to_json(quality.to_dict()) if json else quality_text(quality))
     raise typer.Exit(1 if quality.problems else 0)
 
 
@@ -479,7 +480,7 @@ def tune(
         path = onnx_of(path, shape, "fp16" if precision == "fp16" else "fp32")
     found = measure(path, shape, precision, again=True)
     if json:
-        typer.echo(_as_json({"candidates": [asdict(one) for one in found]}))
+        typer.echo(to_json({"candidates": [asdict(one) for one in found]}))
     else:
         typer.echo("\n".join(str(one) for one in found))
 
@@ -534,14 +535,6 @@ _pass_on(
 )
 _pass_on("finetune", "Train a task head on an event student.")
 _pass_on("evaluate", "Evaluate checkpoints with heads, and compare groups of them.")
-
-
-def _as_json(content: dict[str, Any]) -> str:
-    """Write JSON, with null for numbers that JSON does not have: NaN and the infinities."""
-    from json import dumps, loads
-
-    plain = loads(dumps(content), parse_constant=lambda _: None)
-    return dumps(plain, indent=1, allow_nan=False)
 
 
 def main() -> None:

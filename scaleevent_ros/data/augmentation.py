@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.errors import check_ranges
 from scaleevent_ros.events import EventBatch, LeakyState
 from scaleevent_ros.events.compile import kernel
 
@@ -42,21 +43,13 @@ class AugmentationOptions:
     def __post_init__(self) -> None:
         """Check ranges."""
         if not 1 <= self.zoom[0] <= self.zoom[1] <= 16:
-            msg = f"augmentation: zoom is {self.zoom}, it must be two numbers from 1 to 16 in order"
+            msg = f"augmentation.zoom is {self.zoom}, it must be two numbers from 1 to 16 in order"
             raise DataError(msg)
-        for name in ("flip", "polarity_flip"):
-            if not 0 <= getattr(self, name) <= 1:
-                msg = f"augmentation: {name} is {getattr(self, name)}, it must be 0 to 1"
-                raise DataError(msg)
-        if not 0 <= self.shift <= 1000:
-            msg = f"augmentation: shift is {self.shift}, it must be 0 to 1000 cells"
-            raise DataError(msg)
-        if not 0 <= self.event_dropout < 1:
-            msg = f"augmentation: event_dropout is {self.event_dropout}, it must be 0 to below 1"
-            raise DataError(msg)
-        if not 0 <= self.noise_hz <= 1000:
-            msg = f"augmentation: noise_hz is {self.noise_hz}, it must be 0 to 1000"
-            raise DataError(msg)
+        limits = {
+            "flip": (0, 1), "polarity_flip": (0, 1), "shift": (0, 1000),
+            "event_dropout": (0, 0.999999), "noise_hz": (0, 1000),
+        }  # fmt: skip
+        check_ranges(vars(self), limits, DataError, "augmentation.")
 
     @property
     def resamples(self) -> bool:

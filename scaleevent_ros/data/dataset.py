@@ -24,7 +24,7 @@ from scaleevent_ros.data.augmentation import (
     shift_view,
 )
 from scaleevent_ros.data.errors import DataError
-from scaleevent_ros.data.sampler import PADDING, Draw
+from scaleevent_ros.data.sampler import PADDING, SampleSpec
 from scaleevent_ros.errors import ScaleEventError
 from scaleevent_ros.events import EventBatch, InputSpec, LeakyState, activity_mask
 from scaleevent_ros.events.windows import WindowOptions, window_start
@@ -195,7 +195,7 @@ class SampleOptions:
 
 
 class PairDataset(Dataset[Sample]):
-    """Samples of pairs from any number of recordings, each a function of its draw alone.
+    """Samples of pairs from any number of recordings, each a function of its specification alone.
 
     A pair that cannot be read is logged, and its sample has masks without active and covered cells,
     so that losses ignore it.
@@ -228,12 +228,12 @@ class PairDataset(Dataset[Sample]):
         """Count the pairs of all recordings."""
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, draw: Draw) -> Sample:
-        """Build the sample of a draw; see `timed`."""
-        return self.timed(draw)[0]
+    def __getitem__(self, spec: SampleSpec) -> Sample:
+        """Build the sample of a specification; see `timed`."""
+        return self.timed(spec)[0]
 
-    def timed(self, draw: Draw) -> tuple[Sample, int | None]:
-        """Build the sample of a draw, with the time of its frame in ns; None if unreadable.
+    def timed(self, spec: SampleSpec) -> tuple[Sample, int | None]:
+        """Build a sample, with the time of its frame in ns; None if unreadable.
 
         Raises:
             ScaleEventError: If the pair cannot be read and ``strict`` is set.
@@ -241,15 +241,15 @@ class PairDataset(Dataset[Sample]):
                 process.
         """
         try:
-            pair = self._read(draw.pair)
+            pair = self._read(spec.pair)
         except (ScaleEventError, OSError) as error:
             if self._strict:
                 raise
-            self._skip(draw.pair, error)
-            blank = make_sample(_blank_pair(self._options), self._options, draw)
+            self._skip(spec.pair, error)
+            blank = make_sample(_blank_pair(self._options), self._options, spec)
             return without_masks(blank), None
-        sample = make_sample(pair, self._options, draw, self._stored)
-        return (without_masks(sample) if draw.position == PADDING else sample), pair.t_end
+        sample = make_sample(pair, self._options, spec, self._stored)
+        return (without_masks(sample) if spec.position == PADDING else sample), pair.t_end
 
     def first_of_recording(self, number: int) -> int:
         """Return the index of the first pair in the recording of a pair, over all recordings."""
@@ -286,22 +286,22 @@ def _blank_pair(options: SampleOptions) -> Pair:
 
 
 def make_sample(
-    pair: Pair, options: SampleOptions, draw: Draw, stored: StoredFeatures | None = None
+    pair: Pair, options: SampleOptions, spec: SampleSpec, stored: StoredFeatures | None = None
 ) -> Sample:
     """Convert a pair to tensors.
 
     Args:
         pair: Pair of a recording.
         options: Options of samples.
-        draw: Draw that, with the seed, determines all random numbers.
+        spec: Specification that, with the seed, determines all random numbers.
         stored: Storage of teacher features; with stored features, the frame is not moved.
     """
-    rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
+    rng = np.random.default_rng((options.seed, spec.epoch, spec.position + 1))
     size = (options.width, options.height)
     events = pair.events
     still = choose_view((events.width, events.height), size, options.augmentation, rng)
     # A separate generator, so that the shift does not change any other random number.
-    of_shift = np.random.default_rng((options.seed, draw.epoch, draw.position + 1, 1))
+    of_shift = np.random.default_rng((options.seed, spec.epoch, spec.position + 1, 1))
     move = choose_shift(still, options.augmentation, options.stride, of_shift)
     view = shift_view(still, move, options.stride)
     t_start = window_start(events, pair.t_end, options.window)

@@ -14,6 +14,7 @@ import numpy as np
 
 from scaleevent_ros.cache import user_cache, writable
 from scaleevent_ros.data.errors import DataError
+from scaleevent_ros.files import atomic_write
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,9 +180,8 @@ def read_rejections(path: Path, options: BagOptions, before_ns: int) -> list[lis
     )
     rejections = [list(pair.reasons) for pair in quality.pairs]
     try:
-        temporary = kept.with_name(f".{os.getpid()}.{kept.name}")
-        temporary.write_text(json.dumps(rejections))
-        temporary.replace(kept)
+        with atomic_write(kept) as temporary:
+            temporary.write_text(json.dumps(rejections))
     except OSError as error:
         logger.warning("the check of %s cannot be cached: %s", path, error)
     return rejections
@@ -202,17 +202,16 @@ def _index_path(path: Path, options: BagOptions) -> Path:
 
 
 def _save_index(path: Path, timeline: Timeline, synchronization: Synchronization) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
     arrays: dict[str, Any] = timeline.to_arrays()
-    np.savez(
-        temporary,
-        **arrays,
-        frame_ns=synchronization.frame_ns,
-        known=synchronization.known,
-        words=np.array([synchronization.mode, synchronization.reason]),
-        figures=np.array([synchronization.shift_ms, synchronization.residual_ms]),
-    )
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        np.savez(
+            temporary,
+            **arrays,
+            frame_ns=synchronization.frame_ns,
+            known=synchronization.known,
+            words=np.array([synchronization.mode, synchronization.reason]),
+            figures=np.array([synchronization.shift_ms, synchronization.residual_ms]),
+        )
 
 
 def _load_index(path: Path) -> tuple[Timeline, Synchronization]:

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
+    from scaleevent_ros.data.sampler import BatchSampler, SampleSpec, Schedule
 
 _GRACE_S = 30  # time that batch systems give a job between SIGTERM and SIGKILL
 
 
 class Samples(Protocol):
-    """Interface of a dataset of samples by draw, such as a `PairDataset`."""
+    """Interface of a dataset of samples by specification, such as a `PairDataset`."""
 
     def __len__(self) -> int:
         """Count the pairs that can be drawn."""
 
-    def __getitem__(self, draw: Draw) -> Any:
-        """Build the sample of a draw; called in worker processes."""
+    def __getitem__(self, spec: SampleSpec) -> Any:
+        """Build the sample of a specification; called in worker processes."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PairLoaders:
         """Load training batches, in order."""
         return self._loader(self.train, batches, device)
 
-    def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
+    def validation(self, batches: list[list[SampleSpec]], device: torch.device) -> DataLoader[Any]:
         """Load validation batches, in order."""
         return self._loader(self.held_out, batches, device)
 
@@ -87,8 +87,8 @@ def load_batches(
     """Load batches in order.
 
     Args:
-        samples: Dataset of samples by draw.
-        batches: Iterable of the batches' lists of draws.
+        samples: Dataset of samples by specification.
+        batches: Iterable of the batches' lists of specifications.
         device: Device to which batches will be moved; for CUDA they are in pinned memory.
         workers: Number of worker processes; 0 to make samples in this process.
         prefetch: Number of batches that each worker prepares in advance.

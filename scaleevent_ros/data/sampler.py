@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PADDING = -1
-"""Position of a draw that fills up a batch: the masks of its sample are cleared."""
+"""Position of a sample that fills up a batch: the masks of its sample are cleared."""
 
 
-class Draw(NamedTuple):
+class SampleSpec(NamedTuple):
     """Specification of one sample.
 
     Attributes:
@@ -45,7 +45,7 @@ class Schedule:
     Attributes:
         counts: Number of pairs of each recording.
         weights: Sampling weight of the pairs of each recording.
-        pairs_per_epoch: Number of draws in an epoch, rounded down to whole batches; the sum of
+        pairs_per_epoch: Number of samples in an epoch, rounded down to whole batches; the sum of
             ``counts`` if None.
         batch_size: Global batch size of an optimizer step.
         seed: Seed of the order.
@@ -119,10 +119,10 @@ class Schedule:
 
 
 class BatchSampler:
-    """Batches of draws for one process, for a `DataLoader`.
+    """Batches of sample specifications for one process, for a `DataLoader`.
 
-    The draws of a step are assigned to the processes in turns, and each process divides its own
-    into ``accumulate`` equal parts. All processes and parts together have the same draws as a
+    The samples of a step are assigned to the processes in turns, and each process divides its own
+    into ``accumulate`` equal parts. All processes and parts together have the same samples as a
     single process.
     """
 
@@ -160,8 +160,8 @@ class BatchSampler:
         """Count the batches of this process."""
         return len(self._steps) * self._split[2]
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield the draws of each batch, in order."""
+    def __iter__(self) -> Iterator[list[SampleSpec]]:
+        """Yield the specifications of each batch, in order."""
         rank, world, accumulate = self._split
         size = self._schedule.batch_size
         epoch, order = -1, np.empty(0, np.int64)
@@ -173,19 +173,21 @@ class BatchSampler:
             own = range(first + rank, first + size, world)
             for part in range(accumulate):
                 yield [
-                    Draw(epoch, position, int(order[position]))
+                    SampleSpec(epoch, position, int(order[position]))
                     for position in own[part::accumulate]
                 ]
 
 
-def validation_batches(count: int, batch_size: int, rank: int, world: int) -> list[list[Draw]]:
+def validation_batches(
+    count: int, batch_size: int, rank: int, world: int
+) -> list[list[SampleSpec]]:
     """Distribute all pairs once, in order, over the processes; the last batch may be shorter.
 
-    All processes get the same number of draws, filled up with `PADDING`, because some distributed
+    All processes get the same number of samples, filled up with `PADDING`, because some distributed
     strategies require that all processes call the model equally often.
     """
     mine = [
-        Draw(0, index if index < count else PADDING, min(index, count - 1))
+        SampleSpec(0, index if index < count else PADDING, min(index, count - 1))
         for index in range(rank, -(-count // world) * world, world)
     ]
     return [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]

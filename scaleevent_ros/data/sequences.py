@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaleevent_ros.data.dataset import PairDataset
-    from scaleevent_ros.data.sampler import Draw
+    from scaleevent_ros.data.sampler import SampleSpec
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class SequenceBatch(NamedTuple):
 
 
 class SequenceDataset(Dataset[WindowSequence]):
-    """Sequences that end with each pair of a `PairDataset`, each a function of its draw alone.
+    """Sequences that end with each pair of a `PairDataset`, as functions of the specification.
 
     Where a recording has too few pairs before, its first pair is repeated, without masks.
     """
@@ -94,19 +94,19 @@ class SequenceDataset(Dataset[WindowSequence]):
         """Count the pairs."""
         return len(self._pairs)
 
-    def __getitem__(self, draw: Draw) -> WindowSequence:
-        """Build the sequence that ends with a draw's pair.
+    def __getitem__(self, spec: SampleSpec) -> WindowSequence:
+        """Build the sequence that ends with a specification's pair.
 
         Raises:
             ScaleEventError: Same errors as `PairDataset.timed`.
         """
-        first, options = self._pairs.first_of_recording(draw.pair), self._options
-        numbers = [draw.pair - back * options.stride for back in range(options.length)][::-1]
+        first, options = self._pairs.first_of_recording(spec.pair), self._options
+        numbers = [spec.pair - back * options.stride for back in range(options.length)][::-1]
         samples, elapsed = [], []
         before: int | None = None
         for number in numbers:
-            sample, t_end = self._pairs.timed(draw._replace(pair=max(number, first)))
-            if number < first or (self._only_last and number != draw.pair):
+            sample, t_end = self._pairs.timed(spec._replace(pair=max(number, first)))
+            if number < first or (self._only_last and number != spec.pair):
                 sample = without_masks(sample)
             samples.append(sample)
             elapsed.append(self._elapsed(before, t_end if number >= first else None))

@@ -14,9 +14,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
-from contextlib import suppress
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +25,7 @@ from scaleevent_ros.data.alignment import MapAlignment
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.stored_pair import decode_pair
 from scaleevent_ros.errors import describe
+from scaleevent_ros.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -103,10 +102,12 @@ def write_shard(
         DataError: If it cannot be written.
     """
     places: dict[str, dict[str, tuple[int, int]]] = {}
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
     try:
         # PAX is USTAR with additional headers for names that are too long for it.
-        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+        with (
+            atomic_write(folder / f"{name}.tar") as temporary,
+            tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar,
+        ):
             for key, files in samples:
                 places[key] = {}
                 for suffix, data in files.items():
@@ -115,11 +116,8 @@ def write_shard(
                     tar.addfile(member, io.BytesIO(data))
                     padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     places[key][suffix] = (tar.offset - padded, len(data))
-        temporary.replace(folder / f"{name}.tar")
         _write_file(folder / f"{name}.json", json.dumps({"samples": places}).encode())
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         msg = f"the shard {folder / name}.tar cannot be written: {describe(error)}"
         raise DataError(msg) from error
     return Shard(name, len(places))
@@ -158,9 +156,8 @@ def load_map(folder: str, name: str) -> MapAlignment:
 
 
 def _write_file(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _read_file(url: str, start: int | None = None, end: int | None = None) -> bytes:

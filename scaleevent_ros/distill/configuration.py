@@ -1,7 +1,13 @@
-"""Configuration of a run: typed dataclasses, checked before anything is loaded."""
+"""Configuration of a run: typed dataclasses, checked before anything is loaded.
+
+The sections are one module, as most of it is their documentation: the reference of all fields is
+generated from it.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -11,13 +17,13 @@ from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.sequences import SequenceOptions
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.losses import LOSS_NAMES, build_loss
-from scaleevent_ros.errors import ScaleEventError
+from scaleevent_ros.errors import ABOVE_ZERO, FINITE, ScaleEventError, check_ranges
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.models.active_tokens import ActiveTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from scaleevent_ros.models import Header
 
@@ -76,14 +82,13 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         """Check ranges. Recordings are checked when they are opened."""
-        _require_between(self, "holdout", 0, 0.5)
-        _require_between(self, "width", 16, 8192)
-        _require_between(self, "height", 16, 8192)
-        _require_between(self, "workers", 0, 256)
-        _require_between(self, "prefetch", 1, 64)
-        _require_between(self.sequence, "length", 1, 1000)
-        _require_between(self.sequence, "stride", 1, 1000)
-        _require_positive(self.sequence, "longest_gap_s")
+        limits: dict[str, tuple[float, float]] = {
+            "holdout": (0, 0.5), "width": (16, 8192), "height": (16, 8192), "workers": (0, 256),
+            "prefetch": (1, 64),
+        }  # fmt: skip
+        check_ranges(vars(self), limits, ConfigurationError, "data.")
+        limits = {"length": (1, 1000), "stride": (1, 1000), "longest_gap_s": (ABOVE_ZERO, FINITE)}
+        check_ranges(vars(self.sequence), limits, ConfigurationError, "data.sequence.")
         if self.weights and len(self.weights) != len(self.train):
             msg = f"data.weights has {len(self.weights)} entries, data.train {len(self.train)}"
             raise ConfigurationError(msg)
@@ -119,10 +124,8 @@ class EventOptions:
 
     def __post_init__(self) -> None:
         """Check ranges and that the combination is valid."""
-        _require_between(self, "bins", 1, 64)
-        _require_between(self, "activity_threshold", 1, 1_000_000)
-        if self.history_s is not None:
-            _require_between(self, "history_s", 0, 3600)
+        limits = {"bins": (1, 64), "activity_threshold": (1, 1_000_000), "history_s": (0, 3600)}
+        check_ranges(vars(self), limits, ConfigurationError, "events.")
         try:
             represented = self.input.represented
         except EventsError as error:
@@ -251,8 +254,8 @@ class StudentOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_between(self, "patch_dropout", 0, 0.9)
-        _require_between(self, "anchors", 0, 1)
+        limits = {"patch_dropout": (0, 0.9), "anchors": (0, 1)}
+        check_ranges(vars(self), limits, ConfigurationError, "student.")
         if self.patch_dropout and self.tokens == "active":
             msg = "student.tokens active drops patches itself: set student.patch_dropout to 0"
             raise ConfigurationError(msg)
@@ -282,10 +285,8 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         """Check that the loss exists and takes its options."""
-        _require_between(self, "memory", 0, float("inf"))
-        _require_between(self, "dilation", 0, 1000)
-        if self.final_dilation is not None:
-            _require_between(self, "final_dilation", 0, 1000)
+        limits = {"memory": (0, FINITE), "dilation": (0, 1000), "final_dilation": (0, 1000)}
+        check_ranges(vars(self), limits, ConfigurationError, "loss.")
         if self.name not in LOSS_NAMES:
             msg = f"loss.name is {self.name!r}; known: {', '.join(LOSS_NAMES)}"
             raise ConfigurationError(msg)
@@ -346,14 +347,12 @@ class OptimizerOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        _require_positive(self, "learning_rate")
-        for name in ("weight_decay", "clip", "warmup_steps"):
-            _require_between(self, name, 0, float("inf"))
-        _require_between(self, "layer_decay", 0.01, 1)
-        _require_between(self, "min_lr_ratio", 0, 1)
-        if self.reference_batch_size is not None:
-            _require_between(self, "reference_batch_size", 1, 1_000_000_000)
-        _require_between(self, "gamma", 0.01, 1)
+        limits = {
+            "learning_rate": (ABOVE_ZERO, FINITE), "weight_decay": (0, FINITE),
+            "clip": (0, math.inf), "warmup_steps": (0, FINITE), "layer_decay": (0.01, 1),
+            "min_lr_ratio": (0, 1), "reference_batch_size": (1, 1_000_000_000), "gamma": (0.01, 1),
+        }  # fmt: skip
+        check_ranges(vars(self), limits, ConfigurationError, "optimizer.")
 
 
 @dataclass(frozen=True)
@@ -413,14 +412,13 @@ class TrainerOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        names = ("epochs", "batch_size", "accumulate", "save_every", "keep", "validate_every")
-        for name in (*names, "log_every"):
-            _require_between(self, name, 1, 1_000_000_000)
-        if self.pairs_per_epoch is not None:
-            _require_between(self, "pairs_per_epoch", 1, 1_000_000_000)
-        _require_between(self, "seed", 0, 2**31 - 1)
-        _require_between(self, "pictures", 0, 64)
-        _require_between(self, "ema_decay", 0, 0.999999)
+        counts = (
+            "epochs", "batch_size", "accumulate", "save_every", "keep", "validate_every",
+            "log_every", "pairs_per_epoch",
+        )  # fmt: skip
+        limits: dict[str, tuple[float, float]] = dict.fromkeys(counts, (1, 1_000_000_000))
+        limits |= {"seed": (0, 2**31 - 1), "pictures": (0, 64), "ema_decay": (0, 0.999999)}
+        check_ranges(vars(self), limits, ConfigurationError, "trainer.")
         if self.batch_size % self.accumulate:
             msg = (
                 f"trainer.batch_size {self.batch_size} does not divide into "
@@ -524,15 +522,16 @@ def parse_configuration(
 
 def plain(configuration: Any) -> dict[str, Any]:
     """Convert a configuration to plain JSON values."""
-    return {key: _listed(value) for key, value in asdict(configuration).items()}
+    return dict(json.loads(json.dumps(asdict(configuration))))
 
 
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _listed(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_listed(item) for item in value]
-    return value
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested sections; keys become dotted paths."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        section = flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
+        flat |= section or {f"{prefix}{name}": value}
+    return flat
 
 
 def first_reason(error: BaseException) -> str:
@@ -545,22 +544,3 @@ def first_reason(error: BaseException) -> str:
         if name in RENAMED:
             return f"{name} is now {RENAMED[name]}"
     return reason.replace('Parser key "', "").replace('":', ":")
-
-
-def _require_between(owner: object, name: str, low: float, high: float) -> None:
-    value = getattr(owner, name)
-    if not low <= value <= high:
-        limits = f"at least {low:g}" if high == float("inf") else f"from {low:g} to {high:g}"
-        msg = f"{_section(owner)}.{name} is {value}, it must be {limits}"
-        raise ConfigurationError(msg)
-
-
-def _require_positive(owner: object, name: str) -> None:
-    value = getattr(owner, name)
-    if not 0 < value < float("inf"):
-        msg = f"{_section(owner)}.{name} is {value}, it must be above 0"
-        raise ConfigurationError(msg)
-
-
-def _section(owner: object) -> str:
-    return type(owner).__name__.removesuffix("Options").lower()

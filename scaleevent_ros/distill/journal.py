@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.files import atomic_write
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -195,6 +196,5 @@ def _drop_after(path: Path, step: int) -> None:
             continue
         if known:
             kept.append(line + "\n")
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(kept))

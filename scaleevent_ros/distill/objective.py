@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.data import DataLoader
 
-    from scaleevent_ros.data.sampler import BatchSampler, Draw, Schedule
+    from scaleevent_ros.data.sampler import BatchSampler, SampleSpec, Schedule
 
 
 class Objective(Protocol):
@@ -74,5 +74,5 @@ class Loaders(Protocol):
     def training(self, batches: BatchSampler, device: torch.device) -> DataLoader[Any]:
         """Load these training batches, in order."""
 
-    def validation(self, batches: list[list[Draw]], device: torch.device) -> DataLoader[Any]:
+    def validation(self, batches: list[list[SampleSpec]], device: torch.device) -> DataLoader[Any]:
         """Load these validation batches, in order."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from scaleevent_ros.distill.errors import TrainingError
+from scaleevent_ros.files import atomic_write
 from scaleevent_ros.models.weights import write_tensors
 
 if TYPE_CHECKING:
@@ -123,11 +123,9 @@ def _load(path: Path) -> Tensor | None:
 
 
 def _save(path: Path, features: Tensor) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(exist_ok=True)
-        write_tensors({"features": features.contiguous()}, temporary)
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            write_tensors({"features": features.contiguous()}, temporary)
     except OSError as error:
         msg = f"teacher.cache: {path} cannot be written: {error}"
         raise TrainingError(msg) from error

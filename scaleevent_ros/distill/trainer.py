@@ -27,6 +27,7 @@ from torch.amp.grad_scaler import GradScaler
 from scaleevent_ros.data.loading import named_tensors
 from scaleevent_ros.data.sampler import BatchSampler, validation_batches
 from scaleevent_ros.distill.average import WeightAverage
+from scaleevent_ros.distill.configuration import flatten
 from scaleevent_ros.distill.errors import RunStopped, TrainingError
 from scaleevent_ros.distill.journal import Journal
 from scaleevent_ros.distill.optimizer import (
@@ -509,8 +510,8 @@ class Trainer:
                     then[name],
                     value,
                 )
-        before = _flatten(json.loads(state["configuration"]))
-        for name, value in _flatten(self._configuration).items():
+        before = flatten(json.loads(state["configuration"]))
+        for name, value in flatten(self._configuration).items():
             if before.get(name) != value and name != "trainer.resume":
                 logger.warning("%s was %s and is %s", name, before.get(name), value)
 
@@ -527,15 +528,6 @@ class Trainer:
         said = ", ".join(f"{name} {float(value.detach()):g}" for name, value in check.sums.items())
         msg = f"step {check.step}: the {of} is not finite ({said}); its batch is saved in {path}"
         return TrainingError(msg)
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested sections; keys become dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        section = _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {}
-        flat |= section or {f"{prefix}{name}": value}
-    return flat
 
 
 class _StepLog:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from scaleevent_ros.errors import ABOVE_ZERO, check_ranges
 from scaleevent_ros.events.errors import EventsError
 
 if TYPE_CHECKING:
@@ -44,20 +46,12 @@ class WindowOptions:
             EventsError: If a value is out of range.
         """
         if self.mode not in {"fixed", "motion"}:
-            msg = f"window: mode is {self.mode!r}, it must be 'fixed' or 'motion'"
+            msg = f"window.mode is {self.mode!r}, it must be 'fixed' or 'motion'"
             raise EventsError(msg)
-        if not 0 < self.length_ms <= 10_000:
-            msg = f"window: length_ms is {self.length_ms}, it must be above 0 and at most 10000"
-            raise EventsError(msg)
-        if self.mode == "motion" and not 0 < self.shortest_ms <= self.length_ms:
-            msg = (
-                f"window: shortest_ms is {self.shortest_ms}, it must be above 0 and at most "
-                f"length_ms, {self.length_ms}"
-            )
-            raise EventsError(msg)
-        if not self.events_per_pixel > 0:
-            msg = f"window: events_per_pixel is {self.events_per_pixel}, it must be above 0"
-            raise EventsError(msg)
+        limits = {"length_ms": (ABOVE_ZERO, 10_000.0), "events_per_pixel": (ABOVE_ZERO, math.inf)}
+        if self.mode == "motion":
+            limits["shortest_ms"] = (ABOVE_ZERO, self.length_ms)
+        check_ranges(vars(self), limits, EventsError, "window.")
 
     @property
     def length_ns(self) -> int:

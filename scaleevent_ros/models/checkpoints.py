@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import tempfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import UnionType
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from scaleevent_ros.events import EventsError, InputSpec
 from scaleevent_ros.events.windows import NS_PER_MS, WindowOptions
+from scaleevent_ros.files import atomic_write
 from scaleevent_ros.models.active_tokens import ActiveTokens
 from scaleevent_ros.models.errors import CheckpointError
 from scaleevent_ros.models.shipped import shipped_or_path
@@ -155,18 +155,10 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
         raise CheckpointError(msg) from error
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
+        with atomic_write(path) as temporary:
             write_tensors(plain, temporary, {METADATA_KEY: text})
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         msg = f"{path} cannot be written: {error}"
         raise CheckpointError(msg) from error

@@ -17,9 +17,15 @@ import cv2
 import jsonargparse
 import torch
 
-from scaleevent_ros.distill.configuration import Precision, TrainerOptions, first_reason
+from scaleevent_ros.distill.configuration import (
+    Precision,
+    TrainerOptions,
+    first_reason,
+    flatten,
+)
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.distill.parallel import start_fabric
+from scaleevent_ros.errors import check_ranges
 from scaleevent_ros.models import read_header
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.evaluation_measure import evaluate_checkpoint, kind_of, recorded_run
@@ -94,10 +100,8 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name, low, high in (("batch_size", 1, 65536), ("pictures", 0, 1_000_000)):
-            if not low <= getattr(self, name) <= high:
-                msg = f"{name} is {getattr(self, name)}, it must be from {low} to {high}"
-                raise ConfigurationError(msg)
+        limits = {"batch_size": (1, 65536), "pictures": (0, 1_000_000)}
+        check_ranges(vars(self), limits, ConfigurationError)
 
     @property
     def trainer(self) -> TrainerOptions:
@@ -130,7 +134,7 @@ def parse_request(arguments: Sequence[str]) -> Request:
     parser, words = request_parser(), list(arguments)
     try:
         first = Path(parser.parse_args(words).checkpoints[0])
-        parser.set_defaults(_flatten("data", recorded_data(first)))
+        parser.set_defaults(flatten({"data": recorded_data(first)}))
         made = parser.instantiate(parser.parse_args(words))
     except (jsonargparse.ArgumentError, KeyError, ValueError, TypeError) as error:
         raise ConfigurationError(first_reason(error)) from error
@@ -175,17 +179,6 @@ def recorded_data(path: Path) -> dict[str, Any]:
         return read_evaluation(path).data
     data = dict(recorded_run(read_header(path)).get("data", {}))
     return data | {"source": "events"} if data.get("kind") == "stills" else data
-
-
-def _flatten(name: str, value: Any) -> dict[str, Any]:
-    """Flatten nested dictionaries; keys become dotted paths."""
-    if not isinstance(value, dict):
-        return {name: value}
-    return {
-        path: leaf
-        for key, item in value.items()
-        for path, leaf in _flatten(f"{name}.{key}", item).items()
-    }
 
 
 def evaluate(request: Request, draw: Draw) -> str:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from scaleevent_ros.models import Header
     from scaleevent_ros.tasks.classes import ClassList
     from scaleevent_ros.tasks.evaluation import EvaluationOptions
-    from scaleevent_ros.tasks.labelled import LabelledBatch, Task
+    from scaleevent_ros.tasks.labelled import LabelledSample, Task
     from scaleevent_ros.tasks.labelled_data import LabelledData
 
 AT_EVENTS = "events/"
@@ -120,7 +120,7 @@ def evaluate_checkpoint(
     wanted = _spread_evenly(options.pictures, len(samples))
     truth, any_known = hashlib.blake2b(digest_size=32), False
     sums: dict[str, Tensor] = {}
-    for draws, batch in zip(batches, _on_device(loader, fabric, path), strict=True):
+    for specs, batch in zip(batches, _on_device(loader, fabric, path), strict=True):
         with torch.inference_mode():
             found, _ = objective.measure(model, batch, 0)
         for name, part in found.items():
@@ -128,9 +128,9 @@ def evaluate_checkpoint(
         truth.update(batch.truth.cpu().numpy().tobytes())
         known = known_pixels(data.task, batch.truth)
         any_known = any_known or bool(known.any())
-        for place, draw in enumerate(draws):
-            if draw.pair in wanted:
-                keep(draw.pair, _example(events, classes, batch, known, hook.output, place))
+        for place, spec in enumerate(specs):
+            if spec.pair in wanted:
+                keep(spec.pair, _example(events, classes, batch, known, hook.output, place))
     if not any_known:
         msg = (
             f"the {SPLIT} part of the data ({len(samples)} windows) has no pixel with ground truth"
@@ -281,7 +281,7 @@ class _ForwardHook:
 def _example(
     events: EventOptions,
     classes: ClassList | None,
-    batch: LabelledBatch,
+    batch: LabelledSample,
     known: Tensor,
     output: Tensor,
     place: int,
@@ -304,12 +304,12 @@ def _spread_evenly(wanted: int, count: int) -> set[int]:
 
 
 def _on_device(
-    loader: DataLoader[LabelledBatch], fabric: Fabric, path: Path
-) -> Iterable[LabelledBatch]:
+    loader: DataLoader[LabelledSample], fabric: Fabric, path: Path
+) -> Iterable[LabelledSample]:
     """Iterate over batches on the device, with a progress bar on a terminal."""
     batches = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
     return cast(
-        "Iterable[LabelledBatch]",
+        "Iterable[LabelledSample]",
         track(
             batches,
             f"evaluating {path}",

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
+from scaleevent_ros.files import atomic_write, to_json
 from scaleevent_ros.models.checkpoints import matches_type
 from scaleevent_ros.tasks.errors import TaskError
 
@@ -121,8 +122,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     Raises:
         TaskError: If it cannot be written.
     """
-    content = _to_json_safe({"version": RECORD_VERSION, **content})
-    text = json.dumps(content, indent=1, allow_nan=False)
+    text = to_json({"version": RECORD_VERSION, **content})
     write_whole(path, (text + "\n").encode())
 
 
@@ -132,13 +132,10 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         TaskError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         msg = f"{path} cannot be written: {error.strerror}; files written before it are kept"
         raise TaskError(msg) from error
 
@@ -177,14 +174,6 @@ def read_evaluation(path: Path) -> Evaluation:
         for name, value in content["scores"].items()
     }
     return Evaluation(**content)
-
-
-def _to_json_safe(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _to_json_safe(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json_safe(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Spread(NamedTuple):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from scaleevent_ros.errors import check_ranges
 from scaleevent_ros.models import (
     CheckpointError,
     load_student,
@@ -114,12 +115,11 @@ def _check(kind: str, limits: dict[str, tuple[float, float]], options: dict[str,
         if name not in limits:
             msg = f"a head {kind} has no option {name!r}; known: {', '.join(limits)}"
             raise TaskError(msg)
-        low, high = limits[name]
         whole = name != "maximum"
-        number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-        if not number or not low <= value <= high:
-            msg = f"a head {kind} has {name} {value!r}, it must be from {low:g} to {high:g}"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            msg = f"a head {kind} has {name} {value!r}, which is not a number of its kind"
             raise TaskError(msg)
+    check_ranges(options, {name: limits[name] for name in options}, TaskError, f"head {kind}: ")
 
 
 def describe_head(kind: str, width: int, stride: int, **options: Any) -> dict[str, Any]:

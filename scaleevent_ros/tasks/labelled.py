@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from scaleevent_ros.data.augmentation import View
-    from scaleevent_ros.data.sampler import Draw
+    from scaleevent_ros.data.sampler import SampleSpec
     from scaleevent_ros.events import EventBatch
 
 Task = Literal["segmentation", "depth", "flow"]
@@ -154,7 +154,7 @@ def take_fraction(sources: Sequence[LabelledSource], fraction: float) -> list[La
 
 
 class LabelledSample(NamedTuple):
-    """Labelled sample; a `LabelledBatch` has an additional first dimension B.
+    """Labelled sample, or a batch of samples with an additional first dimension B.
 
     Attributes:
         events: Event tensor, float32 [channels, H, W]; for flow [2, channels, H, W], the previous
@@ -166,14 +166,6 @@ class LabelledSample(NamedTuple):
             NaN where unknown.
         at_events: Pixels with an event in the window, bool [H, W]; all with frames as input.
     """
-
-    events: Tensor
-    truth: Tensor
-    at_events: Tensor
-
-
-class LabelledBatch(NamedTuple):
-    """Batch of samples, with a first dimension B; see `LabelledSample`."""
 
     events: Tensor
     truth: Tensor
@@ -206,7 +198,7 @@ class LabelledOptions:
 
 
 class LabelledDataset:
-    """Samples of windows from any number of sequences, each determined by its draw."""
+    """Samples of windows from any number of sequences, each determined by its specification."""
 
     def __init__(self, sources: Sequence[LabelledSource], options: LabelledOptions) -> None:
         """Create a data set of sequences, which must have the same task."""
@@ -218,15 +210,15 @@ class LabelledDataset:
         """Count the windows of all sequences."""
         return self._ends[-1] if self._ends else 0
 
-    def __getitem__(self, draw: Draw) -> LabelledSample:
-        """Build the sample of a draw; padding samples have no ground truth.
+    def __getitem__(self, spec: SampleSpec) -> LabelledSample:
+        """Build the sample of a specification; padding samples have no ground truth.
 
         Raises:
             ScaleEventError: If the window cannot be read, or its truth and events differ in size.
         """
-        number = bisect_right(self._ends, draw.pair)
+        number = bisect_right(self._ends, spec.pair)
         source = self._sources[number]
-        window = source.read(draw.pair - self._ends[number] + len(source), draw.epoch)
+        window = source.read(spec.pair - self._ends[number] + len(source), spec.epoch)
         sensor = (window.events.height, window.events.width)
         if window.truth.shape[:2] != sensor:
             msg = (
@@ -234,8 +226,8 @@ class LabelledDataset:
                 f"{sensor}"
             )
             raise TaskError(msg)
-        sample = make_sample(window, source.task, self._options, draw)
-        if draw.position == PADDING:
+        sample = make_sample(window, source.task, self._options, spec)
+        if spec.position == PADDING:
             return sample._replace(truth=torch.full_like(sample.truth, UNKNOWN[source.task]))
         return sample
 
@@ -245,7 +237,7 @@ UNKNOWN: dict[Task, float] = {"segmentation": IGNORED, "depth": 0, "flow": float
 
 
 def make_sample(
-    window: LabelledWindow, task: Task, options: LabelledOptions, draw: Draw
+    window: LabelledWindow, task: Task, options: LabelledOptions, spec: SampleSpec
 ) -> LabelledSample:
     """Convert a window to a sample: augmented, and of the size in the options.
 
@@ -253,9 +245,9 @@ def make_sample(
         window: Window of a sequence.
         task: Task of the ground truth.
         options: Options of labelled samples.
-        draw: Draw that, with the seed, determines all random numbers.
+        spec: Specification that, with the seed, determines all random numbers.
     """
-    rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
+    rng = np.random.default_rng((options.seed, spec.epoch, spec.position + 1))
     events, t_end = window.events, window.t_end
     view = choose_view(
         (events.width, events.height), (options.width, options.height), options.augmentation, rng
@@ -269,10 +261,11 @@ def make_sample(
     first = earliest - options.history_ns
     moved = move_events(events.between(first, t_end), view, seed)
     moved, _ = perturb_events(moved, first, t_end, options.augmentation, rng)
-    spec = options.input
-
     starts = range(earliest, t_end, length_ns)
-    built = [spec.normalize(spec.build(moved, start, start + length_ns)) for start in starts]
+    built = [
+        options.input.normalize(options.input.build(moved, start, start + length_ns))
+        for start in starts
+    ]
     tensors = torch.from_numpy(built[0] if count == 1 else np.stack(built))
     last = moved.between(t_start, t_end)
     at_events = np.zeros((options.height, options.width), np.bool_)
@@ -311,7 +304,6 @@ def move_truth(truth: NDArray[Any], view: View) -> NDArray[Any]:
     return np.ascontiguousarray(moved)
 
 
-def stack(samples: Sequence[LabelledSample]) -> LabelledBatch:
+def stack(samples: Sequence[LabelledSample]) -> LabelledSample:
     """Stack samples to a batch."""
-    events, truth, at_events = zip(*samples, strict=True)
-    return LabelledBatch(torch.stack(events), torch.stack(truth), torch.stack(at_events))
+    return LabelledSample(*map(torch.stack, zip(*samples, strict=True)))

@@ -12,6 +12,7 @@ from scaleevent_ros.data.loading import PairLoaders
 from scaleevent_ros.data.recordings import find_recordings
 from scaleevent_ros.data.sampler import Schedule
 from scaleevent_ros.distill.errors import ConfigurationError
+from scaleevent_ros.errors import check_ranges
 from scaleevent_ros.events.windows import NS_PER_MS
 from scaleevent_ros.tasks.errors import TaskError
 from scaleevent_ros.tasks.labelled import (
@@ -152,10 +153,7 @@ class LabelledData:
             "frames": (0, 100), "flow_ms": (1, 10_000), "windows": (2, 100), "width": (16, 8192),
             "height": (16, 8192), "workers": (0, 256), "prefetch": (1, 64),
         }  # fmt: skip
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                msg = f"data.{name} is {getattr(self, name)}, it must be from {low:g} to {high:g}"
-                raise ConfigurationError(msg)
+        check_ranges(vars(self), limits, ConfigurationError, "data.")
 
     def _needed(self) -> tuple[str, ...]:
         """Names of the fields that this kind of data requires."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from scaleevent_ros.data.sampler import Draw
+    from scaleevent_ros.data.sampler import SampleSpec
     from scaleevent_ros.sources.stills import StillSequence
     from scaleevent_ros.tasks.classes import ClassList
     from scaleevent_ros.tasks.labelled import LabelledOptions, Task
@@ -219,14 +219,14 @@ class LabelledPictures:
         """Count the pictures."""
         return len(self._found)
 
-    def __getitem__(self, draw: Draw) -> LabelledSample:
-        """Build the sample of a draw; padding samples have no ground truth.
+    def __getitem__(self, spec: SampleSpec) -> LabelledSample:
+        """Build the sample of a specification; padding samples have no ground truth.
 
         Raises:
             ScaleEventError: If the picture or its ground truth cannot be read, or they differ in
                 size.
         """
-        options, one = self._options, self._found[draw.pair]
+        options, one = self._options, self._found[spec.pair]
         picture, truth = read_photograph(one.picture), self._read_truth(one.labels)
         if picture.dtype != np.uint8:
             picture = (picture >> 8).astype(np.uint8)
@@ -235,13 +235,13 @@ class LabelledPictures:
             raise TaskError(msg)
         if picture.ndim == 2:
             picture = np.repeat(picture[..., None], 3, axis=2)
-        rng = np.random.default_rng((options.seed, draw.epoch, draw.position + 1))
+        rng = np.random.default_rng((options.seed, spec.epoch, spec.position + 1))
         size = (picture.shape[1], picture.shape[0])
         view = choose_view(size, (options.width, options.height), options.augmentation, rng)
         frame = HomographyAlignment(np.eye(3)).warp(picture, view, self._scale)
         moved = torch.from_numpy(move_truth(truth, view))
         moved = moved[None] if self._classes is None else moved.long()
-        if draw.position == PADDING:
+        if spec.position == PADDING:
             moved = torch.full_like(moved, UNKNOWN[self._task])
         pixels = torch.from_numpy(np.ascontiguousarray(frame.transpose(2, 0, 1)))
         everywhere = torch.ones(options.height, options.width, dtype=torch.bool)

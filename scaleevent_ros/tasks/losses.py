@@ -31,7 +31,7 @@ def cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
         A scalar.
     """
     each = functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED, reduction="none")
-    return _over_images(each, truth != IGNORED).mean()
+    return mean_by_image(each, truth != IGNORED).mean()
 
 
 def dice(logits: Tensor, truth: Tensor) -> Tensor:
@@ -78,8 +78,8 @@ def scale_invariant_log(depth: Tensor, truth: Tensor, balance: float = 0.5) -> T
     """
     known = torch.isfinite(truth) & (truth > 0)
     difference = truth.where(known, 1).log() - depth.float().clamp(min=1e-3).where(known, 1).log()
-    mean = _over_images(difference, known)
-    spread = _over_images(difference.square(), known) - balance * mean.square()
+    mean = mean_by_image(difference, known)
+    spread = mean_by_image(difference.square(), known) - balance * mean.square()
     # Clamped, since the root's gradient is infinite at 0.
     return (spread.clamp(min=1e-12).sqrt() * known.flatten(1).any(1)).mean()
 
@@ -100,13 +100,13 @@ def sequence_flow(steps: Sequence[Tensor], truth: Tensor, known: Tensor) -> Tens
     """
     goal = truth.where(known.unsqueeze(1), 0)
     distances = [
-        _over_images((step.float() - goal).abs().sum(dim=1), known).mean() for step in steps
+        mean_by_image((step.float() - goal).abs().sum(dim=1), known).mean() for step in steps
     ]
     weights = [0.8 ** (len(steps) - 1 - i) for i in range(len(steps))]
     return torch.stack([w * d for w, d in zip(weights, distances, strict=True)]).sum()
 
 
-def _over_images(values: Tensor, known: Tensor) -> Tensor:
+def mean_by_image(values: Tensor, known: Tensor) -> Tensor:
     """Average over the known pixels of each image, ``[B, ...]`` to ``[B]``; 0 if none is known."""
     count = known.flatten(1).sum(1).clamp(min=1)
     return values.where(known, 0).flatten(1).sum(1) / count

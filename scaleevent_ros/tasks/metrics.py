@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from scaleevent_ros.tasks.losses import IGNORED
+from scaleevent_ros.tasks.losses import IGNORED, mean_by_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +135,6 @@ def flow_sums(flow: Tensor, truth: Tensor, at: Tensor) -> dict[str, Tensor]:
 
 def _over_images(values: Tensor, counted: Tensor, *, root: bool = False) -> Tensor:
     """Average over the counted pixels of each image; return sum and number of images with any."""
-    pixels = counted.flatten(1).sum(1)
-    means = values.where(counted, 0).flatten(1).sum(1) / pixels.clamp(min=1)
+    means = mean_by_image(values, counted)
     means = means.sqrt() if root else means
-    return torch.stack([means.sum(), (pixels > 0).sum().double()])
+    return torch.stack([means.sum(), counted.flatten(1).any(1).sum().double()])

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from scaleevent_ros.tasks.downstream import Downstream, PictureDownstream
-    from scaleevent_ros.tasks.labelled import LabelledBatch
+    from scaleevent_ros.tasks.labelled import LabelledSample
     from scaleevent_ros.tasks.losses_masks import MaskPrediction
 
 
@@ -103,7 +103,7 @@ class Segmentation(TaskObjective):
     metric = "miou"
     better = 1
 
-    def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: LabelledSample) -> Mapping[str, Tensor]:
         """Compute the loss and its terms."""
         output: Any = model(batch.events)
         if isinstance(self._head, EomtSegmentation):
@@ -115,7 +115,7 @@ class Segmentation(TaskObjective):
         return {"total": terms["cross_entropy"] + terms["dice"], **terms}
 
     def _mask_terms(
-        self, predictions: Sequence[MaskPrediction], batch: LabelledBatch
+        self, predictions: Sequence[MaskPrediction], batch: LabelledSample
     ) -> Mapping[str, Tensor]:
         """Return the loss, summed over all predictions, and the terms of the last prediction."""
         stride = self._header.heads[self.task]["stride"]
@@ -125,7 +125,7 @@ class Segmentation(TaskObjective):
         return {"total": total, **found[-1]._asdict()}
 
     def measure(
-        self, model: nn.Module, batch: LabelledBatch, pictures: int
+        self, model: nn.Module, batch: LabelledSample, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Compute confusion matrices of all pixels, and of those with events; no pictures."""
         del pictures
@@ -158,12 +158,12 @@ class Depth(TaskObjective):
     metric = "rmse"
     better = -1
 
-    def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: LabelledSample) -> Mapping[str, Tensor]:
         """Compute the loss."""
         return {"total": scale_invariant_log(model(batch.events), self._known(batch.truth))}
 
     def measure(
-        self, model: nn.Module, batch: LabelledBatch, pictures: int
+        self, model: nn.Module, batch: LabelledSample, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Compute sums of metrics over all pixels with known depth, and over those with events."""
         del pictures
@@ -183,13 +183,13 @@ class Flow(TaskObjective):
     metric = "epe"
     better = -1
 
-    def losses(self, model: nn.Module, batch: LabelledBatch) -> Mapping[str, Tensor]:
+    def losses(self, model: nn.Module, batch: LabelledSample) -> Mapping[str, Tensor]:
         """Compute the loss."""
         known = torch.isfinite(batch.truth).all(dim=1)
         return {"total": sequence_flow(model(batch.events), batch.truth, known)}
 
     def measure(
-        self, model: nn.Module, batch: LabelledBatch, pictures: int
+        self, model: nn.Module, batch: LabelledSample, pictures: int
     ) -> tuple[Mapping[str, Tensor], list[NDArray[np.uint8]]]:
         """Compute sums of metrics over all pixels with known flow, and over those with events."""
         del pictures
@@ -202,7 +202,7 @@ def _sums(
     output: Tensor,
     truth: Tensor,
     known: Tensor,
-    batch: LabelledBatch,
+    batch: LabelledSample,
 ) -> dict[str, Tensor]:
     """Compute sums of metrics over all known pixels, and over those with events."""
     at_events = measure(output, truth, known & batch.at_events)

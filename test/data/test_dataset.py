@@ -24,7 +24,7 @@ from scaleevent_ros.data.dataset import (
 )
 from scaleevent_ros.data.errors import DataError
 from scaleevent_ros.data.loading import PairLoaders
-from scaleevent_ros.data.sampler import PADDING, BatchSampler, Draw, Schedule
+from scaleevent_ros.data.sampler import PADDING, BatchSampler, SampleSpec, Schedule
 from scaleevent_ros.events import InputSpec, LeakyState, activity_mask, leaky_integrals, represent
 from scaleevent_ros.events.windows import WindowOptions
 
@@ -52,7 +52,7 @@ def test_samples_do_not_depend_on_the_number_of_workers() -> None:
 def test_what_is_drawn_differs_from_epoch_to_epoch_and_not_with_one_draw() -> None:
     options = SampleOptions(width=48, height=32, augmentation=ALL)
     dataset = PairDataset([SlidingTexture(5)], options)
-    first, again, later = (dataset[Draw(epoch, 2, 3)] for epoch in (0, 0, 1))
+    first, again, later = (dataset[SampleSpec(epoch, 2, 3)] for epoch in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first.frame, later.frame)
     assert not torch.equal(first.events, later.events)
@@ -64,7 +64,7 @@ def test_a_sample_without_augmentation_is_the_pair_itself() -> None:
         width=64, height=48, threshold=20, input=InputSpec(bins=3, normalization="none")
     )
     pair = source.read(3)
-    sample = PairDataset([source], options)[Draw(0, 0, 3)]
+    sample = PairDataset([source], options)[SampleSpec(0, 0, 3)]
     start = pair.t_end - options.window.length_ns
     assert np.array_equal(sample.frame.permute(1, 2, 0).numpy(), pair.frame)
     expected = represent("voxel", pair.events, start, pair.t_end, 3)
@@ -82,7 +82,7 @@ def test_history_reaches_the_leaky_integrals_as_events_or_as_their_sum() -> None
     pair = source.read(15)
     start = pair.t_end - window.length_ns
     assert len(pair.events.between(0, start)) > 500
-    sample = make_sample(pair, options, Draw(0, 0, 15))
+    sample = make_sample(pair, options, SampleSpec(0, 0, 15))
     raw = np.concatenate(
         [
             represent("voxel", pair.events, start, pair.t_end, 3),
@@ -95,10 +95,10 @@ def test_history_reaches_the_leaky_integrals_as_events_or_as_their_sum() -> None
     )
     state = LeakyState(leaky_integrals(pair.events, start, spec.leaky), start)
     short = pair._replace(events=pair.events.between(start, pair.t_end), history=state)
-    again = make_sample(short, options, Draw(0, 0, 15))
+    again = make_sample(short, options, SampleSpec(0, 0, 15))
     assert torch.equal(again.events[:3], sample.events[:3])
     torch.testing.assert_close(again.events, sample.events, rtol=1e-4, atol=1e-4)
-    short_history = make_sample(pair, replace(options, history_ns=0), Draw(0, 0, 15))
+    short_history = make_sample(pair, replace(options, history_ns=0), SampleSpec(0, 0, 15))
     assert not torch.allclose(short_history.events[3:], sample.events[3:], atol=0.1)
 
 
@@ -115,7 +115,7 @@ def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
     dataset = PairDataset([SlidingTexture(5)], options)
     aligned, mirrored = [], []
     for position in range(20):
-        sample = dataset[Draw(0, position, 3)]
+        sample = dataset[SampleSpec(0, position, 3)]
         motion = -1 if flip else 1
         slope = motion * np.gradient(sample.frame.float().mean(0).numpy(), axis=1)
         change = cv2.GaussianBlur(sample.events.sum(0).numpy(), (0, 0), 1)
@@ -127,7 +127,7 @@ def test_the_frame_follows_the_events_through_any_view(flip: float) -> None:
 
 def test_the_teachers_frame_is_finer_and_the_threshold_follows_the_stride() -> None:
     options = SampleOptions(width=64, height=48, stride=32, frame_scale=2, threshold=20)
-    sample = PairDataset([SlidingTexture(5)], options)[Draw(0, 0, 3)]
+    sample = PairDataset([SlidingTexture(5)], options)[SampleSpec(0, 0, 3)]
     assert sample.frame.shape == (3, 96, 128)
     assert sample.active.shape == (2, 2) == sample.covered.shape
     pair = SlidingTexture(5).read(3)
@@ -140,12 +140,12 @@ def test_pixels_without_a_frame_are_not_covered() -> None:
     shifted = np.array([[1, 0, 17.0], [0, 1, 0], [0, 0, 1]])
     options = SampleOptions(width=64, height=48)
     sample = make_sample(
-        pair._replace(alignment=HomographyAlignment(shifted)), options, Draw(0, 0, 0)
+        pair._replace(alignment=HomographyAlignment(shifted)), options, SampleSpec(0, 0, 0)
     )
     assert sample.covered.tolist() == [[False, False, True, True]] * 3
     known = np.ones((48, 64), bool)
     known[40:] = False
-    sample = make_sample(pair._replace(covered=known), options, Draw(0, 0, 0))
+    sample = make_sample(pair._replace(covered=known), options, SampleSpec(0, 0, 0))
     assert sample.covered.tolist() == [[True] * 4, [True] * 4, [False] * 4]
 
 
@@ -168,7 +168,7 @@ def test_stored_features_are_moved_as_the_events_are() -> None:
     still = PairDataset([source], replace(options, augmentation=AugmentationOptions()))
     seen = set()
     for position in range(40):
-        draw = Draw(0, position, 3)
+        draw = SampleSpec(0, position, 3)
         expected, found = moved[draw], stored[draw]
         assert torch.equal(found.events, expected.events)
         assert torch.equal(found.active, expected.active)
@@ -186,15 +186,15 @@ def test_stored_features_are_moved_as_the_events_are() -> None:
 
 def test_a_batch_has_features_if_all_its_samples_have() -> None:
     options = SampleOptions(width=64, height=48)
-    known = PairDataset([SlidingTexture(3)], options, CellColours())[Draw(0, 0, 0)]
-    unknown = PairDataset([SlidingTexture(3)], options)[Draw(0, 0, 1)]
+    known = PairDataset([SlidingTexture(3)], options, CellColours())[SampleSpec(0, 0, 0)]
+    unknown = PairDataset([SlidingTexture(3)], options)[SampleSpec(0, 0, 1)]
     assert collate([known, known]).features.shape == (2, 3, 3, 4)
     assert len(collate([known, unknown]).features) == 0
 
 
 def test_padding_counts_nowhere() -> None:
     dataset = PairDataset([SlidingTexture(3)], SampleOptions(width=64, height=48, threshold=1))
-    sample = dataset[Draw(0, PADDING, 1)]
+    sample = dataset[SampleSpec(0, PADDING, 1)]
     assert not sample.active.any()
     assert not sample.covered.any()
 
@@ -211,7 +211,7 @@ def test_the_last_part_is_held_out() -> None:
 
 def test_a_pair_of_another_size_fills_the_tensor() -> None:
     pair: Pair = SlidingTexture(4, width=80, height=40).read(2)
-    sample = make_sample(pair, SampleOptions(width=32, height=32), Draw(0, 0, 0))
+    sample = make_sample(pair, SampleOptions(width=32, height=32), SampleSpec(0, 0, 0))
     assert sample.events.shape == (5, 32, 32)
     assert sample.frame.shape == (3, 32, 32)
     assert sample.covered.all()
@@ -234,7 +234,7 @@ def test_a_pair_that_cannot_be_read_is_left_out(caplog: pytest.LogCaptureFixture
     options = SampleOptions(width=64, height=48, threshold=20)
     dataset = PairDataset([SlidingTexture(5), Damaged(9, damaged=(2,))], options)
     with caplog.at_level("WARNING"):
-        samples = [dataset[Draw(0, n, n)] for n in (6, 7, 8, 7)]
+        samples = [dataset[SampleSpec(0, n, n)] for n in (6, 7, 8, 7)]
     assert [bool(sample.covered.any()) for sample in samples] == [True, False, True, False]
     assert [bool(sample.active.any()) for sample in samples] == [True, False, True, False]
     assert [record.getMessage() for record in caplog.records] == [
@@ -243,13 +243,13 @@ def test_a_pair_that_cannot_be_read_is_left_out(caplog: pytest.LogCaptureFixture
     assert collate(samples).events.shape == (4, 5, 48, 64)
     strict = PairDataset([Damaged(9, damaged=(2,))], options, strict=True)
     with pytest.raises(DataError, match="pair 2 is torn"):
-        strict[Draw(0, 0, 2)]
+        strict[SampleSpec(0, 0, 2)]
 
 
 def test_many_pairs_that_cannot_be_read_stop_a_run() -> None:
     options = SampleOptions(width=64, height=48)
     dataset = PairDataset([Damaged(30, damaged=tuple(range(30)))], options)
     for number in range(10):
-        dataset[Draw(0, number, number)]
+        dataset[SampleSpec(0, number, number)]
     with pytest.raises(DataError, match="11 of 30 pairs cannot be read, the last one: pair 10"):
-        dataset[Draw(0, 10, 10)]
+        dataset[SampleSpec(0, 10, 10)]

@@ -11,7 +11,7 @@ from synthetic_pairs import SlidingTexture
 from scaleevent_ros.data.augmentation import AugmentationOptions
 from scaleevent_ros.data.dataset import Pair, PairDataset, SampleOptions
 from scaleevent_ros.data.loading import named_tensors
-from scaleevent_ros.data.sampler import PADDING, Draw
+from scaleevent_ros.data.sampler import PADDING, SampleSpec
 from scaleevent_ros.data.sequences import (
     SequenceDataset,
     SequenceOptions,
@@ -40,9 +40,9 @@ def pairs() -> PairDataset:
 def test_windows_are_those_of_the_pairs_before(pairs: PairDataset) -> None:
     sequences = SequenceDataset(pairs, SequenceOptions(length=3, stride=1))
     assert len(sequences) == 13
-    found = sequences[Draw(0, 7, 8)]
+    found = sequences[SampleSpec(0, 7, 8)]
     for sample, number in zip(found.samples, (6, 7, 8), strict=True):
-        for one, other in zip(sample, pairs[Draw(0, 7, number)], strict=True):
+        for one, other in zip(sample, pairs[SampleSpec(0, 7, number)], strict=True):
             assert torch.equal(one, other)
     assert found.elapsed_s.tolist() == pytest.approx([torch.inf, 0.04, 0.04])
     assert found.samples[1].covered.any()
@@ -50,8 +50,8 @@ def test_windows_are_those_of_the_pairs_before(pairs: PairDataset) -> None:
 
 def test_sequences_do_not_reach_into_the_recording_before(pairs: PairDataset) -> None:
     """The first pair fills them, without masks, and the memory begins after it."""
-    found = SequenceDataset(pairs, SequenceOptions(length=4, stride=1))[Draw(0, 0, 6)]
-    first = pairs[Draw(0, 0, 5)]
+    found = SequenceDataset(pairs, SequenceOptions(length=4, stride=1))[SampleSpec(0, 0, 6)]
+    first = pairs[SampleSpec(0, 0, 5)]
     for sample in found.samples[:2]:
         assert torch.equal(sample.events, first.events)
         assert not sample.covered.any()
@@ -62,10 +62,10 @@ def test_sequences_do_not_reach_into_the_recording_before(pairs: PairDataset) ->
 
 def test_strides_and_gaps(pairs: PairDataset) -> None:
     options = SequenceOptions(length=3, stride=2, longest_gap_s=1.0)
-    elapsed = SequenceDataset(pairs, options)[Draw(0, 0, 10)].elapsed_s  # pairs 6, 8 | 10
+    elapsed = SequenceDataset(pairs, options)[SampleSpec(0, 0, 10)].elapsed_s  # pairs 6, 8 | 10
     assert elapsed.tolist() == pytest.approx([torch.inf, 0.08, torch.inf])
     patient = SequenceDataset(pairs, replace(options, longest_gap_s=3.0))
-    elapsed = patient[Draw(0, 0, 10)].elapsed_s
+    elapsed = patient[SampleSpec(0, 0, 10)].elapsed_s
     assert elapsed.tolist() == pytest.approx([torch.inf, 0.08, 2.08])
 
 
@@ -77,7 +77,7 @@ def test_one_view_shows_all_windows_of_a_sequence() -> None:
     sequences = SequenceDataset(pairs, SequenceOptions(length=4))
     seen = set()
     for position in range(12):
-        draw = Draw(0, position, 7)
+        draw = SampleSpec(0, position, 7)
         found = sequences[draw]
         for back, sample in enumerate(reversed(found.samples)):
             frame = plain[draw._replace(pair=7 - back)].frame
@@ -103,7 +103,7 @@ def moved(frame: torch.Tensor, found: torch.Tensor, *, flip: bool, rows: int, co
 
 def test_batches_hold_the_last_windows_first(pairs: PairDataset) -> None:
     sequences = SequenceDataset(pairs, SequenceOptions(length=3), only_last=True)
-    chosen = [sequences[Draw(0, 0, 3)], sequences[Draw(0, 1, 8)]]
+    chosen = [sequences[SampleSpec(0, 0, 3)], sequences[SampleSpec(0, 1, 8)]]
     batch = collate_sequences(chosen)
     assert batch.windows.events.shape == (6, 5, 48, 64)
     events, elapsed = batch.in_order
@@ -118,5 +118,5 @@ def test_batches_hold_the_last_windows_first(pairs: PairDataset) -> None:
     assert torch.equal(windows.frames[4], chosen[0].samples[0].frame)
     assert windows.covered[:2].any()
     assert not windows.covered[2:].any()
-    padded = sequences[Draw(0, PADDING, 3)]
+    padded = sequences[SampleSpec(0, PADDING, 3)]
     assert not any(sample.covered.any() for sample in padded.samples)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from scaleevent_ros.cli import app
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.data.sharding import ShardOptions, write_shards
 from scaleevent_ros.distill.configuration import Pretraining, parse_configuration
 from scaleevent_ros.distill.errors import ConfigurationError
@@ -188,7 +188,7 @@ def test_statistics_of_the_teacher_are_those_of_its_tokens_and_stay_when_resumed
     train, _, _ = split_recordings(wanted)
     teacher, _ = build_models(wanted)
     samples = PairDataset(train, SampleOptions(width=64, height=48))
-    counted = [samples[Draw(0, 0, pair)] for pair in range(len(samples))]
+    counted = [samples[SampleSpec(0, 0, pair)] for pair in range(len(samples))]
     features = teacher(torch.stack([sample.frame for sample in counted]), (3, 4))
     seen = features.movedim(1, -1)[torch.stack([sample.covered for sample in counted])]
     # The first batches leave out what does not fill a batch: the statistics are nearly the same.
@@ -209,7 +209,7 @@ def test_bags_and_the_shards_made_of_them_teach_the_same(bags: Path, tmp_path: P
     stored, _, held_out = split_recordings(from_shards)
     assert sum(map(len, stored)) + sum(map(len, held_out)) == 14
     options = SampleOptions(width=64, height=48)
-    expected, found = (PairDataset(each, options)[Draw(0, 0, 2)] for each in (train, stored))
+    expected, found = (PairDataset(each, options)[SampleSpec(0, 0, 2)] for each in (train, stored))
     assert all(torch.equal(a, b) for a, b in zip(expected, found, strict=True))
     outcome = pretrain(replace(from_shards, trainer=replace(from_shards.trainer, epochs=1)))
     assert outcome.step == 3

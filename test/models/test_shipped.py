@@ -12,7 +12,7 @@ from safetensors import safe_open
 from scaleevent_ros.data.dataset import PairDataset, SampleOptions
 from scaleevent_ros.data.indexed_bag import BagOptions
 from scaleevent_ros.data.recordings import open_recordings
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.models import (
     SHIPPED,
     CheckpointError,
@@ -98,7 +98,7 @@ def test_on_real_events_it_sees_what_its_teacher_sees_in_the_frame(
     assert header.window is not None
     (source,) = open_recordings(str(bag), BagOptions(), header.window, header.input.leaky, 10**9)
     options = SampleOptions(346, 260, 8, teacher.scale, header.input, header.window, 10**9)
-    sample = PairDataset([source], options)[Draw(0, 0, len(source) - 1)]
+    sample = PairDataset([source], options)[SampleSpec(0, 0, len(source) - 1)]
     active = sample.active & sample.covered
     with torch.inference_mode():
         truth = teacher(sample.frame[None], active.shape, (260, 346))[0]

@@ -11,7 +11,7 @@ from labelled_memory import HEIGHT, WIDTH, NearAndFar, tiny_model, train
 from scaleevent_ros.distill.validation import ratios
 from scaleevent_ros.models import load_student
 from scaleevent_ros.tasks import load_heads
-from scaleevent_ros.tasks.labelled import LabelledBatch
+from scaleevent_ros.tasks.labelled import LabelledSample
 from scaleevent_ros.tasks.objectives import Depth
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def test_what_is_not_known_or_too_far_does_not_count(unknown: float) -> None:
     truth[:, :, 5:] = unknown
     at_events = torch.rand(2, HEIGHT, WIDTH) < 0.5
     with torch.no_grad():
-        found = ratios(objective.measure(model, LabelledBatch(events, truth, at_events), 0)[0])
+        found = ratios(objective.measure(model, LabelledSample(events, truth, at_events), 0)[0])
         told = model(events)[:, :, :5]
     error = (told - truth[:, :, :5]).square()
     expected = torch.stack([image.mean().sqrt() for image in error]).mean()
@@ -50,7 +50,7 @@ def test_what_is_not_known_or_too_far_does_not_count(unknown: float) -> None:
     seen = [image[0][at[:5]].mean().sqrt() for image, at in zip(error, at_events, strict=True)]
     assert found["events/rmse"] == pytest.approx(float(torch.stack(seen).mean()), rel=1e-5)
     model.zero_grad()
-    objective.losses(model, LabelledBatch(events, truth, at_events))["total"].backward()  # type: ignore[no-untyped-call] # torch's own has no types
+    objective.losses(model, LabelledSample(events, truth, at_events))["total"].backward()  # type: ignore[no-untyped-call] # torch's own has no types
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)

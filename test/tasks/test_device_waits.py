@@ -13,7 +13,7 @@ from scaleevent_ros.models import build_student
 from scaleevent_ros.tasks import build_head, describe_head, losses_masks
 from scaleevent_ros.tasks.downstream import Downstream
 from scaleevent_ros.tasks.heads import HEAD_KINDS, task_of
-from scaleevent_ros.tasks.labelled import LabelledBatch
+from scaleevent_ros.tasks.labelled import LabelledSample
 from scaleevent_ros.tasks.objectives import OBJECTIVES
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 SIZE = (48, 64)
 
 
-def on_device(task: str) -> LabelledBatch:
+def on_device(task: str) -> LabelledSample:
     shape = {"segmentation": (), "depth": (1,), "flow": (2,)}[task]
     kind = torch.int64 if task == "segmentation" else torch.float32
     windows = (2,) if task == "flow" else ()
-    return LabelledBatch(
+    return LabelledSample(
         torch.empty(2, *windows, 5, *SIZE, device=META),
         torch.empty(2, *shape, *SIZE, dtype=kind, device=META),
         torch.empty(2, *SIZE, dtype=torch.bool, device=META),

@@ -381,7 +381,7 @@ def test_what_is_written_stays_when_the_disk_is_full(
     def fill_the_disk(example: Example) -> NDArray[np.uint8]:
         if (out / "A1" / "evaluation.md").exists() and not (out / "A2").exists():
             (out / "A2").mkdir()
-            (out / "A2" / ".evaluation.json.partial").symlink_to("/dev/full")
+            (out / "A2" / f".{os.getpid()}.evaluation.json").symlink_to("/dev/full")
         return draw_example(example)
 
     with pytest.raises(TaskError) as caught:

@@ -288,7 +288,7 @@ def test_the_seed_does_not_choose_what_is_judged(data: LabelledData, tmp_path: P
         )
         metrics.append(finetune(run).metrics["miou"])
     assert metrics[0] != metrics[1]  # heads start from the seed
-    from scaleevent_ros.data.sampler import Draw
+    from scaleevent_ros.data.sampler import SampleSpec
 
     runs = [configured(data, tmp_path, seed=seed) for seed in (1, 2)]
     held_out = [
@@ -297,7 +297,9 @@ def test_the_seed_does_not_choose_what_is_judged(data: LabelledData, tmp_path: P
         ).held_out
         for run in runs
     ]
-    assert torch.equal(held_out[0][Draw(0, 0, 0)].events, held_out[1][Draw(0, 0, 0)].events)
+    assert torch.equal(
+        held_out[0][SampleSpec(0, 0, 0)].events, held_out[1][SampleSpec(0, 0, 0)].events
+    )
 
 
 def test_a_checkpoint_of_other_event_tensors_is_refused(data: LabelledData, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from labelled_memory import HEIGHT, WIDTH, SlidingDots, tiny_model, train
 from scaleevent_ros.distill.validation import ratios
 from scaleevent_ros.models import load_student
 from scaleevent_ros.tasks import load_heads
-from scaleevent_ros.tasks.labelled import LabelledBatch
+from scaleevent_ros.tasks.labelled import LabelledSample
 from scaleevent_ros.tasks.objectives import Flow
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_what_is_not_known_does_not_count() -> None:
     truth[:, 0, 5:] = float("nan")
     truth[1] = float("inf")
     at_events = torch.rand(2, HEIGHT, WIDTH) < 0.5
-    batch = LabelledBatch(events, truth, at_events)
+    batch = LabelledSample(events, truth, at_events)
     with torch.no_grad():
         found = ratios(objective.measure(model, batch, 0)[0])
         error = (model(events) - truth)[0, :, :5].norm(dim=0)

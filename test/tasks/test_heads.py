@@ -173,5 +173,5 @@ def test_options_that_a_kind_needs_are_asked_for() -> None:
             build_head(kind, WIDTH, STRIDE)
     with pytest.raises(TaskError, match="even stride"):
         build_head("flow_correlation", WIDTH, 7)
-    with pytest.raises(TaskError, match="maximum nan"):
+    with pytest.raises(TaskError, match="maximum is nan"):
         build_head("depth_dpt", WIDTH, STRIDE, maximum=float("nan"))

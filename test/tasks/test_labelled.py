@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from scaleevent_ros.data.augmentation import AugmentationOptions, View
-from scaleevent_ros.data.sampler import PADDING, Draw
+from scaleevent_ros.data.sampler import PADDING, SampleSpec
 from scaleevent_ros.events import EventBatch, InputSpec
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.tasks import TaskError
@@ -78,7 +78,7 @@ def places(mask: torch.Tensor) -> set[tuple[int, int]]:
 
 
 def test_a_segmentation_sample_has_the_window_that_the_options_choose() -> None:
-    sample = LabelledDataset([OneMoment(IDS, "segmentation")], OPTIONS)[Draw(0, 0, 0)]
+    sample = LabelledDataset([OneMoment(IDS, "segmentation")], OPTIONS)[SampleSpec(0, 0, 0)]
     assert sample.events.shape == (2, 6, 8)
     assert places(sample.at_events) == {(3, 1), (4, 2)}
     assert places(sample.events.sum(0) > 0) == {(3, 1), (4, 2)}
@@ -89,7 +89,7 @@ def test_a_segmentation_sample_has_the_window_that_the_options_choose() -> None:
 def test_a_flow_sample_has_the_window_of_the_truth_and_one_as_long_before() -> None:
     truth = FLOW.copy()
     truth[2, 4] = np.nan
-    sample = LabelledDataset([OneMoment(truth, "flow", 200 * MS)], OPTIONS)[Draw(0, 0, 0)]
+    sample = LabelledDataset([OneMoment(truth, "flow", 200 * MS)], OPTIONS)[SampleSpec(0, 0, 0)]
     assert sample.events.shape == (2, 2, 6, 8)
     before, now = sample.events.sum(1) > 0
     assert places(before) == {(1, 0)}
@@ -102,7 +102,7 @@ def test_a_flow_sample_has_the_window_of_the_truth_and_one_as_long_before() -> N
 def test_depth_that_is_not_known_is_zero() -> None:
     truth = DEPTH.copy()
     truth[0, :3] = np.nan, np.inf, -np.inf
-    sample = LabelledDataset([OneMoment(truth, "depth")], OPTIONS)[Draw(0, 0, 0)]
+    sample = LabelledDataset([OneMoment(truth, "depth")], OPTIONS)[SampleSpec(0, 0, 0)]
     assert sample.truth.shape == (1, 6, 8)
     assert sample.truth[0, 0].tolist() == [0, 0, 0, 3, 4, 5, 6, 7]
 
@@ -112,7 +112,7 @@ def test_depth_that_is_not_known_is_zero() -> None:
 )
 def test_a_draw_that_pads_has_no_truth(task: Task, truth: NDArray[Any]) -> None:
     samples = LabelledDataset([OneMoment(truth, task, 200 * MS)], OPTIONS)
-    batch = stack([samples[Draw(0, 0, 0)], samples[Draw(0, PADDING, 0)]])
+    batch = stack([samples[SampleSpec(0, 0, 0)], samples[SampleSpec(0, PADDING, 0)]])
     assert batch.events.shape[0] == batch.at_events.shape[0] == 2
     known = {
         "segmentation": batch.truth != IGNORED,
@@ -139,7 +139,7 @@ def test_events_and_truth_are_seen_in_one_view() -> None:
     options = replace(OPTIONS, augmentation=augmentation)
     shown = []
     for position in range(20):
-        draw = Draw(0, position, 0)
+        draw = SampleSpec(0, position, 0)
         columns, rows = (
             LabelledDataset([OneMoment(truth, "segmentation", events=one)], options)[draw]
             for truth in np.indices((6, 8)).astype(np.uint8)[::-1]
@@ -176,10 +176,10 @@ def test_samples_come_from_the_sequence_that_holds_them() -> None:
     sources[1] = replace(sources[1], keys=("1/0", "1/1"))
     samples = LabelledDataset(sources, OPTIONS)
     assert len(samples) == 4
-    assert [int(samples[Draw(0, 0, n)].truth[0, 0]) for n in range(4)] == [0, 1, 1, 2]
+    assert [int(samples[SampleSpec(0, 0, n)].truth[0, 0]) for n in range(4)] == [0, 1, 1, 2]
 
 
 def test_truth_of_another_size_is_named() -> None:
     source = OneMoment(IDS[:5], "segmentation")
     with pytest.raises(TaskError, match=r"a moment: ground truth of \(5, 8\)"):
-        LabelledDataset([source], OPTIONS)[Draw(0, 0, 0)]
+        LabelledDataset([source], OPTIONS)[SampleSpec(0, 0, 0)]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from labelled_pictures import write_labelled
 
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.distill.configuration import EventOptions, TrainerOptions, parse_configuration
 from scaleevent_ros.distill.errors import ConfigurationError
 from scaleevent_ros.events.windows import WindowOptions
@@ -76,7 +76,7 @@ def test_a_student_with_memory_gets_windows_that_follow_one_another(pictures: Pa
     known = read_classes(classes)
     samples = build_held_out(data, events, known, memory=True)
     assert isinstance(samples, LabelledDataset)
-    found = samples[Draw(0, 0, 1)]
+    found = samples[SampleSpec(0, 0, 1)]
     assert found.events.shape == (4, 6, 48, 64)
     # Of the same film, each window built by itself.
     film = samples._sources[0].read(1, 0)
@@ -89,7 +89,7 @@ def test_a_student_with_memory_gets_windows_that_follow_one_another(pictures: Pa
     last = film.events.between(film.t_end - 40 * MS, film.t_end)
     at_events[last.y, last.x] = True
     assert np.array_equal(found.at_events.numpy(), at_events)
-    alone = build_held_out(data, events, known)[Draw(0, 0, 1)]
+    alone = build_held_out(data, events, known)[SampleSpec(0, 0, 1)]
     assert alone.events.shape == (6, 48, 64)
 
 
@@ -99,12 +99,12 @@ def test_flow_of_pictures_is_new_in_each_epoch_and_judged_alike(pictures: Path) 
         "stills_flow", pictures=places, validation_pictures=places, width=64, height=48
     )
     train = loaded(data).train
-    first, second = (train[Draw(epoch, 0, 1)] for epoch in (0, 1))
+    first, second = (train[SampleSpec(epoch, 0, 1)] for epoch in (0, 1))
     assert first.events.shape == (2, 5, 48, 64)
     assert first.truth.shape == (2, 48, 64)
     assert first.truth.isfinite().all()
     assert not torch.equal(first.truth, second.truth)
-    held_out = [loaded(data, seed).held_out[Draw(0, 0, 1)] for seed in (1, 2)]
+    held_out = [loaded(data, seed).held_out[SampleSpec(0, 0, 1)] for seed in (1, 2)]
     assert torch.equal(held_out[0].truth, held_out[1].truth)
     assert torch.equal(held_out[0].events, held_out[1].events)
 
@@ -131,7 +131,7 @@ def test_the_published_split_is_taken_unless_sequences_are_named(tmp_path: Path)
     data = LabelledData("ddd17", root, classes=DDD17_CLASSES, width=346, height=200)
     loaders = loaded(data)
     assert (len(loaders.train), len(loaders.held_out)) == (9, 3)
-    sample = loaders.train[Draw(0, 0, 4)]
+    sample = loaders.train[SampleSpec(0, 0, 4)]
     assert sample.events.shape == (5, 200, 346)
     assert (sample.truth == 2).all()
     assert sample.at_events.nonzero().tolist() == [[7, 5]]

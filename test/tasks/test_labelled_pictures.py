@@ -11,7 +11,7 @@ import pytest
 import torch
 from labelled_pictures import write_labelled
 
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.events.windows import WindowOptions
 from scaleevent_ros.sources import SourceError
 from scaleevent_ros.tasks import TaskError
@@ -44,7 +44,7 @@ def stills(folder: Path, film: FilmOptions = FILM) -> LabelledDataset:
 
 
 def test_a_sample_shows_events_where_the_rough_class_is(folder: Path) -> None:
-    sample = stills(folder)[Draw(0, 0, 2)]
+    sample = stills(folder)[SampleSpec(0, 0, 2)]
     assert sample.events.shape == (5, 48, 64)
     assert sample.truth.dtype == torch.int64
     assert set(sample.truth.flatten().tolist()) == {0, 1, IGNORED}
@@ -60,9 +60,9 @@ def test_a_sample_follows_from_its_draw(folder: Path) -> None:
     moving = stills(folder)
     fixed = stills(folder, replace(FILM, fixed_motion=True))
     for samples, alike in ((moving, False), (fixed, True)):
-        first, again = samples[Draw(0, 0, 1)], samples[Draw(0, 3, 1)]
+        first, again = samples[SampleSpec(0, 0, 1)], samples[SampleSpec(0, 3, 1)]
         assert torch.equal(first.events, again.events)
-        assert torch.equal(first.events, samples[Draw(1, 0, 1)].events) == alike
+        assert torch.equal(first.events, samples[SampleSpec(1, 0, 1)].events) == alike
 
 
 def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
@@ -74,9 +74,9 @@ def test_what_is_wrong_is_named(folder: Path, tmp_path: Path) -> None:
     cv2.imwrite(str(own / "labels" / "00.png"), np.full((48, 64), 7, np.uint8))
     cv2.imwrite(str(own / "labels" / "01.png"), np.zeros((48, 64, 3), np.uint8))
     with pytest.raises(TaskError, match=r"00\.png: labels have the id 7"):
-        stills(own)[Draw(0, 0, 0)]
+        stills(own)[SampleSpec(0, 0, 0)]
     with pytest.raises(TaskError, match=r"01\.png: labels are uint8 \(48, 64, 3\)"):
-        stills(own)[Draw(0, 0, 1)]
+        stills(own)[SampleSpec(0, 0, 1)]
 
 
 def test_along_the_flow_events_come_together(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from labelled_pictures import write_labelled
 from safetensors.torch import save_file
 
-from scaleevent_ros.data.sampler import Draw
+from scaleevent_ros.data.sampler import SampleSpec
 from scaleevent_ros.distill.configuration import (
     EventOptions,
     OptimizerOptions,
@@ -129,7 +129,7 @@ def test_on_a_student_that_is_its_teacher_the_head_gives_what_it_gives_on_frames
     teacher = load_teacher(student.header)
     head = load_heads(run[1])["segmentation"]
     samples = build_held_out(data, EventOptions(), read_classes(data.classes), 2)
-    frames = torch.stack([samples[Draw(0, 0, pair)].events for pair in range(3)])
+    frames = torch.stack([samples[SampleSpec(0, 0, pair)].events for pair in range(3)])
     assert frames.shape == (3, 3, 96, 128)
     model = Downstream(student, head, frozen=True, on_teacher=True).eval()
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_a_depth_head_learns_from_pictures_with_depth(
         cv2.imwrite(str(tmp_path / "depth" / f"{number:02d}.png"), millimetres)
     depths = str(tmp_path / "depth")
     deep = replace(data, kind="stills_depth", labels=depths, validation_labels=depths, classes="")
-    sample = build_held_out(deep, EventOptions(), None, 2)[Draw(0, 0, 0)]
+    sample = build_held_out(deep, EventOptions(), None, 2)[SampleSpec(0, 0, 0)]
     assert sample.truth.shape == (1, 48, 64)
     assert set(sample.truth.flatten().tolist()) == {0, 1.5, 4.5}
     head = HeadOptions("depth_dpt", {"maximum": 10.0, "channels": 8})

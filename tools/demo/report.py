@@ -14,8 +14,8 @@ from scaleevent_ros.distill.journal import METRICS_NAME
 from scaleevent_ros.visuals.bag_report import report_parts
 from scaleevent_ros.visuals.curves import SCORES, read_metrics, training_curves
 from scaleevent_ros.visuals.page import render_page, render_picture, render_table, write_page
-from scaleevent_ros.visuals.recorded_outputs import recorded_drops, recorded_strip, recorded_times
 from scaleevent_ros.visuals.validation_pictures import validation_pictures
+from tools.demo.recorded_outputs import recorded_drops, recorded_strip, recorded_times
 from tools.demo.stages import NODE, finished
 
 if TYPE_CHECKING:
