@@ -312,5 +312,5 @@ def _start(out: Path, manifest: Manifest) -> None:
             f"{MANIFEST_NAME}; give another folder, or remove it"
         )
         raise DataError(msg)
-    for left_over in out.glob(".*.tmp"):
+    for left_over in out.glob(".[0-9]*.*"):
         left_over.unlink()

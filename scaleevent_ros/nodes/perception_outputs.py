@@ -9,7 +9,13 @@ import cv2
 import numpy as np
 
 from scaleevent_ros.runtime.arrays import to_host
-from scaleevent_ros.visuals.features import enlarge, overlay, similarity_map, similarity_picture
+from scaleevent_ros.visuals.events import polarity_picture
+from scaleevent_ros.visuals.features import (
+    overlay,
+    patches_to_pixels,
+    similarity_map,
+    similarity_picture,
+)
 from scaleevent_ros.visuals.palette import class_colours
 from scaleevent_ros.visuals.stable_basis import StableBasis
 
@@ -187,7 +193,9 @@ class Products:
         """Colour the features; once for a scene, since each call updates the basis."""
         if self._pca is None:
             active = to_host(scene.window.patch_counts) >= scene.settings.activity_threshold
-            self._pca = self._enlarged(self._basis.picture(self._features_of(scene), active))
+            self._pca = patches_to_pixels(
+                self._basis.picture(self._features_of(scene), active), self._stride, self._size
+            )
         return self._pca
 
     def _class_colours(self, scene: Scene) -> NDArray[np.uint8]:
@@ -197,7 +205,7 @@ class Products:
     def _overlay(self, scene: Scene) -> tuple[str, NDArray[Any]]:
         colours = self._class_colours(scene) if self._segments else self._colours(scene)
         return "rgb8", overlay(
-            events_picture(to_host(scene.window.tensor)), colours, self._opacity(scene)
+            polarity_picture(to_host(scene.window.tensor)), colours, self._opacity(scene)
         )
 
     def _opacity(self, scene: Scene) -> NDArray[np.float32] | float:
@@ -214,15 +222,9 @@ class Products:
         column, row = scene.point
         anchor = row // self._stride, column // self._stride
         similarity = similarity_map(self._features_of(scene), anchor)
-        picture = self._enlarged(similarity_picture(similarity))
+        picture = patches_to_pixels(similarity_picture(similarity), self._stride, self._size)
         cv2.drawMarker(picture, (column, row), _POINT, cv2.MARKER_CROSS, 16, 2)
         return "rgb8", picture
-
-    def _enlarged(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize a picture of patches to the sensor's pixels."""
-        rows, columns = (side * self._stride for side in self._grid)
-        fine = enlarge(picture, (columns, rows))[: self._size[0], : self._size[1]]
-        return np.ascontiguousarray(fine)
 
 
 def _activity(scene: Scene) -> tuple[str, NDArray[Any]]:
@@ -265,20 +267,6 @@ def resize_channels(pixels: NDArray[np.float32], size: tuple[int, int]) -> NDArr
     ]
     shape = (size[1], size[0], -1)  # OpenCV drops a single channel
     return np.concatenate([part.reshape(shape) for part in parts], axis=2)
-
-
-def events_picture(tensor: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Draw an event tensor [bins, H, W]: red above zero, blue below, on white; uint8 [H, W, 3]."""
-    total = tensor.sum(0)
-    active = np.abs(total)
-    # Values of three times the mean of active pixels saturate; a percentile would need a sort.
-    scale = active.sum() / max(np.count_nonzero(active), 1) * 3
-    share = (total * np.float32(255 / max(scale, 1e-6))).clip(-255, 255)
-    picture = np.full((*share.shape, 3), 255, np.float32)
-    picture[..., 1] -= np.abs(share)
-    picture[..., 0] += np.minimum(share, 0)
-    picture[..., 2] -= np.maximum(share, 0)
-    return picture.astype(np.uint8)
 
 
 def _host(output: Array | None) -> NDArray[Any]:

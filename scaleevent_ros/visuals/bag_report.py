@@ -91,12 +91,7 @@ def _topics(quality: BagQuality) -> str:
     rows = [
         (name, str(info["type"]), f"{info['count']:,}") for name, info in quality.topics.items()
     ]
-    cells = "".join(
-        f"<tr><td>{html.escape(name)}</td><td>{html.escape(kind)}</td>"
-        f"<td class='number'>{count}</td></tr>"
-        for name, kind, count in rows
-    )
-    return f"<table><tr><th>Topic</th><th>Type</th><th>Messages</th></tr>{cells}</table>"
+    return render_table(rows, ("Topic", "Type", "Messages"))
 
 
 def _events(quality: BagQuality) -> str:
@@ -143,13 +138,10 @@ def _reasons(quality: BagQuality, reasons: Mapping[str, str]) -> str:
     counts = quality.reasons()
     if not counts:
         return "<p>All can be used.</p>"
-    cells = "".join(
-        f"<tr><td class='number'>{count:,}</td><td class='number'>"
-        f"{count / len(quality.pairs):.1%}</td><th>{html.escape(name)}</th>"
-        f"<td>{html.escape(reasons[name])}</td></tr>"
+    return render_table(
+        (name, f"{count:,}", f"{count / len(quality.pairs):.1%}", reasons[name])
         for name, count in counts.most_common()
     )
-    return f"<table>{cells}</table>"
 
 
 def _pair(thumbnail: Thumbnail, pair: PairQuality) -> str:

@@ -94,8 +94,16 @@ def polarity_picture(tensor: Floats) -> Picture:
     Returns:
         RGB, uint8 [height, width, 3].
     """
-    total = tensor.sum(axis=0)
-    return _signed(total / _limit(total))
+    total = tensor.sum(0)
+    active = np.abs(total)
+    # Values of three times the mean of active pixels saturate; a percentile would need a sort.
+    scale = active.sum() / max(np.count_nonzero(active), 1) * 3
+    share = (total * np.float32(255 / max(scale, 1e-6))).clip(-255, 255)
+    picture = np.full((*share.shape, 3), 255, np.float32)
+    picture[..., 1] -= np.abs(share)
+    picture[..., 0] += np.minimum(share, 0)
+    picture[..., 2] -= np.maximum(share, 0)
+    return picture.astype(np.uint8)
 
 
 def tensor_picture(name: str, tensor: Floats) -> Picture:

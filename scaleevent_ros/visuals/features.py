@@ -133,6 +133,21 @@ def enlarge(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_NEAREST))
 
 
+def patches_to_pixels(picture: Picture, stride: int, size: tuple[int, int]) -> Picture:
+    """Resize a picture of patches to the sensor's pixels.
+
+    Args:
+        picture: Picture with a pixel for each patch, uint8 [h, w, 3].
+        stride: Side of a patch in pixels.
+        size: Height and width of the sensor.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    fine = enlarge(picture, (picture.shape[1] * stride, picture.shape[0] * stride))
+    return np.ascontiguousarray(fine[: size[0], : size[1]])
+
+
 def overlay(
     picture: Picture, colours: Picture, opacity: float | NDArray[np.float32] = 0.5
 ) -> Picture:

@@ -30,7 +30,7 @@ h3 { font-size: 1rem; margin: 1.6rem 0 .3rem; }
 .verdict ul { margin: .3rem 0 0; padding-left: 1.2rem; }
 table { border-collapse: collapse; margin: .6rem 0; } th, td { text-align: left;
   padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e4e7eb; vertical-align: top; }
-th { font-weight: 600; color: #52606d; white-space: nowrap; } td.number { text-align: right; }
+th { font-weight: 600; color: #52606d; white-space: nowrap; }
 .columns { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 0 3rem; }
 figure { margin: 0; } .plot svg { width: 100%; max-width: 1080px; height: auto; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1rem; }

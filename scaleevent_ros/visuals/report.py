@@ -16,7 +16,7 @@ from scaleevent_ros.runtime.arrays import to_host
 from scaleevent_ros.visuals.events import event_picture
 from scaleevent_ros.visuals.features import (
     choose_anchors,
-    enlarge,
+    patches_to_pixels,
     similarity_map,
     similarity_picture,
 )
@@ -165,9 +165,11 @@ def _draw_window(
     anchor = anchor or choose_anchors(array, active, 2)[-1]
     pictures = {
         "events": event_picture(histogram(events, start, t_end)),
-        "principal components": _to_pixels(basis.picture(array, active), engine),
-        "similarity to the cross": _to_pixels(
-            similarity_picture(similarity_map(array, anchor)), engine
+        "principal components": patches_to_pixels(
+            basis.picture(array, active), engine.stride, engine.size
+        ),
+        "similarity to the cross": patches_to_pixels(
+            similarity_picture(similarity_map(array, anchor)), engine.stride, engine.size
         ),
     }
     place = round((anchor[1] + 0.5) * engine.stride), round((anchor[0] + 0.5) * engine.stride)
@@ -177,13 +179,6 @@ def _draw_window(
         colours = class_colours(max(len(header.classes), 256))
         pictures["segmentation"] = np.take(colours, to_host(outputs.segmentation), axis=0)
     return Still(0.0, len(window), pictures, (built - begin) * 1e3, (done - built) * 1e3), anchor
-
-
-def _to_pixels(picture: Picture, engine: Engine) -> Picture:
-    """Resize a picture of patches to the sensor's pixels."""
-    rows, columns = (side * engine.stride for side in engine.grid)
-    fine = enlarge(picture, (columns, rows))[: engine.size[0], : engine.size[1]]
-    return np.ascontiguousarray(fine)
 
 
 def _page(bag: str, model: str, engine: Engine, stills: Sequence[Still]) -> str:

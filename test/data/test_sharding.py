@@ -105,8 +105,11 @@ def test_an_interrupted_job_goes_on(
     assert kept == ["day_one_1-00000.tar", "day_one_1-00001.tar"]
     monkeypatch.setattr("scaleevent_ros.data.sharding.encode_pair", encode_pair)
     before = (tmp_path / "out" / kept[0]).stat().st_mtime_ns
+    left_over = tmp_path / "out" / ".123.scene-00001.tar"
+    left_over.touch()
     write_shards(str(bags), tmp_path / "out", OPTIONS)
     assert (tmp_path / "out" / kept[0]).stat().st_mtime_ns == before
+    assert not left_over.exists()
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
 
 

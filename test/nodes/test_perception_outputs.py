@@ -20,12 +20,12 @@ from scaleevent_ros.nodes.perception_outputs import (
     PatchAges,
     Products,
     Scene,
-    events_picture,
     resize_channels,
     topics_of,
 )
 from scaleevent_ros.nodes.perception_windows import BuiltWindow
 from scaleevent_ros.runtime import Engine
+from scaleevent_ros.visuals.events import polarity_picture
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,17 +40,6 @@ def test_features_are_resized_bilinearly(channels: int) -> None:
     truth = functional.interpolate(tensor, (64, 80), mode="bilinear", align_corners=False)
     found = resize_channels(pixels, (80, 64))
     np.testing.assert_allclose(found, truth[0].permute(1, 2, 0), atol=1e-5)
-
-
-@pytest.mark.parametrize("scale", [0, 1, 50])
-def test_events_are_red_above_zero_and_blue_below(scale: float) -> None:
-    window = np.random.default_rng(0).standard_normal((5, 20, 30), np.float32) * np.float32(scale)
-    total = torch.from_numpy(window).sum(0)
-    full = total.abs().sum() / (total != 0).sum().clamp(min=1) * 3
-    share = (total / full.clamp(min=1e-6)).clamp(-1, 1)
-    above, below = share.clamp(min=0), (-share).clamp(min=0)
-    truth = torch.stack([1 - below, 1 - above - below, 1 - above], -1) * 255
-    assert np.abs(events_picture(window) - truth.numpy()).max() <= 1
 
 
 DEVICES = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -96,7 +85,7 @@ def test_colours_of_the_overlay_fade_with_the_age_of_their_patch(tmp_path: Path)
             (product,) = products.make(["overlay"], scene)
         drawn.append(product.pixels.astype(int))
     plain, faded = drawn
-    events = events_picture(tensor).astype(int)
+    events = polarity_picture(tensor).astype(int)
     np.testing.assert_allclose(faded[:, :16], plain[:, :16], atol=1)
     halfway = (plain + events) / 2
     np.testing.assert_allclose(faded[:, 16:32], halfway[:, 16:32], atol=2)

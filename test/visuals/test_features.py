@@ -83,13 +83,15 @@ def test_an_overlay_mixes_at_its_opacity() -> None:
     assert (overlay(picture, colours, 0.25) == 125).all()
 
 
-def test_event_tensors_are_red_where_it_became_brighter() -> None:
-    tensor = np.zeros((2, 4, 4), np.float32)
-    tensor[:, 0, 0], tensor[:, 1, 1] = 1, -1
-    picture = polarity_picture(tensor)
-    assert picture[0, 0].tolist() == [255, 0, 0]
-    assert picture[1, 1].tolist() == [0, 0, 255]
-    assert picture[2, 2].tolist() == [255, 255, 255]
+@pytest.mark.parametrize("scale", [0, 1, 50])
+def test_events_are_red_above_zero_and_blue_below(scale: float) -> None:
+    window = np.random.default_rng(0).standard_normal((5, 20, 30), np.float32) * np.float32(scale)
+    total = torch.from_numpy(window).sum(0)
+    full = total.abs().sum() / (total != 0).sum().clamp(min=1) * 3
+    share = (total / full.clamp(min=1e-6)).clamp(-1, 1)
+    above, below = share.clamp(min=0), (-share).clamp(min=0)
+    truth = torch.stack([1 - below, 1 - above - below, 1 - above], -1) * 255
+    assert np.abs(polarity_picture(window) - truth.numpy()).max() <= 1
 
 
 def test_a_panel_has_a_row_for_each_anchor() -> None:
