@@ -381,3 +381,21 @@ def build_network(name: str, options: Mapping[str, Any] | None = None, **more: A
         msg = f"timm cannot build {name} with {arguments}: {error}"
         raise ModelError(msg) from error
     return model
+
+
+def adapt_input(network: nn.Module, bins: int) -> None:
+    """Adapt the first convolution of a pretrained network to ``bins`` input channels, in place.
+
+    The filters of the old channels are summed and distributed equally:
+    ``w_new[b] = sum_c w_old[c] / bins``. A tensor whose bins all hold the same picture then gives
+    the same tokens as that picture in grey gave before, whatever the number of bins. A network that
+    has ``bins`` channels already is not changed: three bins take the places of red, green and
+    blue, as in the paper.
+    """
+    first = cast("dict[str, Any]", network.pretrained_cfg)["first_conv"]
+    convolution = cast("nn.Conv2d", network.get_submodule(first))
+    if convolution.in_channels == bins:
+        return
+    shared = convolution.weight.detach().sum(1, keepdim=True) / bins
+    convolution.weight = nn.Parameter(shared.repeat(1, bins, 1, 1))
+    convolution.in_channels = bins

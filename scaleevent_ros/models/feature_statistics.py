@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class FeatureStatistics(NamedTuple):
@@ -40,6 +40,15 @@ class FeatureStatistics(NamedTuple):
     def standardize(self, features: Tensor) -> Tensor:
         """Bring features ``[B, D, h, w]`` to zero mean and unit deviation."""
         return self.center(features) / self.std[:, None, None]
+
+    def standardizing_convolution(self) -> nn.Conv2d:
+        """Build a trainable 1x1 convolution that starts as `standardize`."""
+        convolution = nn.Conv2d(len(self.std), len(self.std), kernel_size=1)
+        assert convolution.bias is not None
+        with torch.no_grad():
+            convolution.weight.copy_(torch.diag(1 / self.std)[:, :, None, None])
+            convolution.bias.copy_(-self.mean / self.std)
+        return convolution
 
 
 class StatisticsCounter:

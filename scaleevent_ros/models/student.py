@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from scaleevent_ros.models.backbone import Backbone, build_network, token_mask
+from scaleevent_ros.models.backbone import Backbone, adapt_input, build_network, token_mask
 from scaleevent_ros.models.checkpoints import (
     Header,
     git_revision,
@@ -105,7 +105,7 @@ class Student(nn.Module):
         )
         if standardized and isinstance(self.projection, nn.Identity):
             self.header = replace(self.header, projection=self.width)
-            self.projection = _channel_map(1 / statistics.std, -statistics.mean / statistics.std)
+            self.projection = statistics.standardizing_convolution()
 
     def teacher_projection(self) -> nn.Module:
         """Return a copy of the projection, to the teacher's own feature space.
@@ -273,16 +273,6 @@ def build_student(
     return _with_projection(Backbone(image.network, stride, neck), header, teacher)
 
 
-def _channel_map(scale: Tensor, shift: Tensor) -> nn.Conv2d:
-    """Build a 1x1 convolution that computes ``scale * x + shift`` of each channel."""
-    convolution = nn.Conv2d(len(scale), len(scale), kernel_size=1)
-    assert convolution.bias is not None
-    with torch.no_grad():
-        convolution.weight.copy_(torch.diag(scale)[:, :, None, None])
-        convolution.bias.copy_(shift)
-    return convolution
-
-
 def _empty_backbone(header: Header) -> Backbone:
     network = build_network(
         header.architecture, header.architecture_options, in_chans=header.bins, num_classes=0
@@ -344,24 +334,6 @@ def _from_checkpoint(header: Header, path: Path, teacher: Teacher | None) -> Stu
         student.header = replace(student.header, projection=width)
     student.memory = start.memory
     return student.train()
-
-
-def adapt_input(network: nn.Module, bins: int) -> None:
-    """Adapt the first convolution of a pretrained network to ``bins`` input channels, in place.
-
-    The filters of the old channels are summed and distributed equally:
-    ``w_new[b] = sum_c w_old[c] / bins``. A tensor whose bins all hold the same picture then gives
-    the same tokens as that picture in grey gave before, whatever the number of bins. A network that
-    has ``bins`` channels already is not changed: three bins take the places of red, green and
-    blue, as in the paper.
-    """
-    first = cast("dict[str, Any]", network.pretrained_cfg)["first_conv"]
-    convolution = cast("nn.Conv2d", network.get_submodule(first))
-    if convolution.in_channels == bins:
-        return
-    shared = convolution.weight.detach().sum(1, keepdim=True) / bins
-    convolution.weight = nn.Parameter(shared.repeat(1, bins, 1, 1))
-    convolution.in_channels = bins
 
 
 def save_student(
