@@ -7,7 +7,7 @@ pretraining and of task heads.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from scaleevent_ros.distill.errors import DistillError
 from scaleevent_ros.distill.losses import (
@@ -17,6 +17,7 @@ from scaleevent_ros.distill.losses import (
     LossTerms,
     build_loss,
 )
+from scaleevent_ros.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from scaleevent_ros.distill.configuration import Pretraining
@@ -34,15 +35,5 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import names that need the extra ``train`` when they are first used."""
-    if name == "pretrain":
-        from scaleevent_ros.distill.pretraining import pretrain
-
-        return pretrain
-    if name == "Pretraining":
-        from scaleevent_ros.distill.configuration import Pretraining
-
-        return Pretraining
-    msg = f"module {__name__!r} has no attribute {name!r}"
-    raise AttributeError(msg)
+# These need the extra `train`.
+__getattr__ = lazy_exports(__name__, {"Pretraining": "configuration", "pretrain": "pretraining"})
