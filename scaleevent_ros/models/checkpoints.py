@@ -159,6 +159,7 @@ def write_checkpoint(path: str | Path, tensors: Mapping[str, Tensor], header: He
             write_tensors(plain, temporary, {METADATA_KEY: text})
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
+            temporary.chmod(0o644)  # safetensors writes files for their owner alone
     except OSError as error:
         msg = f"{path} cannot be written: {error}"
         raise CheckpointError(msg) from error

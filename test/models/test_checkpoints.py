@@ -53,6 +53,12 @@ def test_round_trip(tmp_path: Path) -> None:
     assert set(tensors) == {"weight", "count", "turned"}
 
 
+def test_others_may_read_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "student.safetensors"
+    write_checkpoint(path, TENSORS, HEADER)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
