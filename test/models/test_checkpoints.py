@@ -72,7 +72,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         msg = "no space left on device"
         raise OSError(msg)
 
-    monkeypatch.setattr("safetensors.torch.save_file", half)
+    monkeypatch.setattr("scaleevent_ros.models.weights.save_file", half)
     with pytest.raises(CheckpointError, match=r"a.safetensors cannot be written: no space left"):
         write_checkpoint(path, TENSORS, HEADER)
     assert path.read_bytes() == before
