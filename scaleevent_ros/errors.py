@@ -48,7 +48,7 @@ def check_ranges(
         prefix: Text before an option's name in the message, such as ``data.``.
 
     Raises:
-        ScaleEventError: Of class ``error``, if a value is outside its limits or NaN.
+        ScaleEventError: If a value is outside its limits or NaN; its class is ``error``.
     """
     for name, (low, high) in limits.items():
         value = values[name]

@@ -130,9 +130,9 @@ def test_a_checkpoint_without_heads_has_none(tmp_path: Path) -> None:
     [
         ({"kind": "segmentation_magic"}, "segmentation_linear"),
         ({"kind": ["segmentation_linear"]}, "there is no head"),
-        ({"classes": 1}, "classes 1"),
+        ({"classes": 1}, "classes is 1"),
         ({"classes": True}, "classes True"),
-        ({"stride": 0}, "stride 0"),
+        ({"stride": 0}, "stride is 0"),
         ({"depth": 3}, "'depth'"),
         ({"classes": 6}, "5 classes"),
         ({"kind": "depth_dpt", "classes": None}, "depth_dpt"),
