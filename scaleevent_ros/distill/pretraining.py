@@ -141,12 +141,12 @@ def cache_features(configuration: Pretraining) -> tuple[int, int]:
         raise ConfigurationError(msg)
     source = CachedTeacher(teacher.to(fabric.device), folder)
     pairs = PairDataset([*train, *held_out], _sample_options(configuration, student.stride), folder)
-    batches = validation_batches(
+    specs = validation_batches(
         len(pairs), configuration.trainer.batch_size, fabric.global_rank, fabric.world_size
     )
     loader = load_batches(
         pairs,
-        batches,
+        specs,
         fabric.device,
         workers=configuration.data.workers,
         prefetch=configuration.data.prefetch,
@@ -155,7 +155,7 @@ def cache_features(configuration: Pretraining) -> tuple[int, int]:
     batches = track(
         loader,
         "teacher's features",
-        total=len(batches),
+        total=len(specs),
         console=Console(stderr=True),
         disable=not sys.stderr.isatty(),
     )
@@ -163,7 +163,7 @@ def cache_features(configuration: Pretraining) -> tuple[int, int]:
         if not len(batch.features):
             with fabric.autocast():
                 teacher_features(source, Batch(*(each.to(fabric.device) for each in batch)))
-    return sum(map(len, batches)), source.computed
+    return sum(map(len, specs)), source.computed
 
 
 def feature_folder(configuration: Pretraining, stride: int, fabric: Fabric) -> FeatureFolder | None:
