@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import contextmanager, suppress
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         OSError: If the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix may select a format
+    # Unique over threads and machines; the suffix may select a format.
+    temporary = path.with_name(f".{os.getpid()}-{token_hex(4)}.{path.name}")
     try:
         yield temporary
         temporary.replace(path)

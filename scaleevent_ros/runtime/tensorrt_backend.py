@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from scaleevent_ros.files import atomic_write
 from scaleevent_ros.models.active_tokens import token_counts
 from scaleevent_ros.runtime.errors import EngineError
 from scaleevent_ros.runtime.exported_file import (
@@ -124,11 +124,9 @@ def _read_timings(config: Any, path: Path) -> None:
 
 def _write_timings(config: Any, path: Path) -> None:
     """Store kernel timings for later builds; if that fails, these only take longer."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(config.get_timing_cache().serialize())
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(config.get_timing_cache().serialize())
     except OSError as error:
         _log.warning("TensorRT's kernel timings cannot be stored: %s", error)
 

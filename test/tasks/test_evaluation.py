@@ -20,6 +20,7 @@ from made_evaluations import made_evaluation
 from tiny_student import tiny_checkpoint
 from typer.testing import CliRunner
 
+from scaleevent_ros import files
 from scaleevent_ros.cli import app
 from scaleevent_ros.distill.configuration import (
     EventOptions,
@@ -373,15 +374,16 @@ def test_wrong_arguments_are_named_in_one_line(runs: list[Path], tmp_path: Path)
 
 
 def test_what_is_written_stays_when_the_disk_is_full(
-    data: LabelledData, runs: list[Path], tmp_path: Path
+    data: LabelledData, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     best = runs[0] / "best.safetensors"
     out = tmp_path / "out"
+    monkeypatch.setattr(files, "token_hex", lambda _: "0")
 
     def fill_the_disk(example: Example) -> NDArray[np.uint8]:
         if (out / "A1" / "evaluation.md").exists() and not (out / "A2").exists():
             (out / "A2").mkdir()
-            (out / "A2" / f".{os.getpid()}.evaluation.json").symlink_to("/dev/full")
+            (out / "A2" / f".{os.getpid()}-0.evaluation.json").symlink_to("/dev/full")
         return draw_example(example)
 
     with pytest.raises(TaskError) as caught:
