@@ -48,17 +48,21 @@ def test_best_effort_messages_of_4_mb_arrive(graph: Graph, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("module", [RECORDER, "scaleevent_ros.nodes.perception"])
 def test_a_node_gives_the_shared_memory_back(graph: Graph, tmp_path: Path, module: str) -> None:
-    def segments() -> set[Path]:
-        return {path for path in Path("/dev/shm").glob("fastdds_*") if path.stat().st_size > 1e6}
+    def segments(process: int | str) -> set[Path]:
+        """List the shared memory that a process maps; nodes of other tests come and go."""
+        lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+        names = {Path(line.split()[-1]) for line in lines if " /dev/shm/fastdds_" in line}
+        return {name for name in names if "port" not in name.name}
 
     model = tiny_checkpoint(tmp_path / "tiny.safetensors")
     parameters = {"output_folder": str(tmp_path)} if module == RECORDER else {"model": str(model)}
-    ours = segments()
     node = graph.start(module, parameters=parameters)
-    graph.spin_until(lambda: segments() > ours, "the node's segment")
     graph.spin_until(lambda: len(graph.node.get_node_names()) > 1, "the node")
+    theirs = segments(node.process.pid) - segments("self")
+    assert theirs
+    assert all(path.exists() for path in theirs)
     assert node.interrupt() == 0
-    assert segments() == ours
+    assert not any(path.exists() for path in theirs)
 
 
 def test_a_node_without_a_profile_warns(graph: Graph, tmp_path: Path) -> None:

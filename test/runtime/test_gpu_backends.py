@@ -247,4 +247,4 @@ def test_tensorrt_builds_for_any_number_of_active_tokens(
         recorder.calls.clear()
         write_engine(tmp_path / "x.onnx", tmp_path / "x.engine", info, CPU)
         shapes = [call[1:] for call in recorder.calls if call[0] == "shapes"]
-        assert shapes == ([] if tokens is None else [("tokens", (75,), (400,), (1200,))])
+        assert shapes == ([] if tokens is None else [("tokens", (75,), (375,), (1200,))])
