@@ -4,10 +4,10 @@
 
 CAMVID has folders ``train`` and ``val``, each with ``images`` and ``labels`` of the same names
 (uint8 class ids as in config/labels/camvid11.yaml). The simulator films every picture; the camera
-pauses in three quarters of the clips. The teacher's features are those of the frames. Each row of
-the table is a student: one that is distilled here, with its own input or loss; one with ImageNet
-weights only; or a checkpoint (``--students``). All rows have the same films, seeds and steps. They
-are evaluated on ``val``:
+pauses in three quarters of the clips. The teacher's features are those of the frames without colour
+and exposure (`teacher.normalize_frames`). Each row of the table is a student: one that is distilled
+here, with its own input or loss; one with ImageNet weights only; or a checkpoint (``--students``).
+All rows have the same films, seeds and steps. They are evaluated on ``val``:
 
 - cosine: cosine similarity to the teacher's features on active and on all tokens, with the
   teacher's mean removed from both;
@@ -160,8 +160,12 @@ class Scale:
     head_steps: int = 400
 
 
-SCALES = {"tiny": Scale((64, 48), 8, 16, 2, 3, 2, 2, 4), "small": Scale(), "large": Scale(
-    (640, 480), 8, 192, 2, 1000, 3000, 16, 1000)}  # fmt: skip
+SCALES = {
+    "tiny": Scale((64, 48), 8, 16, 2, 3, 2, 2, 4),
+    "coarse": Scale((160, 120)),
+    "small": Scale(),
+    "large": Scale((640, 480), 8, 192, 2, 1000, 3000, 16, 1000),
+}
 
 
 # ---- films -------------------------------------------------------------------------------------
@@ -265,7 +269,7 @@ def make_films(folder: Path, out: Path, scale: Scale, teacher_name: str, first_s
     voxel, leaky, labels, active, frames, still = (
         np.concatenate(each) for each in zip(*made, strict=True)
     )
-    teacher = build_teacher(teacher_name, scale=scale.frames).to(DEVICE)
+    teacher = build_teacher(teacher_name, scale=scale.frames, normalize_frames=True).to(DEVICE)
     size = scale.size[::-1]
     grid = (size[0] // scale.stride, size[1] // scale.stride)
     features = [
@@ -385,6 +389,7 @@ def make_student(row: Row, material: Material, seed: int) -> Student | ExportedS
     student.header = replace(
         student.header,
         teacher="vit_small_patch14_dinov2.package",
+        teacher_options={"scale": scale.frames, "normalize_frames": True},
         projection=width,
         standardized=row.standardized,
         teacher_mean=statistics.mean.tolist(),
